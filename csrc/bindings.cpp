@@ -1,0 +1,164 @@
+// Python's door to ops.h: checks dtypes and shapes, releases the GIL, computes nothing.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <string>
+#include <vector>
+
+#include "ops.h"
+
+namespace py = pybind11;
+
+namespace retinasdk {
+namespace {
+
+// No conversion and no copy: an array of another dtype or order is an error that says so.
+template <typename T>
+using Array = py::array_t<T, py::array::c_style>;
+
+std::string describe(const py::array& array) {
+  return py::str(py::tuple(array.attr("shape"))).cast<std::string>() + " " +
+         py::str(array.dtype()).cast<std::string>();
+}
+
+template <typename T>
+Array<T> checked(const py::handle& object, const std::vector<py::ssize_t>& shape, const std::string& wanted) {
+  if (!py::isinstance<py::array>(object)) {
+    throw py::type_error(wanted + ", got " + std::string(py::str(py::type::of(object))));
+  }
+  const auto array = py::reinterpret_borrow<py::array>(object);
+  bool fits = py::isinstance<Array<T>>(object) && array.ndim() == static_cast<py::ssize_t>(shape.size());
+  for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] < 0 || array.shape(static_cast<int>(i)) == shape[i];
+  if (!fits) throw py::value_error(wanted + ", C-contiguous; got " + describe(array));
+  return py::reinterpret_borrow<Array<T>>(object);
+}
+
+void preprocess_into(const py::array& image, const Array<float>& canvas, std::array<int, 2> resized,
+                     std::array<float, 3> mean, std::array<float, 3> std, bool reverse_channels, bool antialias) {
+  const bool rows_are_whole = image.ndim() == 3 && image.strides(2) == 1 && image.strides(1) == 3;
+  if (!py::isinstance<py::array_t<uint8_t>>(image) || !rows_are_whole || image.shape(2) != 3) {
+    throw py::value_error("image must be (H, W, 3) uint8 with contiguous rows, got " + describe(image));
+  }
+  if (canvas.ndim() != 3 || canvas.shape(0) != 3 || !canvas.writeable()) {
+    throw py::value_error("canvas must be (3, h, w) float32 and writeable, got " + describe(canvas));
+  }
+  const ImageView view{static_cast<const uint8_t*>(image.data()), static_cast<int>(image.shape(0)),
+                       static_cast<int>(image.shape(1)), image.strides(0)};
+  const PreprocessOptions options{resized[0],
+                                  resized[1],
+                                  static_cast<int>(canvas.shape(1)),
+                                  static_cast<int>(canvas.shape(2)),
+                                  {mean[0], mean[1], mean[2]},
+                                  {std[0], std[1], std[2]},
+                                  reverse_channels,
+                                  antialias};
+  auto* output = const_cast<float*>(canvas.data());  // writeable: checked above
+  const py::gil_scoped_release unlocked;
+  preprocess(view, options, output);
+}
+
+py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py::list& base_anchors,
+                       const std::vector<std::array<float, 2>>& strides, const py::object& clip_sizes,
+                       float logit_threshold, int top_k, std::array<float, 4> coder_weights, float coder_clamp_max,
+                       std::vector<int32_t> class_ids) {
+  const size_t count = strides.size();
+  if (count == 0 || logits.size() != count || deltas.size() != count || base_anchors.size() != count) {
+    throw py::value_error("logits, deltas, base_anchors and strides need one entry for each level, got " +
+                          std::to_string(logits.size()) + ", " + std::to_string(deltas.size()) + ", " +
+                          std::to_string(base_anchors.size()) + " and " + std::to_string(count));
+  }
+  std::vector<HeadLevel> levels;
+  std::vector<py::array> alive;  // keeps every buffer while the GIL is released
+  py::ssize_t batch = -1;
+  py::ssize_t anchors = -1;
+  py::ssize_t channels = -1;
+  for (size_t i = 0; i < count; ++i) {
+    const std::string level = " of level " + std::to_string(i);
+    const auto base = checked<float>(base_anchors[i], {anchors, 4}, "base_anchors" + level + " must be (A, 4) float32");
+    anchors = base.shape(0);
+    const auto scores = checked<float>(logits[i], {batch, channels, -1, -1},
+                                       "logits" + level + " must be (N, A * K, H, W) float32");
+    batch = scores.shape(0);
+    channels = scores.shape(1);
+    const auto offsets =
+        checked<float>(deltas[i], {batch, anchors * 4, scores.shape(2), scores.shape(3)},
+                       "deltas" + level + " must be (N, A * 4, H, W) float32 with N, H and W of the logits");
+    levels.push_back({scores.data(), offsets.data(), base.data(), static_cast<int>(scores.shape(2)),
+                      static_cast<int>(scores.shape(3)), strides[i][0], strides[i][1]});
+    alive.insert(alive.end(), {base, scores, offsets});
+  }
+  if (anchors < 1 || channels % anchors != 0) {
+    throw py::value_error("logits have " + std::to_string(channels) + " channels, which is no multiple of the " +
+                          std::to_string(anchors) + " base anchors");
+  }
+  const auto clip = checked<float>(clip_sizes, {batch, 2}, "clip_sizes must be (N, 2) float32");
+  if (top_k < 1) throw py::value_error("top_k must be at least 1, got " + std::to_string(top_k));
+
+  DecodeOptions options{static_cast<int>(batch),
+                        static_cast<int>(anchors),
+                        static_cast<int>(channels / anchors),
+                        logit_threshold,
+                        top_k,
+                        {coder_weights[0], coder_weights[1], coder_weights[2], coder_weights[3]},
+                        coder_clamp_max,
+                        std::move(class_ids)};
+  const py::ssize_t capacity = static_cast<py::ssize_t>(count) * top_k;
+  Array<float> boxes({batch, capacity, py::ssize_t{4}});
+  Array<float> kept_logits({batch, capacity});
+  Array<int32_t> kept_classes({batch, capacity});
+  Array<int32_t> counts(batch);
+  const Candidates candidates{boxes.mutable_data(), kept_logits.mutable_data(), kept_classes.mutable_data(),
+                              counts.mutable_data(), static_cast<int>(capacity)};
+  {
+    const py::gil_scoped_release unlocked;
+    decode(levels, options, clip.data(), candidates);
+  }
+  return py::make_tuple(boxes, kept_logits, kept_classes, counts);
+}
+
+py::tuple nms_candidates(const py::object& boxes, const py::object& logits, const py::object& class_ids,
+                         const py::object& counts, float iou_threshold, int max_detections) {
+  const auto box_array = checked<float>(boxes, {-1, -1, 4}, "boxes must be (N, C, 4) float32");
+  const py::ssize_t batch = box_array.shape(0);
+  const py::ssize_t capacity = box_array.shape(1);
+  const auto logit_array = checked<float>(logits, {batch, capacity}, "logits must be (N, C) float32");
+  const auto class_array = checked<int32_t>(class_ids, {batch, capacity}, "class_ids must be (N, C) int32");
+  const auto count_array = checked<int32_t>(counts, {batch}, "counts must be (N,) int32");
+  if (max_detections < 1) {
+    throw py::value_error("max_detections must be at least 1, got " + std::to_string(max_detections));
+  }
+  const Candidates candidates{const_cast<float*>(box_array.data()), const_cast<float*>(logit_array.data()),
+                              const_cast<int32_t*>(class_array.data()), const_cast<int32_t*>(count_array.data()),
+                              static_cast<int>(capacity)};
+  // More can never be kept than there are candidates, whatever room the caller asks for.
+  const int room = static_cast<int>(std::max<py::ssize_t>(1, std::min<py::ssize_t>(max_detections, capacity)));
+  Array<int32_t> kept({batch, static_cast<py::ssize_t>(room)});
+  Array<int32_t> kept_counts(batch);
+  std::fill(kept.mutable_data(), kept.mutable_data() + kept.size(), -1);
+  {
+    const py::gil_scoped_release unlocked;
+    nms(static_cast<int>(batch), candidates, {iou_threshold, room}, kept.mutable_data(), kept_counts.mutable_data());
+  }
+  return py::make_tuple(kept, kept_counts);
+}
+
+}  // namespace
+}  // namespace retinasdk
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "Preprocess, decode and NMS on the CPU: the contract of csrc/ops.h over NumPy arrays.";
+  module.def("preprocess_into", &retinasdk::preprocess_into, py::arg("image"), py::arg("canvas").noconvert(),
+             py::kw_only(), py::arg("resized"), py::arg("mean"), py::arg("std"), py::arg("reverse_channels"),
+             py::arg("antialias"),
+             "Resize, normalise, pad: image (H, W, 3) uint8 into canvas (3, h, w) float32, its upper left corner.");
+  module.def("decode", &retinasdk::decode_heads, py::arg("logits"), py::arg("deltas"), py::arg("base_anchors"),
+             py::kw_only(), py::arg("strides"), py::arg("clip_sizes"), py::arg("logit_threshold"), py::arg("top_k"),
+             py::arg("coder_weights"), py::arg("coder_clamp_max"), py::arg("class_ids"),
+             "Head outputs to (boxes (N, C, 4), logits (N, C), class_ids (N, C), counts (N,)), C = levels * top_k.");
+  module.def("nms", &retinasdk::nms_candidates, py::arg("boxes"), py::arg("logits"), py::arg("class_ids"),
+             py::arg("counts"), py::kw_only(), py::arg("iou_threshold"), py::arg("max_detections"),
+             "Class-aware greedy NMS: (kept indices (N, M) best first, -1 behind the last; counts (N,)).");
+  module.def("simd_name", &retinasdk::simd_name, "Instruction set of the logit filter: avx2, neon or plain.");
+}

@@ -1,0 +1,18 @@
+// What ops.cpp calls after its checks, and what the CPU kernels share.
+#pragma once
+
+#include "ops.h"
+
+namespace retinasdk::cpu {
+
+void preprocess(const ImageView& image, const PreprocessOptions& options, float* output);
+void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, const float* clip_sizes,
+            const Candidates& candidates);
+void nms(int batch, const Candidates& candidates, const NmsOptions& options, int32_t* kept, int32_t* kept_counts);
+
+// Writes the positions i with values[i] > threshold to positions, ascending, and returns how many: passes() of
+// box_math.h for many values at once. positions must have room for count entries.
+int positions_above(const float* values, int count, float threshold, int32_t* positions);
+const char* simd_name();
+
+}  // namespace retinasdk::cpu

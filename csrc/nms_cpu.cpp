@@ -1,0 +1,63 @@
+#include <algorithm>
+
+#include "box_math.h"
+#include "kernels_cpu.h"
+
+namespace retinasdk::cpu {
+namespace {
+
+constexpr int kNone = -1;
+
+// Kept boxes, each linked to the one of its class kept before it: a candidate is compared with its own class only.
+struct Kept {
+  Box box;
+  int previous_of_class;
+};
+
+bool is_suppressed(const Box& box, int newest_of_class, const std::vector<Kept>& kept, float iou_threshold) {
+  for (int i = newest_of_class; i != kNone; i = kept[static_cast<size_t>(i)].previous_of_class) {
+    if (suppresses(kept[static_cast<size_t>(i)].box, box, iou_threshold)) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+// Going down the ranks and comparing with what is kept gives what the textbook's "take the best, drop its neighbours"
+// gives, and may stop as soon as max_detections are found.
+void nms(int batch, const Candidates& candidates, const NmsOptions& options, int32_t* kept, int32_t* kept_counts) {
+  std::vector<uint64_t> ranked;
+  std::vector<Kept> survivors;
+  std::vector<int> newest_of_class;
+  for (int image = 0; image < batch; ++image) {
+    const int64_t offset = static_cast<int64_t>(image) * candidates.capacity;
+    const float* boxes = candidates.boxes + 4 * offset;
+    const float* logits = candidates.logits + offset;
+    const int32_t* class_ids = candidates.class_ids + offset;
+    const int count = candidates.counts[image];
+
+    ranked.clear();
+    for (int i = 0; i < count; ++i) {
+      if (logits[i] == logits[i]) ranked.push_back(rank_key(logits[i], static_cast<uint32_t>(i)));
+    }
+    std::sort(ranked.begin(), ranked.end());
+
+    const int32_t classes = count > 0 ? 1 + *std::max_element(class_ids, class_ids + count) : 0;
+    newest_of_class.assign(static_cast<size_t>(classes), kNone);
+    survivors.clear();
+    for (const uint64_t key : ranked) {
+      if (static_cast<int>(survivors.size()) == options.max_detections) break;
+      const uint32_t i = index_of(key);
+      const Box box{boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
+      int& newest = newest_of_class[static_cast<size_t>(class_ids[i])];
+      if (!is_finite(box) || is_suppressed(box, newest, survivors, options.iou_threshold)) continue;
+      kept[static_cast<int64_t>(image) * options.max_detections + static_cast<int64_t>(survivors.size())] =
+          static_cast<int32_t>(i);
+      survivors.push_back({box, newest});
+      newest = static_cast<int>(survivors.size()) - 1;
+    }
+    kept_counts[image] = static_cast<int32_t>(survivors.size());
+  }
+}
+
+}  // namespace retinasdk::cpu

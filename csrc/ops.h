@@ -1,0 +1,85 @@
+// The contract of the native core. Plain C++17: no Python, no ONNX, no TensorRT.
+//
+// Every array is C-contiguous, on the host, owned by the caller. Nothing is kept between calls, so every function may
+// run in several threads at once. Bad arguments throw std::invalid_argument that says what was wanted and given.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace retinasdk {
+
+// -- preprocess ------------------------------------------------------------------------------------------------------
+
+// uint8 (height, width, 3), channels interleaved; rows may be row_bytes apart.
+struct ImageView {
+  const uint8_t* pixels;
+  int height;
+  int width;
+  std::ptrdiff_t row_bytes;
+};
+
+struct PreprocessOptions {
+  int resized_height, resized_width;  // the image is resized to this,
+  int padded_height, padded_width;    // and put into the upper left corner of a canvas of this size, filled with 0
+  float mean[3], std[3];              // on pixel values 0..255, in the order of the output channels
+  bool reverse_channels;              // output channel c takes input channel 2 - c
+  bool antialias;                     // resize_math.h
+};
+
+// Resize, normalise, pad and HWC -> CHW in one go. output: (3, padded_height, padded_width) float32.
+void preprocess(const ImageView& image, const PreprocessOptions& options, float* output);
+
+// -- decode ----------------------------------------------------------------------------------------------------------
+
+// What the network says of one pyramid level, as it says it.
+struct HeadLevel {
+  const float* logits;        // (N, A * K, height, width), channel a * K + k, before the sigmoid
+  const float* deltas;        // (N, A * 4, height, width), channel a * 4 + {dx, dy, dw, dh}
+  const float* base_anchors;  // (A, 4), xyxy around the origin of cell (0, 0), network-input pixels
+  int height, width;          // cells
+  float stride_y, stride_x;   // network-input pixels from one cell to the next
+};
+
+struct DecodeOptions {
+  int batch, anchors, classes;       // N, A, K
+  float logit_threshold;             // candidates are strictly above
+  int top_k;                         // best (anchor, class) pairs of each level and image
+  float coder_weights[4];            // BoxCoder in box_math.h
+  float coder_clamp_max;
+  std::vector<int32_t> class_ids;    // only these classes; empty: all
+};
+
+// candidates per image at the most: levels * top_k
+struct Candidates {
+  float* boxes;        // (N, capacity, 4) xyxy, network-input pixels, clipped; see Note [Box convention]
+  float* logits;       // (N, capacity)
+  int32_t* class_ids;  // (N, capacity)
+  int32_t* counts;     // (N,)
+  int capacity;
+};
+
+// Reads the logits once and makes boxes only for the best top_k of each level. Candidates come level by level, inside a
+// level by Note [Rank] with index (cell * A + anchor) * K + class: ties fall to the lower level, anchor, class.
+// clip_sizes: (N, 2) height, width in network-input pixels; negative: that axis is not clipped.
+// NaN logits and boxes that are not finite are left out.
+void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, const float* clip_sizes,
+            const Candidates& candidates);
+
+// -- nms -------------------------------------------------------------------------------------------------------------
+
+struct NmsOptions {
+  float iou_threshold;  // a box is dropped if its IoU with a kept, better one of its class is strictly above
+  int max_detections;   // kept per image, over all classes
+};
+
+// Greedy, class-aware non-maximum suppression. kept: (N, max_detections) int32 indices into the image's candidates, best
+// first (a higher logit, then the lower index); kept_counts: (N,). Boxes must be finite and logits not NaN: others are
+// left out.
+void nms(int batch, const Candidates& candidates, const NmsOptions& options, int32_t* kept, int32_t* kept_counts);
+
+// Name of the instruction set that the filter of decode() uses on this machine: "avx2", "neon" or "plain".
+const char* simd_name();
+
+}  // namespace retinasdk

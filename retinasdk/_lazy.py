@@ -1,0 +1,29 @@
+"""Imports of optional packages, at the call that needs them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from retinasdk.errors import MissingDependencyError
+
+_INSTALL = {
+    "onnx": "retinasdk[onnx]",
+    "onnxruntime": "onnxruntime",
+    "PIL": "pillow",
+    "pycocotools": "retinasdk[eval]",
+    "tqdm": "tqdm",
+}
+
+
+def require(module: str, purpose: str) -> Any:
+    """Imports and returns `module`, or raises `MissingDependencyError` that says what for and how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        requirement = _INSTALL.get(package, package)
+        raise MissingDependencyError(
+            f"{purpose} needs the package {package}, which cannot be imported ({error}); "
+            f"install it with: pip install '{requirement}'"
+        ) from error

@@ -1,0 +1,36 @@
+import numpy as np
+import numpy.typing as npt
+
+def preprocess_into(
+    image: npt.NDArray[np.uint8],
+    canvas: npt.NDArray[np.float32],
+    *,
+    resized: tuple[int, int],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    reverse_channels: bool,
+    antialias: bool,
+) -> None: ...
+def decode(
+    logits: list[npt.NDArray[np.float32]],
+    deltas: list[npt.NDArray[np.float32]],
+    base_anchors: list[npt.NDArray[np.float32]],
+    *,
+    strides: list[tuple[float, float]],
+    clip_sizes: npt.NDArray[np.float32],
+    logit_threshold: float,
+    top_k: int,
+    coder_weights: tuple[float, float, float, float],
+    coder_clamp_max: float,
+    class_ids: list[int],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
+def nms(
+    boxes: npt.NDArray[np.float32],
+    logits: npt.NDArray[np.float32],
+    class_ids: npt.NDArray[np.int32],
+    counts: npt.NDArray[np.int32],
+    *,
+    iou_threshold: float,
+    max_detections: int,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
+def simd_name() -> str: ...

@@ -1,0 +1,116 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from retinasdk._lazy import require
+from retinasdk.backends import HeadOutputs
+from retinasdk.errors import DeviceError, ModelError
+from retinasdk.spec import METADATA_KEY, ModelSpec
+
+_HOW_TO_SPEC = (
+    "write a spec beside it (retinasdk.ModelSpec(...).save(path)), or pass Detector(..., spec=...)"
+)
+
+
+class OnnxCpuBackend:
+    """A heads-only RetinaNet in ONNX, with its spec: the one given, else `<model>.json`, else the file's metadata.
+
+    threads: of ONNX Runtime inside one call; None: its own choice, which is one a core.
+    """
+
+    device = "cpu"
+
+    def __init__(self, path: Path, *, spec: ModelSpec | None, threads: int | None) -> None:
+        runtime = require("onnxruntime", "running ONNX models on the CPU")
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3  # errors come as exceptions
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions have no common base
+            raise ModelError(
+                f"{path}: ONNX Runtime cannot load it: {_first_line(error)}; "
+                "is it a complete ONNX file of an opset that this ONNX Runtime knows?"
+            ) from error
+        self._session: Any = session
+        self.spec = spec or _find_spec(path, session.get_modelmeta().custom_metadata_map)
+        self._fixed_batch = _check_fits(session, self.spec, path)
+        self._outputs = [level.logits for level in self.spec.levels] + [level.deltas for level in self.spec.levels]
+
+    def accepts(self, batch: int) -> bool:
+        return self._fixed_batch in (None, batch)
+
+    def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
+        if self._session is None:
+            raise DeviceError("the model is closed; make a new Detector")
+        try:
+            outputs = self._session.run(self._outputs, {self.spec.input: tensor})
+        except Exception as error:
+            raise ModelError(f"ONNX Runtime failed on an input of shape {tensor.shape}: {_first_line(error)}") from error
+        levels = len(self.spec.levels)
+        return HeadOutputs(tuple(outputs[:levels]), tuple(outputs[levels:]))
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _find_spec(path: Path, metadata: dict[str, str]) -> ModelSpec:
+    beside = path.with_suffix(".json")
+    if beside.is_file():
+        return ModelSpec.load(beside)
+    if METADATA_KEY in metadata:
+        return ModelSpec.from_json(metadata[METADATA_KEY], origin=f"{path}, metadata {METADATA_KEY}")
+    raise ModelError(
+        f"{path}: wanted a model spec in {beside.name} or in the file's metadata {METADATA_KEY!r}, found neither; "
+        + _HOW_TO_SPEC
+    )
+
+
+def _check_fits(session: Any, spec: ModelSpec, path: Path) -> int | None:
+    """Raises `ModelError` unless inputs, outputs and channels are those of the spec. Returns the fixed batch, if any."""
+    inputs = {item.name: item for item in session.get_inputs()}
+    if list(inputs) != [spec.input]:
+        raise ModelError(
+            f"{path}: wanted one input named {spec.input!r}, got {', '.join(inputs) or 'none'}; "
+            "is it a RetinaNet with raw heads, and does the spec belong to it?"
+        )
+    tensor = inputs[spec.input]
+    if tensor.type != "tensor(float)" or len(tensor.shape) != 4 or tensor.shape[1] not in (3, None):
+        raise ModelError(
+            f"{path}: input {spec.input!r} must be (N, 3, H, W) float32, got {tensor.shape} {tensor.type}; "
+            "export the network without its preprocessing, channels first"
+        )
+    for axis, name in ((2, "height"), (3, "width")):
+        side = tensor.shape[axis]
+        if isinstance(side, int) and (spec.resize.rule != "squash" or spec.padded(*spec.resize.size)[axis - 2] != side):
+            raise ModelError(
+                f"{path}: input {name} is fixed to {side}, but the spec's resize rule {spec.resize.rule!r} "
+                "gives other sizes; export with dynamic height and width, or use the rule 'squash' with that size"
+            )
+    outputs = {item.name: item for item in session.get_outputs()}
+    anchors, classes = spec.anchors_per_cell, len(spec.labels)
+    for level in spec.levels:
+        for name, channels in ((level.logits, anchors * classes), (level.deltas, anchors * 4)):
+            if name not in outputs:
+                raise ModelError(
+                    f"{path}: wanted an output named {name!r}, got {', '.join(outputs)}; does the spec belong to it?"
+                )
+            shape = outputs[name].shape
+            if len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != channels):
+                raise ModelError(
+                    f"{path}: output {name!r} must be (N, {channels}, h, w) for {anchors} anchors and {classes} "
+                    f"classes, got {shape}; does the spec belong to it?"
+                )
+    batch = tensor.shape[0]
+    return batch if isinstance(batch, int) else None

@@ -1,0 +1,166 @@
+"""`Detector`: the whole path, a line for each step."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+
+from retinasdk._labels import class_ids_of
+from retinasdk.backends import open_backend
+from retinasdk.detections import Detections
+from retinasdk.errors import ModelError
+from retinasdk.images import ImageInput, as_rgb
+from retinasdk.models import DEFAULT_MODEL, find_model
+from retinasdk.postprocess import postprocess
+from retinasdk.preprocess import Transform, preprocess
+from retinasdk.spec import ModelSpec
+
+_MAX_BATCH = 16
+
+
+class Detector:
+    """A RetinaNet, loaded once and called often.
+
+    model: a bundled name (`retinasdk.list_models()`), the path of a heads-only ONNX file, or None for "people".
+    device: "auto", "cpu" or "cuda"; "auto" is the CPU as long as there is no GPU backend.
+    score_threshold: scores strictly above are reported; None: the spec's. Any call may give its own.
+    spec: the model's spec, where it is neither beside the file nor in it.
+    threads: of the CPU inside one call; None: one for each core.
+
+    One detector may be called from many threads at once: a call keeps everything it needs to itself.
+
+    Raises `ModelError` for model files, `DeviceError` for devices, `ValueError` for the rest.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        device: str = "auto",
+        score_threshold: float | None = None,
+        spec: ModelSpec | None = None,
+        threads: int | None = None,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}; leave it out for one a core")
+        path = find_model(DEFAULT_MODEL if model is None else model)
+        self._backend = open_backend(path, device=device, spec=spec, threads=threads)
+        self.model_path: Path = path
+        self.spec: ModelSpec = self._backend.spec
+        self.score_threshold: float = self._checked_threshold(
+            self.spec.score_threshold if score_threshold is None else score_threshold
+        )
+        ignored = set(self.spec.ignore_labels)
+        reported = [index for index, label in enumerate(self.spec.labels) if label not in ignored]
+        self._default_class_ids = reported if ignored else []
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names by class index."""
+        return self.spec.labels
+
+    @property
+    def device(self) -> str:
+        """Where the network runs: "cpu" or "cuda"."""
+        return self._backend.device
+
+    @overload
+    def __call__(
+        self,
+        image: ImageInput,
+        *,
+        score_threshold: float | None = ...,
+        classes: Sequence[str | int] | None = ...,
+    ) -> Detections: ...
+
+    @overload
+    def __call__(
+        self,
+        image: list[ImageInput] | tuple[ImageInput, ...],
+        *,
+        score_threshold: float | None = ...,
+        classes: Sequence[str | int] | None = ...,
+    ) -> list[Detections]: ...
+
+    def __call__(
+        self,
+        image: ImageInput | list[ImageInput] | tuple[ImageInput, ...],
+        *,
+        score_threshold: float | None = None,
+        classes: Sequence[str | int] | None = None,
+    ) -> Detections | list[Detections]:
+        """Detects in one image, or in each of a list.
+
+        image: a path, a PIL image or RGB uint8 (H, W, 3); or a list of them, of any sizes. Images of a list whose
+            network inputs are of one size go through the network together; the result is that of single calls.
+        classes: only these (names or indices), as if the model knew no others.
+
+        Returns one `Detections` for an image, a list of them for a list.
+        Raises `ImageError`, `TypeError` or `ValueError` for images, `ValueError` for options.
+        """
+        threshold = self.score_threshold if score_threshold is None else self._checked_threshold(score_threshold)
+        class_ids = self._default_class_ids if classes is None else class_ids_of(classes, self.labels)
+        if not isinstance(image, (list, tuple)):
+            return self._detect([as_rgb(image)], threshold, class_ids)[0]
+        results: list[Detections] = []
+        for start in range(0, len(image), _MAX_BATCH):  # so that a long list of paths is never all in memory
+            images = [as_rgb(item) for item in image[start : start + _MAX_BATCH]]
+            results += self._detect(images, threshold, class_ids)
+        return results
+
+    def _detect(
+        self, images: list[npt.NDArray[np.uint8]], score_threshold: float, class_ids: list[int]
+    ) -> list[Detections]:
+        transforms = [Transform.plan(image.shape[:2], self.spec) for image in images]
+        results: dict[int, Detections] = {}
+        for members in self._batches(transforms):
+            batch = preprocess([images[i] for i in members], [transforms[i] for i in members], self.spec)
+            heads = self._backend.infer(batch.tensor)
+            found = postprocess(
+                heads, self.spec, batch.transforms, score_threshold=score_threshold, class_ids=class_ids
+            )
+            results.update(zip(members, found, strict=True))
+        return [results[i] for i in range(len(images))]
+
+    def _batches(self, transforms: list[Transform]) -> Iterable[list[int]]:
+        """Indices of the images that go through the network together: those of one padded size."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, transform in enumerate(transforms):
+            groups.setdefault(transform.padded, []).append(index)
+        for members in groups.values():
+            if self._backend.accepts(len(members)):
+                yield members
+            elif self._backend.accepts(1):
+                yield from ([index] for index in members)
+            else:
+                raise ModelError(
+                    f"{self.model_path}: its batch size is fixed, and not to 1; export it with a dynamic batch"
+                )
+
+    @staticmethod
+    def _checked_threshold(value: float) -> float:
+        if not isinstance(value, (int, float, np.floating)) or math.isnan(value) or not 0.0 <= value <= 1.0:
+            raise ValueError(f"score_threshold must be a number from 0 to 1, got {value!r}")
+        return float(value)
+
+    def __repr__(self) -> str:
+        return f"Detector({self.spec.name!r}, {len(self.labels)} classes, device={self.device!r})"
+
+    def close(self) -> None:
+        """Releases the network; later calls raise `DeviceError`. May be called twice."""
+        self._backend.close()
+
+    def __enter__(self) -> Detector:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

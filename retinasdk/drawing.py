@@ -1,0 +1,62 @@
+"""Boxes, names and confidence values on a picture, by Pillow."""
+
+from __future__ import annotations
+
+import colorsys
+from typing import TYPE_CHECKING, Any
+
+from retinasdk._lazy import require
+from retinasdk.images import ImageInput, as_rgb
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from retinasdk.detections import Detections
+
+_MANY = 40  # from here on labels would hide the picture: boxes and scores only
+
+
+def class_color(class_id: int) -> tuple[int, int, int]:
+    """RGB of a class: hues a golden angle apart, so that neighbouring indices differ most."""
+    red, green, blue = colorsys.hsv_to_rgb((0.38 + class_id * 0.61803398875) % 1.0, 0.85, 0.95)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def draw_detections(image: ImageInput, detections: Detections) -> Image.Image:
+    """A new RGB Pillow image with the boxes of `detections`, the best on top.
+
+    Line width and letters grow with the picture. With more than 40 objects of one class the name is left out.
+    """
+    pillow, draw_module, fonts = (require(f"PIL.{name}", "drawing") for name in ("Image", "ImageDraw", "ImageFont"))
+    picture = pillow.fromarray(as_rgb(image))
+    draw = draw_module.Draw(picture)
+    side = max(picture.size)
+    many = len(detections) > _MANY
+    font = fonts.load_default(size=max(9, round(side / (90 if many else 55))))
+    width = max(1, round(side / 450))
+    name_is_news = not many or len(set(detections.names)) > 1
+    for item in reversed(list(detections)):
+        color = class_color(item.class_id)
+        draw.rectangle(item.xyxy, outline=color, width=width)
+        text = f"{item.label} {item.score:.2f}" if name_is_news else f"{item.score:.2f}"
+        _tag(draw, item.xyxy, text, font, color, picture.size)
+    return picture  # type: ignore[no-any-return]
+
+
+def _tag(
+    draw: Any,
+    box: tuple[float, float, float, float],
+    text: str,
+    font: Any,
+    color: tuple[int, int, int],
+    size: tuple[int, int],
+) -> None:
+    """The text on a filled ground above the box, or inside it where there is no room above."""
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    margin = 2
+    width, height = right - left + 2 * margin, bottom - top + 2 * margin
+    x = min(max(box[0], 0), max(0, size[0] - width))
+    y = box[1] - height if box[1] >= height else min(max(box[1], 0), max(0, size[1] - height))
+    draw.rectangle((x, y, x + width, y + height), fill=color)
+    bright = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 140
+    draw.text((x + margin - left, y + margin - top), text, font=font, fill=(0, 0, 0) if bright else (255, 255, 255))

@@ -1,0 +1,230 @@
+"""`ModelSpec`: everything that turns a network's head outputs into right boxes, as data.
+
+The spec lies beside the ONNX file as JSON (`people.onnx`, `people.json`) and inside the ONNX file's metadata under
+the key `retinasdk.spec`. Two hops: the fields here, the arithmetic in csrc/box_math.h and csrc/resize_math.h.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from retinasdk._spec_json import dump_readable, from_json_object, to_json_object
+from retinasdk.errors import ModelError
+
+FORMAT = 1
+METADATA_KEY = "retinasdk.spec"
+
+_RESIZE_RULES = {"shortest": 2, "longest": 1, "squash": 2}
+_ROUNDINGS = ("floor", "half_up")
+_CLIPS = ("resized", "padded", "none")
+_CHANNEL_ORDERS = ("RGB", "BGR")
+_MAX_SIDE = 1 << 16
+
+
+def _check(condition: bool, wanted: str, given: object) -> None:
+    if not condition:
+        raise ModelError(f"model spec: {wanted}, got {given!r}")
+
+
+def _is_finite(*values: float) -> bool:
+    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One pyramid level: which two outputs of the network it is, and where its anchors lie.
+
+    base_anchors: A boxes xyxy in network-input pixels, around the origin of the cell in row 0, column 0. The centre
+        offset and any rounding that the framework does are in the numbers.
+    stride: (y, x) pixels from one cell to the next; None: padded input side // cells, for each axis, as torchvision
+        computes it (61 and 114 instead of 64 and 128 at 800 x 800).
+    """
+
+    logits: str
+    deltas: str
+    base_anchors: tuple[tuple[float, float, float, float], ...]
+    stride: tuple[float, float] | None
+
+    def __post_init__(self) -> None:
+        _check(bool(self.logits) and bool(self.deltas), "a level names its logits and deltas outputs", self)
+        _check(len(self.base_anchors) > 0, "a level has at least one base anchor", self.base_anchors)
+        for anchor in self.base_anchors:
+            valid = len(anchor) == 4 and _is_finite(*anchor) and anchor[0] < anchor[2] and anchor[1] < anchor[3]
+            _check(valid, "a base anchor is (x1, y1, x2, y2), finite, x1 < x2 and y1 < y2", anchor)
+        if self.stride is not None:
+            valid = len(self.stride) == 2 and _is_finite(*self.stride) and min(self.stride) > 0
+            _check(valid, "a stride is (y, x), both above 0, or null", self.stride)
+
+
+@dataclass(frozen=True)
+class BoxCoder:
+    """Faster R-CNN's box coding: deltas (dx, dy, dw, dh), each divided by its weight.
+
+    clamp_max: upper bound of dw and dh before exp (torchvision and detectron2: ln(1000 / 16)); None: no bound.
+    """
+
+    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    clamp_max: float | None = math.log(1000.0 / 16)
+
+    def __post_init__(self) -> None:
+        valid = len(self.weights) == 4 and _is_finite(*self.weights) and min(self.weights) > 0
+        _check(valid, "box coder weights are four numbers above 0", self.weights)
+        if self.clamp_max is not None:
+            _check(_is_finite(self.clamp_max), "clamp_max is a finite number or null", self.clamp_max)
+
+
+@dataclass(frozen=True)
+class Resize:
+    """How an image's size becomes the network's.
+
+    rule "shortest": size (s, m): the shorter side becomes s, unless the longer would pass m; then that becomes m.
+    rule "longest": size (m,): the longer side becomes m.
+    rule "squash": size (height, width): exactly that, whatever the image's shape.
+    rounding: "floor" (torchvision, ODTK) or "half_up" (detectron2, mmdetection).
+    antialias: average over the source pixels when reducing, as Pillow does; False: plain bilinear, as torchvision.
+    """
+
+    rule: str
+    size: tuple[int, ...]
+    rounding: str = "floor"
+    antialias: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self.rule in _RESIZE_RULES, f"resize rule is one of {sorted(_RESIZE_RULES)}", self.rule)
+        count = _RESIZE_RULES[self.rule]
+        valid = len(self.size) == count and all(0 < side <= _MAX_SIDE for side in self.size)
+        _check(valid, f"resize rule {self.rule!r} has {count} side(s) from 1 to {_MAX_SIDE}", self.size)
+        _check(self.rounding in _ROUNDINGS, f"resize rounding is one of {_ROUNDINGS}", self.rounding)
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """Resized (height, width) of an image of that size, in pixels; never below 1."""
+        if self.rule == "squash":
+            return self.size[0], self.size[1]
+        if self.rule == "longest":
+            scale = self.size[0] / max(height, width)
+        else:
+            scale = min(self.size[0] / min(height, width), self.size[1] / max(height, width))
+        half = 0.5 if self.rounding == "half_up" else 0.0
+        return max(1, math.floor(height * scale + half)), max(1, math.floor(width * scale + half))
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """(pixel - mean) / std on values 0 to 255, in the order of `channels`, which is what the network takes."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    channels: str = "RGB"
+
+    def __post_init__(self) -> None:
+        _check(len(self.mean) == 3 and _is_finite(*self.mean), "mean is three finite numbers", self.mean)
+        valid = len(self.std) == 3 and _is_finite(*self.std) and min(self.std) > 0
+        _check(valid, "std is three numbers above 0", self.std)
+        _check(self.channels in _CHANNEL_ORDERS, f"channels is one of {_CHANNEL_ORDERS}", self.channels)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a RetinaNet needs of its pre- and post-processing. Frozen, and checked when made.
+
+    name: of the model, for people. flavour: whose rules it follows ("torchvision", "retinasdk").
+    labels: one name per class index; ignore_labels: names that are never reported (torchvision's unused COCO ids).
+    score_threshold: sigmoid scores strictly above are candidates. top_k: best (anchor, class) pairs of each level.
+    clip: boxes are clipped before NMS to the "resized" image, the "padded" network input, or not ("none").
+    nms_iou_threshold: strictly above, a worse box of the same class is dropped. max_detections: per image.
+    pad_multiple: network-input sides are padded right and below with 0 to multiples of this.
+    source: free notes of where the model comes from.
+
+    Raises `ModelError` on contradictions.
+    """
+
+    name: str
+    flavour: str
+    labels: tuple[str, ...]
+    levels: tuple[Level, ...]
+    resize: Resize
+    normalise: Normalise
+    pad_multiple: int
+    input: str = "images"
+    box_coder: BoxCoder = BoxCoder()
+    ignore_labels: tuple[str, ...] = ()
+    score_threshold: float = 0.05
+    top_k: int = 1000
+    clip: str = "resized"
+    nms_iou_threshold: float = 0.5
+    max_detections: int = 300
+    source: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check(len(self.labels) > 0, "labels has at least one name", self.labels)
+        unknown = sorted(set(self.ignore_labels) - set(self.labels))
+        _check(not unknown, "ignore_labels are names from labels", unknown)
+        _check(len(self.levels) > 0, "levels has at least one entry", self.levels)
+        counts = [len(level.base_anchors) for level in self.levels]
+        _check(len(set(counts)) == 1, "every level has the same number of base anchors", counts)
+        outputs = [name for level in self.levels for name in (level.logits, level.deltas)]
+        _check(len(set(outputs)) == len(outputs), "every output is named once", outputs)
+        _check(0 <= self.score_threshold <= 1, "score_threshold is from 0 to 1", self.score_threshold)
+        _check(0 <= self.nms_iou_threshold <= 1, "nms_iou_threshold is from 0 to 1", self.nms_iou_threshold)
+        _check(1 <= self.top_k <= 1 << 20, "top_k is from 1 to 1048576", self.top_k)
+        _check(1 <= self.max_detections <= 1 << 20, "max_detections is from 1 to 1048576", self.max_detections)
+        _check(1 <= self.pad_multiple <= 4096, "pad_multiple is from 1 to 4096", self.pad_multiple)
+        _check(self.clip in _CLIPS, f"clip is one of {_CLIPS}", self.clip)
+
+    @property
+    def anchors_per_cell(self) -> int:
+        return len(self.levels[0].base_anchors)
+
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        """Network-input (height, width) for a resized image of that size."""
+        multiple = self.pad_multiple
+        return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+    def replace(self, **changes: Any) -> ModelSpec:
+        """A copy with some fields changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> str:
+        """The spec as JSON text, readable again by every later version."""
+        return dump_readable({"format": FORMAT, **to_json_object(self)})
+
+    @classmethod
+    def from_json(cls, text: str, *, origin: str = "spec") -> ModelSpec:
+        """The spec in JSON `text`; `origin` names the text in errors. Raises `ModelError`."""
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise ModelError(f"{origin}: wanted a model spec in JSON, but it does not parse: {error}") from error
+        if not isinstance(content, dict):
+            raise ModelError(f"{origin}: wanted a JSON object, got {type(content).__name__}")
+        version = content.pop("format", None)
+        if version != FORMAT:
+            raise ModelError(
+                f"{origin}: wanted a model spec of format {FORMAT}, got {version!r}; "
+                "write it with this version of retinasdk, or update retinasdk"
+            )
+        try:
+            return from_json_object(cls, content)
+        except ModelError as error:
+            raise ModelError(f"{origin}: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Writes the spec as JSON, whole or not at all."""
+        from retinasdk._files import write_atomically
+
+        write_atomically(Path(path), self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> ModelSpec:
+        """Reads a spec from a JSON file. Raises `ModelError`."""
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"cannot read the model spec {path}: {error}") from error
+        return cls.from_json(text, origin=str(path))

@@ -1,0 +1,35 @@
+"""Builds retinasdk._native by one call of CMake; metadata is in pyproject.toml, compiler flags in CMakeLists.txt."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+
+class CMakeBuild(build_ext):
+    """Configures, builds and installs the CMake project into the place where setuptools wants the extension."""
+
+    def build_extension(self, ext: Extension) -> None:
+        source = Path(__file__).parent.resolve()
+        build = Path(self.build_temp).resolve()
+        prefix = Path(self.get_ext_fullpath(ext.name)).parent.parent.resolve()
+        build.mkdir(parents=True, exist_ok=True)
+        configure = [
+            "cmake",
+            f"-S{source}",
+            f"-B{build}",
+            "-GNinja",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DCMAKE_INSTALL_PREFIX={prefix}",
+            *os.environ.get("RETINASDK_CMAKE_ARGS", "").split(),
+        ]
+        subprocess.run(configure, check=True)
+        subprocess.run(["cmake", "--build", str(build), "--target", "install"], check=True)
+
+
+setup(ext_modules=[Extension("retinasdk._native", sources=[])], cmdclass={"build_ext": CMakeBuild})
