@@ -10,7 +10,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 
-class CMakeBuild(build_ext):
+class CMakeBuild(build_ext):  # type: ignore[misc]
     """Configures, builds and installs the CMake project into the place where setuptools wants the extension."""
 
     def build_extension(self, ext: Extension) -> None:

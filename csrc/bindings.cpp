@@ -19,8 +19,7 @@ template <typename T>
 using Array = py::array_t<T, py::array::c_style>;
 
 std::string describe(const py::array& array) {
-  return py::str(py::tuple(array.attr("shape"))).cast<std::string>() + " " +
-         py::str(array.dtype()).cast<std::string>();
+  return py::str(py::tuple(array.attr("shape"))).cast<std::string>() + " " + py::str(array.dtype()).cast<std::string>();
 }
 
 template <typename T>
@@ -78,8 +77,8 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
     const std::string level = " of level " + std::to_string(i);
     const auto base = checked<float>(base_anchors[i], {anchors, 4}, "base_anchors" + level + " must be (A, 4) float32");
     anchors = base.shape(0);
-    const auto scores = checked<float>(logits[i], {batch, channels, -1, -1},
-                                       "logits" + level + " must be (N, A * K, H, W) float32");
+    const auto scores =
+        checked<float>(logits[i], {batch, channels, -1, -1}, "logits" + level + " must be (N, A * K, H, W) float32");
     batch = scores.shape(0);
     channels = scores.shape(1);
     const auto offsets =

@@ -90,9 +90,9 @@ BestOfLevel best_of_level(const HeadLevel& level, int image, const DecodeOptions
 
 void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, const float* clip_sizes,
             const Candidates& candidates) {
-  const BoxCoder coder{{options.coder_weights[0], options.coder_weights[1], options.coder_weights[2],
-                        options.coder_weights[3]},
-                       options.coder_clamp_max};
+  const BoxCoder coder{
+      {options.coder_weights[0], options.coder_weights[1], options.coder_weights[2], options.coder_weights[3]},
+      options.coder_clamp_max};
   for (int image = 0; image < options.batch; ++image) {
     int64_t slot = static_cast<int64_t>(image) * candidates.capacity;
     const int64_t first_slot = slot;

@@ -43,12 +43,12 @@ struct HeadLevel {
 };
 
 struct DecodeOptions {
-  int batch, anchors, classes;       // N, A, K
-  float logit_threshold;             // candidates are strictly above
-  int top_k;                         // best (anchor, class) pairs of each level and image
-  float coder_weights[4];            // BoxCoder in box_math.h
+  int batch, anchors, classes;  // N, A, K
+  float logit_threshold;        // candidates are strictly above
+  int top_k;                    // best (anchor, class) pairs of each level and image
+  float coder_weights[4];       // BoxCoder in box_math.h
   float coder_clamp_max;
-  std::vector<int32_t> class_ids;    // only these classes; empty: all
+  std::vector<int32_t> class_ids;  // only these classes; empty: all
 };
 
 // candidates per image at the most: levels * top_k
@@ -74,9 +74,9 @@ struct NmsOptions {
   int max_detections;   // kept per image, over all classes
 };
 
-// Greedy, class-aware non-maximum suppression. kept: (N, max_detections) int32 indices into the image's candidates, best
-// first (a higher logit, then the lower index); kept_counts: (N,). Boxes must be finite and logits not NaN: others are
-// left out.
+// Greedy, class-aware non-maximum suppression. kept: (N, max_detections) int32 indices into the image's candidates,
+// best first (a higher logit, then the lower index); kept_counts: (N,). Boxes must be finite and logits not NaN: others
+// are left out.
 void nms(int batch, const Candidates& candidates, const NmsOptions& options, int32_t* kept, int32_t* kept_counts);
 
 // Name of the instruction set that the filter of decode() uses on this machine: "avx2", "neon" or "plain".

@@ -8,7 +8,7 @@ from typing import Any
 from retinasdk.errors import MissingDependencyError
 
 _INSTALL = {
-    "onnx": "retinasdk[onnx]",
+    "onnx": "onnx",
     "onnxruntime": "onnxruntime",
     "PIL": "pillow",
     "pycocotools": "retinasdk[eval]",

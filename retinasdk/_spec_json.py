@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import re
 import types
@@ -36,11 +35,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
 def from_json_object(cls: type[_T], content: Mapping[str, Any], where: str = "") -> _T:
     """An instance of dataclass `cls`. Raises `ModelError` that names the field."""
     fields = {item.name: item for item in dataclasses.fields(cast(Any, cls))}
@@ -51,7 +45,7 @@ def from_json_object(cls: type[_T], content: Mapping[str, Any], where: str = "")
         has_default = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
         if name not in content and not has_default:
             raise ModelError(f"field {where}{name} is missing")
-    hints = _hints(cls)
+    hints = typing.get_type_hints(cls)
     return cls(**{name: _typed(value, hints[name], where + name) for name, value in content.items()})
 
 

@@ -20,7 +20,7 @@ from retinasdk.errors import ModelError
 FORMAT = 1
 METADATA_KEY = "retinasdk.spec"
 
-_RESIZE_RULES = {"shortest": 2, "longest": 1, "squash": 2}
+_RESIZE_RULES = {"shortest": 2, "longest": 1, "native": 1, "squash": 2}
 _ROUNDINGS = ("floor", "half_up")
 _CLIPS = ("resized", "padded", "none")
 _CHANNEL_ORDERS = ("RGB", "BGR")
@@ -85,6 +85,7 @@ class Resize:
 
     rule "shortest": size (s, m): the shorter side becomes s, unless the longer would pass m; then that becomes m.
     rule "longest": size (m,): the longer side becomes m.
+    rule "native": size (m,): as it is, unless the longer side passes m; then that becomes m.
     rule "squash": size (height, width): exactly that, whatever the image's shape.
     rounding: "floor" (torchvision, ODTK) or "half_up" (detectron2, mmdetection).
     antialias: average over the source pixels when reducing, as Pillow does; False: plain bilinear, as torchvision.
@@ -106,10 +107,13 @@ class Resize:
         """Resized (height, width) of an image of that size, in pixels; never below 1."""
         if self.rule == "squash":
             return self.size[0], self.size[1]
+        longer = max(height, width)
         if self.rule == "longest":
-            scale = self.size[0] / max(height, width)
+            scale = self.size[0] / longer
+        elif self.rule == "native":
+            scale = min(1.0, self.size[0] / longer)
         else:
-            scale = min(self.size[0] / min(height, width), self.size[1] / max(height, width))
+            scale = min(self.size[0] / min(height, width), self.size[1] / longer)
         half = 0.5 if self.rounding == "half_up" else 0.0
         return max(1, math.floor(height * scale + half)), max(1, math.floor(width * scale + half))
 

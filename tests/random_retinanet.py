@@ -43,14 +43,23 @@ class _Graph:
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
-    def weights(self, inputs: int, outputs: int, kernel: int, *, bias: float = 0.0, gain: float = 1.0) -> tuple[str, str]:
+    def weights(
+        self, inputs: int, outputs: int, kernel: int, *, bias: float = 0.0, gain: float = 1.0
+    ) -> tuple[str, str]:
         scale = gain * np.sqrt(2.0 / (inputs * kernel * kernel))
         kernel_values = self._random.standard_normal((outputs, inputs, kernel, kernel)) * scale
         biases = bias + self._random.standard_normal(outputs) * 0.01
         return self.constant(kernel_values.astype(np.float32)), self.constant(biases.astype(np.float32))
 
     def conv(
-        self, x: str, weights: tuple[str, str], kernel: int, stride: int = 1, *, relu: bool = True, output: str | None = None
+        self,
+        x: str,
+        weights: tuple[str, str],
+        kernel: int,
+        stride: int = 1,
+        *,
+        relu: bool = True,
+        output: str | None = None,
     ) -> str:
         attributes = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [kernel // 2] * 4}
         y = self.op("Conv", [x, *weights], None if relu else output, **attributes)
@@ -110,10 +119,14 @@ def random_retinanet(
     width, depth = (16, 1) if tiny else (256, 4)
     levels = _pyramid(g, (_tiny_backbone if tiny else _resnet50_backbone)(g, "images"), width)
     outputs = []
-    for kind, channels, bias in (("logits", ANCHORS * classes, np.log(prior / (1 - prior))), ("deltas", ANCHORS * 4, 0.0)):
+    for kind, channels, bias in (
+        ("logits", ANCHORS * classes, np.log(prior / (1 - prior))),
+        ("deltas", ANCHORS * 4, 0.0),
+    ):
         tower = [g.weights(width, width, 3) for _ in range(depth)]
         last = g.weights(width, channels, 3, bias=float(bias), gain=0.5)
-        for level, x in zip(LEVELS, levels, strict=True):
+        for level, feature in zip(LEVELS, levels, strict=True):
+            x = feature
             for weights in tower:
                 x = g.conv(x, weights, 3)
             outputs.append(g.conv(x, last, 3, relu=False, output=f"{kind}_p{level}"))
@@ -123,7 +136,9 @@ def random_retinanet(
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, "H", "W"])],
         [
             helper.make_tensor_value_info(
-                name, TensorProto.FLOAT, ["N", ANCHORS * (classes if "logits" in name else 4), f"h{name[-1]}", f"w{name[-1]}"]
+                name,
+                TensorProto.FLOAT,
+                ["N", ANCHORS * (classes if "logits" in name else 4), f"h{name[-1]}", f"w{name[-1]}"],
             )
             for name in outputs
         ],

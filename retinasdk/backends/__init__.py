@@ -53,7 +53,7 @@ def open_backend(path: Path, *, device: str, spec: ModelSpec | None, threads: in
         raise ValueError(f"device must be one of {', '.join(DEVICES)}; got {device!r}")
     if device == "cuda":
         raise DeviceError(
-            f"device 'cuda' was asked for, but version 0.1 of retinasdk has no GPU backend yet; use device='cpu' for {path}"
+            f"{path}: device 'cuda' was asked for, but this version of retinasdk has no GPU backend; use device='cpu'"
         )
     from retinasdk.backends.onnx_cpu import OnnxCpuBackend
 

@@ -13,9 +13,7 @@ from retinasdk.backends import HeadOutputs
 from retinasdk.errors import DeviceError, ModelError
 from retinasdk.spec import METADATA_KEY, ModelSpec
 
-_HOW_TO_SPEC = (
-    "write a spec beside it (retinasdk.ModelSpec(...).save(path)), or pass Detector(..., spec=...)"
-)
+_HOW_TO_SPEC = "write a spec beside it (retinasdk.ModelSpec(...).save(path)), or pass Detector(..., spec=...)"
 
 
 class OnnxCpuBackend:
@@ -53,7 +51,9 @@ class OnnxCpuBackend:
         try:
             outputs = self._session.run(self._outputs, {self.spec.input: tensor})
         except Exception as error:
-            raise ModelError(f"ONNX Runtime failed on an input of shape {tensor.shape}: {_first_line(error)}") from error
+            raise ModelError(
+                f"ONNX Runtime failed on an input of shape {tensor.shape}: {_first_line(error)}"
+            ) from error
         levels = len(self.spec.levels)
         return HeadOutputs(tuple(outputs[:levels]), tuple(outputs[levels:]))
 
@@ -78,7 +78,7 @@ def _find_spec(path: Path, metadata: dict[str, str]) -> ModelSpec:
 
 
 def _check_fits(session: Any, spec: ModelSpec, path: Path) -> int | None:
-    """Raises `ModelError` unless inputs, outputs and channels are those of the spec. Returns the fixed batch, if any."""
+    """Raises `ModelError` unless inputs, outputs and channels are the spec's. Returns the fixed batch, if any."""
     inputs = {item.name: item for item in session.get_inputs()}
     if list(inputs) != [spec.input]:
         raise ModelError(

@@ -1,0 +1,50 @@
+# Thin names over the real commands. `make demo` and `make test` set up everything they need in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WHEEL := build/wheel
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*) \
+	$(shell find retinasdk -type f -not -name '*.pyc' -not -name '*.so')
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/retinasdk detect examples/photos/people --out demo_output
+	$(BIN)/retinasdk detect examples/photos/tree-crowns --model tree-crowns --out demo_output
+	@echo "The marked pictures are in demo_output/."
+
+# Against the installed wheel: -P keeps the source tree out of the import path.
+test: $(VENV)/test-tools
+	$(BIN)/python -P -m pytest -m "not heavy"
+
+lint: $(VENV)/lint-tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h')
+	$(BIN)/codespell $$(git ls-files)
+
+bench: $(VENV)/test-tools
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/postprocess.py
+	$(BIN)/python benchmarks/memory.py
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(f"retinasdk needs Python 3.10 or newer, $(PYTHON) is {sys.version.split()[0]}; \
+	run: make PYTHON=python3.11 ..." if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/installed: $(BIN)/python $(SOURCES)
+	rm -rf $(WHEEL)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(WHEEL) .
+	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps $(WHEEL)/*.whl
+	$(BIN)/python -m pip install --quiet "$$(ls $(WHEEL)/*.whl)[eval]"
+	touch $@
+
+$(VENV)/%-tools: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet "$$(ls $(WHEEL)/*.whl)[$*]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist demo_output *.egg-info

@@ -1,0 +1,239 @@
+"""The oracle: preprocess, decode and NMS again in plain float64 NumPy, from the prose of csrc/ops.h and spec.py.
+
+Shares no code with csrc/ or retinasdk/, and prefers the obvious to the quick: dense weight matrices, full sorts, lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+# -- preprocess --------------------------------------------------------------------------------------------------------
+
+
+def resize_weights(size_in: int, size_out: int, *, antialias: bool) -> Array:
+    """Row i holds the weight of each source position in output position i: (size_out, size_in), rows add up to 1."""
+    scale = size_in / size_out
+    centres = (np.arange(size_out) + 0.5) * scale
+    if antialias and scale > 1:
+        distance = np.abs(np.arange(size_in)[None, :] + 0.5 - centres[:, None]) / scale
+        triangle = np.maximum(1.0 - distance, 0.0)
+        return triangle / triangle.sum(axis=1, keepdims=True)
+    weights = np.zeros((size_out, size_in))
+    for i, centre in enumerate(centres):
+        # Pixel centres lie at .5; beyond the outermost centres the edge pixel goes on.
+        position = min(max(centre - 0.5, 0.0), size_in - 1.0)
+        lower = int(position)
+        weights[i, lower] += 1.0 - (position - lower)
+        weights[i, min(lower + 1, size_in - 1)] += position - lower
+    return weights
+
+
+def preprocess(
+    image: npt.NDArray[np.uint8],
+    *,
+    resized: tuple[int, int],
+    padded: tuple[int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    reverse_channels: bool = False,
+    antialias: bool = False,
+) -> Array:
+    """(H, W, 3) uint8 to (3, *padded): resized, normalised, zeros to the right and below."""
+    rows = resize_weights(image.shape[0], resized[0], antialias=antialias)
+    columns = resize_weights(image.shape[1], resized[1], antialias=antialias)
+    channels = image[:, :, ::-1] if reverse_channels else image
+    canvas = np.zeros((3, *padded))
+    for c in range(3):
+        pixels = rows @ channels[:, :, c].astype(np.float64) @ columns.T
+        canvas[c, : resized[0], : resized[1]] = (pixels - mean[c]) / std[c]
+    return canvas
+
+
+# -- decode ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of one image: logits (A * K, H, W), deltas (A * 4, H, W), base_anchors (A, 4), stride (y, x)."""
+
+    logits: npt.NDArray[np.floating]
+    deltas: npt.NDArray[np.floating]
+    base_anchors: npt.NDArray[np.floating]
+    stride: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Found:
+    """boxes (n, 4) xyxy, logits (n,), class_ids (n,), in the order of the contract."""
+
+    boxes: Array
+    logits: Array
+    class_ids: npt.NDArray[np.int64]
+
+    def __getitem__(self, index: npt.NDArray[np.int64]) -> Found:
+        return Found(self.boxes[index], self.logits[index], self.class_ids[index])
+
+
+def sigmoid(logits: npt.NDArray[np.floating]) -> Array:
+    with np.errstate(over="ignore"):
+        return 1.0 / (1.0 + np.exp(-np.asarray(logits, dtype=np.float64)))
+
+
+def anchors(base_anchors: npt.NDArray[np.floating], stride: tuple[float, float], rows: int, columns: int) -> Array:
+    """(rows * columns * A, 4): cell by cell in reading order, inside a cell in the order of the base anchors."""
+    boxes = []
+    for row in range(rows):
+        for column in range(columns):
+            shift = np.array([column * stride[1], row * stride[0], column * stride[1], row * stride[0]])
+            boxes.append(np.asarray(base_anchors, dtype=np.float64) + shift)
+    return np.concatenate(boxes)
+
+
+def apply_deltas(anchor: Array, deltas: Array, weights: Sequence[float], clamp_max: float) -> Array:
+    """Anchors (n, 4) xyxy moved by deltas (n, 4): dx and dy in anchor sides, dw and dh as logarithms."""
+    sides = anchor[:, 2:] - anchor[:, :2]
+    with np.errstate(invalid="ignore", over="ignore"):
+        shift, log_size = deltas[:, :2] / weights[:2], deltas[:, 2:] / weights[2:]
+        centres = (anchor[:, :2] + anchor[:, 2:]) / 2 + shift * sides
+        log_size = np.where(np.isnan(log_size), np.nan, np.minimum(log_size, clamp_max))
+        half = np.exp(log_size) * sides / 2
+        return np.concatenate([centres - half, centres + half], axis=1)
+
+
+def _decode_level(
+    level: Level,
+    clip_size: tuple[float, float],
+    passes: npt.NDArray[np.bool_],
+    top_k: int,
+    coder_weights: Sequence[float],
+    coder_clamp_max: float,
+    class_ids: Sequence[int],
+) -> Found:
+    count, rows, columns = len(level.base_anchors), *level.logits.shape[1:]
+    classes = level.logits.shape[0] // count
+
+    def by_anchor(channels: npt.NDArray[np.floating], width: int) -> npt.NDArray[np.floating]:
+        """(A * width, H, W) to (H * W * A, width), so that rows are the anchors in the order of anchors()."""
+        return channels.reshape(count, width, rows, columns).transpose(2, 3, 0, 1).reshape(-1, width)
+
+    pair_logits = by_anchor(level.logits, classes).astype(np.float64)
+    allowed = by_anchor(passes, classes).copy()
+    if len(class_ids):
+        allowed[:, [k for k in range(classes) if k not in class_ids]] = False
+    pairs = np.flatnonzero(allowed)
+    # lexsort: the last key counts most. Pairs are ascending already, so equal logits stay by (anchor, class).
+    order = np.lexsort((pairs, -pair_logits.reshape(-1)[pairs]))
+    best = pairs[order][:top_k]
+    anchor_index, class_index = best // classes, best % classes
+    boxes = apply_deltas(
+        anchors(level.base_anchors, level.stride, rows, columns)[anchor_index],
+        by_anchor(level.deltas, 4).astype(np.float64)[anchor_index],
+        np.asarray(coder_weights, dtype=np.float64),
+        coder_clamp_max,
+    )
+    # The SDK computes in float32, so what leaves its range is not finite there.
+    finite = np.all(np.abs(boxes) <= FLOAT32_MAX, axis=1)
+    for axis, size in ((1, clip_size[0]), (0, clip_size[1])):
+        if size >= 0:
+            boxes[:, axis::2] = np.clip(boxes[:, axis::2], 0.0, size)
+    return Found(boxes, pair_logits.reshape(-1)[best], class_index)[np.flatnonzero(finite)]
+
+
+def decode(
+    levels: Sequence[Level],
+    *,
+    clip_size: tuple[float, float],
+    top_k: int,
+    logit_threshold: float | None = None,
+    score_threshold: float | None = None,
+    coder_weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    coder_clamp_max: float = float("inf"),
+    class_ids: Sequence[int] = (),
+) -> Found:
+    """Candidates of one image. The threshold is given as a logit or as a score; both are exclusive."""
+    parts = []
+    for level in levels:
+        if score_threshold is not None:
+            passes = sigmoid(level.logits) > score_threshold
+        else:
+            passes = level.logits.astype(np.float64) > np.float64(np.float32(logit_threshold))
+        parts.append(_decode_level(level, clip_size, passes, top_k, coder_weights, coder_clamp_max, class_ids))
+    return Found(
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.logits for part in parts]),
+        np.concatenate([part.class_ids for part in parts]),
+    )
+
+
+# -- NMS ---------------------------------------------------------------------------------------------------------------
+
+
+def iou(box: Array, others: Array) -> Array:
+    """Of one box (4,) with each of (n, 4); edges are continuous, and boxes without a common area give 0."""
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    intersection = np.where((sides > 0).all(axis=1), sides.prod(axis=1), 0.0)
+    areas = (others[:, 2:] - others[:, :2]).prod(axis=1)
+    union = (box[2:] - box[:2]).prod() + areas - intersection
+    return np.where(intersection > 0, intersection / np.where(union > 0, union, 1.0), 0.0)
+
+
+def nms(
+    boxes: npt.NDArray[np.floating],
+    logits: npt.NDArray[np.floating],
+    class_ids: npt.NDArray[np.integer],
+    *,
+    iou_threshold: float,
+    max_detections: int,
+) -> list[int]:
+    """The textbook's: take the best that is left, drop its neighbours of the same class, repeat."""
+    boxes, logits = boxes.astype(np.float64), logits.astype(np.float64)
+    usable = np.flatnonzero(np.isfinite(boxes).all(axis=1) & ~np.isnan(logits))
+    left = usable[np.lexsort((usable, -logits[usable]))]
+    kept: list[int] = []
+    while len(left) and len(kept) < max_detections:
+        best, left = left[0], left[1:]
+        kept.append(int(best))
+        neighbours = (iou(boxes[best], boxes[left]) > iou_threshold) & (class_ids[left] == class_ids[best])
+        left = left[~neighbours]
+    return kept
+
+
+# -- the whole of it ---------------------------------------------------------------------------------------------------
+
+
+def postprocess(
+    levels: Sequence[Level],
+    *,
+    original: tuple[int, int],
+    resized: tuple[int, int],
+    clip_size: tuple[float, float],
+    score_threshold: float,
+    top_k: int,
+    iou_threshold: float,
+    max_detections: int,
+    coder_clamp_max: float,
+    class_ids: Sequence[int] = (),
+) -> tuple[Array, Array, npt.NDArray[np.int64]]:
+    """(xyxy in pixels of the original image, scores, class ids) of one image, best first."""
+    found = decode(
+        levels,
+        clip_size=clip_size,
+        top_k=top_k,
+        score_threshold=score_threshold,
+        coder_clamp_max=coder_clamp_max,
+        class_ids=class_ids,
+    )
+    kept = nms(
+        found.boxes, found.logits, found.class_ids, iou_threshold=iou_threshold, max_detections=max_detections
+    )
+    best = found[np.array(kept, dtype=np.int64)]
+    ratio_y, ratio_x = original[0] / resized[0], original[1] / resized[1]
+    return best.boxes * [ratio_x, ratio_y, ratio_x, ratio_y], sigmoid(best.logits), best.class_ids
