@@ -1,11 +1,20 @@
-"""Embeddable inference SDK for RetinaNet: right boxes from any RetinaNet ONNX."""
+"""Embeddable inference SDK for RetinaNet: right boxes from any RetinaNet ONNX.
 
-from retinasdk.detections import Detection, Detections
-from retinasdk.detector import Detector
-from retinasdk.errors import DeviceError, ImageError, MissingDependencyError, ModelError, RetinaSdkError
-from retinasdk.images import list_images
-from retinasdk.models import BundledModel, list_models
-from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
+Names are imported when they are first used, so `import retinasdk` itself costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from retinasdk.detections import Detection, Detections
+    from retinasdk.detector import Detector
+    from retinasdk.errors import DeviceError, ImageError, MissingDependencyError, ModelError, RetinaSdkError
+    from retinasdk.images import list_images
+    from retinasdk.models import BundledModel, list_models
+    from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
 
 __all__ = [
     "BoxCoder",
@@ -26,3 +35,25 @@ __all__ = [
     "list_models",
 ]
 __version__ = "0.1.0"
+
+_NAMES_OF_MODULE = {
+    "detections": ("Detection", "Detections"),
+    "detector": ("Detector",),
+    "errors": ("DeviceError", "ImageError", "MissingDependencyError", "ModelError", "RetinaSdkError"),
+    "images": ("list_images",),
+    "models": ("BundledModel", "list_models"),
+    "spec": ("BoxCoder", "Level", "ModelSpec", "Normalise", "Resize"),
+}
+_MODULE_OF_NAME = {name: module for module, names in _NAMES_OF_MODULE.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF_NAME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF_NAME[name]}"), name)
+    globals()[name] = value  # found without this function from now on
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

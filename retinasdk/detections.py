@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from retinasdk._labels import class_ids_of
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from PIL import Image
 
     from retinasdk.images import ImageInput

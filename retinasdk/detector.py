@@ -7,10 +7,9 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
-import numpy.typing as npt
 
 from retinasdk._labels import class_ids_of
 from retinasdk.backends import open_backend
@@ -21,6 +20,9 @@ from retinasdk.models import DEFAULT_MODEL, find_model
 from retinasdk.postprocess import postprocess
 from retinasdk.preprocess import Transform, preprocess
 from retinasdk.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _MAX_BATCH = 16
 

@@ -10,12 +10,12 @@ import os
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from retinasdk._lazy import require
 from retinasdk.errors import ImageError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from PIL import Image
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from retinasdk import _native
 from retinasdk.backends import HeadOutputs
@@ -15,6 +15,9 @@ from retinasdk.detections import Detections
 from retinasdk.errors import ModelError
 from retinasdk.preprocess import Transform
 from retinasdk.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True)

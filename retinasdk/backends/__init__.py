@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from retinasdk.errors import DeviceError
 from retinasdk.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 DEVICES = ("auto", "cpu", "cuda")
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from retinasdk._lazy import require
 from retinasdk.backends import HeadOutputs
 from retinasdk.errors import DeviceError, ModelError
 from retinasdk.spec import METADATA_KEY, ModelSpec
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _HOW_TO_SPEC = "write a spec beside it (retinasdk.ModelSpec(...).save(path)), or pass Detector(..., spec=...)"
 
