@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 
 def class_ids_of(classes: Sequence[str | int], labels: Sequence[str]) -> list[int]:
     """Sorted, distinct indices of the named classes. Raises `ValueError` that suggests the nearest name."""
     if isinstance(classes, str):
         raise TypeError(f"classes must be a list of names, got the string {classes!r}; write [{classes!r}]")
+    if not isinstance(classes, Iterable):
+        raise TypeError(f"classes must be a list of names or indices, got {classes!r}")
     found: set[int] = set()
     for item in classes:
         if isinstance(item, str):
@@ -17,6 +21,8 @@ def class_ids_of(classes: Sequence[str | int], labels: Sequence[str]) -> list[in
             if not matches:
                 raise ValueError(f"unknown class {item!r}; {_suggestion(item, labels)}")
             found.update(matches)
+        elif isinstance(item, bool) or not isinstance(item, (int, np.integer)):
+            raise TypeError(f"classes must be a list of names or indices, got {item!r} in it")
         elif 0 <= item < len(labels):
             found.add(int(item))
         else:

@@ -22,7 +22,8 @@ def to_json_object(instance: Any) -> dict[str, Any]:
 def dump_readable(content: Mapping[str, Any]) -> str:
     """JSON text, indented, with each list of plain numbers on one line."""
     text = json.dumps(content, indent=2, ensure_ascii=False)
-    return re.sub(r"\[[\s\d.,eE+-]+\]", lambda numbers: "[" + " ".join(numbers[0][1:-1].split()) + "]", text) + "\n"
+    # A raw line break behind the bracket tells a list from a string that looks like one.
+    return re.sub(r"\[\n[\s\d.,eE+-]+\]", lambda numbers: "[" + " ".join(numbers[0][1:-1].split()) + "]", text) + "\n"
 
 
 def _plain(value: Any) -> Any:

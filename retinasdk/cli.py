@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from retinasdk import (
     Detections,
@@ -34,7 +35,10 @@ _BAD_INPUT = 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0, or 2 with one line on stderr for bad input."""
-    arguments = _parser().parse_args(argv)
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as stop:  # --help and --version: 0, unusable arguments: 2
+        return int(stop.code or 0)
     try:
         arguments.run(arguments)
     except (RetinaSdkError, ValueError, OSError) as error:
@@ -45,15 +49,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other error of the command."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"retinasdk: error: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(_BAD_INPUT)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="retinasdk", description="RetinaNet detections from ONNX models.")
+    parser = _Parser(prog="retinasdk", description="RetinaNet detections from ONNX models.")
     parser.add_argument("--version", action="version", version=f"retinasdk {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     detect = commands.add_parser("detect", help="detect objects in images")
     detect.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
     _add_model(detect)
-    detect.add_argument("--classes", type=lambda text: text.split(","), help="only these, e.g. person,chair")
+    detect.add_argument("--classes", type=_names, help="only these, e.g. person,chair")
     detect.add_argument("--score", type=float, help="report scores above this, 0 to 1 (default: the model's)")
     detect.add_argument("--out", type=Path, metavar="DIR", help="write marked pictures here")
     detect.add_argument("--json", type=Path, metavar="FILE", help="write the detections as JSON")
@@ -85,7 +97,7 @@ def _detect(arguments: argparse.Namespace) -> None:
     call = functools.partial(detector, classes=arguments.classes)
     # A folder that cannot be written is found out before the work, and nothing is written before all of it succeeded.
     if arguments.json is not None:
-        _check_writable(arguments.json.parent)
+        _check_file(arguments.json)
     if arguments.out is not None:
         _make_folder(arguments.out)
     found: list[tuple[str, int, int, Detections]] = []
@@ -106,6 +118,10 @@ def _detect(arguments: argparse.Namespace) -> None:
         ]
         write_atomically(arguments.json, (json.dumps(entries, indent=1) + "\n").encode())
         print(f"wrote {arguments.json}")
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _image_paths(inputs: Iterable[str]) -> list[str]:
@@ -136,15 +152,22 @@ def _check_writable(folder: Path) -> None:
         raise ValueError(f"{folder}: wanted a folder that can be written to; make it, or choose another")
 
 
-def _picture_paths(folder: Path, paths: Iterable[str]) -> list[Path]:
-    """One name for each image, none twice, and none that could replace a source that lies in `folder`."""
-    used: Counter[str] = Counter()
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise ValueError(f"{path}: wanted the name of a file to write, got a folder")
+    _check_writable(path.parent)
+
+
+def _picture_paths(folder: Path, paths: Sequence[str]) -> list[Path]:
+    """One name for each image, none twice, and none that would replace a source."""
+    taken = {Path(path).resolve() for path in paths}
     targets = []
     for path in paths:
-        stem = Path(path).stem
-        used[stem] += 1
-        number = f"_{used[stem]}" if used[stem] > 1 else ""
-        targets.append(folder / f"{stem}{number}_detections.jpg")
+        suffixes = itertools.chain([""], (f"_{number}" for number in itertools.count(2)))
+        names = (f"{Path(path).stem}{suffix}_detections.jpg" for suffix in suffixes)
+        target = next(folder / name for name in names if (folder / name).resolve() not in taken)
+        taken.add(target.resolve())
+        targets.append(target)
     return targets
 
 
@@ -171,7 +194,7 @@ def _models(arguments: argparse.Namespace) -> None:
 
 def _eval(arguments: argparse.Namespace) -> None:
     if arguments.json is not None:
-        _check_writable(arguments.json.parent)
+        _check_file(arguments.json)
     with Detector(arguments.model, device=arguments.device) as detector:
         result = evaluate(
             detector,

@@ -115,7 +115,7 @@ class Detections:
             for item in self
         ]
 
-    def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+    def to_coco(self, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """COCO result entries: {"image_id", "category_id", "bbox" (x, y, width, height), "score"}.
 
         category_ids: the COCO category id of each class index; None: the class index itself.

@@ -94,6 +94,8 @@ def evaluate(
 
     wanted = set(known.values())
     truth["annotations"] = [item for item in truth["annotations"] if item["category_id"] in wanted]
+    for number, item in enumerate(truth["annotations"], start=1):
+        item["id"] = number  # pycocotools takes the id 0 for "no match"
     truth["categories"] = [item for item in truth["categories"] if item["id"] in wanted]
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
         reference = coco_module.COCO()
@@ -128,12 +130,12 @@ def _read_annotations(path: Path) -> dict[str, Any]:
             _ = item["id"], item["name"]
         for item in content["annotations"]:
             _x, _y, width, height = (float(value) for value in item["bbox"])
-            _ = item["id"], item["image_id"], item["category_id"]
+            _ = item["image_id"], item["category_id"]
             item.setdefault("iscrowd", 0)
             item.setdefault("area", width * height)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path}: wanted COCO's lists images (id, file_name), categories (id, name) and annotations (id, image_id, "
+            f"{path}: wanted COCO's lists images (id, file_name), categories (id, name) and annotations (image_id, "
             f"category_id, bbox of four numbers), but {type(error).__name__}: {error}"
         ) from error
     if not content["images"]:

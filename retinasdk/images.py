@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]"
 
-MAX_PIXELS = 250_000_000  # 750 MB as RGB: beyond is refused before it eats the memory
+MAX_PIXELS = 178_956_970  # where Pillow too refuses a file; 537 MB as RGB
 MAX_SIDE = 1 << 16
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -57,8 +57,9 @@ def _checked_array(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}; {hint}")
     height, width = image.shape[:2]
     _check_size(height, width, "image")
-    # Rows may be any distance apart (a crop is fine), pixels may not.
-    return image if image.strides[1:] == (3, 1) else np.ascontiguousarray(image)
+    # Rows may be any distance apart (a crop is fine), pixels may not. copy() and not ascontiguousarray(), which leaves
+    # odd strides of axes of length 1 alone.
+    return image if image.strides[1:] == (3, 1) else image.copy(order="C")
 
 
 def _check_size(height: int, width: int, name: str) -> None:
@@ -84,7 +85,9 @@ def _read(path: str) -> npt.NDArray[np.uint8]:
         raise
     except MemoryError:
         raise
-    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, DecompressionBombError and others.
+    except pillow.DecompressionBombError as error:
+        raise ImageError(f"{path}: wanted at most {MAX_PIXELS:,} pixels; {error}; cut it into parts") from error
+    # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
     except Exception as error:
         raise ImageError(f"{path}: cannot be read as an image: {error}; is it complete, and an image?") from error
 

@@ -88,7 +88,8 @@ def _check_fits(session: Any, spec: ModelSpec, path: Path) -> int | None:
             "is it a RetinaNet with raw heads, and does the spec belong to it?"
         )
     tensor = inputs[spec.input]
-    if tensor.type != "tensor(float)" or len(tensor.shape) != 4 or tensor.shape[1] not in (3, None):
+    channels_first = len(tensor.shape) == 4 and (tensor.shape[1] == 3 or not isinstance(tensor.shape[1], int))
+    if tensor.type != "tensor(float)" or not channels_first:
         raise ModelError(
             f"{path}: input {spec.input!r} must be (N, 3, H, W) float32, got {tensor.shape} {tensor.type}; "
             "export the network without its preprocessing, channels first"
@@ -109,10 +110,11 @@ def _check_fits(session: Any, spec: ModelSpec, path: Path) -> int | None:
                     f"{path}: wanted an output named {name!r}, got {', '.join(outputs)}; does the spec belong to it?"
                 )
             shape = outputs[name].shape
-            if len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != channels):
+            wrong_channels = isinstance(shape[1], int) and shape[1] != channels if len(shape) == 4 else True
+            if outputs[name].type != "tensor(float)" or wrong_channels:
                 raise ModelError(
-                    f"{path}: output {name!r} must be (N, {channels}, h, w) for {anchors} anchors and {classes} "
-                    f"classes, got {shape}; does the spec belong to it?"
+                    f"{path}: output {name!r} must be (N, {channels}, h, w) float32 for {anchors} anchors and "
+                    f"{classes} classes, got {shape} {outputs[name].type}; does the spec belong to it?"
                 )
     batch = tensor.shape[0]
     return batch if isinstance(batch, int) else None
