@@ -14,7 +14,6 @@ import numpy as np
 from retinasdk._labels import class_ids_of
 from retinasdk.backends import open_backend
 from retinasdk.detections import Detections
-from retinasdk.errors import ModelError
 from retinasdk.images import ImageInput, as_rgb
 from retinasdk.models import DEFAULT_MODEL, find_model
 from retinasdk.postprocess import postprocess
@@ -24,7 +23,10 @@ from retinasdk.spec import ModelSpec
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_MAX_BATCH = 16
+# Of a list, so many images are in memory at a time, and so many pixels go through the network together: activations take
+# far more memory than pixels.
+_MAX_IMAGES = 16
+_MAX_BATCH_PIXELS = 1 << 23
 
 
 class Detector:
@@ -112,8 +114,8 @@ class Detector:
         if not isinstance(image, (list, tuple)):
             return self._detect([as_rgb(image)], threshold, class_ids)[0]
         results: list[Detections] = []
-        for start in range(0, len(image), _MAX_BATCH):  # so that a long list of paths is never all in memory
-            images = [as_rgb(item) for item in image[start : start + _MAX_BATCH]]
+        for start in range(0, len(image), _MAX_IMAGES):
+            images = [as_rgb(item) for item in image[start : start + _MAX_IMAGES]]
             results += self._detect(images, threshold, class_ids)
         return results
 
@@ -136,15 +138,13 @@ class Detector:
         groups: dict[tuple[int, int], list[int]] = {}
         for index, transform in enumerate(transforms):
             groups.setdefault(transform.padded, []).append(index)
-        for members in groups.values():
-            if self._backend.accepts(len(members)):
-                yield members
-            elif self._backend.accepts(1):
-                yield from ([index] for index in members)
-            else:
-                raise ModelError(
-                    f"{self.model_path}: its batch size is fixed, and not to 1; export it with a dynamic batch"
-                )
+        for (height, width), members in groups.items():
+            fixed = self._backend.fixed_batch
+            size = fixed or max(1, _MAX_BATCH_PIXELS // (height * width))
+            for start in range(0, len(members), size):
+                batch = members[start : start + size]
+                # A network of a fixed batch is filled up with copies, whose results are equal.
+                yield batch + batch[-1:] * (size - len(batch)) if fixed else batch
 
     @staticmethod
     def _checked_threshold(value: float) -> float:

@@ -39,8 +39,9 @@ class Backend(Protocol):
     def device(self) -> str:
         """Where it runs: "cpu" or "cuda"."""
 
-    def accepts(self, batch: int) -> bool:
-        """Can that many images go through at once?"""
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size that the network takes; None: any."""
 
     def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
         """Runs a normalised (N, 3, h, w) float32 batch."""

@@ -41,11 +41,8 @@ class OnnxCpuBackend:
             ) from error
         self._session: Any = session
         self.spec = spec or _find_spec(path, session.get_modelmeta().custom_metadata_map)
-        self._fixed_batch = _check_fits(session, self.spec, path)
+        self.fixed_batch = _check_fits(session, self.spec, path)
         self._outputs = [level.logits for level in self.spec.levels] + [level.deltas for level in self.spec.levels]
-
-    def accepts(self, batch: int) -> bool:
-        return self._fixed_batch in (None, batch)
 
     def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
         if self._session is None:
