@@ -23,8 +23,8 @@ from retinasdk.spec import ModelSpec
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# Of a list, so many images are in memory at a time, and so many pixels go through the network together: activations take
-# far more memory than pixels.
+# Of a list, so many images are in memory at a time, and so many pixels go through the network together: activations
+# take far more memory than pixels.
 _MAX_IMAGES = 16
 _MAX_BATCH_PIXELS = 1 << 23
 

@@ -231,9 +231,7 @@ def postprocess(
         coder_clamp_max=coder_clamp_max,
         class_ids=class_ids,
     )
-    kept = nms(
-        found.boxes, found.logits, found.class_ids, iou_threshold=iou_threshold, max_detections=max_detections
-    )
+    kept = nms(found.boxes, found.logits, found.class_ids, iou_threshold=iou_threshold, max_detections=max_detections)
     best = found[np.array(kept, dtype=np.int64)]
     ratio_y, ratio_x = original[0] / resized[0], original[1] / resized[1]
     return best.boxes * [ratio_x, ratio_y, ratio_x, ratio_y], sigmoid(best.logits), best.class_ids
