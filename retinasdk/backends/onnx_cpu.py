@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,7 @@ class OnnxCpuBackend:
                 "is it a complete ONNX file of an opset that this ONNX Runtime knows?"
             ) from error
         self._session: Any = session
+        self._process = os.getpid()
         self.spec = spec or _find_spec(path, session.get_modelmeta().custom_metadata_map)
         self.fixed_batch = _check_fits(session, self.spec, path)
         self._outputs = [level.logits for level in self.spec.levels] + [level.deltas for level in self.spec.levels]
@@ -47,6 +49,11 @@ class OnnxCpuBackend:
     def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
         if self._session is None:
             raise DeviceError("the model is closed; make a new Detector")
+        if os.getpid() != self._process:  # its threads are not in this process: it would wait for them for ever
+            raise DeviceError(
+                "the Detector was made before this process was forked; make it after the fork, or start processes by "
+                'multiprocessing.get_context("spawn")'
+            )
         try:
             outputs = self._session.run(self._outputs, {self.spec.input: tensor})
         except Exception as error:
