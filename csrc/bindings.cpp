@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <vector>
@@ -36,7 +37,8 @@ Array<T> checked(const py::handle& object, const std::vector<py::ssize_t>& shape
 
 void preprocess_into(const py::array& image, const Array<float>& canvas, std::array<int, 2> resized,
                      std::array<float, 3> mean, std::array<float, 3> std, bool reverse_channels, bool antialias) {
-  const bool rows_are_whole = image.ndim() == 3 && image.strides(2) == 1 && image.strides(1) == 3;
+  const bool rows_are_whole =
+      image.ndim() == 3 && image.strides(2) == 1 && (image.strides(1) == 3 || image.shape(1) <= 1);
   if (!py::isinstance<py::array_t<uint8_t>>(image) || !rows_are_whole || image.shape(2) != 3) {
     throw py::value_error("image must be (H, W, 3) uint8 with contiguous rows, got " + describe(image));
   }
@@ -93,7 +95,9 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
                           std::to_string(anchors) + " base anchors");
   }
   const auto clip = checked<float>(clip_sizes, {batch, 2}, "clip_sizes must be (N, 2) float32");
-  if (top_k < 1) throw py::value_error("top_k must be at least 1, got " + std::to_string(top_k));
+  if (top_k < 1 || top_k > kMaxPerImage) {  // before room for that many is made
+    throw py::value_error("top_k must be 1 to " + std::to_string(kMaxPerImage) + ", got " + std::to_string(top_k));
+  }
 
   DecodeOptions options{static_cast<int>(batch),
                         static_cast<int>(anchors),

@@ -64,7 +64,7 @@ RETINASDK_HOST_DEVICE float clip_coordinate(float value, float size) {
   return not_negative > size ? size : not_negative;
 }
 
-// To [0, width] x [0, height]; a size of infinity or less than 0 means "leave that axis alone".
+// To [0, width] x [0, height]; a size below 0 means "leave that axis alone".
 RETINASDK_HOST_DEVICE Box clip(const Box& box, float width, float height) {
   Box clipped = box;
   if (width >= 0.0f) {

@@ -98,7 +98,7 @@ void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, 
     const int64_t first_slot = slot;
     for (const HeadLevel& level : levels) {
       const int64_t cells = static_cast<int64_t>(level.height) * level.width;
-      const float* deltas = level.deltas + image * options.anchors * 4 * cells;
+      const float* deltas = level.deltas + static_cast<int64_t>(image) * options.anchors * 4 * cells;
       BestOfLevel best = best_of_level(level, image, options);
       for (const uint64_t key : best.sorted()) {
         const int64_t index = index_of(key);

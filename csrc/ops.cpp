@@ -10,8 +10,7 @@
 namespace retinasdk {
 namespace {
 
-constexpr int kMaxSide = 1 << 16;      // pixels; keeps every product below within int64 and every cell within int
-constexpr int kMaxPerImage = 1 << 20;  // top_k and max_detections
+constexpr int kMaxSide = 1 << 16;  // pixels; keeps every product below within int64 and every cell within int
 constexpr int32_t kMaxClasses = 1 << 16;
 
 void require(bool condition, const std::string& message) {

@@ -31,6 +31,8 @@ struct PreprocessOptions {
 // Resize, normalise, pad and HWC -> CHW in one go. output: (3, padded_height, padded_width) float32.
 void preprocess(const ImageView& image, const PreprocessOptions& options, float* output);
 
+constexpr int kMaxPerImage = 1 << 20;  // upper bound of top_k and max_detections
+
 // -- decode ----------------------------------------------------------------------------------------------------------
 
 // What the network says of one pyramid level, as it says it.
@@ -48,7 +50,7 @@ struct DecodeOptions {
   int top_k;                    // best (anchor, class) pairs of each level and image
   float coder_weights[4];       // BoxCoder in box_math.h
   float coder_clamp_max;
-  std::vector<int32_t> class_ids;  // only these classes; empty: all
+  std::vector<int32_t> class_ids;  // only these classes, each once; empty: all
 };
 
 // candidates per image at the most: levels * top_k

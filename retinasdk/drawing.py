@@ -36,11 +36,23 @@ def draw_detections(image: ImageInput, detections: Detections) -> Image.Image:
     width = max(1, round(side / 450))
     name_is_news = not many or len(set(detections.names)) > 1
     for item in reversed(list(detections)):
+        box = _visible(item.xyxy, picture.size, margin=2 * width)
+        if box is None:
+            continue
         color = class_color(item.class_id)
-        draw.rectangle(item.xyxy, outline=color, width=width)
+        draw.rectangle(box, outline=color, width=width)
         text = f"{item.label} {item.score:.2f}" if name_is_news else f"{item.score:.2f}"
-        _tag(draw, item.xyxy, text, font, color, picture.size)
+        _tag(draw, box, text, font, color, picture.size)
     return picture  # type: ignore[no-any-return]
+
+
+def _visible(
+    box: tuple[float, float, float, float], size: tuple[int, int], margin: int
+) -> tuple[float, float, float, float] | None:
+    """The box cut to a little outside the picture: Pillow walks along edges, however long. None: nothing to draw."""
+    x1, x2 = (min(max(x, -margin), size[0] + margin) for x in (box[0], box[2]))
+    y1, y2 = (min(max(y, -margin), size[1] + margin) for y in (box[1], box[3]))
+    return (x1, y1, x2, y2) if box[0] <= box[2] and box[1] <= box[3] else None
 
 
 def _tag(

@@ -61,12 +61,17 @@ def decode(
     Raises `ModelError` where the outputs do not fit the spec.
     """
     strides = []
-    for level, logits in zip(spec.levels, heads.logits, strict=True):
+    for level, logits, deltas in zip(spec.levels, heads.logits, heads.deltas, strict=True):
         rows, columns = logits.shape[2:]
         if logits.shape[1] != spec.anchors_per_cell * len(spec.labels):
             raise ModelError(
                 f"output {level.logits} must have {spec.anchors_per_cell} anchors x {len(spec.labels)} classes = "
                 f"{spec.anchors_per_cell * len(spec.labels)} channels, got {logits.shape}; does the spec fit the model?"
+            )
+        wanted = (logits.shape[0], spec.anchors_per_cell * 4, rows, columns)
+        if deltas.shape != wanted:
+            raise ModelError(
+                f"output {level.deltas} must be {wanted}, got {deltas.shape}; does the spec fit the model?"
             )
         padded = transforms[0].padded
         if level.stride is None and (rows == 0 or columns == 0):
