@@ -235,3 +235,34 @@ def postprocess(
     best = found[np.array(kept, dtype=np.int64)]
     ratio_y, ratio_x = original[0] / resized[0], original[1] / resized[1]
     return best.boxes * [ratio_x, ratio_y, ratio_x, ratio_y], sigmoid(best.logits), best.class_ids
+
+
+# -- comparing lists of detections -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Detections of one image, best first: boxes (n, 4), scores (n,), class_ids (n,)."""
+
+    boxes: npt.NDArray[np.floating]
+    scores: npt.NDArray[np.floating]
+    class_ids: npt.NDArray[np.integer]
+
+
+def assert_same_detections(ours: Listed, theirs: Listed, *, tie: float = 0.0) -> None:
+    """Same boxes within 1e-2 px, scores within 1e-5, classes and order.
+
+    tie: neighbours in their list whose scores differ by no more may have changed places; 0: only equal scores.
+    """
+    assert len(ours.scores) == len(theirs.scores), f"{len(ours.scores)} detections, wanted {len(theirs.scores)}"
+    np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0, atol=1e-5)
+    runs = np.cumsum(-np.diff(theirs.scores.astype(np.float64), prepend=theirs.scores[:1]) > tie)
+    order = np.arange(len(runs))
+    for run in np.unique(runs[:-1][np.diff(runs) == 0]):  # those with more than one member
+        left = np.flatnonzero(runs == run).tolist()
+        for place in np.flatnonzero(runs == run):
+            distance = np.abs(ours.boxes[left] - theirs.boxes[place]).max(axis=1)
+            other_class = ours.class_ids[left] != theirs.class_ids[place]
+            order[place] = left.pop(int(np.argmin(distance + 1e6 * other_class)))
+    np.testing.assert_array_equal(ours.class_ids[order], theirs.class_ids)
+    np.testing.assert_allclose(ours.boxes[order], theirs.boxes, rtol=0, atol=1e-2)
