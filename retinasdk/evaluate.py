@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,13 +126,17 @@ def _read_annotations(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: wanted COCO annotations in JSON, but it does not parse: {error}") from error
     try:
+        image_ids = _distinct("image id", [item["id"] for item in content["images"]])
+        category_ids = _distinct("category id", [item["id"] for item in content["categories"]])
+        _distinct("category name", [item["name"] for item in content["categories"]])
         for item in content["images"]:
-            _ = item["id"], item["file_name"]
-        for item in content["categories"]:
-            _ = item["id"], item["name"]
+            os.fspath(item["file_name"])
         for item in content["annotations"]:
             _x, _y, width, height = (float(value) for value in item["bbox"])
-            _ = item["image_id"], item["category_id"]
+            if not math.isfinite(sum(item["bbox"])) or width < 0 or height < 0:
+                raise ValueError(f"bbox {item['bbox']} is no (x, y, width, height)")
+            if item["image_id"] not in image_ids or item["category_id"] not in category_ids:
+                raise ValueError(f"an annotation names an image or a category that is not listed: {item}")
             item.setdefault("iscrowd", 0)
             item.setdefault("area", width * height)
     except (KeyError, TypeError, ValueError) as error:
@@ -141,6 +147,13 @@ def _read_annotations(path: Path) -> dict[str, Any]:
     if not content["images"]:
         raise ValueError(f"{path}: wanted at least one image, got an empty list")
     return cast(dict[str, Any], content)
+
+
+def _distinct(what: str, values: list[Any]) -> set[Any]:
+    repeated = [value for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise ValueError(f"the {what} {repeated[0]!r} is given twice")
+    return set(values)
 
 
 def _no_results(coco_module: Any, truth: dict[str, Any]) -> Any:
