@@ -1,0 +1,338 @@
+// Seeded hostile inputs for the native core, without Python: fuzz_core [seed [rounds]].
+//
+// Buffers are exactly as large as the contract says, so that the address sanitizer sees a step beyond; what must hold
+// whatever the input is checked here, and all of it is done again by eight threads at once.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <limits>
+#include <random>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "box_math.h"
+#include "ops.h"
+
+namespace {
+
+using retinasdk::Box;
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+constexpr float kLargest = std::numeric_limits<float>::max();
+
+void check(bool condition, const char* what) {
+  if (condition) return;
+  std::fprintf(stderr, "fuzz_core: does not hold: %s\n", what);
+  std::exit(1);
+}
+
+class Random {
+ public:
+  explicit Random(uint64_t seed) : engine_(seed) {}
+
+  int integer(int low, int high) { return low + static_cast<int>(engine_() % static_cast<uint64_t>(high - low + 1)); }
+  bool chance(int one_in) { return integer(1, one_in) == 1; }
+  float real(float low, float high) {
+    return low + (high - low) * static_cast<float>(engine_() >> 40) * (1.0f / 16777216.0f);
+  }
+  float hostile() {
+    static const float values[] = {kNan,   kInfinity, -kInfinity, 0.0f,  -0.0f, kLargest, -kLargest,
+                                   1e-42f, 1e30f,     -1e30f,     88.0f, 89.0f, -104.0f,  1e-30f};
+    return values[integer(0, static_cast<int>(std::size(values)) - 1)];
+  }
+
+ private:
+  std::mt19937_64 engine_;
+};
+
+// -- preprocess ------------------------------------------------------------------------------------------------------
+
+struct PreprocessCase {
+  std::vector<uint8_t> pixels;
+  retinasdk::ImageView view;
+  retinasdk::PreprocessOptions options;
+};
+
+PreprocessCase make_preprocess(Random& random, int height, int width, int resized_height, int resized_width) {
+  PreprocessCase made;
+  const std::ptrdiff_t row_bytes = 3 * width + (random.chance(2) ? 0 : random.integer(1, 9));
+  made.pixels.resize(static_cast<size_t>(row_bytes * (height - 1) + 3 * width));
+  for (uint8_t& pixel : made.pixels) pixel = static_cast<uint8_t>(random.integer(0, 255));
+  const bool upside_down = random.chance(4);
+  made.view = {made.pixels.data() + (upside_down ? row_bytes * (height - 1) : 0), height, width,
+               upside_down ? -row_bytes : row_bytes};
+  made.options = {resized_height,
+                  resized_width,
+                  resized_height + random.integer(0, 3),
+                  resized_width + random.integer(0, 33),
+                  {123.675f, 116.28f, 103.53f},
+                  {58.395f, 57.12f, 57.375f},
+                  random.chance(2),
+                  random.chance(2)};
+  return made;
+}
+
+std::vector<float> run(const PreprocessCase& made) {
+  const retinasdk::PreprocessOptions& options = made.options;
+  std::vector<float> canvas(size_t{3} * static_cast<size_t>(options.padded_height * options.padded_width), kNan);
+  retinasdk::preprocess(made.view, options, canvas.data());
+  size_t at = 0;
+  for (int c = 0; c < 3; ++c) {
+    const float lowest = -options.mean[c] / options.std[c] - 1e-4f;
+    const float highest = (255.0f - options.mean[c]) / options.std[c] + 1e-4f;
+    for (int y = 0; y < options.padded_height; ++y) {
+      for (int x = 0; x < options.padded_width; ++x, ++at) {
+        const bool inside = y < options.resized_height && x < options.resized_width;
+        if (inside) check(canvas[at] >= lowest && canvas[at] <= highest, "an average lies between its pixels");
+        if (!inside) check(canvas[at] == 0.0f, "padding is 0");
+      }
+    }
+  }
+  return canvas;
+}
+
+// -- decode and NMS --------------------------------------------------------------------------------------------------
+
+struct HeadsCase {
+  std::vector<std::vector<float>> logits, deltas, base_anchors;
+  std::vector<retinasdk::HeadLevel> levels;
+  std::vector<float> clip_sizes;
+  retinasdk::DecodeOptions options;
+  retinasdk::NmsOptions nms;
+};
+
+HeadsCase make_heads(Random& random) {
+  HeadsCase made;
+  made.options = {random.integer(1, 3),
+                  random.integer(1, 9),
+                  random.integer(1, random.chance(8) ? 91 : 6),
+                  random.chance(6) ? -kInfinity : random.real(-4.0f, 1.0f),
+                  random.integer(1, random.chance(3) ? 2500 : 60),
+                  {1.0f, 1.0f, 1.0f, 1.0f},
+                  random.chance(3) ? kInfinity : 4.135167f,
+                  {}};
+  made.nms = {random.real(0.0f, 1.0f), random.integer(1, 400)};
+  const int kind =
+      random.integer(0, 4);  // of logits: spread, all equal, few values, hostile, spread with hostile deltas
+  const int level_count = random.integer(1, 5);
+  for (int level = 0; level < level_count; ++level) {
+    const int side = random.chance(10) ? 60 : 12;
+    const int height = random.integer(1, side);
+    const int width = random.integer(1, side);
+    const auto cells = static_cast<size_t>(height * width);
+    const auto anchors = static_cast<size_t>(made.options.anchors);
+    std::vector<float> logits(static_cast<size_t>(made.options.batch * made.options.classes) * anchors * cells);
+    std::vector<float> deltas(static_cast<size_t>(made.options.batch * 4) * anchors * cells);
+    std::vector<float> base(4 * anchors);
+    for (float& value : logits) {
+      value = kind == 1 ? 1.0f : kind == 2 ? static_cast<float>(random.integer(-2, 2)) : random.real(-6.0f, 4.0f);
+      if (kind == 3 && random.chance(3)) value = random.hostile();
+    }
+    for (float& value : deltas) value = kind >= 3 && random.chance(5) ? random.hostile() : random.real(-1.0f, 1.0f);
+    for (size_t i = 0; i < base.size(); ++i)
+      base[i] = i % 4 < 2 ? random.real(-90.0f, -1.0f) : random.real(1.0f, 90.0f);
+    made.logits.push_back(std::move(logits));
+    made.deltas.push_back(std::move(deltas));
+    made.base_anchors.push_back(std::move(base));
+    made.levels.push_back({nullptr, nullptr, nullptr, height, width, random.real(1.0f, 130.0f), 8.0f});
+  }
+  for (size_t i = 0; i < made.levels.size(); ++i) {
+    made.levels[i].logits = made.logits[i].data();
+    made.levels[i].deltas = made.deltas[i].data();
+    made.levels[i].base_anchors = made.base_anchors[i].data();
+  }
+  for (int i = 0; i < 2 * made.options.batch; ++i)
+    made.clip_sizes.push_back(random.chance(4) ? -1.0f : random.real(0, 900));
+  if (random.chance(3)) {
+    std::set<int32_t> some;
+    for (int i = 0; i < 3; ++i) some.insert(random.integer(0, made.options.classes - 1));
+    made.options.class_ids.assign(some.rbegin(), some.rend());
+  }
+  return made;
+}
+
+struct Detected {
+  std::vector<float> boxes, logits;
+  std::vector<int32_t> class_ids, counts, kept, kept_counts;
+
+  bool operator==(const Detected& other) const {  // everything here is finite or infinite, never NaN
+    return boxes == other.boxes && logits == other.logits && class_ids == other.class_ids && counts == other.counts &&
+           kept == other.kept && kept_counts == other.kept_counts;
+  }
+};
+
+Box box_at(const Detected& detected, size_t i) {
+  const float* box = detected.boxes.data() + 4 * i;
+  return {box[0], box[1], box[2], box[3]};
+}
+
+void check_candidates(const HeadsCase& made, const Detected& detected, int image, size_t first) {
+  const int count = detected.counts[static_cast<size_t>(image)];
+  check(count >= 0 && count <= static_cast<int>(made.levels.size()) * made.options.top_k, "counts are in range");
+  int climbs = 0;
+  for (size_t i = first; i < first + static_cast<size_t>(count); ++i) {
+    const Box box = box_at(detected, i);
+    check(retinasdk::is_finite(box), "boxes are finite");
+    const float height = made.clip_sizes[static_cast<size_t>(2 * image)];
+    const float width = made.clip_sizes[static_cast<size_t>(2 * image + 1)];
+    check(width < 0 || (box.x1 >= 0 && box.x1 <= width && box.x2 >= 0 && box.x2 <= width), "boxes are clipped in x");
+    check(height < 0 || (box.y1 >= 0 && box.y1 <= height && box.y2 >= 0 && box.y2 <= height), "boxes are clipped in y");
+    check(box.x1 <= box.x2 && box.y1 <= box.y2, "corners are in order");
+    check(detected.logits[i] > made.options.logit_threshold, "logits are above the threshold");
+    const std::vector<int32_t>& wanted = made.options.class_ids;
+    const int32_t class_id = detected.class_ids[i];
+    check(class_id >= 0 && class_id < made.options.classes, "classes are in range");
+    check(wanted.empty() || std::find(wanted.begin(), wanted.end(), class_id) != wanted.end(),
+          "classes are wanted ones");
+    if (i > first && detected.logits[i] > detected.logits[i - 1]) ++climbs;
+  }
+  check(climbs < static_cast<int>(made.levels.size()), "candidates fall inside a level");
+}
+
+void check_kept(const HeadsCase& made, const Detected& detected, int image, size_t first) {
+  const auto room = static_cast<size_t>(made.nms.max_detections);
+  const int32_t* kept = detected.kept.data() + static_cast<size_t>(image) * room;
+  const auto kept_count = static_cast<size_t>(detected.kept_counts[static_cast<size_t>(image)]);
+  const auto count = static_cast<size_t>(detected.counts[static_cast<size_t>(image)]);
+  check(kept_count <= std::min(room, count), "kept counts are in range");
+  check(std::set<int32_t>(kept, kept + kept_count).size() == kept_count, "kept indices are unique");
+  std::vector<bool> is_kept(count, false);
+  for (size_t place = 0; place < kept_count; ++place) {
+    check(kept[place] >= 0 && static_cast<size_t>(kept[place]) < count, "kept indices are in range");
+    is_kept[static_cast<size_t>(kept[place])] = true;
+    if (place == 0) continue;
+    const float before = detected.logits[first + static_cast<size_t>(kept[place - 1])];
+    const float here = detected.logits[first + static_cast<size_t>(kept[place])];
+    check(before > here || (before == here && kept[place - 1] < kept[place]), "best first, then the lower index");
+  }
+  const auto suppressed_by_kept = [&](size_t i) {
+    for (size_t place = 0; place < kept_count; ++place) {
+      const size_t other = first + static_cast<size_t>(kept[place]);
+      const bool better =
+          detected.logits[other] > detected.logits[i] || (detected.logits[other] == detected.logits[i] && other < i);
+      if (better && detected.class_ids[other] == detected.class_ids[i] &&
+          retinasdk::iou(box_at(detected, other), box_at(detected, i)) > made.nms.iou_threshold) {
+        return true;
+      }
+    }
+    return false;
+  };
+  for (size_t i = 0; i < count; ++i) {
+    if (is_kept[i]) check(!suppressed_by_kept(first + i), "no kept box overlaps a better kept one of its class");
+    if (!is_kept[i] && kept_count < room) check(suppressed_by_kept(first + i), "nothing is dropped without cause");
+  }
+}
+
+Detected run(const HeadsCase& made) {
+  const auto batch = static_cast<size_t>(made.options.batch);
+  const auto capacity = made.levels.size() * static_cast<size_t>(made.options.top_k);
+  Detected detected{std::vector<float>(batch * capacity * 4),
+                    std::vector<float>(batch * capacity),
+                    std::vector<int32_t>(batch * capacity),
+                    std::vector<int32_t>(batch, -1),
+                    std::vector<int32_t>(batch * static_cast<size_t>(made.nms.max_detections), -1),
+                    std::vector<int32_t>(batch, -1)};
+  const retinasdk::Candidates candidates{detected.boxes.data(), detected.logits.data(), detected.class_ids.data(),
+                                         detected.counts.data(), static_cast<int>(capacity)};
+  retinasdk::decode(made.levels, made.options, made.clip_sizes.data(), candidates);
+  retinasdk::nms(made.options.batch, candidates, made.nms, detected.kept.data(), detected.kept_counts.data());
+  for (int image = 0; image < made.options.batch; ++image) {
+    check_candidates(made, detected, image, static_cast<size_t>(image) * capacity);
+    check_kept(made, detected, image, static_cast<size_t>(image) * capacity);
+  }
+  return detected;
+}
+
+// NMS as a caller may use it alone: boxes that decode() would never give.
+void run_hostile_nms(Random& random) {
+  const int count = random.integer(0, 300);
+  std::vector<float> boxes, logits;
+  std::vector<int32_t> class_ids;
+  for (int i = 0; i < count; ++i) {
+    for (int side = 0; side < 4; ++side) boxes.push_back(random.chance(8) ? random.hostile() : random.real(-50, 50));
+    logits.push_back(random.chance(6) ? random.hostile() : static_cast<float>(random.integer(-3, 3)));
+    class_ids.push_back(random.chance(20) ? 65535 : random.integer(0, 3));
+  }
+  std::vector<int32_t> counts{count};
+  const retinasdk::NmsOptions options{random.real(0, 1), random.integer(1, 320)};
+  std::vector<int32_t> kept(static_cast<size_t>(options.max_detections), -1);
+  int32_t kept_count = -1;
+  retinasdk::nms(1, {boxes.data(), logits.data(), class_ids.data(), counts.data(), count}, options, kept.data(),
+                 &kept_count);
+  check(kept_count >= 0 && kept_count <= std::min(count, options.max_detections), "kept counts are in range");
+  for (int place = 0; place < kept_count; ++place) {
+    const auto i = static_cast<size_t>(kept[static_cast<size_t>(place)]);
+    check(i < static_cast<size_t>(count) && !std::isnan(logits[i]), "what is kept has a rank");
+    for (size_t side = 0; side < 4; ++side) check(std::isfinite(boxes[4 * i + side]), "what is kept is finite");
+  }
+}
+
+void check_refused(const std::string& message, const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const std::invalid_argument& error) {
+    check(std::string(error.what()).find(message) != std::string::npos, error.what());
+    return;
+  }
+  check(false, message.c_str());
+}
+
+void check_bad_arguments() {
+  Random random(0);
+  PreprocessCase small = make_preprocess(random, 4, 4, 2, 2);
+  small.options.padded_width = 1;
+  check_refused("padded width must be 2 to 65536, got 1", [&] { run(small); });
+  HeadsCase heads = make_heads(random);
+  const retinasdk::Candidates no_room{nullptr, nullptr, nullptr, nullptr, 0};
+  check_refused("candidates need room for levels * top_k",
+                [&] { retinasdk::decode(heads.levels, heads.options, heads.clip_sizes.data(), no_room); });
+  check_refused("at least one level", [&] { retinasdk::decode({}, heads.options, nullptr, no_room); });
+  heads.options.class_ids = {heads.options.classes};
+  check_refused("class id must be 0 to", [&] { run(heads); });
+  heads.options.class_ids.clear();
+  heads.levels[0].height = 60000;
+  heads.levels[0].width = 60000;
+  check_refused("pairs; at most 2147483647 are supported", [&] { run(heads); });
+}
+
+template <typename Case>
+void run_in_threads(const Case& made) {
+  const auto alone = run(made);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back([&] { check(run(made) == alone, "every thread gets the same answer"); });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1;
+  const int rounds = argc > 2 ? std::atoi(argv[2]) : 200;
+  Random random(seed);
+  check_bad_arguments();
+  const int shapes[][4] = {{1, 1, 1, 1},    {1, 1, 90, 70},    {5000, 3, 1, 1},
+                           {3, 5000, 1, 2}, {5000, 3, 7, 300}, {2, 2, 1, 1}};
+  for (const auto& shape : shapes) {
+    for (int i = 0; i < 4; ++i) run(make_preprocess(random, shape[0], shape[1], shape[2], shape[3]));
+  }
+  for (int round = 0; round < rounds; ++round) {
+    run(make_preprocess(random, random.integer(1, 90), random.integer(1, 90), random.integer(1, 90),
+                        random.integer(1, 90)));
+    run(make_heads(random));
+    run_hostile_nms(random);
+    if (round % 20 == 0) {
+      run_in_threads(make_preprocess(random, 70, 50, 60, 90));
+      run_in_threads(make_heads(random));
+    }
+  }
+  std::printf("fuzz_core: %d rounds with seed %llu, filter %s: all held\n", rounds,
+              static_cast<unsigned long long>(seed), retinasdk::simd_name());
+}

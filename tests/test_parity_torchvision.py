@@ -1,0 +1,188 @@
+"""The whole path against torchvision itself: eager model(image) and Detector(image) on an ONNX export of its heads.
+
+What can differ is told apart by hooks on the eager model: its own input tensor against preprocess(), its own head
+tensors through postprocess() against its result, and only then Detector, whose convolutions another engine computes.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from cases import image, scene
+from reference import Listed, assert_same_detections
+
+from retinasdk import Detections, Detector, ModelSpec, Resize
+from retinasdk.backends import HeadOutputs
+from retinasdk.flavours import flavour_spec
+from retinasdk.postprocess import postprocess
+from retinasdk.preprocess import Transform, preprocess
+
+torch = pytest.importorskip("torch", reason="compares with torchvision itself, which needs torch; .ci/run installs it")
+detection = pytest.importorskip("torchvision.models.detection", reason="compares with torchvision itself")
+
+pytestmark = pytest.mark.heavy
+
+LEVELS = range(3, 8)
+VERSIONS = {"v1": ("v1", 91), "v2": ("v2", 5)}
+SMALL = (320, 533)  # shorter and longer side: a sixth of the work of the default (800, 1333)
+
+
+class Heads(torch.nn.Module):
+    """What retinasdk wants of a network: the convolutions' raw outputs, level by level."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.backbone, self.classify, self.regress = (
+            model.backbone,
+            model.head.classification_head,
+            model.head.regression_head,
+        )
+
+    def forward(self, images: Any) -> tuple[Any, ...]:
+        features = list(self.backbone(images).values())
+        logits = [self.classify.cls_logits(self.classify.conv(level)) for level in features]
+        deltas = [self.regress.bbox_reg(self.regress.conv(level)) for level in features]
+        return (*logits, *deltas)
+
+
+def spread(last: Any, outputs: list[Any], deviation: float, bias: float) -> None:
+    """Scales and shifts the channels of a head's last convolution: a fresh one says nearly the same everywhere."""
+    values = torch.cat([level.flatten(2) for level in outputs], dim=2)[0]
+    scale = deviation / values.std(dim=1)
+    last.weight.mul_(scale[:, None, None, None])
+    last.bias.copy_(bias - (values.mean(dim=1) - last.bias) * scale)
+
+
+@dataclass
+class Seen:
+    """What went through the eager model in its last call: its input, and its heads' outputs by level."""
+
+    tensor: Any = None
+    logits: list[Any] = field(default_factory=list)
+    deltas: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class Pair:
+    """torchvision's model and the same network as retinasdk takes it."""
+
+    model: Any
+    onnx: Path
+    spec: ModelSpec
+    seen: Seen
+
+    def with_limits(self, limits: tuple[int, int]) -> ModelSpec:
+        self.model.transform.min_size, self.model.transform.max_size = (limits[0],), limits[1]
+        return self.spec.replace(resize=Resize("shortest", limits))
+
+    def eager(self, pictures: list[npt.NDArray[np.uint8]]) -> list[Listed]:
+        self.seen.logits.clear()
+        self.seen.deltas.clear()
+        with torch.inference_mode():
+            results = self.model([as_tensor(picture) for picture in pictures])
+        return [Listed(*(item[key].numpy() for key in ("boxes", "scores", "labels"))) for item in results]
+
+
+def as_tensor(picture: npt.NDArray[np.uint8]) -> Any:
+    return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+
+
+def listed(detections: Detections) -> Listed:
+    return Listed(detections.xyxy, detections.scores, detections.class_ids)
+
+
+@pytest.fixture(scope="module", params=VERSIONS.values(), ids=VERSIONS.keys())
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    version, classes = request.param
+    build = {"v1": detection.retinanet_resnet50_fpn, "v2": detection.retinanet_resnet50_fpn_v2}[version]
+    torch.manual_seed(20)
+    model = build(weights=None, weights_backbone=None, num_classes=classes).eval()
+    heads = Heads(model).eval()  # or the exporter would put its parts back into training
+    with torch.inference_mode(), torch.no_grad():
+        outputs = heads(as_tensor(scene(1, 256, 320))[None] * 4 - 2)
+    with torch.no_grad():
+        # Some thousand candidates in a small image of 5 classes, ten thousand with 91.
+        spread(heads.classify.cls_logits, outputs[:5], deviation=1.0, bias=-5.5)
+        spread(heads.regress.bbox_reg, outputs[5:], deviation=0.3, bias=0.0)
+
+    path = tmp_path_factory.mktemp(version) / "model.onnx"
+    names = [f"{kind}_p{level}" for kind in ("logits", "deltas") for level in LEVELS]
+    axes = {name: {0: "N", 2: f"h{name[-1]}", 3: f"w{name[-1]}"} for name in names}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about itself
+        torch.onnx.export(
+            heads,
+            (torch.zeros(1, 3, 64, 64),),
+            str(path),
+            dynamo=False,
+            opset_version=17,
+            input_names=["images"],
+            output_names=names,
+            dynamic_axes={"images": {0: "N", 2: "H", 3: "W"}, **axes},
+        )
+    labels = None if classes == 91 else [f"class{index}" for index in range(classes)]
+    spec = flavour_spec("torchvision", labels=labels)
+    spec.save(path.with_suffix(".json"))
+
+    seen = Seen()
+    model.backbone.register_forward_hook(lambda _, inputs, __: setattr(seen, "tensor", inputs[0].numpy()))
+    heads.classify.cls_logits.register_forward_hook(lambda _, __, output: seen.logits.append(output.numpy()))
+    heads.regress.bbox_reg.register_forward_hook(lambda _, __, output: seen.deltas.append(output.numpy()))
+    return Pair(model, path, spec, seen)
+
+
+def compare_one_image(pair: Pair, size: tuple[int, int], limits: tuple[int, int]) -> None:
+    spec = pair.with_limits(limits)
+    picture = scene(sum(size), *size)
+    (theirs,) = pair.eager([picture])
+    assert len(theirs.scores) > 100
+
+    transform = Transform.plan(size, spec)
+    tensor = preprocess([picture], [transform], spec).tensor
+    assert tensor.shape == pair.seen.tensor.shape
+    difference = np.abs(tensor - pair.seen.tensor)
+    # Note [Fused positions] in make_golden.py: PyTorch's AVX2 kernels round another way than its portable ones.
+    assert difference.max() < 3e-4
+    assert (difference > 1e-5).mean() < 0.005
+
+    raw = (pair.seen.logits, pair.seen.deltas)
+    contiguous = [tuple(np.ascontiguousarray(level) for level in levels) for levels in raw]
+    (ours,) = postprocess(HeadOutputs(*contiguous), spec, [transform], score_threshold=0.05)
+    # PyTorch's float32 sigmoid may give two logits one score, or swap their last bit.
+    assert_same_detections(listed(ours), theirs, tie=1.2e-7)
+
+    with Detector(pair.onnx, spec=spec) as detector:
+        # Another engine's convolutions: scores this close may change places.
+        assert_same_detections(listed(detector(picture)), theirs, tie=1e-5)
+
+
+@pytest.mark.parametrize(
+    "size", [(300, 300), (480, 640), (427, 640), (720, 1280)], ids=lambda size: f"{size[0]}x{size[1]}"
+)
+def test_one_image(pair: Pair, size: tuple[int, int]) -> None:
+    compare_one_image(pair, size, SMALL)
+
+
+@pytest.mark.parametrize("pair", [VERSIONS["v1"]], ids=["v1"], indirect=True)
+def test_one_image_in_the_default_size(pair: Pair) -> None:
+    compare_one_image(pair, (480, 640), (800, 1333))
+
+
+def test_a_batch_of_three(pair: Pair) -> None:
+    spec = pair.with_limits(SMALL)
+    pictures = [scene(30, 240, 320), image(31, 240, 320), scene(32, 480, 640)]  # all of one network-input size
+    together = pair.eager(pictures)
+    with Detector(pair.onnx, spec=spec) as detector:
+        results = detector(pictures)
+        for ours, theirs in zip(results, together, strict=True):
+            assert_same_detections(listed(ours), theirs, tie=1e-5)
+        # Images of other sizes: torchvision pads all to the largest, retinasdk groups, so single calls are the measure.
+        mixed = [pictures[0], scene(33, 300, 300), pictures[2]]
+        for picture, ours in zip(mixed, detector(mixed), strict=True):
+            assert_same_detections(listed(ours), pair.eager([picture])[0], tie=1e-5)
