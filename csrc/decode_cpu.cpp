@@ -55,15 +55,23 @@ void scan_channels(const float* logits, int begin, int end, const HeadLevel& lev
   const int64_t cells = static_cast<int64_t>(level.height) * level.width;
   const int64_t stop = end * cells;
   int32_t positions[kChunk];
+  // Hits ascend, so their channel is found by stepping on: two divisions for each would cost more than the filter.
+  int anchor = begin / options.classes;
+  int class_id = begin % options.classes;
+  int64_t channel_start = begin * cells;
   for (int64_t start = begin * cells; start < stop; start += kChunk) {
     const int count = static_cast<int>(std::min<int64_t>(kChunk, stop - start));
     const int found = positions_above(logits + start, count, best.threshold(), positions);
     for (int i = 0; i < found; ++i) {
       const int64_t offset = start + positions[i];
-      const int64_t channel = offset / cells;
-      const int64_t cell = offset - channel * cells;
-      const int64_t anchor = channel / options.classes;
-      const int64_t class_id = channel - anchor * options.classes;
+      while (offset >= channel_start + cells) {
+        channel_start += cells;
+        if (++class_id == options.classes) {
+          class_id = 0;
+          ++anchor;
+        }
+      }
+      const int64_t cell = offset - channel_start;
       best.add(logits[offset], static_cast<uint32_t>((cell * options.anchors + anchor) * options.classes + class_id));
     }
   }

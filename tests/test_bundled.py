@@ -117,6 +117,18 @@ def test_it_finds_something_in_its_photos(name: str, photo: str) -> None:
         assert "person" in detections.names
 
 
+def test_the_readme_example_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (PHOTOS.parent.parent / "README.md").read_text("utf-8")
+    example = next(block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "Detector()" in block)
+    (tmp_path / "photo.jpg").write_bytes((PHOTOS / "people" / "astronaut.jpg").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    assert "person" in capsys.readouterr().out
+    assert (tmp_path / "marked.jpg").stat().st_size > 1000
+
+
 def test_every_photo_is_credited() -> None:
     credits_text = (PHOTOS / "CREDITS.md").read_text("utf-8")
     assert len(DEMO_PHOTOS) >= 3

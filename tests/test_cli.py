@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,7 +154,8 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_installed_command_and_module(run_python: Any, photos: Path, model_path: Path) -> None:
-    command = Path(sys.executable).with_name("retinasdk")
+    command = shutil.which("retinasdk", path=sysconfig.get_path("scripts"))
+    assert command is not None
     options = ["detect", str(photos / "a.png"), "--model", str(model_path)]
     by_name = subprocess.run([command, *options], capture_output=True, text=True, check=False)
     by_module = run_python(["-m", "retinasdk.cli", *options])

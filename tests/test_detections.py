@@ -59,6 +59,7 @@ def test_nobody_can_change_it() -> None:
         ),
         ({"xyxy": np.zeros((4, 5))}, r"got \(\(4, 5\)"),
         ({"xyxy": np.zeros(16)}, r"got \(\(16,\)"),
+        ({"scores": 0.5}, "got"),
         ({"scores": np.zeros((4, 1))}, "got"),
         ({"class_ids": [0, 1, 2]}, "got"),
         ({"class_ids": [0, 1, 2, 3]}, "class_ids must be 0 to 2"),
@@ -73,6 +74,7 @@ def test_arrays_that_do_not_fit_together(changes: dict[str, Any], message: str) 
 def test_equality() -> None:
     assert found() == found()
     assert found() == found()[:]
+    assert found() == found(labels=list(LABELS))
     for changes in (
         {"xyxy": np.zeros((4, 4))},
         {"scores": [0.9, 0.8, 0.5, 0.26]},
@@ -88,7 +90,10 @@ def test_equality() -> None:
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda item: pickle.loads(pickle.dumps(item))])
 def test_copies_are_equal(again: Any) -> None:
-    assert again(found()) == found()
+    copied = again(found())
+    assert copied == found()
+    assert not copied.scores.flags.writeable
+    assert not copied.xyxy.flags.writeable
 
 
 def test_empty_is_a_value() -> None:

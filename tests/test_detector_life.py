@@ -78,10 +78,16 @@ def test_threads_do_not_change_results(detector: Detector, model_path: Path, thr
     np.testing.assert_allclose(other.xyxy, detector(blocks()).xyxy, atol=1e-3)
 
 
-@pytest.mark.parametrize("threads", [0, -1])
-def test_bad_threads(model_path: Path, threads: int) -> None:
-    with pytest.raises(ValueError, match=f"threads must be at least 1, got {threads}"):
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2"])
+def test_bad_threads(model_path: Path, threads: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match=f"threads must be .*, got '?{threads}"):
         Detector(model_path, threads=threads)
+
+
+@pytest.mark.parametrize("given", [{}, "model.json", Path("model.json")], ids=["dict", "name", "path"])
+def test_spec_must_be_a_spec(model_path: Path, given: Any) -> None:
+    with pytest.raises(TypeError, match="spec must be a ModelSpec"):
+        Detector(model_path, spec=given)
 
 
 def test_devices(model_path: Path, detector: Detector) -> None:

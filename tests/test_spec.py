@@ -104,6 +104,31 @@ def test_limits_themselves_are_allowed(field: str, value: float) -> None:
     assert getattr(small_spec(**{field: value}), field) == value
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: small_spec(labels="ab"),
+        lambda: small_spec(labels=(1, 2)),
+        lambda: small_spec(top_k=10.5),
+        lambda: small_spec(max_detections=10.0),
+        lambda: small_spec(pad_multiple=32.0),
+        lambda: Resize("squash", (64.5, 96)),  # type: ignore[arg-type]
+    ],
+    ids=["labels string", "labels numbers", "top_k", "max_detections", "pad_multiple", "size"],
+)
+def test_types_are_checked(make: Callable[[], object]) -> None:
+    with pytest.raises((ModelError, TypeError), match="got"):
+        make()
+
+
+def test_lists_become_tuples() -> None:
+    names = ["a", "b"]
+    spec = small_spec(labels=names, ignore_labels=["b"], levels=[level()])
+    names.append("c")
+    assert spec == small_spec(labels=("a", "b"), ignore_labels=("b",), levels=(level(),))
+    assert ModelSpec.from_json(spec.to_json()) == spec
+
+
 def test_specs_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         small_spec().top_k = 5  # type: ignore[misc]

@@ -61,6 +61,8 @@ def altered(path: tuple[str | int, ...], value: Any) -> str:
         (("source",), ["me"], "source must be an object"),
         (("source",), {"year": 2020}, "source.year must be of type str, got 2020"),
         (("format",), 2, "wanted a model spec of format 1, got 2"),
+        pytest.param(("score_threshold",), 10**400, "score_threshold", id="huge number"),
+        (("format",), True, "wanted a model spec of format 1, got True"),
         (("format",), "1", "wanted a model spec of format 1, got '1'"),
         (("format",), ..., "wanted a model spec of format 1, got None"),
     ],
@@ -76,6 +78,7 @@ def test_broken_json_names_the_field(path: tuple[str | int, ...], value: Any, me
     [
         ("", "does not parse"),
         ("{", "does not parse"),
+        ("[" * 100_000, "does not parse"),
         ("[1]", "wanted a JSON object, got list"),
         ("null", "wanted a JSON object, got NoneType"),
         ("{}", "format 1, got None"),

@@ -124,8 +124,9 @@ class Samples:
         late = step >= recipe.late_from * recipe.steps
         photos = self.all if late else self.early
         mosaic = recipe.mosaic if step < (1 - recipe.plain_end) * recipe.steps else 0.0
+        jitter = recipe.late_jitter if late and recipe.late_jitter else recipe.jitter
         canvas = Canvas(
-            side=recipe.canvas, long_side=recipe.long_side, jitter=recipe.jitter, mosaic=mosaic, turns=recipe.turns
+            side=recipe.canvas, long_side=recipe.long_side, jitter=jitter, mosaic=mosaic, turns=recipe.turns
         )
         images, targets, boxes = [], [], []
         for number in range(step * recipe.batch + self.rank, (step + 1) * recipe.batch, self.ranks):

@@ -24,7 +24,7 @@ class Recipe:
     are ignored.
 
     Samples: squares of `canvas` pixels. A photo's longest side is scaled to `long_side` times a factor drawn
-    from `jitter`, or, where `long_side` is 0, its native size is. `mosaic` is the share of samples made of
+    from `jitter` (from `late_from` on, `late_jitter` if given), or, where `long_side` is 0, its native size is. `mosaic` is the share of samples made of
     four photos; the last `plain_end` of the steps have none. `turns`: also quarter turns and upside down.
 
     Inference: `eval_side` is the longest side (0: native size); `max_detections` of an image.
@@ -41,6 +41,7 @@ class Recipe:
     canvas: int = 384
     long_side: int = 512
     jitter: tuple[float, float] = (0.5, 1.6)
+    late_jitter: tuple[float, float] | None = None
     mosaic: float = 0.0
     plain_end: float = 0.15
     turns: bool = False
