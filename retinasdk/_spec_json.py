@@ -69,7 +69,10 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             raise ModelError(f"{where} must be an object, got {value!r}")
         return from_json_object(cast(type, hint), value, where + ".")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ModelError(f"{where} is too large for a number: {str(value)[:20]}...") from None
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ModelError(f"{where} must be of type {hint.__name__}, got {value!r}")
     return value

@@ -48,7 +48,8 @@ class Detections:
             array = np.array(getattr(self, name), dtype=dtype)  # a copy: nobody else may change it later
             array.setflags(write=False)
             object.__setattr__(self, name, array)
-        count = len(self.scores)
+        object.__setattr__(self, "labels", tuple(self.labels))
+        count = self.scores.shape[0] if self.scores.ndim else 0
         shapes = self.xyxy.shape, self.scores.shape, self.class_ids.shape
         if shapes != ((count, 4), (count,), (count,)):
             raise ValueError(f"Detections needs xyxy (n, 4), scores (n,) and class_ids (n,); got {shapes}")
@@ -87,6 +88,9 @@ class Detections:
         return self.labels == other.labels and all(np.array_equal(mine, theirs) for mine, theirs in pairs)
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.xyxy, self.scores, self.class_ids, self.labels)  # so that copies are read-only too
 
     def __repr__(self) -> str:
         if not len(self):

@@ -52,8 +52,10 @@ class Detector:
         spec: ModelSpec | None = None,
         threads: int | None = None,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}; leave it out for one a core")
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise ValueError(f"threads must be an integer of at least 1, got {threads!r}; leave it out for one a core")
+        if spec is not None and not isinstance(spec, ModelSpec):
+            raise TypeError(f"spec must be a ModelSpec, got {type(spec).__name__}; read one with ModelSpec.load(path)")
         path = find_model(DEFAULT_MODEL if model is None else model)
         self._backend = open_backend(path, device=device, spec=spec, threads=threads)
         self.model_path: Path = path

@@ -32,6 +32,10 @@ def _check(condition: bool, wanted: str, given: object) -> None:
         raise ModelError(f"model spec: {wanted}, got {given!r}")
 
 
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _is_finite(*values: float) -> bool:
     return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
 
@@ -99,7 +103,7 @@ class Resize:
     def __post_init__(self) -> None:
         _check(self.rule in _RESIZE_RULES, f"resize rule is one of {sorted(_RESIZE_RULES)}", self.rule)
         count = _RESIZE_RULES[self.rule]
-        valid = len(self.size) == count and all(0 < side <= _MAX_SIDE for side in self.size)
+        valid = len(self.size) == count and all(_is_integer(side) and 0 < side <= _MAX_SIDE for side in self.size)
         _check(valid, f"resize rule {self.rule!r} has {count} side(s) from 1 to {_MAX_SIDE}", self.size)
         _check(self.rounding in _ROUNDINGS, f"resize rounding is one of {_ROUNDINGS}", self.rounding)
 
@@ -166,6 +170,12 @@ class ModelSpec:
     source: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("labels", "ignore_labels", "levels"):
+            values = getattr(self, name)
+            _check(isinstance(values, (list, tuple)), f"{name} is a tuple", values)
+            object.__setattr__(self, name, tuple(values))  # a list would stay open to changes
+        names = self.labels + self.ignore_labels
+        _check(all(isinstance(name, str) for name in names), "labels and ignore_labels are names", names)
         _check(len(self.labels) > 0, "labels has at least one name", self.labels)
         unknown = sorted(set(self.ignore_labels) - set(self.labels))
         _check(not unknown, "ignore_labels are names from labels", unknown)
@@ -176,6 +186,8 @@ class ModelSpec:
         _check(len(set(outputs)) == len(outputs), "every output is named once", outputs)
         _check(0 <= self.score_threshold <= 1, "score_threshold is from 0 to 1", self.score_threshold)
         _check(0 <= self.nms_iou_threshold <= 1, "nms_iou_threshold is from 0 to 1", self.nms_iou_threshold)
+        for name in ("top_k", "max_detections", "pad_multiple"):
+            _check(_is_integer(getattr(self, name)), f"{name} is an integer", getattr(self, name))
         _check(1 <= self.top_k <= 1 << 20, "top_k is from 1 to 1048576", self.top_k)
         _check(1 <= self.max_detections <= 1 << 20, "max_detections is from 1 to 1048576", self.max_detections)
         _check(1 <= self.pad_multiple <= 4096, "pad_multiple is from 1 to 4096", self.pad_multiple)
@@ -203,12 +215,12 @@ class ModelSpec:
         """The spec in JSON `text`; `origin` names the text in errors. Raises `ModelError`."""
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelError(f"{origin}: wanted a model spec in JSON, but it does not parse: {error}") from error
         if not isinstance(content, dict):
             raise ModelError(f"{origin}: wanted a JSON object, got {type(content).__name__}")
         version = content.pop("format", None)
-        if version != FORMAT:
+        if not _is_integer(version) or version != FORMAT:
             raise ModelError(
                 f"{origin}: wanted a model spec of format {FORMAT}, got {version!r}; "
                 "write it with this version of retinasdk, or update retinasdk"

@@ -79,6 +79,14 @@ def test_a_list_gives_what_single_calls_give(detector: Detector, images: list[Im
     assert len({len(single) for single in singles}) > 1
 
 
+def test_one_network_input_size_goes_through_together(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, shapes = detector._backend, []
+    infer = backend.infer
+    monkeypatch.setattr(backend, "infer", lambda tensor: shapes.append(tensor.shape) or infer(tensor))
+    detector([blocks(90, 120), blocks(60, 160), blocks(45, 60), blocks(90, 121)])
+    assert sorted(shapes) == [(1, 3, 96, 224), (3, 3, 128, 192)]
+
+
 def test_long_lists(detector: Detector) -> None:
     images = [blocks(40 + 8 * (index % 3), 60, seed=index) for index in range(37)]
     results = detector(images, score_threshold=0.4)

@@ -23,9 +23,9 @@ class Recipe:
     head and are exported; `auxiliary` names groups of further labels, dropped at export. Labels in neither
     are ignored.
 
-    Samples: squares of `canvas` pixels. A photo's longest side is scaled to `long_side` times a factor drawn
-    from `jitter` (from `late_from` on, `late_jitter` if given), or, where `long_side` is 0, its native size is. `mosaic` is the share of samples made of
-    four photos; the last `plain_end` of the steps have none. `turns`: also quarter turns and upside down.
+    Samples: squares of `canvas` pixels. A photo's longest side is scaled to `long_side` (0: not scaled), times a factor
+    drawn from `jitter` (from `late_from` on, `late_jitter` if given). `mosaic` is the share of samples made of four
+    photos; the last `plain_end` of the steps have none. `turns`: also quarter turns and upside down.
 
     Inference: `eval_side` is the longest side (0: native size); `max_detections` of an image.
     """

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "box_math.h"
+#include "kernels_cpu.h"
 #include "ops.h"
 
 namespace {
@@ -301,6 +302,23 @@ void check_bad_arguments() {
   check_refused("pairs; at most 2147483647 are supported", [&] { run(heads); });
 }
 
+// The filter of this machine against the comparison it stands for, at every length and alignment.
+void run_filter(Random& random) {
+  const int count = random.integer(0, 200);
+  const int skipped = random.integer(0, count);
+  std::vector<float> values;
+  for (int i = 0; i < count; ++i) values.push_back(random.chance(4) ? random.hostile() : random.real(-2, 2));
+  const float threshold = random.chance(8) ? random.hostile() : random.real(-2, 2);
+  std::vector<int32_t> expected;
+  for (int i = skipped; i < count; ++i) {
+    if (retinasdk::passes(values[static_cast<size_t>(i)], threshold)) expected.push_back(i - skipped);
+  }
+  std::vector<int32_t> found(static_cast<size_t>(count - skipped));
+  found.resize(static_cast<size_t>(
+      retinasdk::cpu::positions_above(values.data() + skipped, count - skipped, threshold, found.data())));
+  check(found == expected, "the filter finds what passes");
+}
+
 template <typename Case>
 void run_in_threads(const Case& made) {
   const auto alone = run(made);
@@ -328,6 +346,7 @@ int main(int argc, char** argv) {
                         random.integer(1, 90)));
     run(make_heads(random));
     run_hostile_nms(random);
+    run_filter(random);
     if (round % 20 == 0) {
       run_in_threads(make_preprocess(random, 70, 50, 60, 90));
       run_in_threads(make_heads(random));
