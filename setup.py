@@ -20,6 +20,7 @@ class CMakeBuild(build_ext):  # type: ignore[misc]
         build.mkdir(parents=True, exist_ok=True)
         configure = [
             "cmake",
+            "--fresh",  # pip's build environment, and Ninja in it, lies elsewhere each time
             f"-S{source}",
             f"-B{build}",
             "-GNinja",
