@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 from data import annotation_file
+from evaluate import evaluate as evaluate_checkpoint
+from evaluate import load_checkpoint
 from recipe import HERE, Recipe, data_root, load_recipe, runs_dir
 
 from retinasdk import Detector
@@ -24,6 +26,15 @@ def _score_table(found: Evaluation) -> str:
     for name, result in found.per_class.items():
         lines.append(f"| {name} | {result.boxes} | {text(result.AP)} | {text(result.AP50)} |")
     return "\n".join(lines)
+
+
+def _dense_text(name: str, counted: int) -> str:
+    model, recipe, _ = load_checkpoint(runs_dir() / name / "last.pt")
+    scores = evaluate_checkpoint(model, recipe, "test", counted=counted).summary
+    return (
+        f"With {counted:,} detections counted instead of 100, AP is {scores['AP']:.3f}, AP50 {scores['AP50']:.3f} and "
+        f"the recall (AR) {scores['AR100']:.3f}."
+    )
 
 
 def _run_text(recipe: Recipe, step: int, seconds: float) -> str:
@@ -43,6 +54,8 @@ def write_card(name: str, models: Path) -> Evaluation:
     filled = filled.replace("@SCORES@", _score_table(found))
     filled = filled.replace("@RUN@", _run_text(recipe, int(state["step"]), float(state["seconds"])))
     filled = filled.replace("@IMAGES@", str(found.images))
+    if "@ALL@" in filled:
+        filled = filled.replace("@ALL@", _dense_text(name, recipe.max_detections))
     (models / f"{name}.md").write_text(filled)
     return found
 

