@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 from data import annotation_file
+from evaluate import PostProcess, load_checkpoint
 from evaluate import evaluate as evaluate_checkpoint
-from evaluate import load_checkpoint
 from recipe import HERE, Recipe, data_root, load_recipe, runs_dir
 
 from retinasdk import Detector
@@ -28,9 +28,10 @@ def _score_table(found: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _dense_text(name: str, counted: int) -> str:
+def _dense_text(name: str, top_k: int, counted: int) -> str:
     model, recipe, _ = load_checkpoint(runs_dir() / name / "last.pt")
-    scores = evaluate_checkpoint(model, recipe, "test", counted=counted).summary
+    post = PostProcess(threshold=0.01, top_k=top_k, most=counted)
+    scores = evaluate_checkpoint(model, recipe, "test", post=post, counted=counted).summary
     return (
         f"With {counted:,} detections counted instead of 100, AP is {scores['AP']:.3f}, AP50 {scores['AP50']:.3f} and "
         f"the recall (AR) {scores['AR100']:.3f}."
@@ -55,7 +56,7 @@ def write_card(name: str, models: Path) -> Evaluation:
     filled = filled.replace("@RUN@", _run_text(recipe, int(state["step"]), float(state["seconds"])))
     filled = filled.replace("@IMAGES@", str(found.images))
     if "@ALL@" in filled:
-        filled = filled.replace("@ALL@", _dense_text(name, recipe.max_detections))
+        filled = filled.replace("@ALL@", _dense_text(name, recipe.top_k, recipe.max_detections))
     (models / f"{name}.md").write_text(filled)
     return found
 

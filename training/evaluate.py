@@ -105,7 +105,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     side = recipe.eval_side if side is None else side
-    post = post or PostProcess(threshold=0.01, most=max(counted, recipe.max_detections))
+    post = post or PostProcess(threshold=0.01, top_k=recipe.top_k, most=max(counted, recipe.max_detections))
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotation_file(recipe.dataset, split)))
     id_of = {c["name"]: c["id"] for c in truth.dataset["categories"]}
@@ -191,7 +191,7 @@ def main() -> None:
     model, recipe, step = load_checkpoint(runs_dir() / arguments.run / "last.pt")
     for side in arguments.side or [recipe.eval_side]:
         most = max(arguments.counted, recipe.max_detections)
-        post = PostProcess(threshold=arguments.threshold, iou=arguments.iou, most=most)
+        post = PostProcess(arguments.threshold, recipe.top_k, arguments.iou, most)
         scores = evaluate(model, recipe, arguments.split, side=side, post=post, antialias=not arguments.no_antialias)
         print(json.dumps({"step": step, "side": side, **asdict(scores)}, default=float))
 

@@ -51,6 +51,7 @@ def make_spec(recipe: Recipe, *, antialias: bool = True) -> ModelSpec:
         resize=resize,
         normalise=Normalise(mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0)),
         pad_multiple=128,
+        top_k=recipe.top_k,
         max_detections=recipe.max_detections,
         score_threshold=recipe.report_above,
         source={
@@ -125,10 +126,14 @@ def main() -> None:
     # How it is run may be chosen after the training; how it was trained may not.
     today = load_recipe(recipe.name)
     recipe = replace(
-        recipe, eval_side=today.eval_side, max_detections=today.max_detections, report_above=today.report_above
+        recipe,
+        eval_side=today.eval_side,
+        top_k=today.top_k,
+        max_detections=today.max_detections,
+        report_above=today.report_above,
     )
     if arguments.eval_side is not None:
-        recipe = Recipe.from_json(recipe.to_json() | {"eval_side": arguments.eval_side})
+        recipe = replace(recipe, eval_side=arguments.eval_side)
     path = arguments.out / f"{recipe.name}.onnx"
     export_onnx(model, recipe, path)
     print(

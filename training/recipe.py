@@ -47,6 +47,7 @@ class Recipe:
     plain_end: float = 0.15
     turns: bool = False
     eval_side: int = 512
+    top_k: int = 1000
     max_detections: int = 300
     report_above: float = 0.05
     channels: int = 80
