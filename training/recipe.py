@@ -27,8 +27,10 @@ class Recipe:
     drawn from `jitter` (from `late_from` on, `late_jitter` if given). `mosaic` is the share of samples made of four
     photos; the last `plain_end` of the steps have none. `turns`: also quarter turns and upside down.
 
-    Inference: `eval_side` is the longest side (0: native size); `max_detections` of an image; `report_above` is the
-    score from which the SDK reports by default, where F1 on the val split was best (scores of AP count from lower).
+    Inference: `eval_side` is the longest side (0: native size); `top_k` candidates of a level and `max_detections` of
+    an image are kept; `report_above` is the score from which the SDK reports by default, where F1 on the val split was
+    best (tree crowns, whose val photo is of another landscape: near the best F1 on the training photos). Lower scores
+    count in AP.
     """
 
     name: str
