@@ -130,7 +130,9 @@ def _image_paths(inputs: Iterable[str]) -> list[str]:
         if os.path.isdir(item):
             inside = list_images(item)
             if not inside:
-                raise ImageError(f"{item}: wanted a folder with images, found none in it")
+                raise ImageError(
+                    f"{item}: wanted a folder with images, found none in it (folders inside are not searched)"
+                )
             paths += inside
         elif os.path.exists(item):
             paths.append(item)

@@ -192,7 +192,7 @@ def test_progress_bar_on_a_terminal(tmp_path: Path, model_path: Path, count: int
         "--model",
         str(model_path),
     ]
-    result = subprocess.run(program, stdout=subprocess.PIPE, stderr=theirs, check=False)
+    result = subprocess.run(program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, check=False)
     os.close(theirs)
     text = b""
     with contextlib.suppress(OSError):  # so Linux says that there is no more
