@@ -13,9 +13,9 @@ demo: $(VENV)/installed
 	$(BIN)/retinasdk detect examples/photos/tree-crowns --model tree-crowns --out demo_output
 	@echo "The marked pictures are in demo_output/."
 
-# Against the installed wheel: -P keeps the source tree out of the import path.
+# Against the installed wheel: the pytest command, unlike python -m pytest, leaves the source tree out of sys.path.
 test: $(VENV)/test-tools
-	$(BIN)/python -P -m pytest -m "not heavy"
+	$(BIN)/pytest -m "not heavy"
 
 lint: $(VENV)/lint-tools
 	$(BIN)/ruff check .
