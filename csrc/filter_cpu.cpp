@@ -2,9 +2,8 @@
 #include "box_math.h"
 #include "kernels_cpu.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#ifdef RETINASDK_AVX2
 #include <immintrin.h>
-#define RETINASDK_AVX2 1
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #define RETINASDK_NEON 1
@@ -39,10 +38,6 @@ __attribute__((target("avx2,bmi"))) int filter_avx2(const float* values, int cou
   return found + filter_plain(values, i, count, threshold, positions + found);
 }
 
-bool has_avx2() {
-  static const bool found = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi");
-  return found;
-}
 #endif
 
 #ifdef RETINASDK_NEON
@@ -63,6 +58,13 @@ int filter_neon(const float* values, int count, float threshold, int32_t* positi
 #endif
 
 }  // namespace
+
+#ifdef RETINASDK_AVX2
+bool has_avx2() {
+  static const bool found = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi");
+  return found;
+}
+#endif
 
 int positions_above(const float* values, int count, float threshold, int32_t* positions) {
 #if defined(RETINASDK_AVX2)

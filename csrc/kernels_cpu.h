@@ -3,7 +3,15 @@
 
 #include "ops.h"
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#define RETINASDK_AVX2 1  // compiled in; has_avx2() says whether this machine runs it
+#endif
+
 namespace retinasdk::cpu {
+
+#ifdef RETINASDK_AVX2
+bool has_avx2();
+#endif
 
 void preprocess(const ImageView& image, const PreprocessOptions& options, float* output);
 void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, const float* clip_sizes,

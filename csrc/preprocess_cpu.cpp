@@ -4,20 +4,12 @@
 #include "kernels_cpu.h"
 #include "resize_math.h"
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#ifdef RETINASDK_AVX2
 #include <immintrin.h>
-#define RETINASDK_AVX2 1
 #endif
 
 namespace retinasdk::cpu {
 namespace {
-
-#ifdef RETINASDK_AVX2
-bool has_avx2() {
-  static const bool found = __builtin_cpu_supports("avx2");
-  return found;
-}
-#endif
 
 // For each output channel, the channel of the source, and the normalisation.
 struct Channels {

@@ -85,14 +85,14 @@ def evaluate(
         raise ValueError(
             f"{annotations} lists {missing[0].name}, which is not in {images}; give the folder that holds it"
         )
+    category_ids = [category_of_class.get(index, -1) for index in range(len(detector.labels))]
     results: list[dict[str, Any]] = []
     for batch in progress([paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]):
         found = detector(
             [str(path) for _, path in batch], score_threshold=score_threshold, classes=sorted(category_of_class)
         )
         for (image_id, _), detections in zip(batch, found, strict=True):
-            ids = [category_of_class.get(index, -1) for index in range(len(detector.labels))]
-            results += detections.to_coco(image_id, ids)
+            results += detections.to_coco(image_id, category_ids)
 
     wanted = set(known.values())
     truth["annotations"] = [item for item in truth["annotations"] if item["category_id"] in wanted]
@@ -164,9 +164,8 @@ def _no_results(coco_module: Any, truth: dict[str, Any]) -> Any:
 
 
 def _per_class(scorer: Any, truth: dict[str, Any], known: dict[str, int]) -> dict[str, ClassResult]:
-    precision = scorer.eval["precision"][
-        :, :, :, 0, -1
-    ]  # (IoU thresholds, recalls, classes); all sizes, 100 detections
+    # (IoU thresholds, recalls, classes), of all sizes, with 100 detections
+    precision = scorer.eval["precision"][:, :, :, 0, -1]
     order = list(scorer.params.catIds)
     results = {}
     for name, category_id in known.items():
