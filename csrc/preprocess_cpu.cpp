@@ -145,8 +145,8 @@ void preprocess(const ImageView& image, const PreprocessOptions& options, float*
   Channels channels;
   for (int c = 0; c < 3; ++c) {
     channels.source[c] = options.reverse_channels ? 2 - c : c;
-    channels.gain[c] = 1.0f / options.std[c];
-    channels.bias[c] = -options.mean[c] / options.std[c];
+    channels.gain[c] = normalise_gain(options.std[c]);
+    channels.bias[c] = normalise_bias(options.mean[c], options.std[c]);
   }
 
   std::vector<float> blended(static_cast<size_t>(image.width) * 3 + 1);  // + 1: pixels are read by four values

@@ -54,6 +54,8 @@ RETINASDK_HOST_DEVICE_RESIZE int source_taps(int i, int in, int out, bool antial
 }
 
 // (value - mean) / std with value in 0..255, as one multiplication and one addition.
+RETINASDK_HOST_DEVICE_RESIZE float normalise_gain(float std) { return 1.0f / std; }
+RETINASDK_HOST_DEVICE_RESIZE float normalise_bias(float mean, float std) { return -mean / std; }
 RETINASDK_HOST_DEVICE_RESIZE float normalise(float value, float gain, float bias) { return value * gain + bias; }
 
 }  // namespace

@@ -1,0 +1,205 @@
+// Class-aware NMS in one launch, a block for each image.
+//
+// Candidates are put in order, then taken kNmsTile at a time: what a box kept earlier suppresses is removed, the
+// overlaps inside the tile become a bitmask, and one warp goes greedily down its rows. That is the CPU's order of
+// decisions, so the kept boxes are the same. Memory grows with the candidates, not with their square, and full results
+// end the work early.
+#include <cstdint>
+
+#include "block_sort.cuh"
+#include "box_math.h"
+
+namespace retinasdk::cuda {
+namespace {
+
+constexpr int kNmsThreads = 512;
+constexpr int kNmsTile = 256;
+constexpr int kWords = kNmsTile / 32;
+constexpr uint64_t kUnusable = ~uint64_t{0};  // behind every key of a usable candidate
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+struct NmsInput {
+  const float* boxes;
+  const float* logits;
+  const int32_t* class_ids;
+  const int32_t* counts;
+  int capacity;
+  float iou_threshold;
+  int max_detections;
+  uint64_t* keys;  // scratch, key_capacity for each image
+  int key_capacity;
+};
+
+struct NmsOutput {
+  int32_t* kept;
+  int32_t* counts;
+  float* boxes;
+  float* logits;
+  int32_t* class_ids;
+};
+
+struct Tile {
+  Box boxes[kNmsTile];
+  int32_t class_ids[kNmsTile];
+  uint32_t indices[kNmsTile];
+  uint32_t removed[kWords];             // bit i % 32 of word i / 32
+  uint32_t overlaps[kNmsTile][kWords];  // row i: the later members that member i suppresses
+  int kept[kNmsTile];                   // members, best first
+  int kept_count;
+};
+
+__device__ inline Box box_at(const float* boxes, uint64_t i) {
+  return {boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
+}
+
+// One warp: keeps the best member that is left, removes what it suppresses, goes on. Lane w holds word w.
+__device__ inline void keep_greedily(Tile& tile, int room) {
+  const int lane = static_cast<int>(threadIdx.x);
+  uint32_t removed = lane < kWords ? tile.removed[lane] : ~0u;
+  int kept = 0;
+  for (int word = 0; word < kWords; ++word) {
+    uint32_t alive = ~__shfl_sync(kAllLanes, removed, word);
+    while (alive != 0u && kept < room) {
+      const int bit = __ffs(static_cast<int>(alive)) - 1;
+      const int member = 32 * word + bit;
+      if (lane == 0) tile.kept[kept] = member;
+      ++kept;
+      if (lane < kWords) removed |= tile.overlaps[member][lane];
+      const uint32_t later = ~((2u << bit) - 1u);
+      alive = ~__shfl_sync(kAllLanes, removed, word) & later;
+    }
+  }
+  if (lane == 0) tile.kept_count = kept;
+}
+
+// Grid: (images).
+__global__ void __launch_bounds__(kNmsThreads) nms_kernel(NmsInput input, NmsOutput output) {
+  __shared__ Tile tile;
+  const int thread = static_cast<int>(threadIdx.x);
+  const uint64_t image = blockIdx.x;
+  const float* boxes = input.boxes + 4 * image * static_cast<uint64_t>(input.capacity);
+  const float* logits = input.logits + image * static_cast<uint64_t>(input.capacity);
+  const int32_t* class_ids = input.class_ids + image * static_cast<uint64_t>(input.capacity);
+  uint64_t* keys = input.keys + image * static_cast<uint64_t>(input.key_capacity);
+  const uint64_t results = image * static_cast<uint64_t>(input.max_detections);
+  const int counted = input.counts[image];
+  const int count = counted < input.capacity ? counted : input.capacity;
+
+  int sorted = 1;
+  while (sorted < count) sorted *= 2;
+  for (int i = thread; i < sorted; i += kNmsThreads) {
+    const bool usable = i < count && logits[i] == logits[i] && is_finite(box_at(boxes, i));
+    keys[i] = usable ? rank_key(logits[i], static_cast<uint32_t>(i)) : kUnusable;
+  }
+  block_sort(keys, sorted);
+
+  int kept = 0;
+  for (int first = 0; first < count && kept < input.max_detections; first += kNmsTile) {
+    if (keys[first] == kUnusable) break;
+    if (thread < kNmsTile) {
+      const uint64_t key = first + thread < sorted ? keys[first + thread] : kUnusable;
+      const bool usable = key != kUnusable;
+      if (usable) {
+        tile.boxes[thread] = box_at(boxes, index_of(key));
+        tile.class_ids[thread] = class_ids[index_of(key)];
+        tile.indices[thread] = index_of(key);
+      } else {
+        tile.boxes[thread] = Box{0.0f, 0.0f, 0.0f, 0.0f};
+        tile.class_ids[thread] = -1;
+      }
+      const unsigned unusable_lanes = __ballot_sync(kAllLanes, !usable);
+      if (thread % 32 == 0) tile.removed[thread / 32] = unusable_lanes;
+    }
+    __syncthreads();
+
+    // Neighbouring threads have neighbouring members and the same kept box, which then is read once for a warp.
+    const int member = thread % kNmsTile;
+    for (int k = thread / kNmsTile; k < kept; k += kNmsThreads / kNmsTile) {
+      if (output.class_ids[results + static_cast<uint64_t>(k)] == tile.class_ids[member] &&
+          suppresses(box_at(output.boxes, results + static_cast<uint64_t>(k)), tile.boxes[member],
+                     input.iou_threshold)) {
+        atomicOr(&tile.removed[member / 32], 1u << (member % 32));
+        break;
+      }
+    }
+    for (int item = thread; item < kNmsTile * kWords; item += kNmsThreads) {
+      const int row = item % kNmsTile;
+      const int word = item / kNmsTile;
+      uint32_t overlaps = 0;
+      for (int bit = row + 1 > 32 * word ? row + 1 - 32 * word : 0; bit < 32; ++bit) {
+        const int other = 32 * word + bit;
+        if (tile.class_ids[row] == tile.class_ids[other] &&
+            suppresses(tile.boxes[row], tile.boxes[other], input.iou_threshold)) {
+          overlaps |= 1u << bit;
+        }
+      }
+      tile.overlaps[row][word] = overlaps;
+    }
+    __syncthreads();
+    if (thread < 32) keep_greedily(tile, input.max_detections - kept);
+    __syncthreads();
+    for (int k = thread; k < tile.kept_count; k += kNmsThreads) {
+      const int source = tile.kept[k];
+      const uint64_t at = results + static_cast<uint64_t>(kept + k);
+      output.kept[at] = static_cast<int32_t>(tile.indices[source]);
+      output.boxes[4 * at] = tile.boxes[source].x1;
+      output.boxes[4 * at + 1] = tile.boxes[source].y1;
+      output.boxes[4 * at + 2] = tile.boxes[source].x2;
+      output.boxes[4 * at + 3] = tile.boxes[source].y2;
+      output.logits[at] = logits[tile.indices[source]];
+      output.class_ids[at] = tile.class_ids[source];
+    }
+    kept += tile.kept_count;
+    __syncthreads();
+  }
+  for (int k = kept + thread; k < input.max_detections; k += kNmsThreads) {
+    output.kept[results + static_cast<uint64_t>(k)] = -1;
+  }
+  if (thread == 0) output.counts[image] = kept;
+}
+
+}  // namespace
+}  // namespace retinasdk::cuda
+
+#ifndef __CUDACC_RTC__  // device-only compilers stop here
+#include "cuda_support.h"
+
+namespace retinasdk::cuda {
+namespace {
+
+void check_arguments(int batch, int capacity, const DeviceNmsOptions& options) {
+  require(batch >= 1 && batch <= 65535, "batch must be 1 to 65535, got " + std::to_string(batch));
+  require(capacity >= 1 && capacity <= 1 << 24,
+          "room for candidates must be 1 to 16777216 an image, got " + std::to_string(capacity));
+  require(options.max_detections >= 1 && options.max_detections <= 1 << 20,
+          "max_detections must be 1 to 1048576, got " + std::to_string(options.max_detections));
+  require(options.iou_threshold == options.iou_threshold, "iou_threshold must be a number, got NaN");
+}
+
+}  // namespace
+
+size_t nms_scratch_bytes(int batch, int capacity, const DeviceNmsOptions& options) {
+  check_arguments(batch, capacity, options);
+  ScratchLayout layout;
+  layout.take<uint64_t>(static_cast<size_t>(batch) * static_cast<size_t>(power_of_two_from(capacity)));
+  return layout.size_bytes();
+}
+
+void nms(int batch, const DeviceCandidates& candidates, const DeviceNmsOptions& options,
+         const DeviceDetections& detections, Scratch scratch, Stream stream) {
+  require_scratch(scratch, nms_scratch_bytes(batch, candidates.capacity, options));
+  const NmsInput input{candidates.boxes,
+                       candidates.logits,
+                       candidates.class_ids,
+                       candidates.counts,
+                       candidates.capacity,
+                       options.iou_threshold,
+                       options.max_detections,
+                       static_cast<uint64_t*>(scratch.data),
+                       power_of_two_from(candidates.capacity)};
+  const NmsOutput output{detections.kept, detections.counts, detections.boxes, detections.logits, detections.class_ids};
+  launch("nms_kernel", nms_kernel, dim3(static_cast<unsigned>(batch)), dim3(kNmsThreads), stream, input, output);
+}
+
+}  // namespace retinasdk::cuda
+#endif

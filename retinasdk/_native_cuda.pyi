@@ -1,0 +1,83 @@
+# Addresses are integers: device memory, or mapped host memory. Streams are cudaStream_t handles as integers, graphs are
+# cudaGraphExec_t. Nothing here waits for the device; see csrc/ops_cuda.h for shapes. A failed CUDA call: DeviceError.
+
+def device_count() -> tuple[int, str]: ...
+def device_properties(device: int) -> dict[str, object]: ...
+def runtime_version() -> int: ...
+def driver_version() -> int: ...
+def begin_capture(stream: int) -> None: ...
+def end_capture(stream: int) -> int: ...
+def launch_graph(graph: int, stream: int) -> None: ...
+def destroy_graph(graph: int) -> None: ...
+def preprocess_scratch_bytes(
+    *, size: tuple[int, int], resized: tuple[int, int], padded: tuple[int, int], antialias: bool
+) -> int: ...
+def preprocess(
+    *,
+    format: str,
+    pixels: int,
+    row_bytes: int,
+    chroma: int = 0,
+    chroma_row_bytes: int = 0,
+    size: tuple[int, int],
+    resized: tuple[int, int],
+    padded: tuple[int, int],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    reverse_channels: bool,
+    antialias: bool,
+    output: int,
+    dtype: str,
+    scratch: int,
+    scratch_bytes: int,
+    stream: int,
+) -> None: ...
+def decode_scratch_bytes(
+    *, sizes: list[tuple[int, int]], batch: int, anchors: int, classes: int, top_k: int
+) -> int: ...
+def decode(
+    *,
+    logits: list[int],
+    deltas: list[int],
+    base_anchors: list[int],
+    sizes: list[tuple[int, int]],
+    strides: list[tuple[float, float]],
+    batch: int,
+    anchors: int,
+    classes: int,
+    dtype: str,
+    top_k: int,
+    coder_weights: tuple[float, float, float, float],
+    coder_clamp_max: float,
+    logit_threshold: int,
+    class_mask: int,
+    clip_sizes: int,
+    boxes: int,
+    out_logits: int,
+    class_ids: int,
+    counts: int,
+    rescans: int,
+    scratch: int,
+    scratch_bytes: int,
+    stream: int,
+) -> None: ...
+def nms_scratch_bytes(*, batch: int, capacity: int, max_detections: int) -> int: ...
+def nms(
+    *,
+    batch: int,
+    capacity: int,
+    boxes: int,
+    logits: int,
+    class_ids: int,
+    counts: int,
+    iou_threshold: float,
+    max_detections: int,
+    kept: int,
+    kept_counts: int,
+    kept_boxes: int,
+    kept_logits: int,
+    kept_class_ids: int,
+    scratch: int,
+    scratch_bytes: int,
+    stream: int,
+) -> None: ...
