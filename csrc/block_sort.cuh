@@ -1,6 +1,8 @@
 // Sorting by one block of threads: bitonic, since its steps are the same whatever the keys.
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include <cstdint>
 
 namespace retinasdk::cuda {

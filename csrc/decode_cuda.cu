@@ -5,6 +5,7 @@
 // with an untrained network, the second launch reads that level's logits again instead of its buffer: slower, but
 // nothing is cut, and the result stays that of the CPU. How often is counted, per image, in DeviceCandidates::rescans.
 #include <cuda_fp16.h>
+#include <cuda_runtime.h>
 
 #include <cstdint>
 

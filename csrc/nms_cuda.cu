@@ -4,6 +4,8 @@
 // overlaps inside the tile become a bitmask, and one warp goes greedily down its rows. That is the CPU's order of
 // decisions, so the kept boxes are the same. Memory grows with the candidates, not with their square, and full results
 // end the work early.
+#include <cuda_runtime.h>
+
 #include <cstdint>
 
 #include "block_sort.cuh"

@@ -1,5 +1,6 @@
 // Resize, normalise, pad and HWC -> CHW in two launches: the taps of both axes, then every pixel of the canvas.
 #include <cuda_fp16.h>
+#include <cuda_runtime.h>
 
 #include <cstdint>
 

@@ -7,8 +7,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
-#include <limits>
-#include <random>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -18,65 +16,16 @@
 #include "box_math.h"
 #include "kernels_cpu.h"
 #include "ops.h"
+#include "random_cases.h"
 
 namespace {
 
 using retinasdk::Box;
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr float kLargest = std::numeric_limits<float>::max();
-
 void check(bool condition, const char* what) {
   if (condition) return;
   std::fprintf(stderr, "fuzz_core: does not hold: %s\n", what);
   std::exit(1);
-}
-
-class Random {
- public:
-  explicit Random(uint64_t seed) : engine_(seed) {}
-
-  int integer(int low, int high) { return low + static_cast<int>(engine_() % static_cast<uint64_t>(high - low + 1)); }
-  bool chance(int one_in) { return integer(1, one_in) == 1; }
-  float real(float low, float high) {
-    return low + (high - low) * static_cast<float>(engine_() >> 40) * (1.0f / 16777216.0f);
-  }
-  float hostile() {
-    static const float values[] = {kNan,   kInfinity, -kInfinity, 0.0f,  -0.0f, kLargest, -kLargest,
-                                   1e-42f, 1e30f,     -1e30f,     88.0f, 89.0f, -104.0f,  1e-30f};
-    return values[integer(0, static_cast<int>(std::size(values)) - 1)];
-  }
-
- private:
-  std::mt19937_64 engine_;
-};
-
-// -- preprocess ------------------------------------------------------------------------------------------------------
-
-struct PreprocessCase {
-  std::vector<uint8_t> pixels;
-  retinasdk::ImageView view;
-  retinasdk::PreprocessOptions options;
-};
-
-PreprocessCase make_preprocess(Random& random, int height, int width, int resized_height, int resized_width) {
-  PreprocessCase made;
-  const std::ptrdiff_t row_bytes = 3 * width + (random.chance(2) ? 0 : random.integer(1, 9));
-  made.pixels.resize(static_cast<size_t>(row_bytes * (height - 1) + 3 * width));
-  for (uint8_t& pixel : made.pixels) pixel = static_cast<uint8_t>(random.integer(0, 255));
-  const bool upside_down = random.chance(4);
-  made.view = {made.pixels.data() + (upside_down ? row_bytes * (height - 1) : 0), height, width,
-               upside_down ? -row_bytes : row_bytes};
-  made.options = {resized_height,
-                  resized_width,
-                  resized_height + random.integer(0, 3),
-                  resized_width + random.integer(0, 33),
-                  {123.675f, 116.28f, 103.53f},
-                  {58.395f, 57.12f, 57.375f},
-                  random.chance(2),
-                  random.chance(2)};
-  return made;
 }
 
 std::vector<float> run(const PreprocessCase& made) {
@@ -99,64 +48,6 @@ std::vector<float> run(const PreprocessCase& made) {
 }
 
 // -- decode and NMS --------------------------------------------------------------------------------------------------
-
-struct HeadsCase {
-  std::vector<std::vector<float>> logits, deltas, base_anchors;
-  std::vector<retinasdk::HeadLevel> levels;
-  std::vector<float> clip_sizes;
-  retinasdk::DecodeOptions options;
-  retinasdk::NmsOptions nms;
-};
-
-HeadsCase make_heads(Random& random) {
-  HeadsCase made;
-  made.options = {random.integer(1, 3),
-                  random.integer(1, 9),
-                  random.integer(1, random.chance(8) ? 91 : 6),
-                  random.chance(6) ? -kInfinity : random.real(-4.0f, 1.0f),
-                  random.integer(1, random.chance(3) ? 2500 : 60),
-                  {1.0f, 1.0f, 1.0f, 1.0f},
-                  random.chance(3) ? kInfinity : 4.135167f,
-                  {}};
-  made.nms = {random.real(0.0f, 1.0f), random.integer(1, 400)};
-  const int kind =
-      random.integer(0, 4);  // of logits: spread, all equal, few values, hostile, spread with hostile deltas
-  const int level_count = random.integer(1, 5);
-  for (int level = 0; level < level_count; ++level) {
-    const int side = random.chance(10) ? 60 : 12;
-    const int height = random.integer(1, side);
-    const int width = random.integer(1, side);
-    const auto cells = static_cast<size_t>(height * width);
-    const auto anchors = static_cast<size_t>(made.options.anchors);
-    std::vector<float> logits(static_cast<size_t>(made.options.batch * made.options.classes) * anchors * cells);
-    std::vector<float> deltas(static_cast<size_t>(made.options.batch * 4) * anchors * cells);
-    std::vector<float> base(4 * anchors);
-    for (float& value : logits) {
-      value = kind == 1 ? 1.0f : kind == 2 ? static_cast<float>(random.integer(-2, 2)) : random.real(-6.0f, 4.0f);
-      if (kind == 3 && random.chance(3)) value = random.hostile();
-    }
-    for (float& value : deltas) value = kind >= 3 && random.chance(5) ? random.hostile() : random.real(-1.0f, 1.0f);
-    for (size_t i = 0; i < base.size(); ++i)
-      base[i] = i % 4 < 2 ? random.real(-90.0f, -1.0f) : random.real(1.0f, 90.0f);
-    made.logits.push_back(std::move(logits));
-    made.deltas.push_back(std::move(deltas));
-    made.base_anchors.push_back(std::move(base));
-    made.levels.push_back({nullptr, nullptr, nullptr, height, width, random.real(1.0f, 130.0f), 8.0f});
-  }
-  for (size_t i = 0; i < made.levels.size(); ++i) {
-    made.levels[i].logits = made.logits[i].data();
-    made.levels[i].deltas = made.deltas[i].data();
-    made.levels[i].base_anchors = made.base_anchors[i].data();
-  }
-  for (int i = 0; i < 2 * made.options.batch; ++i)
-    made.clip_sizes.push_back(random.chance(4) ? -1.0f : random.real(0, 900));
-  if (random.chance(3)) {
-    std::set<int32_t> some;
-    for (int i = 0; i < 3; ++i) some.insert(random.integer(0, made.options.classes - 1));
-    made.options.class_ids.assign(some.rbegin(), some.rend());
-  }
-  return made;
-}
 
 struct Detected {
   std::vector<float> boxes, logits;

@@ -1,0 +1,180 @@
+"""The CUDA kernels behind the signatures of `_native`: NumPy arrays in and out, the device emulated or real."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+POISON = 0xA5
+
+
+class Memory(Protocol):
+    """Device memory for the length of one call."""
+
+    def put(self, array: Array) -> int:
+        """Copies to the device and returns the address."""
+
+    def room(self, shape: Sequence[int], dtype: Any) -> int:
+        """Poisoned device memory for an array; returns the address."""
+
+    def take(self, address: int) -> Array:
+        """What is in the memory made by room(), once all launched work is done."""
+
+
+class HostMemory:
+    """Of the emulated device, which reads the host's memory."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[int, Array] = {}
+
+    def put(self, array: Array) -> int:
+        return self._keep(np.ascontiguousarray(array))
+
+    def room(self, shape: Sequence[int], dtype: Any) -> int:
+        poisoned = np.empty(shape, dtype)
+        poisoned.reshape(-1).view(np.uint8)[:] = POISON
+        return self._keep(poisoned)
+
+    def take(self, address: int) -> Array:
+        return self._arrays[address]
+
+    def _keep(self, array: Array) -> int:
+        # Arrays without elements may share an address; no kernel looks behind it.
+        self._arrays[array.ctypes.data] = array
+        return int(array.ctypes.data)
+
+
+class CudaOps:
+    """preprocess_into(), decode() and nms() of `_native`, computed by `_native_cuda`.
+
+    half: logits and deltas go in, and the canvas comes out, as float16.
+    """
+
+    def __init__(self, native: ModuleType, memory: type[Memory] = HostMemory, *, half: bool = False) -> None:
+        self._native: Any = native
+        self._memory = memory
+        self._float = np.dtype(np.float16 if half else np.float32)
+        self.rescans: list[int] = []  # of the last decode(), one for each image
+
+    def preprocess_into(
+        self, image: npt.NDArray[np.uint8], canvas: Array, *, resized: tuple[int, int], antialias: bool, **options: Any
+    ) -> None:
+        """canvas: of the dtype that `half` says."""
+        memory, image = self._memory(), np.ascontiguousarray(image)
+        sizes = {"size": image.shape[:2], "resized": resized, "padded": canvas.shape[1:], "antialias": antialias}
+        scratch_bytes = self._native.preprocess_scratch_bytes(**sizes)
+        output = memory.room(canvas.shape, self._float)
+        self._native.preprocess(
+            format="rgb",
+            pixels=memory.put(image),
+            row_bytes=image.shape[1] * 3,
+            **sizes,
+            **options,
+            output=output,
+            dtype=self._float.name,
+            scratch=memory.room((scratch_bytes,), np.uint8),
+            scratch_bytes=scratch_bytes,
+            stream=0,
+        )
+        canvas[...] = memory.take(output)
+
+    def decode(
+        self,
+        logits: list[Array],
+        deltas: list[Array],
+        base_anchors: list[Array],
+        *,
+        strides: list[tuple[float, float]],
+        clip_sizes: Array,
+        logit_threshold: float,
+        top_k: int,
+        class_ids: list[int],
+        **coder: Any,
+    ) -> tuple[Array, Array, Array, Array]:
+        """As `_native.decode`; what lies behind the counts is set to 0."""
+        memory = self._memory()
+        batch, channels = logits[0].shape[:2]
+        anchors = len(base_anchors[0])
+        classes, capacity = channels // anchors, len(logits) * top_k
+        mask = np.zeros(classes, np.uint8)
+        mask[class_ids if class_ids else slice(None)] = 1
+        shape = {
+            "sizes": [array.shape[2:] for array in logits],
+            "batch": batch,
+            "anchors": anchors,
+            "classes": classes,
+            "top_k": top_k,
+        }
+        scratch_bytes = self._native.decode_scratch_bytes(**shape)
+        results = {
+            "boxes": memory.room((batch, capacity, 4), np.float32),
+            "out_logits": memory.room((batch, capacity), np.float32),
+            "class_ids": memory.room((batch, capacity), np.int32),
+            "counts": memory.room((batch,), np.int32),
+        }
+        rescans = memory.room((batch,), np.int32)
+        self._native.decode(
+            logits=[memory.put(array.astype(self._float)) for array in logits],
+            deltas=[memory.put(array.astype(self._float)) for array in deltas],
+            base_anchors=[memory.put(array) for array in base_anchors],
+            strides=strides,
+            **shape,
+            **coder,
+            dtype=self._float.name,
+            logit_threshold=memory.put(np.array([logit_threshold], np.float32)),
+            class_mask=memory.put(mask),
+            clip_sizes=memory.put(clip_sizes),
+            **results,
+            rescans=rescans,
+            scratch=memory.room((scratch_bytes,), np.uint8),
+            scratch_bytes=scratch_bytes,
+            stream=0,
+        )
+        boxes, out_logits, out_classes, counts = (memory.take(address) for address in results.values())
+        for image, count in enumerate(counts):
+            for array in (boxes, out_logits, out_classes):
+                array[image, count:] = 0
+        self.rescans = memory.take(rescans).tolist()
+        return boxes, out_logits, out_classes, counts
+
+    def nms(
+        self, boxes: Array, logits: Array, class_ids: Array, counts: Array, *, iou_threshold: float, max_detections: int
+    ) -> tuple[Array, Array]:
+        """As `_native.nms`; that kept candidates were gathered rightly is asserted here."""
+        memory = self._memory()
+        batch, capacity = logits.shape
+        room = max(1, min(max_detections, capacity))
+        scratch_bytes = self._native.nms_scratch_bytes(batch=batch, capacity=max(1, capacity), max_detections=room)
+        results = {
+            "kept": memory.room((batch, room), np.int32),
+            "kept_counts": memory.room((batch,), np.int32),
+            "kept_boxes": memory.room((batch, room, 4), np.float32),
+            "kept_logits": memory.room((batch, room), np.float32),
+            "kept_class_ids": memory.room((batch, room), np.int32),
+        }
+        self._native.nms(
+            batch=batch,
+            capacity=max(1, capacity),
+            boxes=memory.put(boxes),
+            logits=memory.put(logits),
+            class_ids=memory.put(class_ids),
+            counts=memory.put(counts),
+            iou_threshold=iou_threshold,
+            max_detections=room,
+            **results,
+            scratch=memory.room((scratch_bytes,), np.uint8),
+            scratch_bytes=scratch_bytes,
+            stream=0,
+        )
+        kept, kept_counts, kept_boxes, kept_logits, kept_classes = (memory.take(a) for a in results.values())
+        for image, count in enumerate(kept_counts):
+            best = kept[image, :count]
+            assert kept_boxes[image, :count].tobytes() == boxes[image, best].tobytes()
+            assert kept_logits[image, :count].tobytes() == logits[image, best].tobytes()
+            assert kept_classes[image, :count].tobytes() == class_ids[image, best].tobytes()
+        return kept, kept_counts

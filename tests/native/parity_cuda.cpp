@@ -1,0 +1,191 @@
+// The CUDA kernels on the emulated device against the CPU's functions, without Python: parity_cuda [seed [rounds]].
+//
+// Buffers are exactly as large as the contract says, so that the sanitizers see a step beyond. Equal means to the bit.
+#include <cuda_fp16.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "ops_cuda.h"
+#include "random_cases.h"
+
+namespace {
+
+namespace cuda = retinasdk::cuda;
+
+void check(bool condition, const char* what) {
+  if (condition) return;
+  std::fprintf(stderr, "parity_cuda: does not hold: %s\n", what);
+  std::exit(1);
+}
+
+template <typename T>
+bool same_bytes(const std::vector<T>& ours, const std::vector<T>& theirs, size_t first, size_t count) {
+  return count == 0 || std::memcmp(ours.data() + first, theirs.data() + first, count * sizeof(T)) == 0;
+}
+
+class Scratch {
+ public:
+  explicit Scratch(size_t size_bytes) : data_(std::aligned_alloc(256, size_bytes)), size_bytes_(size_bytes) {
+    std::memset(data_, 0xA5, size_bytes_);
+  }
+  ~Scratch() { std::free(data_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  operator cuda::Scratch() const { return {data_, size_bytes_}; }
+
+ private:
+  void* data_;
+  size_t size_bytes_;
+};
+
+struct Found {
+  std::vector<float> boxes, logits;
+  std::vector<int32_t> class_ids, counts, kept, kept_counts;
+
+  Found(size_t batch, size_t capacity, size_t room)
+      : boxes(batch * capacity * 4),
+        logits(batch * capacity),
+        class_ids(batch * capacity),
+        counts(batch),
+        kept(batch * room, -1),
+        kept_counts(batch) {}
+};
+
+void check_same(const Found& ours, const Found& theirs, size_t capacity) {
+  check(ours.counts == theirs.counts, "as many candidates");
+  for (size_t image = 0; image < ours.counts.size(); ++image) {
+    const auto count = static_cast<size_t>(theirs.counts[image]);
+    check(same_bytes(ours.boxes, theirs.boxes, 4 * image * capacity, 4 * count), "the same boxes");
+    check(same_bytes(ours.logits, theirs.logits, image * capacity, count), "the same logits");
+    check(same_bytes(ours.class_ids, theirs.class_ids, image * capacity, count), "the same classes");
+  }
+  check(ours.kept_counts == theirs.kept_counts, "as many kept");
+  check(ours.kept == theirs.kept, "the same kept");
+}
+
+Found run_cpu(const HeadsCase& made, size_t capacity) {
+  Found found(static_cast<size_t>(made.options.batch), capacity, static_cast<size_t>(made.nms.max_detections));
+  const retinasdk::Candidates candidates{found.boxes.data(), found.logits.data(), found.class_ids.data(),
+                                         found.counts.data(), static_cast<int>(capacity)};
+  retinasdk::decode(made.levels, made.options, made.clip_sizes.data(), candidates);
+  retinasdk::nms(made.options.batch, candidates, made.nms, found.kept.data(), found.kept_counts.data());
+  return found;
+}
+
+// heads[level]: the logits, then the deltas, of the type that the device is to read.
+template <typename T>
+Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type, const std::vector<std::vector<T>>& logits,
+               const std::vector<std::vector<T>>& deltas) {
+  const auto batch = static_cast<size_t>(made.options.batch);
+  const auto room = static_cast<size_t>(made.nms.max_detections);
+  std::vector<cuda::DeviceLevel> levels;
+  for (size_t l = 0; l < made.levels.size(); ++l) {
+    const retinasdk::HeadLevel& level = made.levels[l];
+    levels.push_back({logits[l].data(), deltas[l].data(), level.base_anchors, level.height, level.width, level.stride_y,
+                      level.stride_x});
+  }
+  std::vector<uint8_t> mask(static_cast<size_t>(made.options.classes), made.options.class_ids.empty() ? 1 : 0);
+  for (const int32_t class_id : made.options.class_ids) mask[static_cast<size_t>(class_id)] = 1;
+  const std::vector<float> threshold{made.options.logit_threshold};
+  cuda::DeviceDecodeOptions options{made.options.batch,
+                                    made.options.anchors,
+                                    made.options.classes,
+                                    made.options.top_k,
+                                    {},
+                                    made.options.coder_clamp_max,
+                                    type,
+                                    threshold.data(),
+                                    mask.data(),
+                                    made.clip_sizes.data()};
+  std::memcpy(options.coder_weights, made.options.coder_weights, sizeof options.coder_weights);
+  Found found(batch, capacity, room);
+  std::vector<int32_t> rescans(batch);
+  const cuda::DeviceCandidates candidates{found.boxes.data(),  found.logits.data(), found.class_ids.data(),
+                                          found.counts.data(), rescans.data(),      static_cast<int>(capacity)};
+  const Scratch decode_scratch(cuda::decode_scratch_bytes(levels, options));
+  cuda::decode(levels, options, candidates, decode_scratch, nullptr);
+
+  std::vector<float> boxes(batch * room * 4), kept_logits(batch * room);
+  std::vector<int32_t> class_ids(batch * room);
+  const cuda::DeviceNmsOptions nms{made.nms.iou_threshold, made.nms.max_detections};
+  const Scratch nms_scratch(cuda::nms_scratch_bytes(made.options.batch, static_cast<int>(capacity), nms));
+  cuda::nms(made.options.batch, candidates, nms,
+            {found.kept.data(), found.kept_counts.data(), boxes.data(), kept_logits.data(), class_ids.data()},
+            nms_scratch, nullptr);
+  for (size_t image = 0; image < batch; ++image) {
+    for (size_t place = 0; place < static_cast<size_t>(found.kept_counts[image]); ++place) {
+      const size_t source = image * capacity + static_cast<size_t>(found.kept[image * room + place]);
+      const size_t target = image * room + place;
+      check(std::memcmp(&boxes[4 * target], &found.boxes[4 * source], 4 * sizeof(float)) == 0 &&
+                kept_logits[target] == found.logits[source] && class_ids[target] == found.class_ids[source],
+            "kept candidates are gathered");
+    }
+  }
+  return found;
+}
+
+void check_heads(HeadsCase made) {
+  const size_t capacity = made.levels.size() * static_cast<size_t>(made.options.top_k);
+  check_same(run_cuda(made, capacity, cuda::Scalar::kFloat32, made.logits, made.deltas), run_cpu(made, capacity),
+             capacity);
+  // Both devices are fed what a half can hold.
+  const auto to_half = [](std::vector<std::vector<float>>& values) {
+    std::vector<std::vector<__half>> halves;
+    for (std::vector<float>& level : values) {
+      halves.emplace_back();
+      for (float& value : level) {
+        halves.back().push_back(__float2half_rn(value));
+        value = __half2float(halves.back().back());
+      }
+    }
+    return halves;
+  };
+  const std::vector<std::vector<__half>> logits = to_half(made.logits);
+  const std::vector<std::vector<__half>> deltas = to_half(made.deltas);
+  check_same(run_cuda(made, capacity, cuda::Scalar::kFloat16, logits, deltas), run_cpu(made, capacity), capacity);
+}
+
+void check_preprocess(const PreprocessCase& made) {
+  const retinasdk::PreprocessOptions& options = made.options;
+  const size_t values = size_t{3} * static_cast<size_t>(options.padded_height * options.padded_width);
+  std::vector<float> theirs(values);
+  retinasdk::preprocess(made.view, options, theirs.data());
+  const cuda::DeviceImage image{cuda::PixelFormat::kInterleaved,
+                                made.view.pixels,
+                                made.view.row_bytes,
+                                nullptr,
+                                0,
+                                made.view.height,
+                                made.view.width};
+  cuda::DevicePreprocessOptions device{
+      options.resized_height,   options.resized_width, options.padded_height, options.padded_width, {}, {},
+      options.reverse_channels, options.antialias,     cuda::Scalar::kFloat32};
+  std::memcpy(device.mean, options.mean, sizeof device.mean);
+  std::memcpy(device.std, options.std, sizeof device.std);
+  const Scratch scratch(cuda::preprocess_scratch_bytes(image, device));
+  std::vector<float> ours(values);
+  cuda::preprocess(image, device, ours.data(), scratch, nullptr);
+  check(same_bytes(ours, theirs, 0, values), "the same canvas");
+  device.output = cuda::Scalar::kFloat16;
+  std::vector<__half> halves(values);
+  cuda::preprocess(image, device, halves.data(), scratch, nullptr);
+  for (size_t i = 0; i < values; ++i) {
+    check(__half2float(halves[i]) == __half2float(__float2half_rn(theirs[i])), "the same canvas in halves");
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1;
+  const int rounds = argc > 2 ? std::atoi(argv[2]) : 40;
+  Random random(seed);
+  for (int round = 0; round < rounds; ++round) {
+    check_preprocess(make_preprocess(random, random.integer(1, 40), random.integer(1, 40), random.integer(1, 40),
+                                     random.integer(1, 40)));
+    check_heads(make_heads(random));
+  }
+  std::printf("parity_cuda: %d rounds with seed %llu: equal\n", rounds, static_cast<unsigned long long>(seed));
+}
