@@ -79,21 +79,19 @@ __global__ void __launch_bounds__(kTileWidth* kTileHeight)
   }
   const float* row_weights = rows.weights + static_cast<int64_t>(y) * rows.room;
   const float* column_weights = columns.weights + static_cast<int64_t>(x) * columns.room;
-  float sums[3];
+  float sums[3] = {};  // 0 + product is the product: it is never -0
   for (int tap_x = 0; tap_x < columns.count[x]; ++tap_x) {
-    float blended[3];
+    float blended[3] = {};
     for (int tap_y = 0; tap_y < rows.count[y]; ++tap_y) {
       const Rgb pixel = source.at(rows.first[y] + tap_y, columns.first[x] + tap_x);
 #pragma unroll
       for (int c = 0; c < 3; ++c) {
-        const float product = row_weights[tap_y] * static_cast<float>(pixel.channels[c]);
-        blended[c] = tap_y == 0 ? product : blended[c] + product;
+        blended[c] += row_weights[tap_y] * static_cast<float>(pixel.channels[c]);
       }
     }
 #pragma unroll
     for (int c = 0; c < 3; ++c) {
-      const float product = column_weights[tap_x] * blended[c];
-      sums[c] = tap_x == 0 ? product : sums[c] + product;
+      sums[c] += column_weights[tap_x] * blended[c];
     }
   }
 #pragma unroll

@@ -1,0 +1,139 @@
+// CUDA's language and the part of its runtime that the kernels' sources use, on the CPU.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <tuple>
+#include <utility>
+
+#include "cuda_on_cpu.h"
+
+// -- language --------------------------------------------------------------------------------------------------------
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+// One block at a time runs on an OS thread, so what belongs to the thread belongs to the block.
+#define __shared__ static thread_local
+
+#define threadIdx (cuda_on_cpu::thread_index())
+#define blockIdx (cuda_on_cpu::block_index())
+#define blockDim (cuda_on_cpu::block_size())
+#define gridDim (cuda_on_cpu::grid_size())
+
+inline void __syncthreads() { cuda_on_cpu::barrier(false); }
+inline int __syncthreads_count(int predicate) { return cuda_on_cpu::barrier(predicate != 0); }
+inline int __syncthreads_or(int predicate) { return cuda_on_cpu::barrier(predicate != 0) > 0 ? 1 : 0; }
+
+inline void __syncwarp(unsigned mask = 0xffffffffu) {
+  cuda_on_cpu::collective(cuda_on_cpu::Collective::kSync, mask, 0, 0);
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  return static_cast<unsigned>(
+      cuda_on_cpu::collective(cuda_on_cpu::Collective::kBallot, mask, predicate != 0 ? 1 : 0, 0));
+}
+inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0u ? 1 : 0; }
+inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask ? 1 : 0; }
+
+template <typename T>
+T __shfl_sync(unsigned mask, T value, int source) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  uint64_t word = 0;
+  std::memcpy(&word, &value, sizeof value);
+  word = cuda_on_cpu::collective(cuda_on_cpu::Collective::kShuffle, mask, word, source & 31);
+  std::memcpy(&value, &word, sizeof value);
+  return value;
+}
+template <typename T>
+T __shfl_up_sync(unsigned mask, T value, unsigned distance) {
+  const int lane = cuda_on_cpu::lane();
+  return __shfl_sync(mask, value, lane >= static_cast<int>(distance) ? lane - static_cast<int>(distance) : lane);
+}
+template <typename T>
+T __shfl_down_sync(unsigned mask, T value, unsigned distance) {
+  const int source = cuda_on_cpu::lane() + static_cast<int>(distance);
+  return __shfl_sync(mask, value, source < 32 ? source : cuda_on_cpu::lane());
+}
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int bits) {
+  return __shfl_sync(mask, value, cuda_on_cpu::lane() ^ bits);
+}
+
+inline int __popc(unsigned value) { return __builtin_popcount(value); }
+inline int __ffs(int value) { return __builtin_ffs(value); }
+
+template <typename T>
+T atomicAdd(T* target, T value) {
+  return __atomic_fetch_add(target, value, __ATOMIC_RELAXED);
+}
+template <typename T>
+T atomicOr(T* target, T value) {
+  return __atomic_fetch_or(target, value, __ATOMIC_RELAXED);
+}
+
+// -- runtime ---------------------------------------------------------------------------------------------------------
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorInsufficientDriver = 35,
+  cudaErrorInvalidDevice = 101,
+};
+struct CUstream_st;
+struct CUgraph_st;
+struct CUgraphExec_st;
+using cudaStream_t = CUstream_st*;
+using cudaGraph_t = CUgraph_st*;
+using cudaGraphExec_t = CUgraphExec_st*;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+
+struct cudaDeviceProp {
+  char name[256];
+  int major, minor;
+  int multiProcessorCount;
+  size_t totalGlobalMem;
+  int integrated;
+};
+
+const char* cudaGetErrorName(cudaError_t error);
+const char* cudaGetErrorString(cudaError_t error);
+cudaError_t cudaGetLastError();
+// One device; none, and error 35, where CUDA_ON_CPU_DEVICES is 0.
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaRuntimeGetVersion(int* version);
+cudaError_t cudaDriverGetVersion(int* version);
+cudaError_t cudaMemsetAsync(void* target, int value, size_t size_bytes, cudaStream_t stream);
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
+
+namespace cuda_on_cpu {
+
+cudaError_t remember(cudaError_t error);
+
+template <typename... Parameters, size_t... kIndex>
+std::function<void()> bind(void (*kernel)(Parameters...), void** arguments, std::index_sequence<kIndex...>) {
+  // By value, as a launch copies its arguments.
+  return [=, values = std::tuple<Parameters...>(*static_cast<Parameters*>(arguments[kIndex])...)] {
+    std::apply(kernel, values);
+  };
+}
+
+}  // namespace cuda_on_cpu
+
+template <typename... Parameters>
+cudaError_t cudaLaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, void** arguments, size_t,
+                             cudaStream_t stream) {
+  const auto body = cuda_on_cpu::bind(kernel, arguments, std::index_sequence_for<Parameters...>{});
+  return cuda_on_cpu::remember(cuda_on_cpu::launch(body, grid, block, stream) ? cudaSuccess
+                                                                              : cudaErrorInvalidConfiguration);
+}

@@ -1,0 +1,151 @@
+// The part of CUDA's runtime that the sources use: work on a stream is done at once, unless the stream is being
+// captured.
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include "cuda_runtime.h"
+
+namespace cuda_on_cpu {
+
+void run_grid(const std::function<void()>& body, dim3 grid, dim3 size);
+
+namespace {
+
+using Recording = std::vector<std::function<void()>>;
+
+thread_local cudaError_t last_error = cudaSuccess;
+std::mutex captures_mutex;
+std::map<void*, Recording> captures;  // by stream
+
+}  // namespace
+
+cudaError_t remember(cudaError_t error) {
+  if (error != cudaSuccess) last_error = error;
+  return error;
+}
+
+void enqueue(const std::function<void()>& work, void* stream) {
+  {
+    const std::lock_guard lock(captures_mutex);
+    const auto capture = captures.find(stream);
+    if (capture != captures.end()) {
+      capture->second.push_back(work);
+      return;
+    }
+  }
+  work();
+}
+
+bool launch(const std::function<void()>& body, dim3 grid, dim3 block, void* stream) {
+  const uint64_t threads = uint64_t{block.x} * block.y * block.z;
+  const bool valid = threads >= 1 && threads <= 1024 && block.z <= 64 && grid.x >= 1 && grid.x <= 0x7fffffffu &&
+                     grid.y >= 1 && grid.y <= 65535 && grid.z >= 1 && grid.z <= 65535;
+  if (valid) enqueue([=] { run_grid(body, grid, block); }, stream);
+  return valid;
+}
+
+}  // namespace cuda_on_cpu
+
+using cuda_on_cpu::captures;
+using cuda_on_cpu::captures_mutex;
+using cuda_on_cpu::Recording;
+using cuda_on_cpu::remember;
+
+// For stand-ins of other libraries that work on the same streams, by ctypes: fn(data) in stream order.
+extern "C" __attribute__((visibility("default"))) void cuda_on_cpu_enqueue(void (*fn)(void*), void* data,
+                                                                           void* stream) {
+  cuda_on_cpu::enqueue([=] { fn(data); }, stream);
+}
+
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess:
+      return "cudaSuccess";
+    case cudaErrorInvalidValue:
+      return "cudaErrorInvalidValue";
+    case cudaErrorInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    case cudaErrorInsufficientDriver:
+      return "cudaErrorInsufficientDriver";
+    case cudaErrorInvalidDevice:
+      return "cudaErrorInvalidDevice";
+  }
+  return "unrecognized error code";
+}
+
+const char* cudaGetErrorString(cudaError_t) { return "as the emulated device says"; }
+
+cudaError_t cudaGetLastError() { return std::exchange(cuda_on_cpu::last_error, cudaSuccess); }
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  const char* devices = std::getenv("CUDA_ON_CPU_DEVICES");
+  if (devices != nullptr && std::atoi(devices) == 0) return remember(cudaErrorInsufficientDriver);
+  *count = 1;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  if (device != 0) return remember(cudaErrorInvalidDevice);
+  *properties = {};
+  std::snprintf(properties->name, sizeof properties->name, "emulated on the CPU");
+  properties->major = 8;
+  properties->minor = 7;
+  properties->multiProcessorCount = 1;
+  properties->totalGlobalMem = size_t{1} << 30;
+  return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void* target, int value, size_t size_bytes, cudaStream_t stream) {
+  cuda_on_cpu::enqueue([=] { std::memset(target, value, size_bytes); }, stream);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  const std::lock_guard lock(captures_mutex);
+  const bool fresh = captures.emplace(stream, Recording{}).second;
+  return remember(fresh ? cudaSuccess : cudaErrorInvalidValue);
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  const std::lock_guard lock(captures_mutex);
+  const auto capture = captures.find(stream);
+  if (capture == captures.end()) return remember(cudaErrorInvalidValue);
+  *graph = reinterpret_cast<cudaGraph_t>(new Recording(std::move(capture->second)));
+  captures.erase(capture);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  *executable = reinterpret_cast<cudaGraphExec_t>(new Recording(*reinterpret_cast<Recording*>(graph)));
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete reinterpret_cast<Recording*>(graph);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  for (const std::function<void()>& work : *reinterpret_cast<Recording*>(executable)) {
+    cuda_on_cpu::enqueue(work, stream);
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  delete reinterpret_cast<Recording*>(executable);
+  return cudaSuccess;
+}

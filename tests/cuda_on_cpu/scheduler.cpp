@@ -1,0 +1,298 @@
+// Runs the threads of a block as fibers. Compiled without -fsanitize=thread, with CUDA_ON_CPU_TSAN where the rest has
+// it.
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "cuda_on_cpu.h"
+#include "fiber.h"
+
+namespace cuda_on_cpu {
+namespace {
+
+constexpr size_t kStackBytes = 128 * 1024;
+constexpr unsigned kMaxThreads = 1024;
+
+enum class State { kRunnable, kAtBarrier, kAtCollective, kDone };
+
+struct Thread {
+  Context context;
+  dim3 index;
+  State state;
+  // Of the barrier or collective where it waits, or was last:
+  Collective kind;
+  unsigned mask;
+  uint64_t value, result;
+  int source;
+  // Tags of the thread sanitizer. A lane that runs ahead releases the next tag, not the one that others still have to
+  // acquire, hence more than one of each.
+  uint64_t tags[4];
+  unsigned meetings, barriers;
+  std::vector<void*> to_acquire;
+};
+
+unsigned environment(const char* name, unsigned otherwise) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? otherwise : static_cast<unsigned>(std::strtoul(value, nullptr, 10));
+}
+
+unsigned volume(const dim3& size) { return size.x * size.y * size.z; }
+
+dim3 place(unsigned i, const dim3& size) { return {i % size.x, i / size.x % size.y, i / size.x / size.y}; }
+
+// Stacks and fibers of one OS thread, kept from launch to launch.
+class Threads {
+ public:
+  Threads()
+      : stacks_(static_cast<char*>(mmap(nullptr, kMaxThreads * kStackBytes, PROT_READ | PROT_WRITE,
+                                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0))) {
+    if (stacks_ == MAP_FAILED) std::abort();
+  }
+  ~Threads() { munmap(stacks_, kMaxThreads * kStackBytes); }
+  Threads(const Threads&) = delete;
+  Threads& operator=(const Threads&) = delete;
+
+  Thread& operator[](unsigned i) {
+    while (threads_.size() <= i) threads_.push_back(std::make_unique<Thread>());
+    return *threads_[i];
+  }
+  char* stack(unsigned i) { return stacks_ + i * kStackBytes; }
+
+ private:
+  char* stacks_;
+  std::vector<std::unique_ptr<Thread>> threads_;
+};
+
+class Block {
+ public:
+  Block(const std::function<void()>& body, dim3 grid, dim3 size, dim3 index, unsigned seed)
+      : body(body), grid(grid), size(size), index(index), count_(volume(size)), random_(seed), shuffle_(seed != 0) {}
+
+  void run();
+  void stop(State state);
+
+  Thread& current() { return threads()[current_]; }
+  int lane() const { return static_cast<int>(current_ % 32); }
+  [[noreturn]] void die(const char* what) const {
+    std::fprintf(stderr, "cuda_on_cpu: %s (block %u, %u, %u; thread %u)\n", what, index.x, index.y, index.z, current_);
+    std::abort();
+  }
+
+  const std::function<void()>& body;
+  const dim3 grid, size, index;
+  int predicates = 0;  // of the barrier that is forming
+  int last_count = 0;  // of the barrier just left
+  uint64_t barrier_tags[2] = {};
+  uint64_t begin_tag = 0, end_tag = 0;
+
+ private:
+  static Threads& threads() {
+    static thread_local Threads kept;
+    return kept;
+  }
+  void start();
+  bool run_warp(unsigned warp);
+  bool resolve_collectives(unsigned first, unsigned last);
+  void meet(unsigned first, unsigned mask);
+  std::vector<unsigned> order(unsigned first, unsigned last);
+
+  const unsigned count_;
+  std::mt19937 random_;
+  const bool shuffle_;
+  Context scheduler_;
+  unsigned current_ = 0;
+};
+
+thread_local Block* running = nullptr;
+
+void enter_thread() {
+  Block& block = *running;
+  block.current().context.arrive();
+  acquire(&block.begin_tag);
+  block.body();
+  release(&block.end_tag);
+  block.stop(State::kDone);
+}
+
+// Back to the scheduler until it lets this thread go on.
+void Block::stop(State state) {
+  Thread& thread = current();
+  thread.state = state;
+  thread.context.switch_to(scheduler_, state == State::kDone);
+}
+
+std::vector<unsigned> Block::order(unsigned first, unsigned last) {
+  std::vector<unsigned> indices(last - first);
+  std::iota(indices.begin(), indices.end(), first);
+  if (shuffle_) std::shuffle(indices.begin(), indices.end(), random_);
+  return indices;
+}
+
+void Block::start() {
+  for (unsigned i = 0; i < count_; ++i) {
+    Thread& thread = threads()[i];
+    thread.index = place(i, size);
+    thread.state = State::kRunnable;
+    thread.meetings = thread.barriers = 0;
+    thread.context.prepare(enter_thread, threads().stack(i), kStackBytes);
+  }
+}
+
+void Block::run() {
+  running = this;
+  start();
+  release(&begin_tag);
+  for (;;) {
+    bool moved = false;
+    for (const unsigned warp : order(0, (count_ + 31) / 32)) moved = run_warp(warp) || moved;
+    unsigned done = 0;
+    unsigned at_barrier = 0;
+    for (unsigned i = 0; i < count_; ++i) {
+      done += threads()[i].state == State::kDone ? 1 : 0;
+      at_barrier += threads()[i].state == State::kAtBarrier ? 1 : 0;
+    }
+    if (done == count_) break;
+    if (at_barrier == count_) {
+      last_count = predicates;
+      predicates = 0;
+      for (unsigned i = 0; i < count_; ++i) threads()[i].state = State::kRunnable;
+    } else if (at_barrier + done == count_) {
+      die("__syncthreads() is reached by a part of the block only: other threads have exited");
+    } else if (!moved) {
+      die("deadlock: some threads wait at __syncthreads(), others in a warp collective");
+    }
+  }
+  acquire(&end_tag);
+  running = nullptr;
+}
+
+// Runs the lanes of a warp until each waits for others or is done. False: none could move.
+bool Block::run_warp(unsigned warp) {
+  const unsigned first = 32 * warp;
+  const unsigned last = std::min(count_, first + 32);
+  bool moved = false;
+  do {
+    for (const unsigned i : order(first, last)) {
+      if (threads()[i].state != State::kRunnable) continue;
+      current_ = i;
+      scheduler_.switch_to(threads()[i].context);
+      moved = true;
+    }
+  } while (resolve_collectives(first, last));
+  return moved;
+}
+
+// Lets those go on whose collective is complete: every lane of the mask waits in the same one.
+bool Block::resolve_collectives(unsigned first, unsigned last) {
+  bool any = false;
+  for (unsigned i = first; i < last; ++i) {
+    Thread& thread = threads()[i];
+    if (thread.state != State::kAtCollective) continue;
+    current_ = i;
+    bool complete = true;
+    for (unsigned lane = 0; lane < 32; ++lane) {
+      if ((thread.mask >> lane & 1u) == 0u) continue;
+      if (first + lane >= last) die("the mask of a warp collective names a lane beyond the block");
+      const Thread& other = threads()[first + lane];
+      if (other.state == State::kDone) die("the mask of a warp collective names a lane that has exited");
+      if (other.state != State::kAtCollective) {
+        complete = false;
+      } else if (other.mask != thread.mask || other.kind != thread.kind) {
+        die("lanes of one mask wait in different warp collectives");
+      }
+    }
+    if (!complete) continue;
+    meet(first, thread.mask);
+    any = true;
+  }
+  return any;
+}
+
+void Block::meet(unsigned first, unsigned mask) {
+  unsigned ballot = 0;
+  std::vector<void*> tags;
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    if ((mask >> lane & 1u) == 0u) continue;
+    Thread& thread = threads()[first + lane];
+    ballot |= (thread.value != 0 ? 1u : 0u) << lane;
+    tags.push_back(&thread.tags[thread.meetings % 4]);
+  }
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    if ((mask >> lane & 1u) == 0u) continue;
+    Thread& thread = threads()[first + lane];
+    if (thread.kind == Collective::kShuffle) {
+      current_ = first + lane;
+      if ((mask >> thread.source & 1u) == 0u) die("a shuffle reads from a lane outside its mask");
+      thread.result = threads()[first + static_cast<unsigned>(thread.source)].value;
+    } else {
+      thread.result = ballot;
+    }
+    thread.to_acquire = tags;
+  }
+  for (unsigned lane = 0; lane < 32; ++lane) {
+    if ((mask >> lane & 1u) != 0u) threads()[first + lane].state = State::kRunnable;
+  }
+}
+
+}  // namespace
+
+const dim3& thread_index() { return running->current().index; }
+const dim3& block_index() { return running->index; }
+const dim3& block_size() { return running->size; }
+const dim3& grid_size() { return running->grid; }
+int lane() { return running->lane(); }
+
+int barrier(bool predicate) {
+  Block& block = *running;
+  uint64_t* tag = &block.barrier_tags[block.current().barriers++ % 2];
+  if (predicate) ++block.predicates;
+  release(tag);
+  block.stop(State::kAtBarrier);
+  acquire(tag);
+  return block.last_count;
+}
+
+uint64_t collective(Collective kind, unsigned mask, uint64_t value, int source) {
+  Block& block = *running;
+  Thread& thread = block.current();
+  if ((mask >> block.lane() & 1u) == 0u) block.die("a lane calls a warp collective whose mask leaves it out");
+  thread.kind = kind;
+  thread.mask = mask;
+  thread.value = value;
+  thread.source = source;
+  release(&thread.tags[thread.meetings % 4]);
+  block.stop(State::kAtCollective);
+  for (void* tag : thread.to_acquire) acquire(tag);
+  ++thread.meetings;
+  return thread.result;
+}
+
+// What launch() of runtime.cpp does once the stream's turn has come.
+void run_grid(const std::function<void()>& body, dim3 grid, dim3 size) {
+  const unsigned seed = environment("CUDA_ON_CPU_SEED", 0);
+  std::vector<unsigned> blocks(volume(grid));
+  std::iota(blocks.begin(), blocks.end(), 0u);
+  std::mt19937 random(seed);
+  if (seed != 0) std::shuffle(blocks.begin(), blocks.end(), random);
+  std::atomic<size_t> next{0};
+  const auto work = [&] {
+    for (size_t i; (i = next++) < blocks.size();) {
+      Block(body, grid, size, place(blocks[i], grid), seed == 0 ? 0 : seed + blocks[i]).run();
+    }
+  };
+  const unsigned workers = environment("CUDA_ON_CPU_THREADS", 1);
+  if (workers <= 1) return work();
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < workers; ++i) threads.emplace_back(work);
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace cuda_on_cpu
