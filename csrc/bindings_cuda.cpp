@@ -167,6 +167,10 @@ PYBIND11_MODULE(_native_cuda, module) {
   module.def("runtime_version", &runtime_version, "Of the CUDA runtime built in: 1000 * major + 10 * minor.");
   module.def("driver_version", &driver_version, "The newest CUDA that the driver supports; 0: no driver.");
   module.def(
+      "wait_for_stream",
+      [](uintptr_t stream, uintptr_t earlier) { wait_for_stream(at<void>(stream), at<void>(earlier)); },
+      py::arg("stream"), py::arg("earlier"), "Work launched on the stream waits for what is on the earlier one now.");
+  module.def(
       "begin_capture", [](uintptr_t stream) { begin_capture(at<void>(stream)); }, py::arg("stream"),
       "From here on, what is launched on the stream is recorded instead of run.");
   module.def(

@@ -45,8 +45,8 @@ RETINASDK_HOST_DEVICE Box anchor_box(const float* base, float stride_y, float st
 // nothing.
 RETINASDK_HOST_DEVICE float exponential(float x) {
   if (x != x) return x;
-  if (x > 88.72284f) return 1e30f * 1e30f;  // beyond the largest float: infinity
-  if (x < -104.0f) return 0.0f;             // below half of the smallest
+  if (x > 88.72284f) return x * 3.4028234e38f;  // beyond the largest float: infinity
+  if (x < -104.0f) return 0.0f;                 // below half of the smallest
   const double value = static_cast<double>(x);
   const double n = floor(value * 1.4426950408889634 + 0.5);
   const double r = value - n * 0.6931471805599453;

@@ -20,7 +20,6 @@ constexpr int kFilterThreads = 256;
 constexpr int kVectorsPerThread = 4;  // 16 bytes each, loaded before the first is looked at: latency is hidden
 constexpr int kSelectThreads = 512;
 constexpr int kBoxThreads = 256;
-constexpr uint32_t kBufferKeys = 32768;  // candidates of one level and image before [Rescan]
 constexpr int kDigitBits = 11;
 constexpr int kDigits = 1 << kDigitBits;
 constexpr unsigned kAllLanes = 0xffffffffu;
@@ -336,6 +335,7 @@ namespace retinasdk::cuda {
 namespace {
 
 static_assert(kLevels == kMaxLevels);
+constexpr int64_t kBufferKeys = 32768;  // candidates of one level and image before [Rescan]
 
 template <typename T>
 int filter_blocks(uint32_t pairs) {
@@ -391,7 +391,7 @@ Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOpti
     blocks += options.input == Scalar::kFloat16 ? filter_blocks<__half>(pairs) : filter_blocks<float>(pairs);
   }
   require(blocks <= std::numeric_limits<int32_t>::max(), "the levels together have too many logits for one launch");
-  plan.buffer_keys = static_cast<uint32_t>(std::min<int64_t>(most_pairs, kBufferKeys));
+  plan.buffer_keys = static_cast<uint32_t>(std::min(most_pairs, kBufferKeys));
   return plan;
 }
 

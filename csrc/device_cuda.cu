@@ -1,4 +1,4 @@
-// What GPU is here, and CUDA graphs: everything of ops_cuda.h that launches no kernel of its own.
+// What GPU is here, streams and CUDA graphs: everything of ops_cuda.h that launches no kernel of its own.
 #include "cuda_support.h"
 
 namespace retinasdk::cuda {
@@ -35,6 +35,15 @@ int driver_version() {
   int version = 0;
   check(cudaDriverGetVersion(&version), "cudaDriverGetVersion");
   return version;
+}
+
+void wait_for_stream(Stream stream, Stream earlier) {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  cudaError_t status = cudaEventRecord(event, static_cast<cudaStream_t>(earlier));
+  if (status == cudaSuccess) status = cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), event, 0);
+  cudaEventDestroy(event);  // CUDA keeps it until the work that waits for it is done
+  check(status, "waiting for another stream");
 }
 
 void begin_capture(Stream stream) {

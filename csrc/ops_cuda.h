@@ -48,7 +48,10 @@ DeviceProperties device_properties(int device);
 int runtime_version();  // of the CUDA runtime built in, 1000 * major + 10 * minor
 int driver_version();   // the newest CUDA that the driver supports; 0: no driver
 
-// -- CUDA graphs -----------------------------------------------------------------------------------------------------
+// -- streams and graphs ----------------------------------------------------------------------------------------------
+
+// What is launched on the stream from now on waits for what is on `earlier` now, also a producer's of another library.
+void wait_for_stream(Stream stream, Stream earlier);
 
 using Graph = void*;  // a cudaGraphExec_t
 
