@@ -96,11 +96,17 @@ void right() {
   std::puts("harness: right");
 }
 
+#if defined(__aarch64__)
+using CompilersHalf = __fp16;
+#else
+using CompilersHalf = _Float16;
+#endif
+
 // Against the compiler's own type: every half, and floats around every half and every tie.
 void halves() {
   for (uint32_t bits = 0; bits < 0x10000u; ++bits) {
     const __half half{static_cast<uint16_t>(bits)};
-    _Float16 theirs;
+    CompilersHalf theirs;
     std::memcpy(&theirs, &half.bits, sizeof half.bits);
     const float value = __half2float(half);
     const auto expected = static_cast<float>(theirs);
@@ -116,7 +122,7 @@ void halves() {
       float around;
       std::memcpy(&around, &near, sizeof around);
       if (around != around) continue;
-      const auto rounded = static_cast<_Float16>(around);
+      const auto rounded = static_cast<CompilersHalf>(around);
       uint16_t rounded_bits;
       std::memcpy(&rounded_bits, &rounded, sizeof rounded_bits);
       check(__float2half_rn(around).bits == rounded_bits, "a float is rounded to the nearest half, ties to even");
