@@ -22,15 +22,16 @@ from losses import focal_loss, giou_loss
 from model import RetinaNet, flatten_heads
 from recipe import Recipe, load_recipe, runs_dir
 from torch import Tensor, distributed, multiprocessing, nn
+from warm_start import load_exported
 
 _SAVE_EVERY_S = 120.0
 _LOG_EVERY = 25
+_MEASURED_BATCHES = 8
 
 
 def detection_loss(model: RetinaNet, batch: Batch, anchors: Tensor, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Focal loss and weighted GIoU loss of a batch, each divided by the count of positive anchors."""
-    images = ((batch.images.float() / 255 - MEAN) / STD).contiguous(memory_format=torch.channels_last)
-    logits, deltas = model(images)
+    logits, deltas = model(_normalised(batch))
     flat_logits = flatten_heads(logits, recipe.head_classes)
     flat_deltas = flatten_heads(deltas, 4)
     positive = batch.targets >= 0
@@ -44,13 +45,17 @@ def detection_loss(model: RetinaNet, batch: Batch, anchors: Tensor, recipe: Reci
     return focal, recipe.box_weight * giou_loss(found, batch.boxes) / count
 
 
+def _normalised(batch: Batch) -> Tensor:
+    return ((batch.images.float() / 255 - MEAN) / STD).contiguous(memory_format=torch.channels_last)
+
+
 class Run:
     """State of a training run, and its checkpoint on disk.
 
     The averaged copy (`ema`) is what is evaluated and exported.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, start: Path | None = None) -> None:
         torch.manual_seed(recipe.seed)
         self.recipe, self.folder = recipe, folder
         self.model = _build(recipe)
@@ -66,6 +71,11 @@ class Run:
             self.step, self.seconds = int(state["step"]), float(state["seconds"])
         else:
             self.model.backbone.load_imagenet()
+            if start is not None:
+                samples = Samples(recipe, 0, 1)
+                load_exported(
+                    self.model, start, len(recipe.classes), [_normalised(samples[i]) for i in range(_MEASURED_BATCHES)]
+                )
             self.ema.load_state_dict(self.model.state_dict())
 
     @property
@@ -130,26 +140,41 @@ def _groups(model: RetinaNet, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 def train(
-    recipe: Recipe, folder: Path, *, seconds: float | None = None, evaluate_every: int = 0, processes: int = 2
+    recipe: Recipe,
+    folder: Path,
+    *,
+    start: Path | None = None,
+    seconds: float | None = None,
+    evaluate_every: int = 0,
+    processes: int = 2,
 ) -> None:
     """Train to the recipe's last step, or for `seconds` of this call. Logs to ``log.jsonl`` in `folder`.
+
+    start: an exported model whose weights a new run begins with; None: the backbone's ImageNet weights.
 
     Note [One thread a process]. Each of the `processes` takes its share of every batch on one thread, and they meet
     once a step to average gradients. Threads inside the operators meet hundreds of times a step instead, and on a
     machine that does other work too each meeting waits for the slowest.
     """
     with tempfile.TemporaryDirectory() as meeting:
-        arguments = (processes, f"file://{meeting}/ranks", recipe, folder, seconds, evaluate_every)
+        arguments = (processes, f"file://{meeting}/ranks", recipe, folder, start, seconds, evaluate_every)
         multiprocessing.spawn(_train_rank, arguments, nprocs=processes)
 
 
 def _train_rank(
-    rank: int, ranks: int, meeting: str, recipe: Recipe, folder: Path, seconds: float | None, evaluate_every: int
+    rank: int,
+    ranks: int,
+    meeting: str,
+    recipe: Recipe,
+    folder: Path,
+    start: Path | None,
+    seconds: float | None,
+    evaluate_every: int,
 ) -> None:
     parent = os.getppid()
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=ranks)
-    run = Run(recipe, folder)
+    run = Run(recipe, folder, start)
     distributed.barrier()
     samples = Samples(recipe, rank, ranks)
     anchors = samples.anchors
@@ -226,6 +251,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipe", help="name in training/recipes, or a JSON file")
     parser.add_argument("--run", help="folder in training/runs; default: the recipe's name")
+    parser.add_argument("--start", type=Path, help="an exported ONNX model to go on from, such as a bundled one")
     parser.add_argument("--seconds", type=float, help="stop after so long; the same command goes on later")
     parser.add_argument("--steps", type=int, help="another length of the schedule")
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=JSON", help="other values of recipe fields")
@@ -241,6 +267,7 @@ def main() -> None:
     train(
         recipe,
         runs_dir() / (arguments.run or recipe.name),
+        start=arguments.start,
         seconds=arguments.seconds,
         evaluate_every=arguments.evaluate_every,
         processes=arguments.processes,
