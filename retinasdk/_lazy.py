@@ -12,6 +12,7 @@ _INSTALL = {
     "onnxruntime": "onnxruntime",
     "PIL": "pillow",
     "pycocotools": "retinasdk[eval]",
+    "pycuda": "retinasdk[gpu]",
     "tqdm": "tqdm",
 }
 

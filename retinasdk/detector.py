@@ -1,4 +1,4 @@
-"""`Detector`: the whole path, a line for each step."""
+"""`Detector`: images in, detections out. What happens between on either device is one method: `detect` in backends/."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, overload
+from typing import Any, overload
 
 import numpy as np
 
 from retinasdk._labels import class_ids_of
 from retinasdk.backends import open_backend
 from retinasdk.detections import Detections
-from retinasdk.images import ImageInput, as_rgb
+from retinasdk.images import ImageInput
 from retinasdk.models import DEFAULT_MODEL, find_model
-from retinasdk.postprocess import postprocess
-from retinasdk.preprocess import Transform, preprocess
+from retinasdk.postprocess import to_detections
+from retinasdk.preprocess import Transform
 from retinasdk.spec import ModelSpec
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 # Of a list, so many images are in memory at a time, and so many pixels go through the network together: activations
 # take far more memory than pixels.
@@ -32,11 +29,14 @@ _MAX_BATCH_PIXELS = 1 << 23
 class Detector:
     """A RetinaNet, loaded once and called often.
 
-    model: a bundled name (`retinasdk.list_models()`), the path of a heads-only ONNX file, or None for "people".
-    device: "auto", "cpu" or "cuda"; "auto" is the CPU as long as there is no GPU backend.
+    model: a bundled name (`retinasdk.list_models()`), the path of a heads-only ONNX file, or None for "people"; or, for
+        the GPU, the path of an engine that `retinasdk build` made of one.
+    device: "auto", "cpu" or "cuda"; "auto" is the GPU where one can be used, else the CPU.
     score_threshold: scores strictly above are reported; None: the spec's. Any call may give its own.
     spec: the model's spec, where it is neither beside the file nor in it.
-    threads: of the CPU inside one call; None: one for each core.
+    threads: of the CPU inside one call; None: one for each core. The GPU path does not need it.
+    precision: "fp32", "fp16" or "int8" of the engine that is built where the GPU is given an ONNX file; None: "fp16".
+        The CPU always computes in float32.
 
     One detector may be called from many threads at once: a call keeps everything it needs to itself.
 
@@ -51,13 +51,14 @@ class Detector:
         score_threshold: float | None = None,
         spec: ModelSpec | None = None,
         threads: int | None = None,
+        precision: str | None = None,
     ) -> None:
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads must be an integer of at least 1, got {threads!r}; leave it out for one a core")
         if spec is not None and not isinstance(spec, ModelSpec):
             raise TypeError(f"spec must be a ModelSpec, got {type(spec).__name__}; read one with ModelSpec.load(path)")
         path = find_model(DEFAULT_MODEL if model is None else model)
-        self._backend = open_backend(path, device=device, spec=spec, threads=threads)
+        self._backend = open_backend(path, device=device, spec=spec, threads=threads, precision=precision)
         self.model_path: Path = path
         self.spec: ModelSpec = self._backend.spec
         self.score_threshold: float = self._checked_threshold(
@@ -106,6 +107,7 @@ class Detector:
 
         image: a path, a PIL image or RGB uint8 (H, W, 3); or a list of them, of any sizes. Images of a list whose
             network inputs are of one size go through the network together; the result is that of single calls.
+            device="cuda" also takes arrays that lie on the GPU (CuPy, PyTorch, ...), and does not copy them.
         classes: only these (names or indices), as if the model knew no others.
 
         Returns one `Detections` for an image, a list of them for a list.
@@ -114,25 +116,20 @@ class Detector:
         threshold = self.score_threshold if score_threshold is None else self._checked_threshold(score_threshold)
         class_ids = self._default_class_ids if classes is None else class_ids_of(classes, self.labels)
         if not isinstance(image, (list, tuple)):
-            return self._detect([as_rgb(image)], threshold, class_ids)[0]
+            return self._detect([self._backend.read(image)], threshold, class_ids)[0]
         results: list[Detections] = []
         for start in range(0, len(image), _MAX_IMAGES):
-            images = [as_rgb(item) for item in image[start : start + _MAX_IMAGES]]
+            images = [self._backend.read(item) for item in image[start : start + _MAX_IMAGES]]
             results += self._detect(images, threshold, class_ids)
         return results
 
-    def _detect(
-        self, images: list[npt.NDArray[np.uint8]], score_threshold: float, class_ids: list[int]
-    ) -> list[Detections]:
+    def _detect(self, images: list[Any], score_threshold: float, class_ids: list[int]) -> list[Detections]:
         transforms = [Transform.plan(image.shape[:2], self.spec) for image in images]
         results: dict[int, Detections] = {}
         for members in self._batches(transforms):
-            batch = preprocess([images[i] for i in members], [transforms[i] for i in members], self.spec)
-            heads = self._backend.infer(batch.tensor)
-            found = postprocess(
-                heads, self.spec, batch.transforms, score_threshold=score_threshold, class_ids=class_ids
-            )
-            results.update(zip(members, found, strict=True))
+            batch, plans = [images[i] for i in members], [transforms[i] for i in members]
+            kept = self._backend.detect(batch, plans, score_threshold=score_threshold, class_ids=class_ids)
+            results.update(zip(members, to_detections(kept, self.spec, plans), strict=True))
         return [results[i] for i in range(len(images))]
 
     def _batches(self, transforms: list[Transform]) -> Iterable[list[int]]:
@@ -142,7 +139,7 @@ class Detector:
             groups.setdefault(transform.padded, []).append(index)
         for (height, width), members in groups.items():
             fixed = self._backend.fixed_batch
-            size = fixed or max(1, _MAX_BATCH_PIXELS // (height * width))
+            size = fixed or min(max(1, _MAX_BATCH_PIXELS // (height * width)), self._backend.max_batch or _MAX_IMAGES)
             for start in range(0, len(members), size):
                 batch = members[start : start + size]
                 # A network of a fixed batch is filled up with copies, whose results are equal.

@@ -1,4 +1,7 @@
-"""From head outputs to detections: decode and NMS in csrc, then the sigmoid and original pixels in NumPy."""
+"""From head outputs to detections: decode and NMS in csrc, then the sigmoid and original pixels in NumPy.
+
+Decode and NMS are the CPU's here, the GPU's in backends/_gpu_lane.py; what comes after them is the same code for both.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,18 @@ class Candidates:
     counts: npt.NDArray[np.int32]
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What NMS left of one image, best first; host.
+
+    boxes (n, 4) float32 xyxy in network-input pixels; logits (n,) float32; class_ids (n,) int32.
+    """
+
+    boxes: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32]
+    class_ids: npt.NDArray[np.int32]
+
+
 def logit(score: float) -> float:
     """Inverse of the sigmoid: the logit above which scores are above `score`."""
     if score <= 0.0:
@@ -60,43 +75,64 @@ def decode(
     class_ids: only these classes, as if the network had no others; empty: all.
     Raises `ModelError` where the outputs do not fit the spec.
     """
-    strides = []
-    for level, logits, deltas in zip(spec.levels, heads.logits, heads.deltas, strict=True):
-        rows, columns = logits.shape[2:]
-        if logits.shape[1] != spec.anchors_per_cell * len(spec.labels):
-            raise ModelError(
-                f"output {level.logits} must have {spec.anchors_per_cell} anchors x {len(spec.labels)} classes = "
-                f"{spec.anchors_per_cell * len(spec.labels)} channels, got {logits.shape}; does the spec fit the model?"
-            )
-        wanted = (logits.shape[0], spec.anchors_per_cell * 4, rows, columns)
-        if deltas.shape != wanted:
-            raise ModelError(
-                f"output {level.deltas} must be {wanted}, got {deltas.shape}; does the spec fit the model?"
-            )
-        padded = transforms[0].padded
-        if level.stride is None and (rows == 0 or columns == 0):
-            raise ModelError(f"output {level.logits} has no cells: {logits.shape}; use a larger input")
-        strides.append(level.stride or (float(padded[0] // rows), float(padded[1] // columns)))
-    sizes = [_clip_size(transform, spec.clip) for transform in transforms]
-    clamp_max = spec.box_coder.clamp_max
+    shapes = [(logits.shape, deltas.shape) for logits, deltas in zip(heads.logits, heads.deltas, strict=True)]
     return Candidates(
         *_native.decode(
             list(heads.logits),
             list(heads.deltas),
-            [np.array(level.base_anchors, dtype=np.float32) for level in spec.levels],
-            strides=strides,
-            clip_sizes=np.array(sizes, dtype=np.float32),
+            base_anchors(spec),
+            strides=level_strides(shapes, spec, transforms[0].padded),
+            clip_sizes=clip_sizes(transforms, spec),
             logit_threshold=logit(score_threshold),
             top_k=spec.top_k,
             coder_weights=spec.box_coder.weights,
-            coder_clamp_max=math.inf if clamp_max is None else clamp_max,
+            coder_clamp_max=coder_clamp_max(spec),
             class_ids=list(class_ids),
         )
     )
 
 
-def _clip_size(transform: Transform, rule: str) -> tuple[int, int]:
-    return {"resized": transform.resized, "padded": transform.padded, "none": (-1, -1)}[rule]
+def level_strides(
+    shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], spec: ModelSpec, padded: tuple[int, int]
+) -> list[tuple[float, float]]:
+    """(y, x) stride of each level for a network input of (height, width) `padded`.
+
+    shapes: of each level's logits and deltas. Raises `ModelError` where they do not fit the spec.
+    """
+    strides = []
+    for level, (logits, deltas) in zip(spec.levels, shapes, strict=True):
+        rows, columns = logits[2:]
+        if logits[1] != spec.anchors_per_cell * len(spec.labels):
+            raise ModelError(
+                f"output {level.logits} must have {spec.anchors_per_cell} anchors x {len(spec.labels)} classes = "
+                f"{spec.anchors_per_cell * len(spec.labels)} channels, got {logits}; does the spec fit the model?"
+            )
+        wanted = (logits[0], spec.anchors_per_cell * 4, rows, columns)
+        if deltas != wanted:
+            raise ModelError(f"output {level.deltas} must be {wanted}, got {deltas}; does the spec fit the model?")
+        if level.stride is None and (rows == 0 or columns == 0):
+            raise ModelError(f"output {level.logits} has no cells: {logits}; use a larger input")
+        strides.append(level.stride or (float(padded[0] // rows), float(padded[1] // columns)))
+    return strides
+
+
+def base_anchors(spec: ModelSpec) -> list[npt.NDArray[np.float32]]:
+    """(A, 4) float32 of each level."""
+    return [np.array(level.base_anchors, dtype=np.float32) for level in spec.levels]
+
+
+def clip_sizes(transforms: Sequence[Transform], spec: ModelSpec) -> npt.NDArray[np.float32]:
+    """(N, 2) float32 height, width that the boxes of each image are clipped to; -1: not at all."""
+    sizes = [
+        {"resized": transform.resized, "padded": transform.padded, "none": (-1, -1)}[spec.clip]
+        for transform in transforms
+    ]
+    return np.array(sizes, dtype=np.float32)
+
+
+def coder_clamp_max(spec: ModelSpec) -> float:
+    """The coder's bound of dw and dh; infinity where it has none."""
+    return math.inf if spec.box_coder.clamp_max is None else spec.box_coder.clamp_max
 
 
 def nms(
@@ -113,6 +149,31 @@ def nms(
     )
 
 
+def suppress(candidates: Candidates, spec: ModelSpec) -> list[Kept]:
+    """NMS by the spec's rules: what is left of each image."""
+    kept, counts = nms(candidates, iou_threshold=spec.nms_iou_threshold, max_detections=spec.max_detections)
+    results = []
+    for image, count in enumerate(counts):
+        best = kept[image, :count]
+        results.append(
+            Kept(candidates.boxes[image, best], candidates.logits[image, best], candidates.class_ids[image, best])
+        )
+    return results
+
+
+def to_detections(kept: Sequence[Kept], spec: ModelSpec, transforms: Sequence[Transform]) -> list[Detections]:
+    """One `Detections` for each image: scores from logits, pixels of the original image."""
+    return [
+        Detections(
+            xyxy=transform.to_original(image.boxes),
+            scores=sigmoid(image.logits),
+            class_ids=image.class_ids,
+            labels=spec.labels,
+        )
+        for image, transform in zip(kept, transforms, strict=True)
+    ]
+
+
 def postprocess(
     heads: HeadOutputs,
     spec: ModelSpec,
@@ -123,16 +184,4 @@ def postprocess(
 ) -> list[Detections]:
     """One `Detections` for each image, best first, in pixels of the original image."""
     candidates = decode(heads, spec, transforms, score_threshold=score_threshold, class_ids=class_ids)
-    kept, counts = nms(candidates, iou_threshold=spec.nms_iou_threshold, max_detections=spec.max_detections)
-    results = []
-    for image, transform in enumerate(transforms):
-        best = kept[image, : counts[image]]
-        results.append(
-            Detections(
-                xyxy=transform.to_original(candidates.boxes[image, best]),
-                scores=sigmoid(candidates.logits[image, best]),
-                class_ids=candidates.class_ids[image, best],
-                labels=spec.labels,
-            )
-        )
-    return results
+    return to_detections(suppress(candidates, spec), spec, transforms)

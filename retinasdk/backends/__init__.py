@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from retinasdk.errors import DeviceError
 from retinasdk.spec import ModelSpec
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from retinasdk.images import ImageInput
+    from retinasdk.postprocess import Kept
+    from retinasdk.preprocess import Transform
+
 DEVICES = ("auto", "cpu", "cuda")
+ENGINE_SUFFIX = ".engine"
+
+_log = logging.getLogger("retinasdk")
 
 
 @dataclass(frozen=True)
 class HeadOutputs:
-    """Raw outputs of both heads for N images, one entry for each level, C-contiguous, on the backend's device.
+    """Raw outputs of both heads for N images, one entry for each level, C-contiguous, on the host.
 
     logits: (N, A * K, h, w) float32, before the sigmoid; deltas: (N, A * 4, h, w) float32.
     """
@@ -29,7 +37,7 @@ class HeadOutputs:
 
 
 class Backend(Protocol):
-    """One loaded network. `infer` may be called from several threads at once."""
+    """One loaded network, and what belongs around it on its device. May be used from several threads at once."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -41,22 +49,52 @@ class Backend(Protocol):
 
     @property
     def fixed_batch(self) -> int | None:
-        """The only batch size that the network takes; None: any."""
+        """The only batch size that the network takes; None: any up to `max_batch`."""
+
+    @property
+    def max_batch(self) -> int | None:
+        """The largest batch that the network takes; None: any."""
+
+    def read(self, image: ImageInput) -> Any:
+        """The image as `detect` takes it, with its `shape`: (H, W, 3). Raises as `images.as_rgb`."""
+
+    def detect(
+        self,
+        images: Sequence[Any],
+        transforms: Sequence[Transform],
+        *,
+        score_threshold: float,
+        class_ids: Sequence[int],
+    ) -> list[Kept]:
+        """Preprocess, network, decode and NMS for images that were `read`, of one padded size: what is left of each."""
 
     def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
-        """Runs a normalised (N, 3, h, w) float32 batch."""
+        """The network alone: raw heads of a normalised (N, 3, h, w) float32 batch, both on the host."""
 
     def close(self) -> None:
-        """Releases the network; the backend is of no use afterwards. May be called twice."""
+        """Releases the network; the backend is of no use afterwards. May be called twice, and from any thread."""
 
 
-def open_backend(path: Path, *, device: str, spec: ModelSpec | None, threads: int | None) -> Backend:
+def open_backend(
+    path: Path, *, device: str, spec: ModelSpec | None, threads: int | None, precision: str | None
+) -> Backend:
     """Loads the model file on the device. Raises `DeviceError`, `ModelError` or `ValueError`."""
     if device not in DEVICES:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}; got {device!r}")
+    is_engine = path.suffix == ENGINE_SUFFIX
+    if device == "auto":
+        from retinasdk.backends._cuda_device import why_no_gpu
+
+        reason = None if is_engine else why_no_gpu()
+        device = "cpu" if reason else "cuda"
+        _log.info("%s runs on %s%s", path.name, device, f": {reason}" if reason else "")
     if device == "cuda":
-        raise DeviceError(
-            f"{path}: device 'cuda' was asked for, but this version of retinasdk has no GPU backend; use device='cpu'"
+        from retinasdk.backends.tensorrt_gpu import TensorRtBackend
+
+        return TensorRtBackend(path, spec=spec, precision=precision)
+    if is_engine:
+        raise ValueError(
+            f"{path}: a TensorRT engine runs on the GPU, got device='cpu'; give the ONNX file it was built of"
         )
     from retinasdk.backends.onnx_cpu import OnnxCpuBackend
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ import numpy as np
 from retinasdk._lazy import require
 from retinasdk.backends import HeadOutputs
 from retinasdk.errors import DeviceError, ModelError
+from retinasdk.images import ImageInput, as_rgb
+from retinasdk.postprocess import Kept, decode, suppress
+from retinasdk.preprocess import Transform, preprocess
 from retinasdk.spec import METADATA_KEY, ModelSpec
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ class OnnxCpuBackend:
     """
 
     device = "cpu"
+    max_batch = None
 
     def __init__(self, path: Path, *, spec: ModelSpec | None, threads: int | None) -> None:
         runtime = require("onnxruntime", "running ONNX models on the CPU")
@@ -45,6 +50,22 @@ class OnnxCpuBackend:
         self.spec = spec or _find_spec(path, session.get_modelmeta().custom_metadata_map)
         self.fixed_batch = _check_fits(session, self.spec, path)
         self._outputs = [level.logits for level in self.spec.levels] + [level.deltas for level in self.spec.levels]
+
+    def read(self, image: ImageInput) -> npt.NDArray[np.uint8]:
+        return as_rgb(image)
+
+    def detect(
+        self,
+        images: Sequence[npt.NDArray[np.uint8]],
+        transforms: Sequence[Transform],
+        *,
+        score_threshold: float,
+        class_ids: Sequence[int],
+    ) -> list[Kept]:
+        batch = preprocess(images, transforms, self.spec)
+        heads = self.infer(batch.tensor)
+        candidates = decode(heads, self.spec, transforms, score_threshold=score_threshold, class_ids=class_ids)
+        return suppress(candidates, self.spec)
 
     def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
         if self._session is None:

@@ -1,0 +1,56 @@
+"""`retinasdk._native_cuda` over a FakeGpu: the real kernels, built for the CPU, run when their stream gets to them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from emulated_cuda import emulated_native
+
+from fakes.gpu import FakeGpu, RefusedError
+from retinasdk import DeviceError
+
+
+def native_cuda_module(gpu: FakeGpu) -> ModuleType:
+    """The module for that GPU."""
+    kernels: Any = emulated_native()
+    module: Any = ModuleType("retinasdk._native_cuda")
+    module.device_count = lambda: (gpu.devices, gpu.reason)
+    module.device_properties = lambda device: {
+        "name": "Fake GPU",
+        "compute_capability": (8, 7),
+        "multiprocessors": 1,
+        "memory_bytes": 1 << 30,
+        "integrated": gpu.integrated,
+    }
+    module.runtime_version = lambda: 12060
+    module.driver_version = lambda: 12060
+    for name in ("preprocess", "decode", "nms"):
+        setattr(module, name, _launched(gpu, name, getattr(kernels, name)))
+        scratch = f"{name}_scratch_bytes"
+        setattr(module, scratch, getattr(kernels, scratch))
+    for name in ("begin_capture", "end_capture", "launch_graph", "destroy_graph", "wait_for_stream"):
+        setattr(module, name, _checked(getattr(gpu, name)))
+    return module
+
+
+def _launched(gpu: FakeGpu, name: str, kernel: Callable[..., None]) -> Callable[..., None]:
+    @_checked
+    def launch(*, stream: int, scratch: int, scratch_bytes: int, **arguments: Any) -> None:
+        gpu.check_range(scratch, scratch_bytes, name)
+        gpu.enqueue(stream, name, lambda: kernel(**arguments, scratch=scratch, scratch_bytes=scratch_bytes, stream=0))
+
+    return launch
+
+
+def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except RefusedError as refusal:
+            raise DeviceError(str(refusal)) from None
+
+    return call
