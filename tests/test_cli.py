@@ -128,7 +128,7 @@ def test_marked_pictures_never_replace_a_source_or_each_other(run: Run, tmp_path
 
 def test_default_model_is_people(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("retinasdk.cli.Detector", lambda model, **options: asked.append(model) or Detector(model))
+    monkeypatch.setattr("retinasdk.commands.detect.Detector", lambda model, **options: asked.append(model) or Detector(model))
     run("detect", photos / "a.png", model=None)
     assert asked == [None]
     assert retinasdk.models.DEFAULT_MODEL == "people"
@@ -285,7 +285,7 @@ def test_bugs_are_not_hidden(run: Run, photos: Path, monkeypatch: pytest.MonkeyP
     def broken(*arguments: Any, **options: Any) -> Any:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("retinasdk.cli.Detector", broken)
+    monkeypatch.setattr("retinasdk.commands.detect.Detector", broken)
     with pytest.raises(ZeroDivisionError):
         run("detect", photos / "a.png")
 
@@ -294,5 +294,5 @@ def test_interruption(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -
     def interrupted(*arguments: Any, **options: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("retinasdk.cli.Detector", interrupted)
+    monkeypatch.setattr("retinasdk.commands.detect.Detector", interrupted)
     assert run("detect", photos / "a.png")[0] == 130

@@ -1,0 +1,1 @@
+"""The commands of `retinasdk`, one a module: `add_parser` makes its arguments, `run` does it."""

@@ -1,0 +1,59 @@
+"""What several commands need: the model argument, checks of what will be written, a progress bar."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from retinasdk._lazy import require
+from retinasdk.backends import DEVICES
+
+_MANY_ITEMS = 5  # from here on a progress bar
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """`--model` and `--device`."""
+    parser.add_argument("--model", help="a bundled name or an ONNX file (default: people)")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
+
+
+def names(text: str) -> list[str]:
+    """The names in "person, chair"."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder to write to. Raises `ValueError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder}: wanted a folder to write to, but it cannot be made: {error.strerror}") from error
+    check_writable(folder)
+
+
+def check_writable(folder: Path) -> None:
+    """Raises `ValueError` unless files can be written to the folder."""
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"{folder}: wanted a folder that can be written to; make it, or choose another")
+
+
+def check_file(path: Path) -> None:
+    """Raises `ValueError` unless a file of that name can be written: found out before the work, not after it."""
+    if path.is_dir():
+        raise ValueError(f"{path}: wanted the name of a file to write, got a folder")
+    check_writable(path.parent)
+
+
+def progress(title: str, unit: str) -> Callable[[Sequence[Any]], Iterable[Any]]:
+    """A bar on a terminal when there is much to do, nothing otherwise."""
+
+    def wrap(items: Sequence[Any]) -> Iterable[Any]:
+        if len(items) < _MANY_ITEMS:
+            return items
+        bar: Iterable[Any] = require("tqdm", "the progress bar").tqdm(items, desc=title, unit=unit, disable=None)
+        return bar
+
+    return wrap
