@@ -1,7 +1,7 @@
 """The one place that knows how TensorRT's versions differ: 8.5 to 11, and TensorRT for RTX.
 
-What a version can do is found by asking for the name, never by comparing version numbers: flags have other values, or are
-gone, from one release to the next. Building is in _tensorrt_builder.py; running in backends/tensorrt_gpu.py.
+What a version can do is found by asking for the name, never by comparing version numbers: flags have other values, or
+are gone, from one release to the next. Building is in _tensorrt_builder.py; running in backends/tensorrt_gpu.py.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def flavour(trt: Any) -> str:
 
 
 def needs_gpu_to_build(trt: Any) -> bool:
-    """Whether a Builder may only be made where a usable GPU is. TensorRT for RTX compiles on the user's machine later."""
+    """Whether a Builder may only be made where a usable GPU is. TensorRT for RTX compiles later, where it runs."""
     return flavour(trt) == "tensorrt"
 
 
@@ -151,7 +151,7 @@ def _collect(message: str) -> bool:
 
 @contextmanager
 def collected_errors() -> Iterator[list[str]]:
-    """Within it, error messages that this thread's calls cause go to the list, as TensorRT returns None and no reason."""
+    """Within it, errors that this thread's calls cause go to the list, as TensorRT returns None and no reason."""
     thread = threading.get_ident()
     before = _collectors.get(thread)
     errors: list[str] = []
@@ -166,7 +166,7 @@ def collected_errors() -> Iterator[list[str]]:
 
 
 def reason(errors: list[str], otherwise: str) -> str:
-    """What TensorRT said, for an error message: the first error, on one line, without what only a missing GPU causes."""
+    """What TensorRT said, for an error message: the first error, in one line, without what a missing GPU causes."""
     lines = [line.strip() for message in errors for line in message.splitlines()]
     useful = [line for line in lines if line and "cudaError" not in line and "CUDA initialization" not in line]
     return useful[0].rstrip(".;") if useful else otherwise

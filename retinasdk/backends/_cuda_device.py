@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from retinasdk._lazy import require
+from retinasdk.engine_info import GpuIdentity
 from retinasdk.errors import DeviceError
 
 ORDINAL = 0  # CUDA_VISIBLE_DEVICES decides which GPU that is
@@ -37,22 +38,30 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-def usable_kernels() -> Any:
+def usable_kernels(purpose: str = "device 'cuda'") -> Any:
     """The module `_native_cuda`, once a GPU is known to be there. Raises `DeviceError` that says what is missing."""
     try:
         native = importlib.import_module("retinasdk._native_cuda")
     except ImportError as error:
         raise DeviceError(
-            f"device 'cuda' was asked for, but this retinasdk was built without CUDA ({error}); install it again with "
+            f"{purpose} was asked for, but this retinasdk was built without CUDA ({error}); install it again with "
             "the CUDA toolkit's nvcc on the PATH, or use device='cpu'"
         ) from error
     count, reason = native.device_count()
     if count == 0:
         raise DeviceError(
-            f"device 'cuda' was asked for, but there is no usable GPU here ({reason}); install NVIDIA's driver, or use "
+            f"{purpose} was asked for, but there is no usable GPU here ({reason}); install NVIDIA's driver, or use "
             "device='cpu'"
         )
     return native
+
+
+def gpu_identity(native: Any) -> GpuIdentity:
+    """The GPU, as engines' fingerprints name it. native: the module `_native_cuda`."""
+    properties, version = native.device_properties(ORDINAL), native.runtime_version()
+    return GpuIdentity(
+        properties["name"], tuple(properties["compute_capability"]), f"{version // 1000}.{version % 1000 // 10}"
+    )
 
 
 class CudaDevice:

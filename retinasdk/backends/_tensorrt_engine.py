@@ -19,7 +19,7 @@ from retinasdk._tensorrt import (
 )
 from retinasdk.backends._cuda_device import CudaDevice
 from retinasdk.backends._cuda_memory import DeviceBuffer, Layout
-from retinasdk.engine_info import EngineInfo, Fingerprint, GpuIdentity, Profile
+from retinasdk.engine_info import EngineInfo, Fingerprint, Profile
 from retinasdk.errors import DeviceError, ModelError
 from retinasdk.postprocess import base_anchors
 from retinasdk.spec import ModelSpec
@@ -136,9 +136,3 @@ def _read_checked(path: Path, trt: Any, device: CudaDevice) -> tuple[bytes, Engi
         if other_gpu is not None:
             _log.warning("%s: %s; it will work, but is tuned for the other", path, other_gpu)
     return plan, info
-
-
-def identity_of(device: CudaDevice) -> GpuIdentity:
-    """The GPU, as engines' fingerprints name it."""
-    version = device.native.runtime_version()
-    return GpuIdentity(device.name, device.compute_capability, f"{version // 1000}.{version % 1000 // 10}")

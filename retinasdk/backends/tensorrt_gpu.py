@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retinasdk.backends import ENGINE_SUFFIX, HeadOutputs
-from retinasdk.backends._cuda_device import CudaDevice
+from retinasdk.backends._cuda_device import CudaDevice, gpu_identity
 from retinasdk.backends._device_image import DeviceImage, as_device_image
 from retinasdk.backends._gpu_lane import Lane
 from retinasdk.backends._lane_pool import CLOSED, LanePool
-from retinasdk.backends._tensorrt_engine import Engine, identity_of
+from retinasdk.backends._tensorrt_engine import Engine
 from retinasdk.errors import DeviceError
 from retinasdk.images import as_rgb
 from retinasdk.postprocess import Kept
@@ -122,4 +122,4 @@ def _engine_file(path: Path, spec: ModelSpec | None, precision: str | None, gpu:
         return path
     from retinasdk.engine_cache import cached_engine
 
-    return cached_engine(path, spec=spec, precision=precision or _DEFAULT_PRECISION, gpu=identity_of(gpu))
+    return cached_engine(path, spec=spec, precision=precision or _DEFAULT_PRECISION, gpu=gpu_identity(gpu.native))

@@ -1,0 +1,145 @@
+"""INT8 with the scales in the graph: Q/DQ nodes around convolutions, from the ranges that real images produce.
+
+The form is TensorRT's: symmetric, int8 for weights (a scale for each output channel) and activations, biases left in
+float. The last convolution of each head stays out, as what it writes decides the detections.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retinasdk._lazy import require
+from retinasdk.errors import ModelError
+from retinasdk.images import ImageInput, as_rgb
+from retinasdk.precision import OPSET_OF_HALF_SCALES, layers_before
+from retinasdk.preprocess import Transform, preprocess
+from retinasdk.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_QUANTIZED = frozenset({"Conv"})
+_MAX_CODE = 127
+
+
+def quantize(
+    model: Any, spec: ModelSpec, images: Sequence[ImageInput], *, batch: int = 1, half_scales: bool = True
+) -> Any:
+    """A copy of an ONNX model whose convolutions are quantised, with the ranges that they have on `images`.
+
+    model: onnx.ModelProto in float32, heads only. images: as a `Detector` takes them, one at a time; a few hundred
+        like those to come are enough. batch: of a network that takes no other.
+    half_scales: raise the opset to where `to_float16` can make scales float16, if it is below.
+    Raises `ModelError` where a range is not finite, `ImageError` for what is no image, `ValueError` for no images.
+    """
+    if len(images) == 0:
+        raise ValueError("calibration wants at least one image, got none; give images like those to come")
+    onnx = require("onnx", "quantising a model")
+    quantization = require("onnxruntime.quantization", "quantising a model")
+    model = _prepared(onnx, model, half_scales)
+    heads = [name for level in spec.levels for name in (level.logits, level.deltas)]
+    with tempfile.TemporaryDirectory() as folder:
+        given, path = Path(folder) / "given.onnx", Path(folder) / "quantized.onnx"
+        onnx.save(model, given)  # a model in memory would be changed
+        quantization.quantize_static(
+            given,
+            path,
+            _Reader(spec, images, batch),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=sorted(_QUANTIZED),
+            per_channel=True,
+            activation_type=quantization.QuantType.QInt8,
+            weight_type=quantization.QuantType.QInt8,
+            nodes_to_exclude=[node.name for node in layers_before(model.graph, heads)],
+            calibrate_method=quantization.CalibrationMethod.MinMax,
+            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+        )
+        quantized = onnx.load(path)
+    _round_scales(onnx, quantized, {tensor.name: tensor for tensor in model.graph.initializer})
+    return quantized
+
+
+def _prepared(onnx: Any, model: Any, half_scales: bool) -> Any:
+    """A copy with a name for every node, of an opset in which scales may be float16 where that can be had."""
+    opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    prepared = onnx.ModelProto()
+    prepared.CopyFrom(model)
+    if half_scales and opset < OPSET_OF_HALF_SCALES:
+        try:
+            prepared = onnx.version_converter.convert_version(prepared, OPSET_OF_HALF_SCALES)
+        except Exception:  # an operator without a converter; scales stay float32 then, between casts
+            prepared.CopyFrom(model)
+    for index, node in enumerate(prepared.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+    return prepared
+
+
+class _Reader:
+    """What ONNX Runtime asks for the next input; it wants None at the end."""
+
+    def __init__(self, spec: ModelSpec, images: Sequence[ImageInput], batch: int) -> None:
+        self._input = spec.input
+        self._tensors = _tensors(spec, images, batch)
+
+    def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
+        tensor = next(self._tensors, None)
+        return None if tensor is None else {self._input: tensor}
+
+    def __iter__(self) -> _Reader:
+        return self
+
+    def __next__(self) -> dict[str, npt.NDArray[np.float32]]:
+        found = self.get_next()
+        if found is None:
+            raise StopIteration
+        return found
+
+
+def _tensors(spec: ModelSpec, images: Sequence[ImageInput], batch: int) -> Iterator[npt.NDArray[np.float32]]:
+    bar = require("tqdm", "the progress bar").tqdm(images, desc="calibrate", unit="image", disable=None)
+    for image in bar:
+        pixels = as_rgb(image)
+        transform = Transform.plan(pixels.shape[:2], spec)
+        yield preprocess([pixels] * batch, [transform] * batch, spec).tensor
+
+
+def _round_scales(onnx: Any, model: Any, weights: dict[str, Any]) -> None:
+    """Rounds scales up to float16 numbers, so that it makes no difference which of both types the graph has them in.
+
+    Weights are quantised anew, each channel by its own largest: ONNX Runtime widens their scales for the sake of
+    biases, which are not quantised here. Raises `ModelError` for ranges that are not finite.
+    """
+    to_array, from_array = onnx.numpy_helper.to_array, onnx.numpy_helper.from_array
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            continue
+        scales, codes = constants[node.input[1]], constants.get(node.input[0])
+        values = to_array(scales)
+        if codes is not None:
+            weight = to_array(weights[node.input[0].removesuffix("_quantized")])
+            largest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
+            values = np.where(largest == 0, np.float32(1), largest / np.float32(_MAX_CODE))
+        if not np.isfinite(values).all():
+            raise ModelError(
+                f"node {node.name!r}: wanted finite weights and activations, got a range of {_MAX_CODE * values.max()}; "
+                "does the network hold NaN, or do its sums overflow on these images?"
+            )
+        values = _half_above(values)
+        scales.CopyFrom(from_array(values, scales.name))
+        if codes is not None:
+            by_channel = values.reshape(-1, *[1] * (weight.ndim - 1))
+            codes.CopyFrom(from_array(np.rint(weight / by_channel).astype(np.int8), codes.name))
+
+
+def _half_above(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The smallest float16 numbers that are at least `values`, as float32."""
+    half = values.astype(np.float16)
+    up = np.nextafter(half, np.float16(math.inf), dtype=np.float16)
+    return np.where(half.astype(np.float32) < values, up, half).astype(np.float32)
