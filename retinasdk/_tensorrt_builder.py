@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Collection
@@ -55,7 +56,7 @@ def build_plan(
     Note [Two threads]. Python runs the handler of Ctrl-C in the main thread only, which must not be inside TensorRT
     then: an exception cannot cross it. So another thread builds, and this one waits and tells the monitor to stop.
     """
-    cancel = threading.Event()
+    cancel, finished = threading.Event(), threading.Event()
     outcome: list[Built | BaseException] = []
 
     def build() -> None:
@@ -63,17 +64,21 @@ def build_plan(
             outcome.append(_build(trt, onnx, origin, options, timing_cache, progress, cancel))
         except BaseException as error:
             outcome.append(error)
+        finally:
+            finished.set()
 
-    thread = threading.Thread(target=build, name="retinasdk-build", daemon=True)
-    thread.start()
     try:
-        while thread.is_alive():
-            thread.join(_POLL_S)
+        threading.Thread(target=build, name="retinasdk-build", daemon=True).start()
+        # Not join(): in Python 3.10 and 3.11 a thread counts as ended when an interrupt hits who waits for it.
+        while not finished.wait(_POLL_S):
+            pass
     except KeyboardInterrupt:
         cancel.set()
         if not _has_monitor(trt):
             _log.warning("%s: this TensorRT cannot be stopped in the middle; waiting for its end", origin)
-        thread.join()
+        while not finished.is_set():
+            with contextlib.suppress(KeyboardInterrupt):  # pressing it again does not help
+                finished.wait()
         raise
     if isinstance(outcome[0], BaseException):
         raise outcome[0]

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from fakes.gpu import FakeGpu, RefusedError, memory_at
+from fakes.tensorrt_builder import add_builder
 from retinasdk import ModelSpec
 from retinasdk.engine_info import EngineInfo, Fingerprint, Profile
 
@@ -61,9 +62,7 @@ def save_engine(
 
     dtypes: of tensors that are not float32, by name; "heads" stands for all outputs. fingerprint: fields of it.
     """
-    described = json.dumps({"smallest": smallest, "largest": largest, "dtypes": dtypes or {}}).encode()
-    header = (b"vtrt" if rtx else b"ftrt") + bytes(20) + bytes(map(int, version.split(".")))
-    plan = header + struct.pack("<I", len(described)) + described + onnx.read_bytes()
+    plan = make_plan(onnx.read_bytes(), smallest, largest, version=version, rtx=rtx, dtypes=dtypes)
     path.write_bytes(plan)
     facts: dict[str, Any] = {"compute_capability": (8, 7), "gpu": "Fake GPU", **fingerprint}
     info = EngineInfo(
@@ -79,6 +78,21 @@ def save_engine(
     return path
 
 
+def make_plan(
+    onnx: bytes,
+    smallest: Sequence[int],
+    largest: Sequence[int],
+    *,
+    version: str,
+    rtx: bool,
+    dtypes: dict[str, str] | None = None,
+) -> bytes:
+    """A real plan's header, and behind it the ONNX that its engine runs."""
+    described = json.dumps({"smallest": smallest, "largest": largest, "dtypes": dtypes or {}}).encode()
+    header = (b"vtrt" if rtx else b"ftrt") + bytes(20) + bytes(map(int, version.split(".")))
+    return header + struct.pack("<I", len(described)) + described + onnx
+
+
 def tensorrt_module(gpu: FakeGpu, version: str, *, rtx: bool) -> ModuleType:
     """The module for that GPU."""
     module: Any = ModuleType("tensorrt")
@@ -86,6 +100,7 @@ def tensorrt_module(gpu: FakeGpu, version: str, *, rtx: bool) -> ModuleType:
     module.ILogger, module.TensorIOMode, module.DataType = ILogger, TensorIOMode, DataType
     if rtx:
         module.ComputeCapability = enum.Enum("ComputeCapability", ["CURRENT"])
+    add_builder(module, gpu, version, rtx=rtx)
 
     class BoundRuntime(Runtime):
         def __init__(self, logger: ILogger) -> None:
@@ -127,7 +142,7 @@ class Runtime(_Counted):
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
         if plan[:4].decode("latin1") != self.magic:
             return self._fail("deserializeCudaEngine: Error Code 1: header.magicTag == kEXPECTED_MAGIC_TAG failed")
-        if ".".join(map(str, plan[24:27])) != self.version:
+        if list(map(str, plan[24:27])) != self.version.split(".")[:3]:
             return self._fail("deserializeCudaEngine: Error Code 6: the plan file is of another version")
         end = 32 + struct.unpack("<I", plan[28:32])[0]
         try:

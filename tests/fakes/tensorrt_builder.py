@@ -1,0 +1,227 @@
+"""TensorRT's builder over a FakeGpu: plans that hold the very ONNX they were built of, by the rules of each version."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+
+from fakes.gpu import FakeGpu
+
+_STEPS = 6  # of the outermost phase, as TensorRT for RTX has
+
+
+@dataclass
+class BuildRecord:
+    """What the last build was asked for. kept_float: outputs of layers that were held to float32."""
+
+    flags: set[str] = field(default_factory=set)
+    cleared: set[str] = field(default_factory=set)
+    network_flags: int = 0
+    kept_float: set[str] = field(default_factory=set)
+    workspace_bytes: int | None = None
+    optimization_level: int | None = None
+    timing_cache: bytes | None = None
+    model: Any = None
+
+
+def add_builder(module: Any, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
+    """The builder's names, as far as that version has them. What is built is told by `gpu.built`."""
+    major, minor = (int(number) for number in version.split(".")[:2])
+    typed_only = rtx or major >= 11
+    gpu.built = []  # type: ignore[attr-defined]
+    # The values are those of the versions: bit 0 changed its meaning.
+    if typed_only:
+        creation = {"STRONGLY_TYPED": 0}
+    elif major >= 10:
+        creation = {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
+    else:
+        creation = {"EXPLICIT_BATCH": 0}
+    flags = ["TF32", "DEBUG"] + ([] if typed_only else ["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"])
+    module.NetworkDefinitionCreationFlag = enum.IntEnum("NetworkDefinitionCreationFlag", creation)
+    module.BuilderFlag = enum.Enum("BuilderFlag", flags)
+    module.MemoryPoolType = enum.Enum("MemoryPoolType", ["WORKSPACE"])
+    module.float32 = module.DataType.FLOAT
+    if major >= 10 or rtx:
+        module.IProgressMonitor = type("IProgressMonitor", (), {"__init__": lambda self: None})
+
+    class Config:
+        def __init__(self) -> None:
+            self.record = BuildRecord()
+            self.profiles: list[dict[str, Any]] = []
+            if (major, minor) >= (8, 6) or rtx:
+                self.builder_optimization_level = 3
+            if major >= 10 or rtx:
+                self.progress_monitor: Any = None
+            if rtx:
+                self.num_compute_capabilities = 0
+
+        @property
+        def num_optimization_profiles(self) -> int:
+            return len(self.profiles)
+
+        def set_flag(self, flag: Any) -> None:
+            self.record.flags.add(flag.name)
+
+        def clear_flag(self, flag: Any) -> None:
+            self.record.cleared.add(flag.name)
+
+        def set_memory_pool_limit(self, pool: Any, size: int) -> None:
+            self.record.workspace_bytes = size
+
+        def add_optimization_profile(self, profile: Any) -> int:
+            if not profile.shapes:
+                return -1
+            self.profiles.append(profile.shapes)
+            return len(self.profiles) - 1
+
+        def create_timing_cache(self, content: bytes) -> Any:
+            if content and not content.startswith(b"timings"):
+                return None
+            return SimpleNamespace(content=content, serialize=lambda: b"timings " + version.encode())
+
+        def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+            self.record.timing_cache = cache.content
+            return True
+
+    class Builder:
+        def __init__(self, logger: Any) -> None:
+            if gpu.devices == 0 and not rtx:
+                gpu.fault("a Builder was made without a GPU, which crashes some versions")
+            self._logger = logger
+
+        def create_network(self, network_flags: int) -> Network:
+            return Network(network_flags)
+
+        def create_builder_config(self) -> Config:
+            return Config()
+
+        def create_optimization_profile(self) -> Profile:
+            return Profile()
+
+        def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
+            record = config.record
+            record.network_flags, record.model = network.flags, network.model
+            record.kept_float = {output for layer in network.layers for output in layer.kept}
+            record.optimization_level = getattr(config, "builder_optimization_level", None)
+            gpu.built.append(record)  # type: ignore[attr-defined]
+            if not config.profiles:
+                return self._fail("Network has dynamic or shape inputs, but no optimization profile has been defined")
+            monitor = getattr(config, "progress_monitor", None)
+            if monitor is not None and not _report(monitor):
+                return self._fail("Error Code 7: BuildCanceled")
+            unbuildable = {node.op_type for node in network.model.graph.node} & {"NonMaxSuppression"}
+            if unbuildable:
+                return self._fail("nms_0 has no runners that implement it")
+            smallest, _, largest = config.profiles[0][network.model.graph.input[0].name]
+            from fakes.tensorrt import make_plan
+
+            numbers = (*version.split("."), "0", "0")[:4]
+            return make_plan(network.model.SerializeToString(), smallest, largest, version=".".join(numbers), rtx=rtx)
+
+        def _fail(self, message: str) -> None:
+            self._logger.log(self._logger.Severity.ERROR, message)
+
+    class OnnxParser:
+        def __init__(self, network: Network, logger: Any) -> None:
+            self._network = network
+            self._errors: list[Any] = []
+
+        def parse(self, content: bytes) -> bool:
+            try:
+                model = onnx.load_model_from_string(content)
+            except Exception:
+                return self._fail("Failed to deserialize the ONNX model.", -1, "", "")
+            for index, node in enumerate(model.graph.node):
+                if node.domain not in ("", "ai.onnx"):
+                    said = "Plugin not found, are the plugin name, version, and namespace correct?"
+                    return self._fail(said, index, node.name, node.op_type)
+                if node.op_type == "Det":
+                    return self._fail("false", index, node.name, node.op_type)
+            self._network.model = model
+            self._network.layers = [Layer(list(node.output)) for node in model.graph.node]
+            return True
+
+        def _fail(self, *facts: Any) -> bool:
+            self._errors = [ParserError(*facts)]
+            return False
+
+        @property
+        def num_errors(self) -> int:
+            return len(self._errors)
+
+        def get_error(self, index: int) -> ParserError:
+            return self._errors[index]
+
+    class ParserError:
+        def __init__(self, said: str, node: int, name: str, operator: str) -> None:
+            self.desc, self.node = lambda: said, lambda: node
+            if major >= 10 or rtx:
+                self.node_name, self.node_operator = lambda: name, lambda: operator
+
+    module.Builder, module.OnnxParser = Builder, OnnxParser
+
+
+class Layer:
+    num_outputs = 1
+
+    def __init__(self, outputs: Sequence[str]) -> None:
+        self._outputs = outputs
+        self.num_outputs = len(outputs)
+        self.precision: Any = None
+        self.kept: list[str] = []
+
+    def get_output(self, index: int) -> Any:
+        return SimpleNamespace(name=self._outputs[index])
+
+    def set_output_type(self, index: int, dtype: Any) -> None:
+        assert self.precision is dtype
+        self.kept.append(self._outputs[index])
+
+
+class Network:
+    def __init__(self, flags: int) -> None:
+        self.flags = flags
+        self.model: Any = onnx.ModelProto()
+        self.layers: list[Layer] = []
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self.model.graph.input)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.model.graph.output)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    def get_layer(self, index: int) -> Layer:
+        return self.layers[index]
+
+
+class Profile:
+    def __init__(self) -> None:
+        self.shapes: dict[str, Any] = {}
+
+    def set_shape(self, name: str, smallest: Any, usual: Any, largest: Any) -> None:
+        if all(a <= b <= c for a, b, c in zip(smallest, usual, largest, strict=True)):
+            self.shapes[name] = (smallest, usual, largest)
+
+
+def _report(monitor: Any) -> bool:
+    """Tells of nested phases as TensorRT does; False: the monitor wants it to end."""
+    monitor.phase_start("Building engine", None, _STEPS)
+    for step in range(_STEPS):
+        monitor.phase_start("Tactics", "Building engine", 2)
+        goes_on = all(monitor.step_complete("Tactics", inner) for inner in range(2))
+        monitor.phase_finish("Tactics")
+        if not goes_on or not monitor.step_complete("Building engine", step):
+            return False
+    monitor.phase_finish("Building engine")
+    return True
