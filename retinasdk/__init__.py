@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from retinasdk.detections import Detection, Detections
     from retinasdk.detector import Detector
+    from retinasdk.engine import build_engine
+    from retinasdk.engine_info import EngineInfo
     from retinasdk.errors import DeviceError, ImageError, MissingDependencyError, ModelError, RetinaSdkError
     from retinasdk.images import list_images
     from retinasdk.models import BundledModel, list_models
@@ -23,6 +25,7 @@ __all__ = [
     "Detections",
     "Detector",
     "DeviceError",
+    "EngineInfo",
     "ImageError",
     "Level",
     "MissingDependencyError",
@@ -31,6 +34,7 @@ __all__ = [
     "Normalise",
     "Resize",
     "RetinaSdkError",
+    "build_engine",
     "list_images",
     "list_models",
 ]
@@ -39,6 +43,8 @@ __version__ = "0.1.0"
 _NAMES_OF_MODULE = {
     "detections": ("Detection", "Detections"),
     "detector": ("Detector",),
+    "engine": ("build_engine",),
+    "engine_info": ("EngineInfo",),
     "errors": ("DeviceError", "ImageError", "MissingDependencyError", "ModelError", "RetinaSdkError"),
     "images": ("list_images",),
     "models": ("BundledModel", "list_models"),

@@ -117,11 +117,12 @@ def shared_logger(trt: Any) -> Any:
 
 def _make_logger(trt: Any) -> Any:
     severity = trt.ILogger.Severity
-    # TensorRT's INFO tells of every layer's fusion; its VERBOSE, every kernel tried.
+    # TensorRT warns of what is as it should be, a line for each layer; its INFO tells of every fusion, its VERBOSE of
+    # every kernel tried.
     levels = {
         severity.INTERNAL_ERROR: logging.ERROR,
         severity.ERROR: logging.ERROR,
-        severity.WARNING: logging.WARNING,
+        severity.WARNING: logging.INFO,
         severity.INFO: logging.DEBUG,
     }
 

@@ -46,7 +46,12 @@ def quantize(
     heads = [name for level in spec.levels for name in (level.logits, level.deltas)]
     with tempfile.TemporaryDirectory() as folder:
         given, path = Path(folder) / "given.onnx", Path(folder) / "quantized.onnx"
-        onnx.save(model, given)  # a model in memory would be changed
+        # As a file: a model in memory would be changed. The mark is of ONNX Runtime's own optimiser, whose absence it
+        # warns of; fusing belongs to who runs the graph.
+        marked = onnx.ModelProto()
+        marked.CopyFrom(model)
+        onnx.helper.set_model_props(marked, {"onnx.quant.pre_process": "onnxruntime.quant"})
+        onnx.save(marked, given)
         quantization.quantize_static(
             given,
             path,
@@ -61,6 +66,8 @@ def quantize(
             extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
         )
         quantized = onnx.load(path)
+    del quantized.metadata_props[:]
+    quantized.metadata_props.extend(model.metadata_props)
     _round_scales(onnx, quantized, {tensor.name: tensor for tensor in model.graph.initializer})
     return quantized
 

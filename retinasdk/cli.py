@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from retinasdk import RetinaSdkError, __version__
-from retinasdk.commands import detect, eval, models
+from retinasdk.commands import build, detect, doctor, eval, models, verify
 
-_COMMANDS = (detect, models, eval)
+_COMMANDS = (detect, models, eval, build, verify, doctor)
 _BAD_INPUT = 2
 
 
