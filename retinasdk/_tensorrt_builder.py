@@ -153,7 +153,7 @@ def _parse(parser: Any, network: Any, onnx: bytes, origin: str, errors: list[str
 def _parse_cure(says: str, operator: str) -> str:
     if "lugin" in says or operator in ("NonMaxSuppression", "NonZero"):
         return "export the network with raw heads, without NMS and without operators of your own"
-    if "DESERIALIZE" in says or "eserialize" in says:
+    if "eserialize" in says or "Failed to parse the ONNX model" in says:
         return "is it a complete ONNX file?"
     return "export the network with standard operators of opset 17, in float32"
 
@@ -234,7 +234,8 @@ def _make_monitor(trt: Any, progress: Progress | None, cancel: threading.Event) 
             return not cancel.is_set()
 
         def phase_finish(self, phase_name: str) -> None:
-            pass
+            if progress is not None and phase_name == self._root:
+                progress(self._steps, self._steps)
 
     return Monitor()
 
@@ -245,6 +246,7 @@ def _cause(errors: list[str]) -> str:
 
 _CURES = (
     ("emory", "end other programs on the GPU, or build it for smaller sizes or batches"),
+    ("NMS", "export the network with raw heads, without NMS"),
     ("no runners that implement it", "export the network with raw heads, without NMS"),
     ("rofile", "give sizes and a batch that the network takes"),
 )
