@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,6 @@ from retinasdk.spec import ModelSpec
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_QUANTIZED = frozenset({"Conv"})
 _MAX_CODE = 127
 
 
@@ -41,10 +41,21 @@ def quantize(
     if len(images) == 0:
         raise ValueError("calibration wants at least one image, got none; give images like those to come")
     onnx = require("onnx", "quantising a model")
-    quantization = require("onnxruntime.quantization", "quantising a model")
+    for tensor in model.graph.initializer:
+        if not np.isfinite(onnx.numpy_helper.to_array(tensor)).all():
+            raise ModelError(f"wanted finite weights to quantise, got NaN or infinity in {tensor.name!r}; export again")
     model = _prepared(onnx, model, half_scales)
     heads = [name for level in spec.levels for name in (level.logits, level.deltas)]
-    with tempfile.TemporaryDirectory() as folder:
+    quantized = _with_scales(onnx, model, _Reader(spec, images, batch), layers_before(model.graph, heads))
+    _round_scales(onnx, quantized, {tensor.name: tensor for tensor in model.graph.initializer})
+    return quantized
+
+
+def _with_scales(onnx: Any, model: Any, reader: _Reader, excluded: Sequence[Any]) -> Any:
+    """What ONNX Runtime makes of the model: Q/DQ nodes around its convolutions, but the excluded nodes."""
+    quantization = require("onnxruntime.quantization", "quantising a model")
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # ranges that are not finite come as an exception
         given, path = Path(folder) / "given.onnx", Path(folder) / "quantized.onnx"
         # As a file: a model in memory would be changed. The mark is of ONNX Runtime's own optimiser, whose absence it
         # warns of; fusing belongs to who runs the graph.
@@ -52,23 +63,28 @@ def quantize(
         marked.CopyFrom(model)
         onnx.helper.set_model_props(marked, {"onnx.quant.pre_process": "onnxruntime.quant"})
         onnx.save(marked, given)
-        quantization.quantize_static(
-            given,
-            path,
-            _Reader(spec, images, batch),
-            quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=sorted(_QUANTIZED),
-            per_channel=True,
-            activation_type=quantization.QuantType.QInt8,
-            weight_type=quantization.QuantType.QInt8,
-            nodes_to_exclude=[node.name for node in layers_before(model.graph, heads)],
-            calibrate_method=quantization.CalibrationMethod.MinMax,
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
-        )
+        try:
+            quantization.quantize_static(
+                given,
+                path,
+                reader,
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=["Conv"],
+                per_channel=True,
+                activation_type=quantization.QuantType.QInt8,
+                weight_type=quantization.QuantType.QInt8,
+                nodes_to_exclude=[node.name for node in excluded],
+                calibrate_method=quantization.CalibrationMethod.MinMax,
+                extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+            )
+        except AssertionError as error:  # its check of each range
+            raise ModelError(
+                f"wanted finite activations on the images, got a range that is not ({error}); is the normalisation in "
+                "the spec the network's?"
+            ) from error
         quantized = onnx.load(path)
     del quantized.metadata_props[:]
     quantized.metadata_props.extend(model.metadata_props)
-    _round_scales(onnx, quantized, {tensor.name: tensor for tensor in model.graph.initializer})
     return quantized
 
 
@@ -120,7 +136,7 @@ def _round_scales(onnx: Any, model: Any, weights: dict[str, Any]) -> None:
     """Rounds scales up to float16 numbers, so that it makes no difference which of both types the graph has them in.
 
     Weights are quantised anew, each channel by its own largest: ONNX Runtime widens their scales for the sake of
-    biases, which are not quantised here. Raises `ModelError` for ranges that are not finite.
+    biases, which are not quantised here.
     """
     to_array, from_array = onnx.numpy_helper.to_array, onnx.numpy_helper.from_array
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -133,11 +149,6 @@ def _round_scales(onnx: Any, model: Any, weights: dict[str, Any]) -> None:
             weight = to_array(weights[node.input[0].removesuffix("_quantized")])
             largest = np.abs(weight.reshape(len(weight), -1)).max(axis=1)
             values = np.where(largest == 0, np.float32(1), largest / np.float32(_MAX_CODE))
-        if not np.isfinite(values).all():
-            raise ModelError(
-                f"node {node.name!r}: wanted finite weights and activations, got a range of {_MAX_CODE * values.max()}; "
-                "does the network hold NaN, or do its sums overflow on these images?"
-            )
         values = _half_above(values)
         scales.CopyFrom(from_array(values, scales.name))
         if codes is not None:
