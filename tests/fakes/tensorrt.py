@@ -114,7 +114,7 @@ class _Counted:
     """Tells the GPU of its birth and its end, and of an end that comes while something made from it lives."""
 
     def __init__(self, gpu: FakeGpu, made_from: _Counted | None = None) -> None:
-        self.gpu = gpu
+        self._gpu = gpu
         self._kind = type(self).__name__.removeprefix("Bound")
         self._children = [0]
         self._siblings = made_from._children if made_from else [0]
@@ -127,32 +127,32 @@ class _Counted:
         if not hasattr(self, "_siblings"):
             return  # its making failed
         if self._children[0]:
-            self.gpu.fault(f"the {self._kind} went before what was made from it")
-        if not self.gpu.primary_context_users:
-            self.gpu.fault(f"the {self._kind} went after the CUDA context")
+            self._gpu.fault(f"the {self._kind} went before what was made from it")
+        if not self._gpu.primary_context_users:
+            self._gpu.fault(f"the {self._kind} went after the CUDA context")
         self._siblings[0] -= 1
-        self.gpu.gone(self._kind)
+        self._gpu.gone(self._kind)
 
 
 class Runtime(_Counted):
     def __init__(self, gpu: FakeGpu, logger: Any, version: str, magic: str) -> None:
         super().__init__(gpu)
-        self.logger, self.version, self.magic = logger, version, magic
+        self._logger, self._version, self._magic = logger, version, magic
 
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
-        if plan[:4].decode("latin1") != self.magic:
+        if plan[:4].decode("latin1") != self._magic:
             return self._fail("deserializeCudaEngine: Error Code 1: header.magicTag == kEXPECTED_MAGIC_TAG failed")
-        if list(map(str, plan[24:27])) != self.version.split(".")[:3]:
+        if list(map(str, plan[24:27])) != self._version.split(".")[:3]:
             return self._fail("deserializeCudaEngine: Error Code 6: the plan file is of another version")
         end = 32 + struct.unpack("<I", plan[28:32])[0]
         try:
-            self.gpu.step("deserialize")
+            self._gpu.step("deserialize")
             return Engine(self, json.loads(plan[32:end]), plan[end:])
         except Exception as error:  # TensorRT logs, and gives None
             return self._fail(str(error).splitlines()[0])
 
     def _fail(self, message: str) -> None:
-        self.logger.log(Severity.ERROR, message)
+        self._logger.log(Severity.ERROR, message)
 
 
 class Network:
@@ -187,8 +187,8 @@ class Network:
 class Engine(_Counted):
     def __init__(self, runtime: Runtime, described: dict[str, Any], onnx: bytes) -> None:
         self._network = Network(described, onnx)
-        self._runtime_facts = (runtime.logger, runtime.version, runtime.magic)
-        super().__init__(runtime.gpu, runtime)
+        self._runtime_facts = (runtime._logger, runtime._version, runtime._magic)
+        super().__init__(runtime._gpu, runtime)
 
     @property
     def num_io_tensors(self) -> int:
@@ -206,7 +206,7 @@ class Engine(_Counted):
     def create_execution_context(self) -> Any:
         logger, version, magic = self._runtime_facts
         try:
-            self.gpu.step("create_execution_context")
+            self._gpu.step("create_execution_context")
         except RefusedError as refusal:
             logger.log(Severity.ERROR, str(refusal))
             return None
@@ -215,7 +215,7 @@ class Engine(_Counted):
         profile = 0 if is_shared or not self._children[0] else -1
         context = ExecutionContext(self, self._network, logger, profile)
         if magic == "vtrt":  # TensorRT for RTX alone can be asked
-            context.is_stream_capturable = lambda stream: self.gpu.refuse != "ask"
+            context.is_stream_capturable = lambda stream: self._gpu.refuse != "ask"
         return context
 
 
@@ -223,7 +223,7 @@ class ExecutionContext(_Counted):
     is_stream_capturable: Any
 
     def __init__(self, engine: Engine, network: Network, logger: Any, profile: int) -> None:
-        super().__init__(engine.gpu, engine)
+        super().__init__(engine._gpu, engine)
         self._network, self._logger = network, logger
         self.active_optimization_profile = profile
         self._shape: tuple[int, ...] | None = None
@@ -256,30 +256,30 @@ class ExecutionContext(_Counted):
         if self._shape is None or missing:
             return self._fail(f"IExecutionContext::enqueueV3: Error Code 3: no shape, or no address of {missing}")
         try:
-            self.gpu.step("enqueueV3")
+            self._gpu.step("enqueueV3")
         except RefusedError as refusal:
             return self._fail(str(refusal))
-        if self.gpu.is_capturing(stream):
+        if self._gpu.is_capturing(stream):
             if not self._is_prepared:
-                self.gpu.fault("the first run for a shape was captured")
-            if self.gpu.refuse == "execute":
+                self._gpu.fault("the first run for a shape was captured")
+            if self._gpu.refuse == "execute":
                 return self._fail("IExecutionContext::enqueueV3: Error Code 1: operation not permitted when capturing")
         self._is_prepared = True
         shape, addresses, version = self._shape, dict(self._addresses), self._version
 
         def work() -> None:
             if self._version != version:
-                self.gpu.fault("a graph ran whose context has changed since")
+                self._gpu.fault("a graph ran whose context has changed since")
             name = self._network.inputs[0]
             pixels = self._memory(addresses[name], shape, self._network.dtype(name))
             for name, output in self._network.run(pixels).items():
                 self._memory(addresses[name], output.shape, output.dtype)[...] = output
 
-        self.gpu.enqueue(stream, "network", work)
+        self._gpu.enqueue(stream, "network", work)
         return True
 
     def _memory(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        self.gpu.check_range(address, math.prod(shape) * dtype.itemsize, "the network")
+        self._gpu.check_range(address, math.prod(shape) * dtype.itemsize, "the network")
         return memory_at(address, shape, dtype)
 
     def _fail(self, message: str) -> bool:

@@ -33,6 +33,7 @@ def add_builder(module: Any, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
     """The builder's names, as far as that version has them. What is built is told by `gpu.built`."""
     major, minor = (int(number) for number in version.split(".")[:2])
     typed_only = rtx or major >= 11
+    layer = Layer if typed_only else WeaklyTypedLayer
     gpu.built = []  # type: ignore[attr-defined]
     # The values are those of the versions: bit 0 changed its meaning.
     if typed_only:
@@ -51,8 +52,8 @@ def add_builder(module: Any, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
 
     class Config:
         def __init__(self) -> None:
-            self.record = BuildRecord()
-            self.profiles: list[dict[str, Any]] = []
+            self._record = BuildRecord()
+            self._profiles: list[dict[str, Any]] = []
             if (major, minor) >= (8, 6) or rtx:
                 self.builder_optimization_level = 3
             if major >= 10 or rtx:
@@ -62,30 +63,30 @@ def add_builder(module: Any, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
 
         @property
         def num_optimization_profiles(self) -> int:
-            return len(self.profiles)
+            return len(self._profiles)
 
         def set_flag(self, flag: Any) -> None:
-            self.record.flags.add(flag.name)
+            self._record.flags.add(flag.name)
 
         def clear_flag(self, flag: Any) -> None:
-            self.record.cleared.add(flag.name)
+            self._record.cleared.add(flag.name)
 
         def set_memory_pool_limit(self, pool: Any, size: int) -> None:
-            self.record.workspace_bytes = size
+            self._record.workspace_bytes = size
 
         def add_optimization_profile(self, profile: Any) -> int:
-            if not profile.shapes:
+            if not profile._shapes:
                 return -1
-            self.profiles.append(profile.shapes)
-            return len(self.profiles) - 1
+            self._profiles.append(profile._shapes)
+            return len(self._profiles) - 1
 
         def create_timing_cache(self, content: bytes) -> Any:
             if content and not content.startswith(b"timings"):
                 return None
-            return SimpleNamespace(content=content, serialize=lambda: b"timings " + version.encode())
+            return TimingCache(content, version)
 
         def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
-            self.record.timing_cache = cache.content
+            self._record.timing_cache = cache._content
             return True
 
     class Builder:
@@ -104,24 +105,24 @@ def add_builder(module: Any, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
             return Profile()
 
         def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
-            record = config.record
-            record.network_flags, record.model = network.flags, network.model
-            record.kept_float = {output for layer in network.layers for output in layer.kept}
+            record = config._record
+            record.network_flags, record.model = network._flags, network._model
+            record.kept_float = {output for layer in network._layers for output in layer._kept}
             record.optimization_level = getattr(config, "builder_optimization_level", None)
             gpu.built.append(record)  # type: ignore[attr-defined]
-            if not config.profiles:
+            if not config._profiles:
                 return self._fail("Network has dynamic or shape inputs, but no optimization profile has been defined")
             monitor = getattr(config, "progress_monitor", None)
             if monitor is not None and not _report(monitor):
                 return self._fail("Error Code 7: BuildCanceled")
-            unbuildable = {node.op_type for node in network.model.graph.node} & {"NonMaxSuppression"}
+            unbuildable = {node.op_type for node in network._model.graph.node} & {"NonMaxSuppression"}
             if unbuildable:
                 return self._fail("nms_0 has no runners that implement it")
-            smallest, _, largest = config.profiles[0][network.model.graph.input[0].name]
+            smallest, _, largest = config._profiles[0][network._model.graph.input[0].name]
             from fakes.tensorrt import make_plan
 
             numbers = (*version.split("."), "0", "0")[:4]
-            return make_plan(network.model.SerializeToString(), smallest, largest, version=".".join(numbers), rtx=rtx)
+            return make_plan(network._model.SerializeToString(), smallest, largest, version=".".join(numbers), rtx=rtx)
 
         def _fail(self, message: str) -> None:
             self._logger.log(self._logger.Severity.ERROR, message)
@@ -142,8 +143,8 @@ def add_builder(module: Any, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
                     return self._fail(said, index, node.name, node.op_type)
                 if node.op_type == "Det":
                     return self._fail("false", index, node.name, node.op_type)
-            self._network.model = model
-            self._network.layers = [Layer(list(node.output)) for node in model.graph.node]
+            self._network._model = model
+            self._network._layers = [layer(list(node.output)) for node in model.graph.node]
             return True
 
         def _fail(self, *facts: Any) -> bool:
@@ -166,52 +167,63 @@ def add_builder(module: Any, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
     module.Builder, module.OnnxParser = Builder, OnnxParser
 
 
-class Layer:
-    num_outputs = 1
+class TimingCache:
+    def __init__(self, content: bytes, version: str) -> None:
+        self._content, self._version = content, version
 
+    def serialize(self) -> bytes:
+        return b"timings " + self._version.encode()
+
+
+class Layer:
     def __init__(self, outputs: Sequence[str]) -> None:
         self._outputs = outputs
+        self._kept: list[str] = []
         self.num_outputs = len(outputs)
-        self.precision: Any = None
-        self.kept: list[str] = []
 
     def get_output(self, index: int) -> Any:
         return SimpleNamespace(name=self._outputs[index])
 
+
+class WeaklyTypedLayer(Layer):
+    """Before 11 the builder could be told a layer's types."""
+
+    precision: Any = None
+
     def set_output_type(self, index: int, dtype: Any) -> None:
         assert self.precision is dtype
-        self.kept.append(self._outputs[index])
+        self._kept.append(self._outputs[index])
 
 
 class Network:
     def __init__(self, flags: int) -> None:
-        self.flags = flags
-        self.model: Any = onnx.ModelProto()
-        self.layers: list[Layer] = []
+        self._flags = flags
+        self._model: Any = onnx.ModelProto()
+        self._layers: list[Layer] = []
 
     @property
     def num_inputs(self) -> int:
-        return len(self.model.graph.input)
+        return len(self._model.graph.input)
 
     @property
     def num_outputs(self) -> int:
-        return len(self.model.graph.output)
+        return len(self._model.graph.output)
 
     @property
     def num_layers(self) -> int:
-        return len(self.layers)
+        return len(self._layers)
 
     def get_layer(self, index: int) -> Layer:
-        return self.layers[index]
+        return self._layers[index]
 
 
 class Profile:
     def __init__(self) -> None:
-        self.shapes: dict[str, Any] = {}
+        self._shapes: dict[str, Any] = {}
 
     def set_shape(self, name: str, smallest: Any, usual: Any, largest: Any) -> None:
         if all(a <= b <= c for a, b, c in zip(smallest, usual, largest, strict=True)):
-            self.shapes[name] = (smallest, usual, largest)
+            self._shapes[name] = (smallest, usual, largest)
 
 
 def _report(monitor: Any) -> bool:
