@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings_coder.h"
 #include "ops.h"
 
 namespace py = pybind11;
@@ -63,7 +64,8 @@ void preprocess_into(const py::array& image, const Array<float>& canvas, std::ar
 py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py::list& base_anchors,
                        const std::vector<std::array<float, 2>>& strides, const py::object& clip_sizes,
                        float logit_threshold, int top_k, std::array<float, 4> coder_weights, float coder_clamp_max,
-                       std::vector<int32_t> class_ids) {
+                       std::vector<int32_t> class_ids, const std::string& coder_kind, std::array<float, 4> coder_means,
+                       float coder_clamp_min, bool plus_one, bool or_equal, bool drop_empty) {
   const size_t count = strides.size();
   if (count == 0 || logits.size() != count || deltas.size() != count || base_anchors.size() != count) {
     throw py::value_error("logits, deltas, base_anchors and strides need one entry for each level, got " +
@@ -104,9 +106,10 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
                         static_cast<int>(channels / anchors),
                         logit_threshold,
                         top_k,
-                        {coder_weights[0], coder_weights[1], coder_weights[2], coder_weights[3]},
-                        coder_clamp_max,
-                        std::move(class_ids)};
+                        coder_of(coder_kind, coder_weights, coder_means, coder_clamp_max, coder_clamp_min, plus_one),
+                        std::move(class_ids),
+                        or_equal,
+                        drop_empty};
   const py::ssize_t capacity = static_cast<py::ssize_t>(count) * top_k;
   Array<float> boxes({batch, capacity, py::ssize_t{4}});
   Array<float> kept_logits({batch, capacity});
@@ -122,7 +125,8 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
 }
 
 py::tuple nms_candidates(const py::object& boxes, const py::object& logits, const py::object& class_ids,
-                         const py::object& counts, float iou_threshold, int max_detections) {
+                         const py::object& counts, float iou_threshold, int max_detections, bool or_equal,
+                         bool plus_one) {
   const auto box_array = checked<float>(boxes, {-1, -1, 4}, "boxes must be (N, C, 4) float32");
   const py::ssize_t batch = box_array.shape(0);
   const py::ssize_t capacity = box_array.shape(1);
@@ -142,7 +146,8 @@ py::tuple nms_candidates(const py::object& boxes, const py::object& logits, cons
   std::fill(kept.mutable_data(), kept.mutable_data() + kept.size(), -1);
   {
     const py::gil_scoped_release unlocked;
-    nms(static_cast<int>(batch), candidates, {iou_threshold, room}, kept.mutable_data(), kept_counts.mutable_data());
+    nms(static_cast<int>(batch), candidates, {iou_threshold, room, or_equal, plus_one}, kept.mutable_data(),
+        kept_counts.mutable_data());
   }
   return py::make_tuple(kept, kept_counts);
 }
@@ -159,9 +164,13 @@ PYBIND11_MODULE(_native, module) {
   module.def("decode", &retinasdk::decode_heads, py::arg("logits"), py::arg("deltas"), py::arg("base_anchors"),
              py::kw_only(), py::arg("strides"), py::arg("clip_sizes"), py::arg("logit_threshold"), py::arg("top_k"),
              py::arg("coder_weights"), py::arg("coder_clamp_max"), py::arg("class_ids"),
+             py::arg("coder_kind") = "center", py::arg("coder_means") = std::array<float, 4>{},
+             py::arg("coder_clamp_min") = -retinasdk::kUnbounded, py::arg("plus_one") = false,
+             py::arg("or_equal") = false, py::arg("drop_empty") = false,
              "Head outputs to (boxes (N, C, 4), logits (N, C), class_ids (N, C), counts (N,)), C = levels * top_k.");
   module.def("nms", &retinasdk::nms_candidates, py::arg("boxes"), py::arg("logits"), py::arg("class_ids"),
              py::arg("counts"), py::kw_only(), py::arg("iou_threshold"), py::arg("max_detections"),
+             py::arg("or_equal") = false, py::arg("plus_one") = false,
              "Class-aware greedy NMS: (kept indices (N, M) best first, -1 behind the last; counts (N,)).");
   module.def("simd_name", &retinasdk::simd_name, "Instruction set of the logit filter: avx2, neon or plain.");
 }

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings_coder.h"
 #include "ops_cuda.h"
 
 namespace py = pybind11;
@@ -90,7 +91,6 @@ size_t decode_scratch(const std::vector<Size>& sizes, int batch, int anchors, in
   options.anchors = anchors;
   options.classes = classes;
   options.top_k = top_k;
-  for (float& weight : options.coder_weights) weight = 1.0f;
   return decode_scratch_bytes(levels, options);
 }
 
@@ -100,7 +100,9 @@ void decode_heads(const std::vector<uintptr_t>& logits, const std::vector<uintpt
                   const std::string& dtype, int top_k, std::array<float, 4> coder_weights, float coder_clamp_max,
                   uintptr_t logit_threshold, uintptr_t class_mask, uintptr_t clip_sizes, uintptr_t boxes,
                   uintptr_t out_logits, uintptr_t class_ids, uintptr_t counts, uintptr_t rescans, uintptr_t scratch,
-                  size_t scratch_bytes, uintptr_t stream) {
+                  size_t scratch_bytes, uintptr_t stream, const std::string& coder_kind,
+                  std::array<float, 4> coder_means, float coder_clamp_min, bool plus_one, bool or_equal,
+                  bool drop_empty) {
   const size_t count = sizes.size();
   if (logits.size() != count || deltas.size() != count || base_anchors.size() != count || strides.size() != count) {
     throw py::value_error("logits, deltas, base_anchors, sizes and strides need one entry for each level");
@@ -110,16 +112,18 @@ void decode_heads(const std::vector<uintptr_t>& logits, const std::vector<uintpt
     levels.push_back({at<const void>(logits[l]), at<const void>(deltas[l]), at<const float>(base_anchors[l]),
                       sizes[l][0], sizes[l][1], strides[l][0], strides[l][1]});
   }
-  const DeviceDecodeOptions options{batch,
-                                    anchors,
-                                    classes,
-                                    top_k,
-                                    {coder_weights[0], coder_weights[1], coder_weights[2], coder_weights[3]},
-                                    coder_clamp_max,
-                                    scalar_named(dtype),
-                                    at<const float>(logit_threshold),
-                                    at<const uint8_t>(class_mask),
-                                    at<const float>(clip_sizes)};
+  const DeviceDecodeOptions options{
+      batch,
+      anchors,
+      classes,
+      top_k,
+      coder_of(coder_kind, coder_weights, coder_means, coder_clamp_max, coder_clamp_min, plus_one),
+      scalar_named(dtype),
+      at<const float>(logit_threshold),
+      at<const uint8_t>(class_mask),
+      at<const float>(clip_sizes),
+      or_equal,
+      drop_empty};
   const DeviceCandidates candidates{at<float>(boxes),    at<float>(out_logits), at<int32_t>(class_ids),
                                     at<int32_t>(counts), at<int32_t>(rescans),  static_cast<int>(count) * top_k};
   const py::gil_scoped_release unlocked;
@@ -133,14 +137,14 @@ size_t nms_scratch(int batch, int capacity, int max_detections) {
 void nms_candidates(int batch, int capacity, uintptr_t boxes, uintptr_t logits, uintptr_t class_ids, uintptr_t counts,
                     float iou_threshold, int max_detections, uintptr_t kept, uintptr_t kept_counts,
                     uintptr_t kept_boxes, uintptr_t kept_logits, uintptr_t kept_class_ids, uintptr_t scratch,
-                    size_t scratch_bytes, uintptr_t stream) {
+                    size_t scratch_bytes, uintptr_t stream, bool or_equal, bool plus_one) {
   const DeviceCandidates candidates{at<float>(boxes),    at<float>(logits), at<int32_t>(class_ids),
                                     at<int32_t>(counts), nullptr,           capacity};
   const DeviceDetections detections{at<int32_t>(kept), at<int32_t>(kept_counts), at<float>(kept_boxes),
                                     at<float>(kept_logits), at<int32_t>(kept_class_ids)};
   const py::gil_scoped_release unlocked;
-  nms(batch, candidates, {iou_threshold, max_detections}, detections, {at<void>(scratch), scratch_bytes},
-      at<void>(stream));
+  nms(batch, candidates, {iou_threshold, max_detections, or_equal, plus_one}, detections,
+      {at<void>(scratch), scratch_bytes}, at<void>(stream));
 }
 
 // Errors of CUDA are DeviceError; the class is looked up when one happens, so that importing this module imports
@@ -198,12 +202,16 @@ PYBIND11_MODULE(_native_cuda, module) {
              py::arg("dtype"), py::arg("top_k"), py::arg("coder_weights"), py::arg("coder_clamp_max"),
              py::arg("logit_threshold"), py::arg("class_mask"), py::arg("clip_sizes"), py::arg("boxes"),
              py::arg("out_logits"), py::arg("class_ids"), py::arg("counts"), py::arg("rescans"), py::arg("scratch"),
-             py::arg("scratch_bytes"), py::arg("stream"), "Head outputs to candidates, levels * top_k an image.");
+             py::arg("scratch_bytes"), py::arg("stream"), py::arg("coder_kind") = "center",
+             py::arg("coder_means") = std::array<float, 4>{}, py::arg("coder_clamp_min") = -retinasdk::kUnbounded,
+             py::arg("plus_one") = false, py::arg("or_equal") = false, py::arg("drop_empty") = false,
+             "Head outputs to candidates, levels * top_k an image.");
   module.def("nms_scratch_bytes", &nms_scratch, py::kw_only(), py::arg("batch"), py::arg("capacity"),
              py::arg("max_detections"));
   module.def("nms", &nms_candidates, py::kw_only(), py::arg("batch"), py::arg("capacity"), py::arg("boxes"),
              py::arg("logits"), py::arg("class_ids"), py::arg("counts"), py::arg("iou_threshold"),
              py::arg("max_detections"), py::arg("kept"), py::arg("kept_counts"), py::arg("kept_boxes"),
              py::arg("kept_logits"), py::arg("kept_class_ids"), py::arg("scratch"), py::arg("scratch_bytes"),
-             py::arg("stream"), "Candidates to kept ones, best first, gathered side by side.");
+             py::arg("stream"), py::arg("or_equal") = false, py::arg("plus_one") = false,
+             "Candidates to kept ones, best first, gathered side by side.");
 }

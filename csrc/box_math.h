@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "box_coder.h"
+
 #ifdef __CUDACC__
 #define RETINASDK_HOST_DEVICE __host__ __device__ inline
 #else
@@ -19,18 +21,17 @@ namespace retinasdk {
 namespace {
 
 // Note [Box convention]
-// A box is (x1, y1, x2, y2) in pixels, edges continuous: its width is x2 - x1, without "+ 1", and the pixel in
-// the upper left corner covers (0, 0, 1, 1).
+// A box is (x1, y1, x2, y2) in pixels, edges continuous: its width is x2 - x1, without "+ 1", and the pixel in the
+// upper left corner covers (0, 0, 1, 1). Where plus_one is set, as ODTK has it, x2 and y2 name the last pixel inside
+// instead; outline() makes it the continuous box around these pixels, whose sides, area and IoU are then the same as
+// everybody's.
 struct Box {
   float x1, y1, x2, y2;
 };
 
-// Faster R-CNN's coding (Ren et al. 2015, equation 2): deltas are (dx, dy, dw, dh), each divided by its weight.
-// clamp_max bounds dw and dh from above before exp; infinity means no bound.
-struct BoxCoder {
-  float weights[4];
-  float clamp_max;
-};
+RETINASDK_HOST_DEVICE Box outline(const Box& box, bool plus_one) {
+  return plus_one ? Box{box.x1, box.y1, box.x2 + 1.0f, box.y2 + 1.0f} : box;
+}
 
 RETINASDK_HOST_DEVICE Box anchor_box(const float* base, float stride_y, float stride_x, int row, int column) {
   const float shift_x = static_cast<float>(column) * stride_x;
@@ -58,21 +59,30 @@ RETINASDK_HOST_DEVICE float exponential(float x) {
   return static_cast<float>(sum * power);
 }
 
-// A conditional and not fminf: a NaN must stay NaN here, so that is_finite() can drop the box.
-RETINASDK_HOST_DEVICE float clamp_log_size(float value, float clamp_max) {
-  return value > clamp_max ? clamp_max : value;
+// Conditionals and not fminf: a NaN must stay NaN here, so that is_finite() can drop the box.
+RETINASDK_HOST_DEVICE float clamp_log_size(float value, const BoxCoder& coder) {
+  const float not_above = value > coder.clamp_max ? coder.clamp_max : value;
+  return not_above < coder.clamp_min ? coder.clamp_min : not_above;
 }
 
-RETINASDK_HOST_DEVICE Box apply_deltas(const Box& anchor, const float (&delta)[4], const BoxCoder& coder) {
+RETINASDK_HOST_DEVICE Box apply_deltas(const Box& base, const float (&delta)[4], const BoxCoder& coder) {
+  const Box anchor = outline(base, coder.plus_one);
   const float anchor_width = anchor.x2 - anchor.x1;
   const float anchor_height = anchor.y2 - anchor.y1;
-  const float center_x = delta[0] / coder.weights[0] * anchor_width + (anchor.x1 + 0.5f * anchor_width);
-  const float center_y = delta[1] / coder.weights[1] * anchor_height + (anchor.y1 + 0.5f * anchor_height);
-  const float half_width =
-      0.5f * (exponential(clamp_log_size(delta[2] / coder.weights[2], coder.clamp_max)) * anchor_width);
-  const float half_height =
-      0.5f * (exponential(clamp_log_size(delta[3] / coder.weights[3], coder.clamp_max)) * anchor_height);
-  return {center_x - half_width, center_y - half_height, center_x + half_width, center_y + half_height};
+  float move[4];
+  for (int i = 0; i < 4; ++i) move[i] = delta[i] / coder.weights[i] + coder.means[i];
+  Box box;
+  if (coder.coding == BoxCoding::kCorner) {
+    box = {anchor.x1 + move[0] * anchor_width, anchor.y1 + move[1] * anchor_height, anchor.x2 + move[2] * anchor_width,
+           anchor.y2 + move[3] * anchor_height};
+  } else {
+    const float center_x = move[0] * anchor_width + (anchor.x1 + 0.5f * anchor_width);
+    const float center_y = move[1] * anchor_height + (anchor.y1 + 0.5f * anchor_height);
+    const float half_width = 0.5f * (exponential(clamp_log_size(move[2], coder)) * anchor_width);
+    const float half_height = 0.5f * (exponential(clamp_log_size(move[3], coder)) * anchor_height);
+    box = {center_x - half_width, center_y - half_height, center_x + half_width, center_y + half_height};
+  }
+  return coder.plus_one ? Box{box.x1, box.y1, box.x2 - 1.0f, box.y2 - 1.0f} : box;
 }
 
 // A box that is not finite (from NaN or infinite deltas) is never a candidate.
@@ -98,6 +108,37 @@ RETINASDK_HOST_DEVICE Box clip(const Box& box, float width, float height) {
     clipped.y2 = clip_coordinate(box.y2, height);
   }
   return clipped;
+}
+
+// Of an outline(): has it no area?
+RETINASDK_HOST_DEVICE bool is_empty(const Box& box) { return !(box.x2 > box.x1 && box.y2 > box.y1); }
+
+// What a box must be to become a candidate.
+struct BoxLimits {
+  float width, height;  // of clip()
+  bool drop_empty;      // boxes without area after clipping are none
+};
+
+// The clipped box of an anchor, and whether it is a candidate.
+RETINASDK_HOST_DEVICE bool decode_box(const Box& anchor, const float (&delta)[4], const BoxCoder& coder,
+                                      const BoxLimits& limits, Box& box) {
+  const Box decoded = apply_deltas(anchor, delta, coder);
+  box = clip(decoded, limits.width, limits.height);
+  return is_finite(decoded) && !(limits.drop_empty && is_empty(outline(box, coder.plus_one)));
+}
+
+// What `>` is to be asked with, where values at the threshold itself count too: the next float below. Below -infinity
+// there is none, so -infinity is never above.
+RETINASDK_HOST_DEVICE float strict_limit(float threshold, bool or_equal) {
+  const float largest = 3.4028234e38f;
+  if (!or_equal || threshold != threshold || threshold < -largest) return threshold;
+  const float value = threshold + 0.0f;  // one kind of 0
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  bits = bits == 0u ? 0x80000001u : (bits & 0x80000000u) != 0u ? bits + 1u : bits - 1u;
+  float below;
+  memcpy(&below, &bits, sizeof below);
+  return below;
 }
 
 // Strictly above, so NaN never passes. filter_cpu.cpp holds the same comparison, eight values at a time.
@@ -127,7 +168,7 @@ RETINASDK_HOST_DEVICE float logit_of(uint64_t key) {
 
 RETINASDK_HOST_DEVICE float area(const Box& box) { return (box.x2 - box.x1) * (box.y2 - box.y1); }
 
-// Intersection over union of two boxes ([Box convention]); 0 where they do not overlap.
+// Intersection over union of two outlines ([Box convention]); 0 where they do not overlap.
 RETINASDK_HOST_DEVICE float iou(const Box& a, const Box& b) {
   const float left = a.x1 > b.x1 ? a.x1 : b.x1;
   const float top = a.y1 > b.y1 ? a.y1 : b.y1;
@@ -138,9 +179,9 @@ RETINASDK_HOST_DEVICE float iou(const Box& a, const Box& b) {
   return intersection / (area(a) + area(b) - intersection);
 }
 
-// Does a kept box remove another of the same class? Strictly above the threshold, as torchvision and detectron2.
-RETINASDK_HOST_DEVICE bool suppresses(const Box& kept, const Box& other, float iou_threshold) {
-  return iou(kept, other) > iou_threshold;
+// Does a kept box remove another of the same class? Of outlines; `limit` is the IoU threshold, by strict_limit().
+RETINASDK_HOST_DEVICE bool suppresses(const Box& kept, const Box& other, float limit) {
+  return iou(kept, other) > limit;
 }
 
 }  // namespace

@@ -80,7 +80,7 @@ void scan_channels(const float* logits, int begin, int end, const HeadLevel& lev
 BestOfLevel best_of_level(const HeadLevel& level, int image, const DecodeOptions& options) {
   const int channels = options.anchors * options.classes;
   const float* logits = level.logits + static_cast<int64_t>(image) * channels * level.height * level.width;
-  BestOfLevel best(options.top_k, options.logit_threshold);
+  BestOfLevel best(options.top_k, strict_limit(options.logit_threshold, options.or_equal));
   if (options.class_ids.empty()) {
     scan_channels(logits, 0, channels, level, options, best);
   } else {
@@ -98,12 +98,10 @@ BestOfLevel best_of_level(const HeadLevel& level, int image, const DecodeOptions
 
 void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, const float* clip_sizes,
             const Candidates& candidates) {
-  const BoxCoder coder{
-      {options.coder_weights[0], options.coder_weights[1], options.coder_weights[2], options.coder_weights[3]},
-      options.coder_clamp_max};
   for (int image = 0; image < options.batch; ++image) {
     int64_t slot = static_cast<int64_t>(image) * candidates.capacity;
     const int64_t first_slot = slot;
+    const BoxLimits limits{clip_sizes[2 * image + 1], clip_sizes[2 * image], options.drop_empty};
     for (const HeadLevel& level : levels) {
       const int64_t cells = static_cast<int64_t>(level.height) * level.width;
       const float* deltas = level.deltas + static_cast<int64_t>(image) * options.anchors * 4 * cells;
@@ -117,14 +115,13 @@ void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, 
         for (int i = 0; i < 4; ++i) delta[i] = deltas[(anchor * 4 + i) * cells + cell];
         const Box base = anchor_box(level.base_anchors + 4 * anchor, level.stride_y, level.stride_x,
                                     static_cast<int>(cell / level.width), static_cast<int>(cell % level.width));
-        const Box box = apply_deltas(base, delta, coder);
-        if (!is_finite(box)) continue;
-        const Box clipped = clip(box, clip_sizes[2 * image + 1], clip_sizes[2 * image]);
+        Box box;
+        if (!decode_box(base, delta, options.coder, limits, box)) continue;
         float* out = candidates.boxes + 4 * slot;
-        out[0] = clipped.x1;
-        out[1] = clipped.y1;
-        out[2] = clipped.x2;
-        out[3] = clipped.y2;
+        out[0] = box.x1;
+        out[1] = box.y1;
+        out[2] = box.x2;
+        out[3] = box.y2;
         candidates.logits[slot] = logit_of(key);
         candidates.class_ids[slot] = static_cast<int32_t>(index - pair * options.classes);
         ++slot;

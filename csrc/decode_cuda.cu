@@ -42,6 +42,7 @@ struct Plan {
   int sorted_keys;  // room for the best of a level: top_k, rounded up to a power of two
   bool aligned;     // all logits lie at multiples of 16 bytes
   BoxCoder coder;
+  bool or_equal, drop_empty;
   const float* logit_threshold;
   const uint8_t* class_mask;
   const float* clip_sizes;
@@ -96,7 +97,7 @@ __global__ void __launch_bounds__(kFilterThreads) filter_logits(Plan plan) {
   }
   const Level& level = plan.levels[level_index];
   const T* logits = static_cast<const T*>(level.logits);
-  const float threshold = *plan.logit_threshold;
+  const float threshold = strict_limit(*plan.logit_threshold, plan.or_equal);
   // Offsets count from the first image, whose logits alone are sure to be aligned.
   const uint64_t begin = uint64_t{blockIdx.y} * level.pairs;
   const uint64_t end = begin + level.pairs;
@@ -173,7 +174,7 @@ __device__ void for_each_candidate(const Plan& plan, const Level& level, uint32_
     return;
   }
   const T* logits = static_cast<const T*>(level.logits) + uint64_t{blockIdx.y} * level.pairs;
-  const float threshold = *plan.logit_threshold;
+  const float threshold = strict_limit(*plan.logit_threshold, plan.or_equal);
   for (uint64_t i = threadIdx.x; i < level.pairs; i += blockDim.x) {
     const float logit = to_float(logits[i]);
     if (!is_candidate(logit, threshold, static_cast<uint32_t>(i), plan, level)) continue;
@@ -259,14 +260,13 @@ struct Output {
   int capacity;
 };
 
-// Grid: (1, images). Boxes of the best, level by level; those that are not finite are left out and the rest moves up.
+// Grid: (1, images). Boxes of the best, level by level; those that are no candidates are left out.
 template <typename T>
 __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output output) {
   __shared__ int warp_counts[kBoxThreads / 32];
   const uint32_t image = blockIdx.y;
   const uint64_t offset = uint64_t{image} * static_cast<uint64_t>(output.capacity);
-  const float clip_height = plan.clip_sizes[2 * image];
-  const float clip_width = plan.clip_sizes[2 * image + 1];
+  const BoxLimits limits{plan.clip_sizes[2 * image + 1], plan.clip_sizes[2 * image], plan.drop_empty};
   const uint32_t lane = threadIdx.x % 32;
   const uint32_t warp = threadIdx.x / 32;
   int written = 0;
@@ -293,8 +293,7 @@ __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output outp
         for (int d = 0; d < 4; ++d) delta[d] = to_float(deltas[(anchor * 4 + d) * cells + cell]);
         const Box base = anchor_box(level.base_anchors + 4 * anchor, level.stride_y, level.stride_x,
                                     static_cast<int>(cell / level.width), static_cast<int>(cell % level.width));
-        box = apply_deltas(base, delta, plan.coder);
-        usable = is_finite(box);
+        usable = decode_box(base, delta, plan.coder, limits, box);
       }
       const unsigned usable_lanes = __ballot_sync(kAllLanes, usable);
       if (lane == 0) warp_counts[warp] = __popc(usable_lanes);
@@ -306,12 +305,11 @@ __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output outp
       }
       __syncthreads();
       if (!usable) continue;
-      const Box clipped = clip(box, clip_width, clip_height);
       const uint64_t at = offset + static_cast<uint64_t>(place);
-      output.boxes[4 * at] = clipped.x1;
-      output.boxes[4 * at + 1] = clipped.y1;
-      output.boxes[4 * at + 2] = clipped.x2;
-      output.boxes[4 * at + 3] = clipped.y2;
+      output.boxes[4 * at] = box.x1;
+      output.boxes[4 * at + 1] = box.y1;
+      output.boxes[4 * at + 2] = box.x2;
+      output.boxes[4 * at + 3] = box.y2;
       output.logits[at] = logit_of(key);
       output.class_ids[at] = static_cast<int32_t>(index_of(key) - pair * static_cast<uint32_t>(plan.classes));
     }
@@ -327,6 +325,7 @@ __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output outp
 
 #ifndef __CUDACC_RTC__  // device-only compilers stop here
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "cuda_support.h"
@@ -356,7 +355,8 @@ Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOpti
           "classes must be 1 to 65536, got " + std::to_string(options.classes));
   require(options.top_k >= 1 && options.top_k <= 1 << 20,
           "top_k must be 1 to 1048576, got " + std::to_string(options.top_k));
-  for (const float weight : options.coder_weights) require(weight > 0.0f, "box coder weights must be above 0");
+  for (const float weight : options.coder.weights) require(weight > 0.0f, "box coder weights must be above 0");
+  for (const float mean : options.coder.means) require(std::isfinite(mean), "box coder means must be finite");
   Plan plan{};
   plan.level_count = static_cast<int>(levels.size());
   plan.anchors = options.anchors;
@@ -364,9 +364,9 @@ Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOpti
   plan.top_k = options.top_k;
   plan.sorted_keys = power_of_two_from(options.top_k);
   plan.aligned = true;
-  plan.coder = {
-      {options.coder_weights[0], options.coder_weights[1], options.coder_weights[2], options.coder_weights[3]},
-      options.coder_clamp_max};
+  plan.coder = options.coder;
+  plan.or_equal = options.or_equal;
+  plan.drop_empty = options.drop_empty;
   plan.logit_threshold = options.logit_threshold;
   plan.class_mask = options.class_mask;
   plan.clip_sizes = options.clip_sizes;

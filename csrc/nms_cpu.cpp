@@ -10,13 +10,13 @@ constexpr int kNone = -1;
 
 // Kept boxes, each linked to the one of its class kept before it: a candidate is compared with its own class only.
 struct Kept {
-  Box box;
+  Box outline;  // Note [Box convention]
   int previous_of_class;
 };
 
-bool is_suppressed(const Box& box, int newest_of_class, const std::vector<Kept>& kept, float iou_threshold) {
+bool is_suppressed(const Box& outline, int newest_of_class, const std::vector<Kept>& kept, float iou_limit) {
   for (int i = newest_of_class; i != kNone; i = kept[static_cast<size_t>(i)].previous_of_class) {
-    if (suppresses(kept[static_cast<size_t>(i)].box, box, iou_threshold)) return true;
+    if (suppresses(kept[static_cast<size_t>(i)].outline, outline, iou_limit)) return true;
   }
   return false;
 }
@@ -26,6 +26,7 @@ bool is_suppressed(const Box& box, int newest_of_class, const std::vector<Kept>&
 // Going down the ranks and comparing with what is kept gives what the textbook's "take the best, drop its neighbours"
 // gives, and may stop as soon as max_detections are found.
 void nms(int batch, const Candidates& candidates, const NmsOptions& options, int32_t* kept, int32_t* kept_counts) {
+  const float iou_limit = strict_limit(options.iou_threshold, options.or_equal);
   std::vector<uint64_t> ranked;
   std::vector<Kept> survivors;
   std::vector<int> newest_of_class;
@@ -49,11 +50,12 @@ void nms(int batch, const Candidates& candidates, const NmsOptions& options, int
       if (static_cast<int>(survivors.size()) == options.max_detections) break;
       const uint32_t i = index_of(key);
       const Box box{boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
+      const Box outlined = outline(box, options.plus_one);
       int& newest = newest_of_class[static_cast<size_t>(class_ids[i])];
-      if (!is_finite(box) || is_suppressed(box, newest, survivors, options.iou_threshold)) continue;
+      if (!is_finite(box) || is_suppressed(outlined, newest, survivors, iou_limit)) continue;
       kept[static_cast<int64_t>(image) * options.max_detections + static_cast<int64_t>(survivors.size())] =
           static_cast<int32_t>(i);
-      survivors.push_back({box, newest});
+      survivors.push_back({outlined, newest});
       newest = static_cast<int>(survivors.size()) - 1;
     }
     kept_counts[image] = static_cast<int32_t>(survivors.size());

@@ -26,7 +26,8 @@ struct NmsInput {
   const int32_t* class_ids;
   const int32_t* counts;
   int capacity;
-  float iou_threshold;
+  float iou_limit;
+  bool plus_one;
   int max_detections;
   uint64_t* keys;  // scratch, key_capacity for each image
   int key_capacity;
@@ -41,7 +42,7 @@ struct NmsOutput {
 };
 
 struct Tile {
-  Box boxes[kNmsTile];
+  Box outlines[kNmsTile];
   int32_t class_ids[kNmsTile];
   uint32_t indices[kNmsTile];
   uint32_t removed[kWords];             // bit i % 32 of word i / 32
@@ -102,11 +103,11 @@ __global__ void __launch_bounds__(kNmsThreads) nms_kernel(NmsInput input, NmsOut
       const uint64_t key = first + thread < sorted ? keys[first + thread] : kUnusable;
       const bool usable = key != kUnusable;
       if (usable) {
-        tile.boxes[thread] = box_at(boxes, index_of(key));
+        tile.outlines[thread] = outline(box_at(boxes, index_of(key)), input.plus_one);
         tile.class_ids[thread] = class_ids[index_of(key)];
         tile.indices[thread] = index_of(key);
       } else {
-        tile.boxes[thread] = Box{0.0f, 0.0f, 0.0f, 0.0f};
+        tile.outlines[thread] = Box{0.0f, 0.0f, 0.0f, 0.0f};
         tile.class_ids[thread] = -1;
       }
       const unsigned unusable_lanes = __ballot_sync(kAllLanes, !usable);
@@ -118,8 +119,8 @@ __global__ void __launch_bounds__(kNmsThreads) nms_kernel(NmsInput input, NmsOut
     const int member = thread % kNmsTile;
     for (int k = thread / kNmsTile; k < kept; k += kNmsThreads / kNmsTile) {
       if (output.class_ids[results + static_cast<uint64_t>(k)] == tile.class_ids[member] &&
-          suppresses(box_at(output.boxes, results + static_cast<uint64_t>(k)), tile.boxes[member],
-                     input.iou_threshold)) {
+          suppresses(outline(box_at(output.boxes, results + static_cast<uint64_t>(k)), input.plus_one),
+                     tile.outlines[member], input.iou_limit)) {
         atomicOr(&tile.removed[member / 32], 1u << (member % 32));
         break;
       }
@@ -131,7 +132,7 @@ __global__ void __launch_bounds__(kNmsThreads) nms_kernel(NmsInput input, NmsOut
       for (int bit = row + 1 > 32 * word ? row + 1 - 32 * word : 0; bit < 32; ++bit) {
         const int other = 32 * word + bit;
         if (tile.class_ids[row] == tile.class_ids[other] &&
-            suppresses(tile.boxes[row], tile.boxes[other], input.iou_threshold)) {
+            suppresses(tile.outlines[row], tile.outlines[other], input.iou_limit)) {
           overlaps |= 1u << bit;
         }
       }
@@ -144,10 +145,7 @@ __global__ void __launch_bounds__(kNmsThreads) nms_kernel(NmsInput input, NmsOut
       const int source = tile.kept[k];
       const uint64_t at = results + static_cast<uint64_t>(kept + k);
       output.kept[at] = static_cast<int32_t>(tile.indices[source]);
-      output.boxes[4 * at] = tile.boxes[source].x1;
-      output.boxes[4 * at + 1] = tile.boxes[source].y1;
-      output.boxes[4 * at + 2] = tile.boxes[source].x2;
-      output.boxes[4 * at + 3] = tile.boxes[source].y2;
+      for (int i = 0; i < 4; ++i) output.boxes[4 * at + i] = boxes[4 * uint64_t{tile.indices[source]} + i];
       output.logits[at] = logits[tile.indices[source]];
       output.class_ids[at] = tile.class_ids[source];
     }
@@ -195,7 +193,8 @@ void nms(int batch, const DeviceCandidates& candidates, const DeviceNmsOptions& 
                        candidates.class_ids,
                        candidates.counts,
                        candidates.capacity,
-                       options.iou_threshold,
+                       strict_limit(options.iou_threshold, options.or_equal),
+                       options.plus_one,
                        options.max_detections,
                        static_cast<uint64_t*>(scratch.data),
                        power_of_two_from(candidates.capacity)};

@@ -1,6 +1,7 @@
 // Checks the arguments, then calls the kernels. No arithmetic lives here.
 #include "ops.h"
 
+#include <cmath>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -46,7 +47,8 @@ void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, 
   require_in(options.classes, 1, kMaxClasses, "classes");
   require_in(options.top_k, 1, kMaxPerImage, "top_k");
   require(options.logit_threshold == options.logit_threshold, "logit_threshold must be a number, got NaN");
-  for (const float weight : options.coder_weights) require(weight > 0.0f, "box coder weights must be above 0");
+  for (const float weight : options.coder.weights) require(weight > 0.0f, "box coder weights must be above 0");
+  for (const float mean : options.coder.means) require(std::isfinite(mean), "box coder means must be finite");
   for (const HeadLevel& level : levels) {
     require_side(level.height, "level height");
     require_side(level.width, "level width");

@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "box_coder.h"
+
 namespace retinasdk {
 
 // -- preprocess ------------------------------------------------------------------------------------------------------
@@ -38,19 +40,20 @@ constexpr int kMaxPerImage = 1 << 20;  // upper bound of top_k and max_detection
 // What the network says of one pyramid level, as it says it.
 struct HeadLevel {
   const float* logits;        // (N, A * K, height, width), channel a * K + k, before the sigmoid
-  const float* deltas;        // (N, A * 4, height, width), channel a * 4 + {dx, dy, dw, dh}
+  const float* deltas;        // (N, A * 4, height, width), channel a * 4 + 0 to 3; box_coder.h
   const float* base_anchors;  // (A, 4), xyxy around the origin of cell (0, 0), network-input pixels
   int height, width;          // cells
   float stride_y, stride_x;   // network-input pixels from one cell to the next
 };
 
 struct DecodeOptions {
-  int batch, anchors, classes;  // N, A, K
-  float logit_threshold;        // candidates are strictly above
-  int top_k;                    // best (anchor, class) pairs of each level and image
-  float coder_weights[4];       // BoxCoder in box_math.h
-  float coder_clamp_max;
+  int batch, anchors, classes;     // N, A, K
+  float logit_threshold;           // candidates are strictly above
+  int top_k;                       // best (anchor, class) pairs of each level and image
+  BoxCoder coder;                  // how deltas become boxes
   std::vector<int32_t> class_ids;  // only these classes, each once; empty: all
+  bool or_equal = false;           // candidates are also those at logit_threshold itself
+  bool drop_empty = false;         // boxes without area after clipping are no candidates
 };
 
 // candidates per image at the most: levels * top_k
@@ -65,15 +68,17 @@ struct Candidates {
 // Reads the logits once and makes boxes only for the best top_k of each level. Candidates come level by level, inside a
 // level by Note [Rank] with index (cell * A + anchor) * K + class: ties fall to the lower level, anchor, class.
 // clip_sizes: (N, 2) height, width in network-input pixels; negative: that axis is not clipped.
-// NaN logits and boxes that are not finite are left out.
+// NaN logits and boxes that are not finite are left out; so is a logit of -infinity, even with or_equal.
 void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, const float* clip_sizes,
             const Candidates& candidates);
 
 // -- nms -------------------------------------------------------------------------------------------------------------
 
 struct NmsOptions {
-  float iou_threshold;  // a box is dropped if its IoU with a kept, better one of its class is strictly above
-  int max_detections;   // kept per image, over all classes
+  float iou_threshold;    // a box is dropped if its IoU with a kept, better one of its class is strictly above
+  int max_detections;     // kept per image, over all classes
+  bool or_equal = false;  // ... or at iou_threshold itself
+  bool plus_one = false;  // Note [Box convention]
 };
 
 // Greedy, class-aware non-maximum suppression. kept: (N, max_detections) int32 indices into the image's candidates,

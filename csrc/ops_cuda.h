@@ -15,6 +15,8 @@
 #include <string>
 #include <vector>
 
+#include "box_coder.h"
+
 namespace retinasdk::cuda {
 
 class Error : public std::runtime_error {
@@ -106,13 +108,14 @@ struct DeviceLevel {
 struct DeviceDecodeOptions {
   int batch, anchors, classes;
   int top_k;
-  float coder_weights[4];
-  float coder_clamp_max;
+  BoxCoder coder;
   Scalar input;
   // Read by the device when the work runs, so that a captured graph takes new values:
   const float* logit_threshold;  // one value; must not be NaN
   const uint8_t* class_mask;     // (K,), 0: as if the network had no such class
   const float* clip_sizes;       // (N, 2) height, width; negative: that axis is not clipped
+  bool or_equal = false;         // as DecodeOptions in ops.h
+  bool drop_empty = false;
 };
 
 struct DeviceCandidates {
@@ -131,8 +134,10 @@ void decode(const std::vector<DeviceLevel>& levels, const DeviceDecodeOptions& o
 // -- nms -------------------------------------------------------------------------------------------------------------
 
 struct DeviceNmsOptions {
-  float iou_threshold;
+  float iou_threshold;  // as NmsOptions in ops.h
   int max_detections;
+  bool or_equal = false;
+  bool plus_one = false;
 };
 
 struct DeviceDetections {

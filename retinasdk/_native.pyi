@@ -23,6 +23,12 @@ def decode(
     coder_weights: tuple[float, float, float, float],
     coder_clamp_max: float,
     class_ids: list[int],
+    coder_kind: str = "center",
+    coder_means: tuple[float, float, float, float] = ...,
+    coder_clamp_min: float = ...,
+    plus_one: bool = False,
+    or_equal: bool = False,
+    drop_empty: bool = False,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
 def nms(
     boxes: npt.NDArray[np.float32],
@@ -32,5 +38,7 @@ def nms(
     *,
     iou_threshold: float,
     max_detections: int,
+    or_equal: bool = False,
+    plus_one: bool = False,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
 def simd_name() -> str: ...

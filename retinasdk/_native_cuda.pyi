@@ -61,6 +61,12 @@ def decode(
     scratch: int,
     scratch_bytes: int,
     stream: int,
+    coder_kind: str = "center",
+    coder_means: tuple[float, float, float, float] = ...,
+    coder_clamp_min: float = ...,
+    plus_one: bool = False,
+    or_equal: bool = False,
+    drop_empty: bool = False,
 ) -> None: ...
 def nms_scratch_bytes(*, batch: int, capacity: int, max_detections: int) -> int: ...
 def nms(
@@ -81,4 +87,6 @@ def nms(
     scratch: int,
     scratch_bytes: int,
     stream: int,
+    or_equal: bool = False,
+    plus_one: bool = False,
 ) -> None: ...

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -84,12 +84,35 @@ def decode(
             strides=level_strides(shapes, spec, transforms[0].padded),
             clip_sizes=clip_sizes(transforms, spec),
             logit_threshold=logit(score_threshold),
-            top_k=spec.top_k,
-            coder_weights=spec.box_coder.weights,
-            coder_clamp_max=coder_clamp_max(spec),
             class_ids=list(class_ids),
+            **decode_rules(spec),
         )
     )
+
+
+def decode_rules(spec: ModelSpec) -> dict[str, Any]:
+    """What the spec alone says of decoding, as arguments that both devices take."""
+    coder = spec.box_coder
+    return {
+        "top_k": spec.top_k,
+        "coder_kind": coder.kind,
+        "coder_weights": coder.weights,
+        "coder_means": coder.means,
+        "coder_clamp_max": math.inf if coder.clamp_max is None else coder.clamp_max,
+        "coder_clamp_min": -math.inf if coder.clamp_min is None else coder.clamp_min,
+        "plus_one": spec.plus_one,
+        "or_equal": spec.score_comparison == ">=",
+        "drop_empty": spec.drop_empty == "before_nms",
+    }
+
+
+def nms_rules(spec: ModelSpec) -> dict[str, Any]:
+    """What the spec alone says of NMS, but for how many are kept, as arguments that both devices take."""
+    return {
+        "iou_threshold": spec.nms_iou_threshold,
+        "or_equal": spec.nms_comparison == ">=",
+        "plus_one": spec.plus_one,
+    }
 
 
 def level_strides(
@@ -122,23 +145,30 @@ def base_anchors(spec: ModelSpec) -> list[npt.NDArray[np.float32]]:
 
 
 def clip_sizes(transforms: Sequence[Transform], spec: ModelSpec) -> npt.NDArray[np.float32]:
-    """(N, 2) float32 height, width that the boxes of each image are clipped to; -1: not at all."""
-    sizes = [
-        {"resized": transform.resized, "padded": transform.padded, "none": (-1, -1)}[spec.clip]
-        for transform in transforms
-    ]
-    return np.array(sizes, dtype=np.float32)
+    """(N, 2) float32: the largest y and x of each image's boxes before NMS; -1: no limit."""
+    if spec.clip not in ("resized", "padded"):
+        return np.full((len(transforms), 2), -1, dtype=np.float32)
+    sizes = [transform.resized if spec.clip == "resized" else transform.padded for transform in transforms]
+    return np.array([_clip_limit(size, spec) for size in sizes], dtype=np.float32)
 
 
-def coder_clamp_max(spec: ModelSpec) -> float:
-    """The coder's bound of dw and dh; infinity where it has none."""
-    return math.inf if spec.box_coder.clamp_max is None else spec.box_coder.clamp_max
+def _clip_limit(size: tuple[int, int], spec: ModelSpec) -> tuple[int, int]:
+    """The largest y and x of boxes that are clipped to (height, width) `size`."""
+    return size if spec.clip_limit == "edge" else (size[0] - 1, size[1] - 1)
 
 
 def nms(
-    candidates: Candidates, *, iou_threshold: float, max_detections: int
+    candidates: Candidates,
+    *,
+    iou_threshold: float,
+    max_detections: int,
+    or_equal: bool = False,
+    plus_one: bool = False,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Kept candidate indices (N, M) int32, best first, -1 behind the last; and their counts (N,) int32."""
+    """Kept candidate indices (N, M) int32, best first, -1 behind the last; and their counts (N,) int32.
+
+    or_equal: an IoU at the threshold suppresses, too. plus_one: as `ModelSpec.plus_one`.
+    """
     return _native.nms(
         candidates.boxes,
         candidates.logits,
@@ -146,12 +176,14 @@ def nms(
         candidates.counts,
         iou_threshold=iou_threshold,
         max_detections=max_detections,
+        or_equal=or_equal,
+        plus_one=plus_one,
     )
 
 
 def suppress(candidates: Candidates, spec: ModelSpec) -> list[Kept]:
     """NMS by the spec's rules: what is left of each image."""
-    kept, counts = nms(candidates, iou_threshold=spec.nms_iou_threshold, max_detections=spec.max_detections)
+    kept, counts = nms(candidates, max_detections=spec.max_detections, **nms_rules(spec))
     results = []
     for image, count in enumerate(counts):
         best = kept[image, :count]
@@ -162,16 +194,28 @@ def suppress(candidates: Candidates, spec: ModelSpec) -> list[Kept]:
 
 
 def to_detections(kept: Sequence[Kept], spec: ModelSpec, transforms: Sequence[Transform]) -> list[Detections]:
-    """One `Detections` for each image: scores from logits, pixels of the original image."""
-    return [
-        Detections(
-            xyxy=transform.to_original(image.boxes),
-            scores=sigmoid(image.logits),
-            class_ids=image.class_ids,
-            labels=spec.labels,
+    """One `Detections` for each image: scores from logits, boxes in pixels of the original image.
+
+    What the spec clips and drops after NMS is clipped and dropped here.
+    """
+    results = []
+    for image, transform in zip(kept, transforms, strict=True):
+        xyxy = transform.to_original(image.boxes)
+        if spec.clip == "original":
+            height, width = _clip_limit(transform.original, spec)
+            xyxy = np.clip(xyxy, 0, np.array([width, height, width, height], dtype=np.float32))
+        reported = np.ones(len(xyxy), dtype=bool)
+        if spec.drop_empty == "after_nms":
+            reported = (xyxy[:, 2:] - xyxy[:, :2] + np.float32(spec.plus_one) > 0).all(axis=1)
+        results.append(
+            Detections(
+                xyxy=xyxy[reported],
+                scores=sigmoid(image.logits[reported]),
+                class_ids=image.class_ids[reported],
+                labels=spec.labels,
+            )
         )
-        for image, transform in zip(kept, transforms, strict=True)
-    ]
+    return results
 
 
 def postprocess(

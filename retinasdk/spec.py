@@ -22,7 +22,11 @@ METADATA_KEY = "retinasdk.spec"
 
 _RESIZE_RULES = {"shortest": 2, "longest": 1, "native": 1, "squash": 2}
 _ROUNDINGS = ("floor", "half_up")
-_CLIPS = ("resized", "padded", "none")
+_CODERS = ("center", "corner")
+_CLIPS = ("resized", "padded", "original", "none")
+_CLIP_LIMITS = ("edge", "last_pixel")
+_DROPS = ("never", "before_nms", "after_nms")
+_COMPARISONS = (">", ">=")
 _CHANNEL_ORDERS = ("RGB", "BGR")
 _MAX_SIDE = 1 << 16
 
@@ -68,19 +72,35 @@ class Level:
 
 @dataclass(frozen=True)
 class BoxCoder:
-    """Faster R-CNN's box coding: deltas (dx, dy, dw, dh), each divided by its weight.
+    """How the network's four numbers for an anchor become a box.
 
-    clamp_max: upper bound of dw and dh before exp (torchvision and detectron2: ln(1000 / 16)); None: no bound.
+    kind "center": (dx, dy, dw, dh), as Faster R-CNN and most after it: the anchor's centre moves by dx and dy of its
+        sides, and its sides grow by exp(dw) and exp(dh).
+    kind "corner": (dx1, dy1, dx2, dy2), as keras-retinanet: each corner moves by so many of the anchor's sides.
+    weights, means: each number is divided by its weight, then its mean is added; where a framework speaks of std, the
+        weight is 1 / std.
+    clamp_max, clamp_min: bounds of dw and dh before exp; None: no bound. torchvision and detectron2 have an upper
+        one, ln(1000 / 16); mmdetection has also its negative as the lower; ODTK has none. "corner" takes none.
     """
 
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     clamp_max: float | None = math.log(1000.0 / 16)
+    clamp_min: float | None = None
+    means: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    kind: str = "center"
 
     def __post_init__(self) -> None:
         valid = len(self.weights) == 4 and _is_finite(*self.weights) and min(self.weights) > 0
         _check(valid, "box coder weights are four numbers above 0", self.weights)
-        if self.clamp_max is not None:
-            _check(_is_finite(self.clamp_max), "clamp_max is a finite number or null", self.clamp_max)
+        _check(len(self.means) == 4 and _is_finite(*self.means), "box coder means are four finite numbers", self.means)
+        bounds = {"clamp_max": self.clamp_max, "clamp_min": self.clamp_min}
+        for name, bound in bounds.items():
+            _check(bound is None or _is_finite(bound), f"{name} is a finite number or null", bound)
+        if self.clamp_max is not None and self.clamp_min is not None:
+            _check(self.clamp_min <= self.clamp_max, "clamp_min is at most clamp_max", bounds)
+        _check(self.kind in _CODERS, f"box coder kind is one of {_CODERS}", self.kind)
+        if self.kind == "corner":
+            _check(not any(b is not None for b in bounds.values()), "a corner coder has no clamps (null)", bounds)
 
 
 @dataclass(frozen=True)
@@ -143,9 +163,19 @@ class ModelSpec:
 
     name: of the model, for people. flavour: whose rules it follows ("torchvision", "retinasdk").
     labels: one name per class index; ignore_labels: names that are never reported (torchvision's unused COCO ids).
-    score_threshold: sigmoid scores strictly above are candidates. top_k: best (anchor, class) pairs of each level.
-    clip: boxes are clipped before NMS to the "resized" image, the "padded" network input, or not ("none").
-    nms_iou_threshold: strictly above, a worse box of the same class is dropped. max_detections: per image.
+    score_threshold: sigmoid scores strictly above are candidates; with score_comparison ">=" also those at it, as in
+        ODTK's CPU path. A score of exactly 0 never is.
+    top_k: best (anchor, class) pairs of each level. Where a framework takes all of them, as keras-retinanet does, a
+        number that is never reached, such as 65536.
+    clip: boxes are clipped before NMS to the "resized" image or to the "padded" network input, after NMS to the
+        "original" image (detectron2), or not ("none").
+    clip_limit: x is clipped to 0..width ("edge") or to 0..width - 1 ("last_pixel": ODTK, keras-retinanet); so is y.
+    drop_empty: boxes without area, as they are clipped by then, are dropped "before_nms" (mmdetection) or "after_nms"
+        (detectron2), or "never".
+    plus_one: x2 and y2 name the last pixel inside the box (ODTK), so that a width is x2 - x1 + 1: an anchor's, in NMS,
+        and in what is empty. Detections are reported so, too.
+    nms_iou_threshold: strictly above, a worse box of the same class is dropped; with nms_comparison ">=" also at it.
+    max_detections: per image, of all classes; a limit per class that is no lower changes nothing.
     pad_multiple: network-input sides are padded right and below with 0 to multiples of this.
     source: free notes of where the model comes from.
 
@@ -167,6 +197,11 @@ class ModelSpec:
     clip: str = "resized"
     nms_iou_threshold: float = 0.5
     max_detections: int = 300
+    score_comparison: str = ">"
+    nms_comparison: str = ">"
+    clip_limit: str = "edge"
+    drop_empty: str = "never"
+    plus_one: bool = False
     source: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -192,6 +227,11 @@ class ModelSpec:
         _check(1 <= self.max_detections <= 1 << 20, "max_detections is from 1 to 1048576", self.max_detections)
         _check(1 <= self.pad_multiple <= 4096, "pad_multiple is from 1 to 4096", self.pad_multiple)
         _check(self.clip in _CLIPS, f"clip is one of {_CLIPS}", self.clip)
+        _check(self.clip_limit in _CLIP_LIMITS, f"clip_limit is one of {_CLIP_LIMITS}", self.clip_limit)
+        _check(self.drop_empty in _DROPS, f"drop_empty is one of {_DROPS}", self.drop_empty)
+        for name in ("score_comparison", "nms_comparison"):
+            _check(getattr(self, name) in _COMPARISONS, f"{name} is one of {_COMPARISONS}", getattr(self, name))
+        _check(isinstance(self.plus_one, bool), "plus_one is true or false", self.plus_one)
 
     @property
     def anchors_per_cell(self) -> int:

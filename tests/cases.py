@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,12 @@ class DecodeCase:
     coder_weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
     coder_clamp_max: float = CLAMP_MAX
     class_ids: list[int] = field(default_factory=list)
+    coder_kind: str = "center"
+    coder_means: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    coder_clamp_min: float = -INF
+    plus_one: bool = False
+    or_equal: bool = False
+    drop_empty: bool = False
 
     @property
     def batch(self) -> int:
@@ -44,8 +50,8 @@ class DecodeCase:
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of _native.decode."""
-        names = ("strides", "clip_sizes", "logit_threshold", "top_k", "coder_weights", "coder_clamp_max", "class_ids")
-        return {name: getattr(self, name) for name in names}
+        positional = ("name", "logits", "deltas", "base_anchors")
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name not in positional}
 
     def expected(self, image: int) -> reference.Found:
         levels = [
@@ -54,9 +60,23 @@ class DecodeCase:
                 self.logits, self.deltas, self.base_anchors, self.strides, strict=True
             )
         ]
-        options = self.options()
-        del options["strides"], options["clip_sizes"]
-        return reference.decode(levels, clip_size=tuple(self.clip_sizes[image]), **options)
+        return reference.decode(
+            levels,
+            clip_size=tuple(self.clip_sizes[image]),
+            top_k=self.top_k,
+            logit_threshold=self.logit_threshold,
+            coder=reference.Coder(
+                self.coder_weights,
+                self.coder_clamp_max,
+                self.coder_clamp_min,
+                self.coder_means,
+                self.coder_kind,
+                self.plus_one,
+            ),
+            class_ids=self.class_ids,
+            or_equal=self.or_equal,
+            drop_empty=self.drop_empty,
+        )
 
 
 def random_heads(
@@ -85,6 +105,27 @@ def random_heads(
         "clip_sizes": np.array([[extent[0] - 3 * i, extent[1] - i] for i in range(batch)], dtype=np.float32),
     }
     return DecodeCase(**{**arguments, **options})
+
+
+def with_rules(case: DecodeCase, seed: int) -> DecodeCase:
+    """`case` with the rules of some flavour or other: each option as likely as not."""
+    random = np.random.default_rng(seed)
+
+    def one_of(*values: Any) -> Any:
+        return values[random.integers(len(values))]
+
+    return replace(
+        case,
+        coder_kind=one_of("center", "corner"),
+        coder_weights=one_of((1.0, 1.0, 1.0, 1.0), (5.0, 5.0, 5.0, 5.0), (10.0, 7.5, 5.0, 3.0)),
+        coder_means=one_of((0.0, 0.0, 0.0, 0.0), (0.25, -0.5, 0.125, 0.1)),
+        coder_clamp_max=one_of(CLAMP_MAX, 0.5, INF),
+        coder_clamp_min=one_of(-CLAMP_MAX, -0.25, -INF),
+        plus_one=one_of(False, True),
+        or_equal=one_of(False, True),
+        drop_empty=one_of(False, True),
+        clip_sizes=one_of(case.clip_sizes, np.full_like(case.clip_sizes, -1), np.floor(case.clip_sizes / 2)),
+    )
 
 
 def with_logits(case: DecodeCase, values: Floats | float, **changes: Any) -> DecodeCase:
@@ -121,6 +162,27 @@ def decode_cases() -> Iterator[DecodeCase]:
     yield random_heads(15, name="coder weights", coder_weights=(10.0, 5.0, 2.0, 4.0))
     yield random_heads(16, name="tight clamp", coder_clamp_max=0.25)
     yield random_heads(17, name="no clamp", coder_clamp_max=INF)
+    mmdetection = {"coder_clamp_min": -CLAMP_MAX, "drop_empty": True}
+    yield random_heads(25, name="clamped on both sides", coder_clamp_max=0.25, coder_clamp_min=-0.25)
+    yield sprinkled(random_heads(26, name="clamped on both sides, NaN and infinity", **mmdetection), 27)
+    yield random_heads(28, name="means", coder_means=(0.5, -0.5, 0.1, -0.1), coder_weights=(10.0, 5.0, 2.0, 4.0))
+    keras = {"coder_kind": "corner", "coder_weights": (5.0, 5.0, 5.0, 5.0), "coder_clamp_max": INF}
+    yield random_heads(29, name="corners", batch=2, **keras)
+    yield sprinkled(random_heads(30, name="corners, NaN and infinity", batch=2, **keras), 31)
+    odtk = {"plus_one": True, "coder_clamp_max": INF}
+    yield random_heads(32, name="plus one", batch=2, **odtk)
+    yield sprinkled(random_heads(33, name="plus one, NaN and infinity", batch=2, **odtk), 34)
+    # Half of the cells lie beyond the limit, so that many boxes have no area left.
+    half = np.array([[20, 20], [0, 20]], dtype=np.float32)
+    for plus_one in (False, True):
+        options = {"drop_empty": True, "plus_one": plus_one, "clip_sizes": half, "top_k": 60}
+        yield random_heads(35, name=f"empty boxes dropped, plus one {plus_one}", batch=2, **options)
+    for threshold in (-INF, -1.5, 0.0, 3.0, INF):
+        coarse = np.array([-INF, -1.5, -0.0, 0.0, 3.0, INF, NAN, 1.0], dtype=np.float32)
+        equal = random_heads(36, name=f"at the threshold of {threshold}", or_equal=True, logit_threshold=threshold)
+        yield with_logits(equal, coarse)
+    for seed in range(12):
+        yield with_rules(random_heads(seed, name=f"rules {seed}", batch=2, top_k=40), seed)
     for class_ids in ([0], [3], [1, 3], [3, 0], [0, 1, 2, 3]):
         yield random_heads(18, name=f"only classes {class_ids}", class_ids=class_ids, top_k=30)
     for top_k in (1, 2, 31, 32, 33):
@@ -179,6 +241,13 @@ class NmsCase:
     class_ids: Ints
     iou_threshold: float = 0.5
     max_detections: int = 300
+    or_equal: bool = False
+    plus_one: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of _native.nms."""
+        names = ("iou_threshold", "max_detections", "or_equal", "plus_one")
+        return {name: getattr(self, name) for name in names}
 
 
 def nms_case(name: str, boxes: Any, logits: Any = None, class_ids: Any = None, **options: Any) -> NmsCase:
@@ -223,6 +292,20 @@ def nms_cases() -> Iterator[NmsCase]:
     yield nms_case("-infinity is a rank like others", [square, [20, 0, 30, 10]], logits=[-INF, 0])
     yield nms_case("threshold 1 keeps twins", [square] * 3, iou_threshold=1.0)
     yield nms_case("largest class index", [square, square], class_ids=[65_535, 0])
+    # With one more pixel a side, these overlap by a row of pixels; without, they touch; the last is one pixel apart.
+    neighbours = [square, [10, 0, 20, 10], [0, 10, 10, 20], [22, 0, 32, 10]]
+    for plus_one in (False, True):
+        yield nms_case(f"neighbours, plus one {plus_one}", neighbours, iou_threshold=0.0, plus_one=plus_one)
+        for or_equal in (False, True):
+            rules: dict[str, Any] = {"or_equal": or_equal, "plus_one": plus_one}
+            half = [square, [0, 0, 10, 5 - plus_one * 0.5]]  # IoU 0.5 in either convention
+            yield nms_case(f"at 0.5, {rules}", half, iou_threshold=0.5, **rules)
+            yield nms_case(f"at 0, {rules}", neighbours, iou_threshold=0.0, **rules)
+            yield nms_case(f"at 1, {rules}", [square] * 3, iou_threshold=1.0, **rules)
+            yield nms_case(f"without area, {rules}", [[5, 5, 5, 5], [5, 5, 5, 5], [0, 5, 10, 5]], **rules)
+            for iou_threshold in (0.0, 0.25, 0.5):
+                data = crowd(9, 400, classes=2)
+                yield NmsCase(f"400 boxes, {iou_threshold}, {rules}", *data, iou_threshold=iou_threshold, **rules)
     for count in (63, 64, 65, 127, 128, 129):
         yield NmsCase(f"{count} boxes", *crowd(count, count, classes=2))
     for classes in (1, 3, 91):

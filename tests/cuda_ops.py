@@ -94,7 +94,7 @@ class CudaOps:
         logit_threshold: float,
         top_k: int,
         class_ids: list[int],
-        **coder: Any,
+        **rules: Any,
     ) -> tuple[Array, Array, Array, Array]:
         """As `_native.decode`; what lies behind the counts is set to 0."""
         memory = self._memory()
@@ -124,7 +124,7 @@ class CudaOps:
             base_anchors=[memory.put(array) for array in base_anchors],
             strides=strides,
             **shape,
-            **coder,
+            **rules,
             dtype=self._float.name,
             logit_threshold=memory.put(np.array([logit_threshold], np.float32)),
             class_mask=memory.put(mask),
@@ -143,7 +143,7 @@ class CudaOps:
         return boxes, out_logits, out_classes, counts
 
     def nms(
-        self, boxes: Array, logits: Array, class_ids: Array, counts: Array, *, iou_threshold: float, max_detections: int
+        self, boxes: Array, logits: Array, class_ids: Array, counts: Array, *, max_detections: int, **rules: Any
     ) -> tuple[Array, Array]:
         """As `_native.nms`; that kept candidates were gathered rightly is asserted here."""
         memory = self._memory()
@@ -164,7 +164,7 @@ class CudaOps:
             logits=memory.put(logits),
             class_ids=memory.put(class_ids),
             counts=memory.put(counts),
-            iou_threshold=iou_threshold,
+            **rules,
             max_detections=room,
             **results,
             scratch=memory.room((scratch_bytes,), np.uint8),

@@ -97,15 +97,32 @@ def anchors(base_anchors: npt.NDArray[np.floating], stride: tuple[float, float],
     return np.concatenate(boxes)
 
 
-def apply_deltas(anchor: Array, deltas: Array, weights: Sequence[float], clamp_max: float) -> Array:
-    """Anchors (n, 4) xyxy moved by deltas (n, 4): dx and dy in anchor sides, dw and dh as logarithms."""
-    sides = anchor[:, 2:] - anchor[:, :2]
+@dataclass(frozen=True)
+class Coder:
+    """How deltas become boxes. kind: "center" or "corner"; plus_one: x2 and y2 are the last pixels inside."""
+
+    weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)
+    clamp_max: float = float("inf")
+    clamp_min: float = -float("inf")
+    means: Sequence[float] = (0.0, 0.0, 0.0, 0.0)
+    kind: str = "center"
+    plus_one: bool = False
+
+
+def apply_deltas(anchor: Array, deltas: Array, coder: Coder) -> Array:
+    """Anchors (n, 4) xyxy moved by deltas (n, 4).
+
+    "center": dx and dy in anchor sides, dw and dh as logarithms. "corner": each corner in anchor sides.
+    """
+    more = 1.0 if coder.plus_one else 0.0
+    sides = anchor[:, 2:] - anchor[:, :2] + more
     with np.errstate(invalid="ignore", over="ignore"):
-        shift, log_size = deltas[:, :2] / weights[:2], deltas[:, 2:] / weights[2:]
-        centres = (anchor[:, :2] + anchor[:, 2:]) / 2 + shift * sides
-        log_size = np.where(np.isnan(log_size), np.nan, np.minimum(log_size, clamp_max))
-        half = np.exp(log_size) * sides / 2
-        return np.concatenate([centres - half, centres + half], axis=1)
+        deltas = deltas / np.asarray(coder.weights) + np.asarray(coder.means)
+        if coder.kind == "corner":
+            return anchor + deltas * np.tile(sides, 2)
+        centres = anchor[:, :2] + sides / 2 + deltas[:, :2] * sides
+        half = np.exp(np.clip(deltas[:, 2:], coder.clamp_min, coder.clamp_max)) * sides / 2
+        return np.concatenate([centres - half, centres + half - more], axis=1)
 
 
 def _decode_level(
@@ -113,9 +130,9 @@ def _decode_level(
     clip_size: tuple[float, float],
     passes: npt.NDArray[np.bool_],
     top_k: int,
-    coder_weights: Sequence[float],
-    coder_clamp_max: float,
+    coder: Coder,
     class_ids: Sequence[int],
+    drop_empty: bool,
 ) -> Found:
     count, rows, columns = len(level.base_anchors), *level.logits.shape[1:]
     classes = level.logits.shape[0] // count
@@ -136,15 +153,23 @@ def _decode_level(
     boxes = apply_deltas(
         anchors(level.base_anchors, level.stride, rows, columns)[anchor_index],
         by_anchor(level.deltas, 4).astype(np.float64)[anchor_index],
-        np.asarray(coder_weights, dtype=np.float64),
-        coder_clamp_max,
+        coder,
     )
     # The SDK computes in float32, so what leaves its range is not finite there.
-    finite = np.all(np.abs(boxes) <= FLOAT32_MAX, axis=1)
+    usable = np.all(np.abs(boxes) <= FLOAT32_MAX, axis=1)
     for axis, size in ((1, clip_size[0]), (0, clip_size[1])):
         if size >= 0:
             boxes[:, axis::2] = np.clip(boxes[:, axis::2], 0.0, size)
-    return Found(boxes, pair_logits.reshape(-1)[best], class_index)[np.flatnonzero(finite)]
+    if drop_empty:
+        usable &= ~is_empty(boxes, coder.plus_one)
+    return Found(boxes, pair_logits.reshape(-1)[best], class_index)[np.flatnonzero(usable)]
+
+
+def is_empty(boxes: Array, plus_one: bool) -> npt.NDArray[np.bool_]:
+    """(n,) of boxes (n, 4): those without area, once they are rounded to float32 as the SDK's are."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        boxes = boxes.astype(np.float32).astype(np.float64)
+        return ~(boxes[:, 2:] - boxes[:, :2] + (1.0 if plus_one else 0.0) > 0).all(axis=1)
 
 
 def decode(
@@ -154,18 +179,22 @@ def decode(
     top_k: int,
     logit_threshold: float | None = None,
     score_threshold: float | None = None,
-    coder_weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
-    coder_clamp_max: float = float("inf"),
+    coder: Coder = Coder(),
     class_ids: Sequence[int] = (),
+    or_equal: bool = False,
+    drop_empty: bool = False,
 ) -> Found:
-    """Candidates of one image. The threshold is given as a logit or as a score; both are exclusive."""
+    """Candidates of one image. The threshold is given as a logit or as a score; both are exclusive, unless or_equal."""
     parts = []
     for level in levels:
         if score_threshold is not None:
-            passes = sigmoid(level.logits) > score_threshold
+            values, threshold = sigmoid(level.logits), np.float64(score_threshold)
         else:
-            passes = level.logits.astype(np.float64) > np.float64(np.float32(logit_threshold))
-        parts.append(_decode_level(level, clip_size, passes, top_k, coder_weights, coder_clamp_max, class_ids))
+            values, threshold = level.logits.astype(np.float64), np.float64(np.float32(logit_threshold))
+        passes = values > threshold
+        if or_equal:
+            passes |= (values == threshold) & (level.logits > -np.inf)
+        parts.append(_decode_level(level, clip_size, passes, top_k, coder, class_ids, drop_empty))
     return Found(
         np.concatenate([part.boxes for part in parts]),
         np.concatenate([part.logits for part in parts]),
@@ -176,12 +205,16 @@ def decode(
 # -- NMS ---------------------------------------------------------------------------------------------------------------
 
 
-def iou(box: Array, others: Array) -> Array:
-    """Of one box (4,) with each of (n, 4); edges are continuous, and boxes without a common area give 0."""
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+def iou(box: Array, others: Array, *, plus_one: bool = False) -> Array:
+    """Of one box (4,) with each of (n, 4); boxes without a common area give 0.
+
+    Edges are continuous, or with plus_one x2 and y2 are the last pixels inside.
+    """
+    more = 1.0 if plus_one else 0.0
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]) + more
     intersection = np.where((sides > 0).all(axis=1), sides.prod(axis=1), 0.0)
-    areas = (others[:, 2:] - others[:, :2]).prod(axis=1)
-    union = (box[2:] - box[:2]).prod() + areas - intersection
+    areas = (others[:, 2:] - others[:, :2] + more).prod(axis=1)
+    union = (box[2:] - box[:2] + more).prod() + areas - intersection
     return np.where(intersection > 0, intersection / np.where(union > 0, union, 1.0), 0.0)
 
 
@@ -192,6 +225,8 @@ def nms(
     *,
     iou_threshold: float,
     max_detections: int,
+    or_equal: bool = False,
+    plus_one: bool = False,
 ) -> list[int]:
     """The textbook's: take the best that is left, drop its neighbours of the same class, repeat."""
     boxes, logits = boxes.astype(np.float64), logits.astype(np.float64)
@@ -201,8 +236,9 @@ def nms(
     while len(left) and len(kept) < max_detections:
         best, left = left[0], left[1:]
         kept.append(int(best))
-        neighbours = (iou(boxes[best], boxes[left]) > iou_threshold) & (class_ids[left] == class_ids[best])
-        left = left[~neighbours]
+        overlaps = iou(boxes[best], boxes[left], plus_one=plus_one)
+        near = overlaps >= iou_threshold if or_equal else overlaps > iou_threshold
+        left = left[~(near & (class_ids[left] == class_ids[best]))]
     return kept
 
 
@@ -219,22 +255,43 @@ def postprocess(
     top_k: int,
     iou_threshold: float,
     max_detections: int,
-    coder_clamp_max: float,
+    coder_clamp_max: float = float("inf"),
+    coder: Coder | None = None,
     class_ids: Sequence[int] = (),
+    last_clip: tuple[float, float] = (-1, -1),
+    drop_empty: str = "never",
 ) -> tuple[Array, Array, npt.NDArray[np.int64]]:
-    """(xyxy in pixels of the original image, scores, class ids) of one image, best first."""
+    """(xyxy in pixels of the original image, scores, class ids) of one image, best first.
+
+    coder: the plain one with `coder_clamp_max` unless given. last_clip: height, width that boxes are clipped to when
+    they are back in the original image. drop_empty: "never", "before_nms" or "after_nms".
+    """
+    coder = coder or Coder(clamp_max=coder_clamp_max)
     found = decode(
         levels,
         clip_size=clip_size,
         top_k=top_k,
         score_threshold=score_threshold,
-        coder_clamp_max=coder_clamp_max,
+        coder=coder,
         class_ids=class_ids,
+        drop_empty=drop_empty == "before_nms",
     )
-    kept = nms(found.boxes, found.logits, found.class_ids, iou_threshold=iou_threshold, max_detections=max_detections)
+    kept = nms(
+        found.boxes,
+        found.logits,
+        found.class_ids,
+        iou_threshold=iou_threshold,
+        max_detections=max_detections,
+        plus_one=coder.plus_one,
+    )
     best = found[np.array(kept, dtype=np.int64)]
     ratio_y, ratio_x = original[0] / resized[0], original[1] / resized[1]
-    return best.boxes * [ratio_x, ratio_y, ratio_x, ratio_y], sigmoid(best.logits), best.class_ids
+    boxes = best.boxes * [ratio_x, ratio_y, ratio_x, ratio_y]
+    for axis, size in ((1, last_clip[0]), (0, last_clip[1])):
+        if size >= 0:
+            boxes[:, axis::2] = np.clip(boxes[:, axis::2], 0.0, size)
+    reported = ~is_empty(boxes, coder.plus_one) if drop_empty == "after_nms" else np.ones(len(boxes), dtype=bool)
+    return boxes[reported], sigmoid(best.logits)[reported], best.class_ids[reported]
 
 
 # -- comparing lists of detections -------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from cases import BASE, CLAMP_MAX, INF, NAN, DecodeCase, decode_cases, random_heads, sprinkled
+from cases import BASE, CLAMP_MAX, INF, NAN, DecodeCase, decode_cases, random_heads, sprinkled, with_rules
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import anchors
@@ -77,6 +77,9 @@ def one_cell(deltas: list[float], **options: Any) -> npt.NDArray[np.float32]:
     return found(decoded)[0]
 
 
+KERAS = {"coder_kind": "corner", "coder_weights": (5.0, 5.0, 5.0, 5.0)}
+
+
 @pytest.mark.parametrize(
     ("deltas", "options", "box"),
     [
@@ -90,6 +93,21 @@ def one_cell(deltas: list[float], **options: Any) -> npt.NDArray[np.float32]:
         ([0, 0, INF, 4.2], {}, [-1000, -500, 1000, 500]),
         ([0, 0, math.log(100), 0], {"coder_clamp_max": INF}, [-1600, -8, 1600, 8]),
         ([0, 0, -INF, 0], {}, [0, -8, 0, 8]),  # only bounded from above
+        # mmdetection bounds from below, too: a side shrinks to 32 / 62.5 and 16 / 62.5 at the least.
+        ([0, 0, -9, -INF], {"coder_clamp_min": -CLAMP_MAX}, [-0.256, -0.128, 0.256, 0.128]),
+        ([0, 0, 9, -9], {"coder_clamp_min": -CLAMP_MAX}, [-1000, -0.128, 1000, 0.128]),
+        ([2, 0, 0, 0], {"coder_weights": (4.0, 1.0, 1.0, 1.0), "coder_means": (0.5, 0.25, 0.0, 0.0)}, [16, -4, 48, 12]),
+        # keras-retinanet: corners move by 0.2 of a side, without exp(), whatever the clamp.
+        ([1, 1, 1, 1], KERAS, [-9.6, -4.8, 22.4, 11.2]),
+        ([-5, 0, 5, 0], KERAS, [-48, -8, 48, 8]),
+        ([0, 0, -5, -5], KERAS, [-16, -8, -16, -8]),
+        ([0, 0, -10, 0], KERAS, [-16, -8, -48, 8]),  # crossed corners stay as they are
+        ([1, 0, 1, 0], {**KERAS, "coder_means": (0.3, 0.0, 0.3, 0.0)}, [0, -8, 32, 8]),
+        # ODTK: the anchor's pixels -16..16 are 33, its centre lies at 0.5, and x2 is the last pixel again.
+        ([0, 0, 0, 0], {"plus_one": True}, [-16, -8, 16, 8]),
+        ([1, 0, 0, 0], {"plus_one": True}, [17, -8, 49, 8]),
+        ([0, 0, math.log(2), math.log(3)], {"plus_one": True}, [-32.5, -25, 32.5, 25]),
+        ([0, 0, -INF, 0], {"plus_one": True}, [0.5, -8, -0.5, 8]),
         ([0, 0, 0, 0], {"clip_sizes": np.array([[6, 12]], dtype=np.float32)}, [0, 0, 12, 6]),
         ([9, 9, 0, 0], {"clip_sizes": np.array([[6, 12]], dtype=np.float32)}, [12, 6, 12, 6]),
         ([0, 0, 0, 0], {"clip_sizes": np.array([[-1, 12]], dtype=np.float32)}, [0, -8, 12, 8]),
@@ -98,6 +116,48 @@ def one_cell(deltas: list[float], **options: Any) -> npt.NDArray[np.float32]:
 )
 def test_boxes_computed_by_hand(deltas: list[float], options: dict[str, Any], box: list[float]) -> None:
     np.testing.assert_allclose(one_cell(deltas, **options), [box], rtol=1e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("deltas", "options", "is_left"),
+    [
+        ([0, 0, 0, 0], {}, True),
+        ([0, 0, -INF, 0], {}, False),
+        ([0, 0, 0, -INF], {}, False),
+        ([0, 0, -INF, 0], {"coder_clamp_min": -CLAMP_MAX}, True),
+        ([9, 0, 0, 0], {"clip_sizes": np.array([[6, 12]], dtype=np.float32)}, False),  # all of it beyond the edge
+        ([-0.5, 0, 0, 0], {"clip_sizes": np.array([[6, 12]], dtype=np.float32)}, False),  # it ends at the edge
+        ([-0.25, 0, 0, 0], {"clip_sizes": np.array([[6, 12]], dtype=np.float32)}, True),
+        ([0, 0, -10, 0], KERAS, False),  # crossed corners
+        ([9, 0, 0, 0], {"plus_one": True, "clip_sizes": np.array([[6, 12]], dtype=np.float32)}, True),  # one pixel wide
+        ([0, 0, -INF, 0], {"plus_one": True}, False),
+    ],
+)
+def test_boxes_without_area_are_dropped_where_that_is_asked(
+    deltas: list[float], options: dict[str, Any], is_left: bool
+) -> None:
+    assert len(one_cell(deltas, **options)) == 1
+    assert len(one_cell(deltas, drop_empty=True, **options)) == is_left
+
+
+@pytest.mark.parametrize(
+    ("threshold", "above", "at_or_above"),
+    [
+        (-INF, [-2, 0, 0, 1, INF], [-2, 0, 0, 1, INF]),  # there is no logit of -infinity to speak of
+        (-2.0, [0, 0, 1, INF], [-2, 0, 0, 1, INF]),
+        (0.0, [1, INF], [0, 0, 1, INF]),
+        (-0.0, [1, INF], [0, 0, 1, INF]),
+        (float(np.nextafter(np.float32(0), np.float32(1))), [1, INF], [1, INF]),
+        (1.0, [INF], [1, INF]),
+        (float(np.nextafter(np.float32(1), np.float32(2))), [INF], [INF]),
+        (INF, [], [INF]),
+    ],
+)
+def test_logits_at_the_threshold(threshold: float, above: list[float], at_or_above: list[float]) -> None:
+    case = random_heads(57, sizes=[(1, 7)], anchors=1, classes=1, top_k=7, logit_threshold=threshold)
+    case.logits[0][0, 0, 0] = [-INF, -2, -0.0, 0.0, 1, INF, NAN]
+    assert sorted(found(run(case))[1].tolist()) == above
+    assert sorted(found(run(replace(case, or_equal=True)))[1].tolist()) == at_or_above
 
 
 @pytest.mark.parametrize("position", range(4))
@@ -185,7 +245,7 @@ def test_the_filter_sees_each_logit_once(cells: int) -> None:
         np.testing.assert_array_equal(found(run(case))[1], expected)
 
 
-@settings(derandomize=True, deadline=None, max_examples=60, database=None)
+@settings(derandomize=True, deadline=None, max_examples=120, database=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     batch=st.integers(1, 3),
@@ -195,6 +255,7 @@ def test_the_filter_sees_each_logit_once(cells: int) -> None:
     top_k=st.integers(1, 60),
     steps=st.sampled_from([2, 16, 1 << 20]),
     threshold=st.sampled_from([-INF, -3.0, 0.0, 1.5]),
+    rules=st.none() | st.integers(0, 2**32 - 1),
 )
 def test_any_heads(
     seed: int,
@@ -205,10 +266,12 @@ def test_any_heads(
     top_k: int,
     steps: int,
     threshold: float,
+    rules: int | None,
 ) -> None:
     case = random_heads(seed, batch=batch, anchors=anchor_count, classes=classes, sizes=sizes, top_k=top_k)
     coarse = [np.round(logits * steps) / np.float32(steps) for logits in case.logits]  # few steps: many ties
-    assert_as_expected(replace(case, logits=coarse, logit_threshold=threshold))
+    case = replace(case, logits=coarse, logit_threshold=threshold)
+    assert_as_expected(case if rules is None else with_rules(case, rules))
 
 
 def test_the_logit_of_a_score() -> None:
@@ -238,6 +301,8 @@ def broken(**changes: Any) -> DecodeCase:
         ({"top_k": 2**31 - 1}, "top_k must be 1 to 1048576, got 2147483647"),
         ({"logit_threshold": NAN}, "logit_threshold must be a number, got NaN"),
         ({"coder_weights": (1.0, 1.0, 0.0, 1.0)}, "box coder weights must be above 0"),
+        ({"coder_means": (0.0, 0.0, INF, 0.0)}, "box coder means must be finite"),
+        ({"coder_kind": "corners"}, "coder_kind must be 'center' or 'corner', got 'corners'"),
         ({"class_ids": [2]}, "class id must be 0 to 1, got 2"),
         ({"class_ids": [-1]}, "class id must be 0 to 1, got -1"),
     ],

@@ -21,21 +21,14 @@ def run(case: NmsCase) -> list[int]:
         case.logits[None],
         case.class_ids[None],
         np.array([len(case.boxes)], dtype=np.int32),
-        iou_threshold=case.iou_threshold,
-        max_detections=case.max_detections,
+        **case.options(),
     )
     assert (kept[0, counts[0] :] == -1).all()
     return kept[0, : counts[0]].tolist()
 
 
 def expected(case: NmsCase) -> list[int]:
-    return reference.nms(
-        case.boxes,
-        case.logits,
-        case.class_ids,
-        iou_threshold=case.iou_threshold,
-        max_detections=case.max_detections,
-    )
+    return reference.nms(case.boxes, case.logits, case.class_ids, **case.options())
 
 
 @pytest.mark.parametrize("case", list(nms_cases()), ids=lambda case: case.name)
@@ -60,6 +53,22 @@ SQUARE = [0, 0, 10, 10]
         (nms_case("just above it", [SQUARE, [0, 0, 10, 5.001]], iou_threshold=0.5), [0]),
         # 1/3 of the union; with the old "+ 1" widths it would be 66 / 176 = 0.375.
         (nms_case("no + 1", [SQUARE, [5, 0, 15, 10]], iou_threshold=0.35), [0, 1]),
+        (nms_case("+ 1", [SQUARE, [5, 0, 15, 10]], iou_threshold=0.35, plus_one=True), [0]),
+        (nms_case("+ 1, just below", [SQUARE, [5, 0, 15, 10]], iou_threshold=0.376, plus_one=True), [0, 1]),
+        (nms_case("a pixel each", [[5, 5, 5, 5], [5, 5, 5, 5]], plus_one=True), [0]),
+        (
+            nms_case(
+                "neighbours share a column of pixels", [SQUARE, [10, 0, 20, 10]], iou_threshold=0.0, plus_one=True
+            ),
+            [0],
+        ),
+        (nms_case("neighbours share none", [SQUARE, [11, 0, 20, 10]], iou_threshold=0.0, plus_one=True), [0, 1]),
+        (nms_case("exactly the threshold goes, too", [SQUARE, [0, 0, 10, 5]], or_equal=True), [0]),
+        (nms_case("just below the threshold stays", [SQUARE, [0, 0, 10, 4.999]], or_equal=True), [0, 1]),
+        (
+            nms_case("at 0 only one of a class is left", [SQUARE, [50, 0, 60, 10]], iou_threshold=0.0, or_equal=True),
+            [0],
+        ),
         (nms_case("touching", [SQUARE, [10, 0, 20, 10]], iou_threshold=0.0), [0, 1]),
         (nms_case("chain", [SQUARE, [3, 0, 13, 10], [6, 0, 16, 10]]), [0, 2]),
         (nms_case("+infinity is best", [SQUARE, [20, 0, 30, 10]], logits=[5, INF]), [1, 0]),
@@ -119,8 +128,12 @@ few_logits = st.sampled_from([-1.5, -0.0, 0.0, 2.0])
     # Thresholds that float32 holds exactly, so that the oracle's float64 meets the same ties.
     iou_threshold=st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]),
     max_detections=st.integers(1, 80),
+    or_equal=st.booleans(),
+    plus_one=st.booleans(),
 )
-def test_any_candidates(candidates: list[Any], iou_threshold: float, max_detections: int) -> None:
+def test_any_candidates(
+    candidates: list[Any], iou_threshold: float, max_detections: int, or_equal: bool, plus_one: bool
+) -> None:
     boxes = [(x, y, x + w, y + h) for (x, y, w, h), _, _ in candidates]
     case = nms_case(
         "any",
@@ -129,6 +142,8 @@ def test_any_candidates(candidates: list[Any], iou_threshold: float, max_detecti
         [class_id for _, _, class_id in candidates],
         iou_threshold=iou_threshold,
         max_detections=max_detections,
+        or_equal=or_equal,
+        plus_one=plus_one,
     )
     kept = run(case)
     assert kept == expected(case)
@@ -137,8 +152,9 @@ def test_any_candidates(candidates: list[Any], iou_threshold: float, max_detecti
     assert ranks == sorted(ranks)
     for place, i in enumerate(kept):
         same = [j for j in kept[:place] if case.class_ids[j] == case.class_ids[i]]
-        overlaps = reference.iou(case.boxes[i].astype(np.float64), case.boxes[same].astype(np.float64).reshape(-1, 4))
-        assert (overlaps <= iou_threshold).all()
+        others = case.boxes[same].astype(np.float64).reshape(-1, 4)
+        overlaps = reference.iou(case.boxes[i].astype(np.float64), others, plus_one=plus_one)
+        assert (overlaps < iou_threshold if or_equal else overlaps <= iou_threshold).all()
 
 
 def arguments(**changes: Any) -> tuple[list[npt.NDArray[Any]], dict[str, Any]]:

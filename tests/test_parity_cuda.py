@@ -21,6 +21,7 @@ from cases import (
     random_heads,
     sprinkled,
     with_logits,
+    with_rules,
 )
 from cuda_ops import CudaOps
 from emulated_cuda import emulated_native
@@ -123,6 +124,7 @@ def test_three_hundred_thousand_anchors(cuda: CudaOps) -> None:
     threshold=st.sampled_from([-INF, -3.0, 0.0, 1.5]),
     clamp_max=st.sampled_from([4.135166556742356, 0.5, INF]),
     some_classes=st.booleans(),
+    rules=st.none() | st.integers(0, 2**32 - 1),
     hostile=st.booleans(),
     half=st.booleans(),
 )
@@ -132,6 +134,7 @@ def test_any_heads(
     threshold: float,
     clamp_max: float,
     some_classes: bool,
+    rules: int | None,
     hostile: bool,
     half: bool,
     **shape: Any,
@@ -140,6 +143,8 @@ def test_any_heads(
     coarse = [np.round(logits * steps) / np.float32(steps) for logits in case.logits]
     class_ids = list(range(0, shape["classes"], 2)) if some_classes else []
     case = replace(case, logits=coarse, logit_threshold=threshold, coder_clamp_max=clamp_max, class_ids=class_ids)
+    if rules is not None:
+        case = with_rules(case, rules)
     if hostile:
         case = sprinkled(case, seed)
     assert_same_candidates(halved(case) if half else case, CudaOps(emulated_native(), half=half))
@@ -164,7 +169,7 @@ def one_image(case: NmsCase) -> list[npt.NDArray[Any]]:
 
 @pytest.mark.parametrize("case", list(nms_cases()), ids=lambda case: case.name)
 def test_nms(case: NmsCase, cuda: CudaOps) -> None:
-    assert_same_kept(one_image(case), cuda, iou_threshold=case.iou_threshold, max_detections=case.max_detections)
+    assert_same_kept(one_image(case), cuda, **case.options())
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 255, 256, 257, 511, 513, 2047, 2048, 2049, 5000])
@@ -194,6 +199,8 @@ def test_images_of_a_batch_have_their_own_counts(cuda: CudaOps) -> None:
     iou_threshold=st.floats(0, 1, width=32),
     max_detections=st.integers(1, 500),
     fractions=st.booleans(),
+    or_equal=st.booleans(),
+    plus_one=st.booleans(),
 )
 def test_any_candidates(
     seed: int,
@@ -204,6 +211,8 @@ def test_any_candidates(
     iou_threshold: float,
     max_detections: int,
     fractions: bool,
+    or_equal: bool,
+    plus_one: bool,
 ) -> None:
     random = np.random.default_rng(seed)
     data = [crowd(seed + i, count, classes=classes, extent=extent) for i in range(batch)]
@@ -216,6 +225,8 @@ def test_any_candidates(
         CudaOps(emulated_native()),
         iou_threshold=iou_threshold,
         max_detections=max_detections,
+        or_equal=or_equal,
+        plus_one=plus_one,
     )
 
 
@@ -335,6 +346,8 @@ def decode_arguments(**changes: Any) -> dict[str, Any]:
         ({"sizes": [(0, 2)]}, "level sides must be 1 to 65536, got 0 x 2"),
         ({"sizes": [(65536, 65536)], "anchors": 1024, "classes": 65536}, "at most 2147483647 pairs are supported"),
         ({"coder_weights": (1.0, 0.0, 1.0, 1.0)}, "box coder weights must be above 0"),
+        ({"coder_means": (NAN, 0.0, 0.0, 0.0)}, "box coder means must be finite"),
+        ({"coder_kind": "edge"}, "coder_kind must be 'center' or 'corner', got 'edge'"),
         ({"scratch_bytes": 10}, r"scratch must have \d+ bytes, got 10"),
         ({"scratch": 0}, r"scratch must have \d+ bytes"),
         ({name: [256] * 17 for name in ("logits", "deltas", "base_anchors")}

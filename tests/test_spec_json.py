@@ -58,6 +58,11 @@ def altered(path: tuple[str | int, ...], value: Any) -> str:
         (("score_threshold",), "0.5", "score_threshold must be of type float, got '0.5'"),
         (("score_threshold",), 1.5, "score_threshold is from 0 to 1, got 1.5"),
         (("score_threshold",), NAN, "score_threshold is from 0 to 1, got nan"),
+        (("plus_one",), 1, "plus_one must be of type bool, got 1"),
+        (("nms_comparison",), "<", "nms_comparison is one of ('>', '>='), got '<'"),
+        (("box_coder", "kind"), "edges", "box coder kind is one of ('center', 'corner'), got 'edges'"),
+        (("box_coder", "means"), [0, 0], "box_coder.means must have 4 entries, got [0, 0]"),
+        (("box_coder", "clamp_min"), "-4", "box_coder.clamp_min must be of type float, got '-4'"),
         (("source",), ["me"], "source must be an object"),
         (("source",), {"year": 2020}, "source.year must be of type str, got 2020"),
         (("format",), 2, "wanted a model spec of format 1, got 2"),
@@ -100,6 +105,11 @@ def test_left_out_fields_have_their_defaults() -> None:
         "source",
         "nms_iou_threshold",
         "max_detections",
+        "score_comparison",
+        "nms_comparison",
+        "clip_limit",
+        "drop_empty",
+        "plus_one",
     ):
         del content[name]
     assert ModelSpec.from_json(json.dumps(content)) == small_spec()
@@ -142,6 +152,10 @@ def test_format_1_stays_readable() -> None:
     assert spec.box_coder == BoxCoder((10.0, 10.0, 5.0, 5.0), None)
     assert (spec.score_threshold, spec.nms_iou_threshold, spec.top_k, spec.max_detections) == (0.25, 0.45, 500, 100)
     assert (spec.ignore_labels, dict(spec.source)) == (("__background__",), {"data": "made up"})
+    # Fields that came later mean what was the only rule then.
+    assert (spec.box_coder.kind, spec.box_coder.clamp_min, spec.box_coder.means) == ("center", None, (0, 0, 0, 0))
+    assert (spec.score_comparison, spec.nms_comparison) == (">", ">")
+    assert (spec.clip_limit, spec.drop_empty, spec.plus_one) == ("edge", "never", False)
     assert ModelSpec.from_json(spec.to_json()) == spec
 
 
@@ -178,12 +192,26 @@ def _spec_strategy() -> st.SearchStrategy[ModelSpec]:
         ),
         pad_multiple=st.integers(1, 4096),
         input=text,
-        box_coder=st.builds(BoxCoder, st.tuples(*[above_zero] * 4), st.none() | number),
+        box_coder=st.builds(
+            BoxCoder,
+            st.tuples(*[above_zero] * 4),
+            st.none() | above_zero,
+            st.none() | above_zero.map(lambda bound: -bound),
+            st.tuples(*[number] * 4),
+        )
+        | st.builds(
+            BoxCoder, st.tuples(*[above_zero] * 4), st.none(), means=st.tuples(*[number] * 4), kind=st.just("corner")
+        ),
         score_threshold=st.floats(0, 1),
         top_k=st.integers(1, 1 << 20),
-        clip=st.sampled_from(["resized", "padded", "none"]),
+        clip=st.sampled_from(["resized", "padded", "original", "none"]),
         nms_iou_threshold=st.floats(0, 1),
         max_detections=st.integers(1, 1 << 20),
+        score_comparison=st.sampled_from([">", ">="]),
+        nms_comparison=st.sampled_from([">", ">="]),
+        clip_limit=st.sampled_from(["edge", "last_pixel"]),
+        drop_empty=st.sampled_from(["never", "before_nms", "after_nms"]),
+        plus_one=st.booleans(),
         source=st.dictionaries(text, text, max_size=3),
     )
 

@@ -71,7 +71,7 @@ void run() {
   const retinasdk::Candidates candidates{boxes.data(), logits.data(), class_ids.data(), &count, kCapacity};
   const float clip_size[] = {kInputHeight, kInputWidth};
   // A logit of 0 is a score of 0.5. The clamp of ln(1000 / 16) is torchvision's and detectron2's.
-  const retinasdk::DecodeOptions decoding{1, 1, kClasses, 0.0f, kTopK, {1.0f, 1.0f, 1.0f, 1.0f}, std::log(62.5f), {}};
+  const retinasdk::DecodeOptions decoding{1, 1, kClasses, 0.0f, kTopK, {{1.0f, 1.0f, 1.0f, 1.0f}, std::log(62.5f)}, {}};
   retinasdk::decode({fine.view(), coarse.view()}, decoding, clip_size, candidates);
   retinasdk::nms(1, candidates, {0.5f, kMaxDetections}, kept.data(), &kept_count);
 

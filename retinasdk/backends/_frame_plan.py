@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from retinasdk.backends._cuda_memory import Field, Layout
-from retinasdk.postprocess import coder_clamp_max, level_strides
+from retinasdk.postprocess import decode_rules, level_strides, nms_rules
 from retinasdk.spec import ModelSpec
 
 
@@ -86,9 +86,7 @@ class FramePlan:
             "strides": self._strides,
             **self._shape,
             "dtype": self._dtype.name,
-            "top_k": spec.top_k,
-            "coder_weights": spec.box_coder.weights,
-            "coder_clamp_max": coder_clamp_max(spec),
+            **decode_rules(spec),
             "logit_threshold": parameters + self.logit_threshold.offset,
             "class_mask": parameters + self.class_mask.offset,
             "clip_sizes": parameters + self.clip_sizes.offset,
@@ -107,7 +105,7 @@ class FramePlan:
             "batch": self._shape["batch"],
             "capacity": self._capacity,
             **{name: device + field.offset for name, field in self._candidates.items()},
-            "iou_threshold": self._spec.nms_iou_threshold,
+            **nms_rules(self._spec),
             "max_detections": self._room,
             "kept": device + self._kept_indices.offset,
             "kept_counts": results + self.counts.offset,

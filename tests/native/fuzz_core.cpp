@@ -75,8 +75,16 @@ void check_candidates(const HeadsCase& made, const Detected& detected, int image
     const float width = made.clip_sizes[static_cast<size_t>(2 * image + 1)];
     check(width < 0 || (box.x1 >= 0 && box.x1 <= width && box.x2 >= 0 && box.x2 <= width), "boxes are clipped in x");
     check(height < 0 || (box.y1 >= 0 && box.y1 <= height && box.y2 >= 0 && box.y2 <= height), "boxes are clipped in y");
-    check(box.x1 <= box.x2 && box.y1 <= box.y2, "corners are in order");
-    check(detected.logits[i] > made.options.logit_threshold, "logits are above the threshold");
+    const retinasdk::BoxCoder& coder = made.options.coder;
+    if (coder.coding == retinasdk::BoxCoding::kCenter && !coder.plus_one) {
+      check(box.x1 <= box.x2 && box.y1 <= box.y2, "corners are in order");
+    }
+    if (made.options.drop_empty) {
+      check(!retinasdk::is_empty(retinasdk::outline(box, coder.plus_one)), "no box is empty");
+    }
+    check(detected.logits[i] > made.options.logit_threshold ||
+              (made.options.or_equal && detected.logits[i] == made.options.logit_threshold),
+          "logits are above the threshold");
     const std::vector<int32_t>& wanted = made.options.class_ids;
     const int32_t class_id = detected.class_ids[i];
     check(class_id >= 0 && class_id < made.options.classes, "classes are in range");
@@ -108,10 +116,10 @@ void check_kept(const HeadsCase& made, const Detected& detected, int image, size
       const size_t other = first + static_cast<size_t>(kept[place]);
       const bool better =
           detected.logits[other] > detected.logits[i] || (detected.logits[other] == detected.logits[i] && other < i);
-      if (better && detected.class_ids[other] == detected.class_ids[i] &&
-          retinasdk::iou(box_at(detected, other), box_at(detected, i)) > made.nms.iou_threshold) {
-        return true;
-      }
+      if (!better || detected.class_ids[other] != detected.class_ids[i]) continue;
+      const float overlap = retinasdk::iou(retinasdk::outline(box_at(detected, other), made.nms.plus_one),
+                                           retinasdk::outline(box_at(detected, i), made.nms.plus_one));
+      if (overlap > made.nms.iou_threshold || (made.nms.or_equal && overlap == made.nms.iou_threshold)) return true;
     }
     return false;
   };
@@ -152,7 +160,7 @@ void run_hostile_nms(Random& random) {
     class_ids.push_back(random.chance(20) ? 65535 : random.integer(0, 3));
   }
   std::vector<int32_t> counts{count};
-  const retinasdk::NmsOptions options{random.real(0, 1), random.integer(1, 320)};
+  const retinasdk::NmsOptions options{random.real(0, 1), random.integer(1, 320), random.chance(2), random.chance(2)};
   std::vector<int32_t> kept(static_cast<size_t>(options.max_detections), -1);
   int32_t kept_count = -1;
   retinasdk::nms(1, {boxes.data(), logits.data(), class_ids.data(), counts.data(), count}, options, kept.data(),

@@ -89,17 +89,12 @@ Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type, const 
   std::vector<uint8_t> mask(static_cast<size_t>(made.options.classes), made.options.class_ids.empty() ? 1 : 0);
   for (const int32_t class_id : made.options.class_ids) mask[static_cast<size_t>(class_id)] = 1;
   const std::vector<float> threshold{made.options.logit_threshold};
-  cuda::DeviceDecodeOptions options{made.options.batch,
-                                    made.options.anchors,
-                                    made.options.classes,
-                                    made.options.top_k,
-                                    {},
-                                    made.options.coder_clamp_max,
-                                    type,
-                                    threshold.data(),
-                                    mask.data(),
-                                    made.clip_sizes.data()};
-  std::memcpy(options.coder_weights, made.options.coder_weights, sizeof options.coder_weights);
+  const cuda::DeviceDecodeOptions options{made.options.batch,     made.options.anchors,
+                                          made.options.classes,   made.options.top_k,
+                                          made.options.coder,     type,
+                                          threshold.data(),       mask.data(),
+                                          made.clip_sizes.data(), made.options.or_equal,
+                                          made.options.drop_empty};
   Found found(batch, capacity, room);
   std::vector<int32_t> rescans(batch);
   const cuda::DeviceCandidates candidates{found.boxes.data(),  found.logits.data(), found.class_ids.data(),
@@ -109,7 +104,8 @@ Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type, const 
 
   std::vector<float> boxes(batch * room * 4), kept_logits(batch * room);
   std::vector<int32_t> class_ids(batch * room);
-  const cuda::DeviceNmsOptions nms{made.nms.iou_threshold, made.nms.max_detections};
+  const cuda::DeviceNmsOptions nms{made.nms.iou_threshold, made.nms.max_detections, made.nms.or_equal,
+                                   made.nms.plus_one};
   const Scratch nms_scratch(cuda::nms_scratch_bytes(made.options.batch, static_cast<int>(capacity), nms));
   cuda::nms(made.options.batch, candidates, nms,
             {found.kept.data(), found.kept_counts.data(), boxes.data(), kept_logits.data(), class_ids.data()},

@@ -71,6 +71,19 @@ struct HeadsCase {
   retinasdk::NmsOptions nms;
 };
 
+retinasdk::BoxCoder make_coder(Random& random) {
+  retinasdk::BoxCoder coder;
+  if (!random.chance(3)) coder.clamp_max = 4.135167f;
+  if (random.chance(3)) coder.clamp_min = random.real(-5.0f, 0.0f);
+  if (random.chance(3)) coder.coding = retinasdk::BoxCoding::kCorner;
+  if (random.chance(3)) {
+    for (float& weight : coder.weights) weight = random.real(0.5f, 10.0f);
+    for (float& mean : coder.means) mean = random.real(-0.5f, 0.5f);
+  }
+  coder.plus_one = random.chance(3);
+  return coder;
+}
+
 HeadsCase make_heads(Random& random) {
   HeadsCase made;
   made.options = {random.integer(1, 3),
@@ -78,10 +91,11 @@ HeadsCase make_heads(Random& random) {
                   random.integer(1, random.chance(8) ? 91 : 6),
                   random.chance(6) ? -kInfinity : random.real(-4.0f, 1.0f),
                   random.integer(1, random.chance(3) ? 2500 : 60),
-                  {1.0f, 1.0f, 1.0f, 1.0f},
-                  random.chance(3) ? kInfinity : 4.135167f,
-                  {}};
-  made.nms = {random.real(0.0f, 1.0f), random.integer(1, 400)};
+                  make_coder(random),
+                  {},
+                  random.chance(3),
+                  random.chance(3)};
+  made.nms = {random.real(0.0f, 1.0f), random.integer(1, 400), random.chance(3), made.options.coder.plus_one};
   const int kind =
       random.integer(0, 4);  // of logits: spread, all equal, few values, hostile, spread with hostile deltas
   const int level_count = random.integer(1, 5);
