@@ -1,0 +1,362 @@
+"""A frame on the GPU, stage by stage: prints one Markdown page with the chip, its clocks, times, shares and bandwidths.
+
+    python benchmarks/gpu.py [--model NAME_OR_PATH] [--sizes 800x1344 640x640] [--precisions fp32 fp16 int8]
+                             [--rounds N] [--json FILE]
+
+The photo lies on the host and is squashed to each size. Without --model: a ResNet-50-FPN RetinaNet of 91 classes with
+random weights, about 0.3 % of its scores above the threshold. An engine is taken as it is, at the size it is tuned for.
+
+Stages are timed by CUDA events on the frame's stream, kernels as a graph of ten launches, whole frames by the host's
+clock; what is compared takes turns. Asserts nothing. Ends with one sentence and exit code 2 where no GPU can be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gpu_stages import DeviceArray, copy_bandwidth, kernel_times, opened_lane, stage_times
+from inputs import photo, random_model, read_or_make, size
+from timing import interleave
+
+import retinasdk
+from retinasdk._files import write_atomically
+from retinasdk._tensorrt import import_tensorrt
+from retinasdk.backends import ENGINE_SUFFIX
+from retinasdk.backends._cuda_device import CudaDevice, why_no_gpu
+from retinasdk.engine_info import EngineInfo
+from retinasdk.errors import RetinaSdkError
+from retinasdk.models import find_model
+from retinasdk.postprocess import logit
+from retinasdk.preprocess import Transform, preprocess
+
+RANDOM_PRIOR = 0.001  # around which the random scores lie: as in overhead.py
+CALIBRATION_IMAGES = 8
+COPY_BYTES = 256 << 20  # beyond any second-level cache
+SECONDS_OF_THROUGHPUT = 2.0
+POSTPROCESS_TARGET = 0.05  # decode + NMS over the network, for ResNet-50 at 800 x 1344 in int8
+
+# MLPerf Inference, closed division, RetinaNet: ResNeXt-50, 264 classes, 800 x 800, int8, NMS included, one image at a
+# time, 90th percentile in ms. mlcommons/inference_results_v3.0 and v3.1, mlperf_log_summary.txt of these systems.
+PUBLISHED = {"H100 PCIe (Supermicro, v3.0)": 2.074, "Jetson AGX Orin (NVIDIA, v3.1)": 11.672}
+
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass
+class Case:
+    """What was measured of one engine; times are medians in ms, bandwidths in GB/s."""
+
+    model: str
+    precision: str
+    input: tuple[int, ...]
+    classes: int
+    anchors: int
+    logits_mb: float
+    engine_mb: float
+    build_seconds: float
+    passing: float  # share of logits above the threshold
+    levels_read_twice: int
+    detections: int
+    stages_ms: dict[str, float]
+    kernels_ms: dict[str, float]
+    frame_ms: dict[str, float]
+    frame_p90_ms: float  # of the replayed graph
+    replay_over_plain: float  # round by round
+    frames_per_second: dict[str, float]
+    decode_gb_s: float
+    preprocess_gb_s: float
+
+    @property
+    def postprocess_share(self) -> float:
+        """Decode + NMS over the network."""
+        return (self.stages_ms["decode"] + self.stages_ms["nms"]) / self.stages_ms["network"]
+
+
+# -- the machine -------------------------------------------------------------------------------------------------------
+
+
+def _said_by(*command: str) -> str:
+    """What a program prints, on one line; "" where it is not here or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return "; ".join(line.strip() for line in done.stdout.splitlines() if line.strip()) if done.returncode == 0 else ""
+
+
+def _content(path: str) -> str:
+    file = Path(path)
+    return file.read_text(errors="replace").strip("\0\n ") if file.is_file() else ""
+
+
+def machine(device: CudaDevice) -> dict[str, str]:
+    """Chip, driver, versions; on Jetson the power mode too. Lines without an answer are left out."""
+
+    def version(number: int) -> str:
+        return f"{number // 1000}.{number % 1000 // 10}"
+
+    trt, native = import_tensorrt("benchmarks/gpu.py"), device.native
+    properties = native.device_properties(0)
+    clocks = "clocks.sm,clocks.max.sm,clocks.mem,clocks.max.mem,power.limit,persistence_mode"
+    facts = {
+        "GPU": f"{device.name}, compute capability {'.'.join(map(str, device.compute_capability))}, "
+        f"{properties['multiprocessors']} multiprocessors, {properties['memory_bytes'] / 1e9:.1f} GB",
+        "driver": _said_by("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "CUDA": f"{version(native.runtime_version())}, driver up to {version(native.driver_version())}",
+        "TensorRT": f"{trt.__name__} {trt.__version__}",
+        "clocks": _said_by("nvidia-smi", f"--query-gpu={clocks}", "--format=csv"),
+        "board": _content("/proc/device-tree/model"),
+        "L4T": _content("/etc/nv_tegra_release").partition("\n")[0],
+        "power mode": _said_by("nvpmodel", "-q"),
+        "jetson_clocks": _said_by("jetson_clocks", "--show"),
+        "host": f"{platform.machine()}, Python {platform.python_version()}, retinasdk {retinasdk.__version__}",
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+# -- whole frames ------------------------------------------------------------------------------------------------------
+
+
+def launch_plainly(detector: retinasdk.Detector, image: Image) -> None:
+    """Lets the detector's lane record nothing from here on."""
+    detector(image)
+    backend: Any = detector._backend
+    for lane in backend._pool._idle:
+        lane._graph.run = lambda key, stream, launch: launch()
+
+
+def frames_per_second(detector: retinasdk.Detector, image: Image, threads: int, seconds: float) -> float:
+    """Frames done by so many threads, each with one frame at a time."""
+
+    def work(until: float) -> int:
+        frames = 0
+        while time.perf_counter() < until:
+            detector(image)
+            frames += 1
+        return frames
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, [time.perf_counter() + seconds / 10] * threads))  # each gets its lane and its graph
+        begin = time.perf_counter()
+        frames = sum(pool.map(work, [begin + seconds] * threads))
+        return frames / (time.perf_counter() - begin)
+
+
+# -- one case ----------------------------------------------------------------------------------------------------------
+
+
+def measure(device: CudaDevice, engine: Path, image: Image, arguments: argparse.Namespace) -> Case:
+    """Everything about one engine, on an image that it takes."""
+    info = EngineInfo.load(engine)
+    spec, rounds = info.spec, arguments.rounds
+    transform = Transform.plan(image.shape[:2], spec)
+    with opened_lane(device, engine) as lane:
+        for _ in range(3):
+            lane.detect([image], [transform], score_threshold=spec.score_threshold, class_ids=())
+        read_twice = int(lane._plan.rescans.view(lane._results.host).sum())
+        stages = stage_times(lane, image, transform, spec.score_threshold, rounds)
+        on_device = DeviceArray(device, image)
+        kernels = kernel_times(lane, on_device, transform, rounds)
+        on_device.buffer.free()
+        tensor_bytes = math.prod(lane._plan.input.shape) * lane._plan.input.dtype.itemsize
+        heads = [lane._plan.outputs[level.logits] for level in spec.levels]
+        logits_bytes = sum(math.prod(field.shape) * field.dtype.itemsize for field in heads)
+        shape = lane._plan.input.shape
+        heads_of_photo = lane.infer(preprocess([image], [transform], spec).tensor)
+    limit = logit(spec.score_threshold)
+    pairs = sum(level.size for level in heads_of_photo.logits)
+    above = sum(int((level > limit).sum()) for level in heads_of_photo.logits)
+
+    with (
+        retinasdk.Detector(engine, device="cuda") as replayed,
+        retinasdk.Detector(engine, device="cuda") as plain,
+        device.current(),
+    ):
+        launch_plainly(plain, image)
+        on_device = DeviceArray(device, image)
+        times = interleave(
+            {
+                "plain launches": lambda: plain(image),
+                "graph replay": lambda: replayed(image),
+                "graph replay, image on the GPU": lambda: replayed(on_device),  # type: ignore[call-overload]
+            },
+            rounds=rounds,
+            warmup=10,
+        )
+        rates: dict[int, list[float]] = {threads: [] for threads in arguments.threads}
+        for threads in arguments.threads * 3:
+            rates[threads].append(frames_per_second(replayed, image, threads, arguments.seconds))
+        detections = len(replayed(image))
+        on_device.buffer.free()
+    return Case(
+        model=spec.name,
+        precision=info.precision,
+        input=shape,
+        classes=len(spec.labels),
+        anchors=pairs // len(spec.labels),
+        logits_mb=logits_bytes / 1e6,
+        engine_mb=info.size_bytes / 1e6,
+        build_seconds=info.build_seconds,
+        passing=above / pairs,
+        levels_read_twice=read_twice,
+        detections=detections,
+        stages_ms=stages,
+        kernels_ms=kernels,
+        frame_ms={name: float(np.median(values)) for name, values in times.items()},
+        frame_p90_ms=float(np.percentile(times["graph replay"], 90)),
+        replay_over_plain=float(np.median(times["graph replay"] / times["plain launches"])),
+        frames_per_second={
+            f"{threads} thread{'s' if threads > 1 else ''}": float(np.median(values))
+            for threads, values in rates.items()
+        },
+        decode_gb_s=logits_bytes / kernels["decode"] / 1e6,
+        preprocess_gb_s=(image.nbytes + tensor_bytes) / kernels["preprocess"] / 1e6,
+    )
+
+
+def engines(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[Path, Image]]:
+    """Each engine to measure, built here unless one was given, with the photo for it."""
+    model: str | None = arguments.model
+    if model is not None and model.endswith(ENGINE_SUFFIX):
+        info = EngineInfo.load(model)
+        height, width = info.profile.opt[2:]
+        yield Path(model), read_or_make(arguments.image, (height, width))
+        return
+    with ExitStack() as stack:
+        path = (
+            find_model(model)
+            if model
+            else stack.enter_context(random_model("resnet50", classes=91, prior=RANDOM_PRIOR))
+        )
+        image = read_or_make(arguments.image, (1080, 1920))
+        calibration = [photo(720, 1280, seed=seed) for seed in range(CALIBRATION_IMAGES)]
+        with retinasdk.Detector(path, device="cpu") as detector:
+            spec = detector.spec
+        for sides in arguments.sizes:
+            squashed = spec.replace(resize=retinasdk.Resize("squash", sides))
+            for precision in arguments.precisions:
+                engine = folder / f"{precision}-{sides[0]}x{sides[1]}.engine"
+                retinasdk.build_engine(
+                    path,
+                    engine,
+                    precision=precision,
+                    sizes=[(image.shape[0], image.shape[1])],
+                    images=calibration if precision == "int8" else None,
+                    spec=squashed,
+                )
+                yield engine, image
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+
+
+def page(facts: dict[str, str], bandwidth: float, cases: Sequence[Case]) -> str:
+    """The Markdown of all that was measured."""
+    lines = ["# Frames on the GPU", "", *(f"- {name}: {fact}" for name, fact in facts.items())]
+    lines += [f"- copy inside the GPU's memory, {COPY_BYTES >> 20} MiB: {bandwidth:.0f} GB/s, read and written", ""]
+    for case in cases:
+        lines += [*_page_of(case, bandwidth), ""]
+    lines += ["## Published, for the scale", "", "Another network, ResNeXt-50 of 264 classes, and no photo to resize:"]
+    lines += [
+        "MLPerf Inference, closed, RetinaNet at 800 x 800, int8, NMS included, one image at a time, 90th percentile."
+    ]
+    lines += ["", *_table(("system", "ms"), [(name, f"{ms:.3f}") for name, ms in PUBLISHED.items()])]
+    return "\n".join(lines) + "\n"
+
+
+def _page_of(case: Case, bandwidth: float) -> list[str]:
+    batch, _, height, width = case.input
+    floor_ms = case.logits_mb / bandwidth
+    frame = case.frame_ms["graph replay"]
+    return [
+        f"## {case.model}, {case.precision}, {height} x {width}",
+        "",
+        f"{batch} image, {case.anchors:,} anchors x {case.classes} classes = {case.logits_mb:.1f} MB of logits, "
+        f"{100 * case.passing:.3f} % above the threshold, {case.detections} detections; levels read twice: "
+        f"{case.levels_read_twice}. Engine of {case.engine_mb:.1f} MB, built in {case.build_seconds:.0f} s.",
+        "",
+        *_table(("stage", "ms", "of the network"), [
+            (name, f"{ms:.4f}", f"{100 * ms / case.stages_ms['network']:.2f} %") for name, ms in case.stages_ms.items()
+        ]),
+        "",
+        *_table(("kernels, ten in a graph", "ms"), [(name, f"{ms:.4f}") for name, ms in case.kernels_ms.items()]),
+        "",
+        f"- decode + NMS over the network: {100 * case.postprocess_share:.2f} %, target for ResNet-50 at 800 x 1344 in "
+        f"int8: at most {100 * POSTPROCESS_TARGET:.0f} %",
+        f"- decode reads its logits at {case.decode_gb_s:.0f} GB/s, {100 * case.decode_gb_s / bandwidth:.0f} % of the "
+        f"copy's; at the copy's speed it would take {floor_ms:.4f} ms",
+        f"- preprocess reads and writes at {case.preprocess_gb_s:.0f} GB/s, "
+        f"{100 * case.preprocess_gb_s / bandwidth:.0f} % of the copy's",
+        "",
+        *_table(("whole frame", "ms"), [(name, f"{ms:.3f}") for name, ms in case.frame_ms.items()]),
+        "",
+        f"- graph replay over plain launches, round by round: {case.replay_over_plain:.3f}; 90th percentile of the "
+        f"replay {case.frame_p90_ms:.3f} ms; outside of the GPU's stages {frame - sum(case.stages_ms.values()):.3f} ms",
+        f"- frames per second: {', '.join(f'{rate:.1f} ({name})' for name, rate in case.frames_per_second.items())}",
+    ]  # fmt: skip
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows)]
+
+
+def main() -> int:
+    """The process's exit code: 2 where no GPU can be used."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="bundled name, ONNX file or engine")
+    parser.add_argument("--image", type=Path, help="an image file; without it, a synthetic photo of 1080 x 1920")
+    parser.add_argument("--sizes", type=size, nargs="+", default=[(800, 1344), (640, 640)], help="HEIGHTxWIDTH")
+    parser.add_argument("--precisions", nargs="+", choices=("fp32", "fp16", "int8"), default=["fp32", "fp16", "int8"])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=SECONDS_OF_THROUGHPUT, help="of each throughput run")
+    parser.add_argument("--json", type=Path, help="write the numbers there too")
+    arguments = parser.parse_args()
+    missing = why_no_gpu()
+    if missing is not None:
+        print(f"benchmarks/gpu.py measures the GPU path, which cannot be used here: {missing}", file=sys.stderr)
+        return 2
+    try:
+        device = CudaDevice()
+        facts = machine(device)
+    except RetinaSdkError as error:
+        print(f"benchmarks/gpu.py measures the GPU path, which cannot be used here: {error}", file=sys.stderr)
+        return 2
+    cases: list[Case] = []
+    bandwidth = 0.0
+    with closing(device), TemporaryDirectory() as folder:
+        for engine, image in engines(arguments, Path(folder)):
+            if not cases:
+                with opened_lane(device, engine) as lane:
+                    bandwidth = copy_bandwidth(lane, COPY_BYTES, arguments.rounds)
+            cases.append(measure(device, engine, image, arguments))
+            print(f"measured: {cases[-1].precision} {cases[-1].input}", file=sys.stderr)
+    print(page(facts, bandwidth, cases), end="")
+    if arguments.json is not None:
+        numbers = {"machine": facts, "copy_gb_s": bandwidth, "cases": [_numbers(case) for case in cases]}
+        write_atomically(arguments.json, json.dumps(numbers, indent=2).encode() + b"\n")
+    return 0
+
+
+def _numbers(case: Case) -> dict[str, Any]:
+    return {**asdict(case), "postprocess_share": case.postprocess_share}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Decides what the tests of this folder run on, and opens it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes import fake_gpu
+
+from gpu.device import IMAGE_SIZES, Gpu
+from retinasdk import Detector, DeviceError, MissingDependencyError
+from retinasdk._tensorrt import import_tensorrt
+from retinasdk.backends._cuda_device import CudaDevice, CudaStream
+
+_FAKE = os.environ.get("RETINASDK_GPU_TESTS") == "fake"
+_REQUIRED = os.environ.get("RETINASDK_REQUIRE_CUDA") == "1"
+_HERE = Path(__file__).parent
+_RAN_ON = pytest.StashKey[str]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _HERE in item.path.parents:
+            item.add_marker(pytest.mark.cuda)
+            # Of TensorRT and pycuda, whose versions are the machine's.
+            item.add_marker(pytest.mark.filterwarnings("default::DeprecationWarning"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if _RAN_ON in config.stash:
+        terminalreporter.write_line(f"tests/gpu ran {config.stash[_RAN_ON]}")
+
+
+@pytest.fixture(scope="session")
+def _chip(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[CudaDevice | str | None]:
+    """The GPU, its context held for all tests; None: stand-ins were asked for; else why there is none."""
+    if _FAKE and _REQUIRED:
+        yield "RETINASDK_GPU_TESTS=fake asks for stand-ins; set one of the two"
+        return
+    if _FAKE:
+        pytestconfig.stash[_RAN_ON] = "over stand-ins, which says nothing of any chip"
+        yield None
+        return
+    try:
+        device = CudaDevice()
+    except (DeviceError, MissingDependencyError) as error:
+        yield str(error)
+        return
+    pytestconfig.stash[_RAN_ON] = f"on {device.name}, compute capability {device.compute_capability}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RETINASDK_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield device
+    device.close()
+
+
+def _leave_out(reason: str) -> None:
+    if _REQUIRED:
+        pytest.fail(f"RETINASDK_REQUIRE_CUDA=1, but {reason}", pytrace=False)
+    pytest.skip(f"needs an NVIDIA GPU: {reason.partition(';')[0]}")
+
+
+@pytest.fixture
+def gpu(_chip: CudaDevice | str | None) -> Iterator[Gpu]:
+    """The device under test, its context current. Needs no TensorRT."""
+    if isinstance(_chip, str):
+        _leave_out(_chip)
+    elif _chip is not None:
+        with _chip.current():
+            yield Gpu(_chip, None)
+    else:
+        with fake_gpu() as fake:
+            device = CudaDevice()
+            with device.current():
+                yield Gpu(device, fake)
+            device.close()
+
+
+@pytest.fixture
+def engine_gpu(gpu: Gpu) -> Gpu:
+    """The same with TensorRT."""
+    try:
+        import_tensorrt("tests/gpu")
+    except MissingDependencyError as error:
+        _leave_out(str(error))
+    return gpu
+
+
+@pytest.fixture
+def chip(engine_gpu: Gpu) -> Gpu:
+    """A GPU, for what no stand-in can show."""
+    if not engine_gpu.is_real:
+        pytest.skip("only a chip can show this; the stand-ins cannot")
+    return engine_gpu
+
+
+@pytest.fixture
+def stream(gpu: Gpu) -> Iterator[CudaStream]:
+    stream = CudaStream(gpu.device)
+    yield stream
+    stream.wait()
+    stream.close()
+
+
+@pytest.fixture(scope="session")
+def _engine_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("engine") / "tiny.engine"
+
+
+@pytest.fixture
+def engine(engine_gpu: Gpu, model_path: Path, _engine_file: Path) -> Path:
+    """The tiny network's, of tests/conftest.py, in fp32, for 1 to 4 images of `IMAGE_SIZES`; built once."""
+    if not _engine_file.exists():
+        engine_gpu.build_engine(model_path, _engine_file, batch=(1, 2, 4), sizes=IMAGE_SIZES)
+    return _engine_file
+
+
+@pytest.fixture
+def on_gpu(engine: Path) -> Iterator[Detector]:
+    """A detector of that engine."""
+    with Detector(engine, device="cuda") as detector:
+        yield detector

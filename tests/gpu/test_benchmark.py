@@ -1,0 +1,111 @@
+"""benchmarks/gpu.py runs to its end and its numbers hang together. Over the stand-ins the times mean nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import blocks
+from fakes import fake_gpu
+from fakes.gpu import memory_at
+from PIL import Image as PillowImage
+
+import retinasdk
+from gpu.device import Gpu
+
+_FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+def run_benchmark(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Its exit code. A module of its own, as its name is that of this package."""
+    monkeypatch.syspath_prepend(_FOLDER)
+    spec = importlib.util.spec_from_file_location("gpu_benchmark", _FOLDER / "gpu.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "gpu_benchmark", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "COPY_BYTES", 1 << 20)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments])
+    return int(module.main())
+
+
+@pytest.fixture
+def quick(tmp_path: Path) -> list[str]:
+    """Arguments for a few rounds on a picture in which the tiny network sees something."""
+    PillowImage.fromarray(blocks(200, 300)).save(tmp_path / "blocks.png")
+    return ["--image", str(tmp_path / "blocks.png"), "--rounds", "3", "--seconds", "0.05", "--threads", "1", "2"]
+
+
+@pytest.fixture
+def ready(engine_gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    """The device with what the benchmark needs beyond the product, where a stand-in lacks it."""
+    if engine_gpu.fake is None:
+        return engine_gpu
+    fake, driver = engine_gpu.fake, engine_gpu.driver
+
+    def copy(target: int, source: int, size: int, stream: Any) -> None:
+        def work() -> None:
+            memory_at(target, (size,), np.uint8)[:] = memory_at(source, (size,), np.uint8)
+
+        fake.enqueue(stream.handle, "copy", work)
+
+    def build(path: Path, engine: Path, *, spec: retinasdk.ModelSpec, **options: Any) -> None:
+        copied = engine.with_name("model.onnx")
+        copied.write_bytes(path.read_bytes())
+        spec.save(copied.with_suffix(".json"))
+        engine_gpu.build_engine(copied, engine, batch=(1, 1, 1), **options)
+
+    monkeypatch.setattr(driver, "memcpy_dtod_async", copy, raising=False)
+    monkeypatch.setattr(retinasdk, "build_engine", build, raising=False)
+    return engine_gpu
+
+
+def check(numbers: dict[str, Any], text: str, cases: int) -> None:
+    assert numbers["copy_gb_s"] > 0
+    assert len(numbers["cases"]) == cases
+    for case in numbers["cases"]:
+        assert min(case["kernels_ms"].values()) > 0
+        assert min(case["frame_ms"].values()) > 0
+        assert min(case["frames_per_second"].values()) > 0
+        assert 0 < case["passing"] < 1
+        stages = case["stages_ms"]
+        assert case["postprocess_share"] == (stages["decode"] + stages["nms"]) / stages["network"]
+        assert f"| network | {stages['network']:.4f} | 100.00 % |" in text
+    for line in ("# Frames on the GPU", "- GPU: ", "- CUDA: ", "- TensorRT: ", "decode + NMS over the network: "):
+        assert line in text
+
+
+def test_an_engine(ready: Gpu, engine: Path, quick: list[str], tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    found = tmp_path / "numbers.json"
+    assert run_benchmark(monkeypatch, "--model", str(engine), "--json", str(found), *quick) == 0
+    numbers = json.loads(found.read_text())
+    check(numbers, capsys.readouterr().out, cases=1)
+    assert numbers["cases"][0]["precision"] == "fp32"
+
+
+def test_a_model_by_sizes_and_precisions(
+    ready: Gpu, model_path: Path, quick: list[str], tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    """Network inputs are of the sizes that were asked for."""
+    found = tmp_path / "numbers.json"
+    options = ["--model", str(model_path), "--sizes", "64x96", "128x128", "--precisions", "fp32", "fp16"]
+    assert run_benchmark(monkeypatch, *options, "--json", str(found), *quick) == 0
+    numbers = json.loads(found.read_text())
+    check(numbers, capsys.readouterr().out, cases=4)
+    assert [case["input"] for case in numbers["cases"]] == [[1, 3, 64, 96]] * 2 + [[1, 3, 128, 128]] * 2
+
+
+def test_without_a_gpu(monkeypatch: Any, capsys: Any) -> None:
+    """One sentence and exit code 2."""
+    with fake_gpu(devices=0, reason="cudaErrorNoDevice: no CUDA-capable device is detected"):
+        assert run_benchmark(monkeypatch) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("benchmarks/gpu.py measures the GPU path, which cannot be used here: ")
+    assert said.err.count("\n") == 1

@@ -1,0 +1,82 @@
+"""Images in the GPU's memory: read where they lie, after whatever still writes them, and never copied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import Image, blocks
+
+from gpu.device import IMAGE_SIZES, DeviceArray, Gpu, counted
+from retinasdk import Detector
+from retinasdk.backends._cuda_device import CudaStream
+
+
+def assert_detects_without_upload(gpu: Gpu, on_gpu: Detector, given: Any, image: Image) -> None:
+    """What the image on the host gives; of the frame, only the parameters go to the GPU."""
+    wanted = on_gpu(image)
+    with counted(gpu.driver, "memcpy_htod_async") as uploads:
+        for _ in range(3):  # launched plainly, recorded, replayed
+            assert on_gpu(given) == wanted
+    assert len(wanted) > 0
+    assert all(source.nbytes < 100 for _, source, _ in uploads)
+
+
+@pytest.mark.parametrize("size", IMAGE_SIZES)
+def test_arrays(engine_gpu: Gpu, on_gpu: Detector, size: tuple[int, int]) -> None:
+    image = blocks(*size, seed=5)
+    assert_detects_without_upload(engine_gpu, on_gpu, DeviceArray(engine_gpu, image), image)
+
+
+def test_a_host_image_is_uploaded(engine_gpu: Gpu, on_gpu: Detector) -> None:
+    """That the counting above sees what it is to see."""
+    if engine_gpu.device.integrated:
+        pytest.skip("here the GPU reads the CPU's memory")
+    on_gpu(blocks())
+    with counted(engine_gpu.driver, "memcpy_htod_async") as uploads:
+        on_gpu(blocks())
+    assert any(source.nbytes == blocks().nbytes for _, source, _ in uploads)
+
+
+def test_crops(engine_gpu: Gpu, on_gpu: Detector) -> None:
+    """Rows may lie further apart than they are long."""
+    image = blocks(200, 200, seed=2)
+    crop = image[50:140, 30:150]
+    array = DeviceArray(engine_gpu, image)
+    described = array.__cuda_array_interface__
+    offset = 50 * image.strides[0] + 30 * 3
+    described.update(shape=crop.shape, strides=crop.strides, data=(described["data"][0] + offset, False))
+    array.shape = crop.shape
+    assert_detects_without_upload(engine_gpu, on_gpu, array, crop)
+
+
+def test_images_that_are_still_being_written(engine_gpu: Gpu, on_gpu: Detector, stream: CudaStream) -> None:
+    """The frame waits for the stream that the array names, which is busy with 96 MB before it gets to the image."""
+    wanted = [on_gpu(blocks(seed=seed)) for seed in range(5)]
+    before = [DeviceArray(engine_gpu, blocks(2000, 2000), stream) for _ in range(8)]
+    image = DeviceArray(engine_gpu, blocks(seed=9), stream)
+    for seed, detections in enumerate(wanted):
+        stream.wait()
+        for array in before:
+            array.write(blocks(2000, 2000))
+        image.write(blocks(seed=seed))
+        assert on_gpu(image) == detections
+    stream.wait()
+
+
+def test_lists_of_both_kinds(engine_gpu: Gpu, on_gpu: Detector) -> None:
+    images = [blocks(seed=seed) for seed in range(4)]
+    on_device = DeviceArray(engine_gpu, images[1])
+    wanted = on_gpu(images)
+    assert on_gpu([images[0], on_device, *images[2:]]) == wanted
+    assert on_gpu([on_device] * 3) == [wanted[1]] * 3
+
+
+def test_pycuda_arrays(chip: Gpu, on_gpu: Detector) -> None:
+    """pycuda's own class, which the stand-in for pycuda has not."""
+    from pycuda import gpuarray
+
+    image = blocks(seed=7)
+    array = gpuarray.to_gpu(image)
+    chip.driver.Context.synchronize()  # copies of pageable memory may return before their end
+    assert_detects_without_upload(chip, on_gpu, array, image)

@@ -1,0 +1,79 @@
+"""CUDA graphs: what a replayed graph gives is what plain launches give, whatever changes below it; and it is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import LABELS, Image, blocks
+
+from gpu.device import IMAGE_SIZES, Gpu, counted
+from retinasdk import Detections, Detector
+from retinasdk._labels import class_ids_of
+from retinasdk.backends._cuda_graph import GraphRunner
+from retinasdk.postprocess import postprocess
+from retinasdk.preprocess import Transform, preprocess
+
+Call = tuple[Any, dict[str, Any]]  # what a detector is called with
+
+
+def launched_plainly(engine: Path, calls: list[Call]) -> list[Any]:
+    """What a detector gives that records nothing."""
+    with pytest.MonkeyPatch.context() as patch, Detector(engine, device="cuda") as detector:
+        patch.setattr(GraphRunner, "run", lambda runner, key, stream, launch: launch())
+        return [detector(image, **options) for image, options in calls]
+
+
+def postprocessed_on_the_cpu(on_gpu: Detector, image: Image, options: dict[str, Any]) -> Detections:
+    """What belongs to the network's heads of an image."""
+    spec, transform = on_gpu.spec, Transform.plan(image.shape[:2], on_gpu.spec)
+    heads = on_gpu._backend.infer(preprocess([image], [transform], spec).tensor)
+    threshold = options.get("score_threshold", on_gpu.score_threshold)
+    class_ids = class_ids_of(options["classes"], spec.labels) if "classes" in options else ()
+    return postprocess(heads, spec, [transform], score_threshold=threshold, class_ids=class_ids)[0]
+
+
+def assert_graphs_give_the_same(
+    gpu: Gpu, engine: Path, on_gpu: Detector, calls: list[Call], *, shapes: int
+) -> list[Any]:
+    """Once a shape of the network's input was recorded, nothing but its graph is launched behind the resize."""
+    wanted = launched_plainly(engine, calls)
+    with counted(gpu.native, "decode") as decodes, counted(gpu.native, "launch_graph") as graphs:
+        found = [on_gpu(image, **options) for image, options in calls]
+    assert len(decodes) == 2 * shapes  # the first frame of a shape, and the recording of the second
+    assert len(graphs) == len(calls) - shapes
+    assert any(len(result) > 0 for result in wanted)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours == theirs
+        if isinstance(ours, Detections):
+            assert ours.xyxy.tobytes() == theirs.xyxy.tobytes()
+    return found
+
+
+def test_thresholds_and_classes_change(engine_gpu: Gpu, engine: Path, on_gpu: Detector) -> None:
+    options: list[dict[str, Any]] = [{"score_threshold": value} for value in (0.0, 0.1, 0.25, 0.4, 0.6, 1.0)]
+    options += [{"classes": classes} for classes in (["dog"], ["chair", "person"], [2], LABELS)]
+    options += [{"score_threshold": 0.1, "classes": ["person"]}, {}]
+    calls: list[Call] = [(blocks(), chosen) for chosen in options * 3]
+    found = assert_graphs_give_the_same(engine_gpu, engine, on_gpu, calls, shapes=1)
+    assert found == [postprocessed_on_the_cpu(on_gpu, *call) for call in calls]
+
+
+def test_images_change(engine_gpu: Gpu, engine: Path, on_gpu: Detector) -> None:
+    """Their pixels, addresses and sizes, and with the sizes the resize and the clipping."""
+    sizes = [(90, 120), (89, 119), (45, 60), (180, 240), (89, 120)]
+    calls: list[Call] = [(blocks(*size, seed=seed), {}) for seed, size in enumerate(sizes * 4)]
+    found = assert_graphs_give_the_same(engine_gpu, engine, on_gpu, calls, shapes=1)
+    assert found == [postprocessed_on_the_cpu(on_gpu, *call) for call in calls]
+
+
+def test_batches(engine_gpu: Gpu, engine: Path, on_gpu: Detector) -> None:
+    lists = [[blocks(seed=10 * turn + i) for i in range(3)] for turn in range(6)]
+    assert_graphs_give_the_same(engine_gpu, engine, on_gpu, [(images, {}) for images in lists], shapes=1)
+
+
+def test_shapes_change(engine_gpu: Gpu, engine: Path, on_gpu: Detector) -> None:
+    """Each time another shape comes the graph goes, and the next frame but one has a new one."""
+    calls: list[Call] = [(blocks(*size), {}) for size in IMAGE_SIZES[:2] * 2 for _ in range(4)]
+    assert_graphs_give_the_same(engine_gpu, engine, on_gpu, calls, shapes=4)

@@ -1,0 +1,256 @@
+"""Each kernel on the device, in its own memory, against the CPU's function: equal to the last bit."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from cases import (
+    INF,
+    NAN,
+    DecodeCase,
+    NmsCase,
+    crowd,
+    decode_cases,
+    image,
+    nms_cases,
+    random_heads,
+    sprinkled,
+    with_rules,
+)
+from cuda_ops import CudaOps
+from test_parity_cuda import (
+    MEAN,
+    SIZES,
+    STD,
+    assert_same_candidates,
+    assert_same_kept,
+    bt601,
+    halved,
+    one_image,
+)
+
+from gpu.device import DeviceMemory, Gpu, OnStream
+from retinasdk import _native
+from retinasdk.backends._cuda_device import CudaStream
+
+HALVES = pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+
+
+def ops(gpu: Gpu, stream: CudaStream, *, half: bool = False, skew: int = 0) -> CudaOps:
+    memory: Any = functools.partial(DeviceMemory, gpu, stream, skew=skew)
+    native: Any = OnStream(gpu.native, stream)
+    return CudaOps(native, memory, half=half)
+
+
+# -- decode ------------------------------------------------------------------------------------------------------------
+
+
+def assert_decodes_alike(case: DecodeCase, gpu: Gpu, stream: CudaStream, *, half: bool, skew: int = 0) -> None:
+    assert_same_candidates(halved(case) if half else case, ops(gpu, stream, half=half, skew=skew))
+
+
+@HALVES
+@pytest.mark.parametrize("case", list(decode_cases()), ids=lambda case: case.name)
+def test_decode(gpu: Gpu, stream: CudaStream, case: DecodeCase, half: bool) -> None:
+    assert_decodes_alike(case, gpu, stream, half=half)
+
+
+@HALVES
+@pytest.mark.parametrize("batch", range(1, 9))
+def test_batches(gpu: Gpu, stream: CudaStream, batch: int, half: bool) -> None:
+    """Images whose logits begin inside a vector, and arrays that do not begin at one either."""
+    for anchors, classes in ((1, 1), (3, 1), (1, 5), (9, 3)):
+        case = random_heads(
+            batch, batch=batch, anchors=anchors, classes=classes, sizes=[(9, 13), (5, 7), (2, 2), (1, 1)]
+        )
+        for skew in (0, 1):
+            assert_decodes_alike(case, gpu, stream, half=half, skew=skew)
+
+
+@HALVES
+@pytest.mark.parametrize("seed", range(40))
+def test_any_heads(gpu: Gpu, stream: CudaStream, seed: int, half: bool) -> None:
+    random = np.random.default_rng(seed)
+    case = random_heads(
+        seed,
+        batch=int(random.integers(1, 9)),
+        anchors=int(random.integers(1, 10)),
+        classes=int(random.integers(1, 13)),
+        sizes=[(int(rows), int(columns)) for rows, columns in random.integers(1, 20, (random.integers(1, 6), 2))],
+        top_k=int(random.integers(1, 200)),
+        logit_threshold=float(random.choice([-INF, -3.0, 0.0, 1.5])),
+        coder_clamp_max=float(random.choice([4.135166556742356, 0.5, INF])),
+    )
+    coarse = [np.round(logits * 16) / np.float32(16) for logits in case.logits]  # ties
+    for tried in (case, replace(case, logits=coarse), sprinkled(case, seed), with_rules(case, seed)):
+        assert_decodes_alike(tried, gpu, stream, half=half)
+
+
+@HALVES
+def test_more_candidates_than_the_buffer_holds(gpu: Gpu, stream: CudaStream, half: bool) -> None:
+    """One image of two is crowded: its level is read again, and nothing is cut."""
+    case = random_heads(70, batch=2, anchors=9, classes=5, sizes=[(30, 30), (3, 3)], top_k=2500, logit_threshold=-INF)
+    pairs = case.logits[0][1].size
+    assert pairs > 32_768
+    case.logits[0][1] = np.where(np.arange(pairs) < 30_000, 0.5, -INF).reshape(case.logits[0][1].shape)
+    tried = ops(gpu, stream, half=half)
+    assert_same_candidates(halved(case) if half else case, tried)
+    assert tried.rescans == [1, 0]
+
+
+@HALVES
+@pytest.mark.parametrize("batch", [1, 8])
+def test_three_hundred_thousand_anchors(gpu: Gpu, stream: CudaStream, batch: int, half: bool) -> None:
+    case = random_heads(
+        71, batch=batch, anchors=9, classes=1, sizes=[(160, 160), (80, 80), (40, 40), (20, 20), (10, 10)]
+    )
+    assert sum(level[0].size for level in case.logits) == 306_900
+    assert_decodes_alike(replace(case, logit_threshold=3.0), gpu, stream, half=half)
+
+
+@HALVES
+@pytest.mark.parametrize("threshold", [3.5, 6.0], ids=["more than the buffer holds", "fewer"])
+def test_resnet50_at_800_by_1344(gpu: Gpu, stream: CudaStream, threshold: float, half: bool) -> None:
+    """The heads that docs/kernel_budget.md counts, of which 1.2 % or 0.02 % of the logits pass."""
+    sizes = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]
+    case = random_heads(72, anchors=9, classes=91, sizes=sizes, logit_threshold=threshold)
+    assert sum(level.shape[2] * level.shape[3] * 9 for level in case.logits) == 201_600
+    tried = ops(gpu, stream, half=half)
+    assert_same_candidates(halved(case) if half else case, tried)
+    assert (tried.rescans == [0]) == (threshold == 6.0)
+
+
+# -- NMS ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", list(nms_cases()), ids=lambda case: case.name)
+def test_nms(gpu: Gpu, stream: CudaStream, case: NmsCase) -> None:
+    assert_same_kept(one_image(case), ops(gpu, stream), **case.options())
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 255, 256, 257, 511, 513, 2047, 2048, 2049, 5000])
+def test_sizes_around_warps_and_tiles(gpu: Gpu, stream: CudaStream, count: int) -> None:
+    data = NmsCase("crowd", *crowd(count, count, classes=3, extent=40 + count // 4))
+    for maximum in (1, 7, 300, count):
+        assert_same_kept(one_image(data), ops(gpu, stream), iou_threshold=0.5, max_detections=maximum)
+
+
+def test_images_of_a_batch_have_their_own_counts(gpu: Gpu, stream: CudaStream) -> None:
+    """What lies behind the counts is not looked at."""
+    boxes, logits, class_ids = crowd(30, 600, classes=3)
+    counts = np.array([600, 0, 63, 1, 257, 599, 300, 2], dtype=np.int32)
+    batch = [np.stack([array] * len(counts)) for array in (boxes, logits, class_ids)]
+    for i, count in enumerate(counts):
+        batch[0][i, count:] = NAN
+        batch[1][i, count:] = INF
+    assert_same_kept([*batch, counts], ops(gpu, stream), iou_threshold=0.5, max_detections=300)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_candidates(gpu: Gpu, stream: CudaStream, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    batch, count = int(random.integers(1, 9)), int(random.integers(1, 1500))
+    extent = int(random.integers(1, 400))
+    data = [crowd(seed + i, count, classes=int(random.integers(1, 6)), extent=extent) for i in range(batch)]
+    boxes, logits, class_ids = (np.stack(arrays) for arrays in zip(*data, strict=True))
+    boxes += random.random(boxes.shape, dtype=np.float32) * (seed % 2)
+    counts = random.integers(0, count + 1, batch).astype(np.int32)
+    options = {
+        "iou_threshold": float(random.random(dtype=np.float32)),
+        "max_detections": int(random.integers(1, 500)),
+        "or_equal": bool(random.integers(2)),
+        "plus_one": bool(random.integers(2)),
+    }
+    assert_same_kept([boxes, logits, class_ids, counts], ops(gpu, stream), **options)
+
+
+# -- preprocess --------------------------------------------------------------------------------------------------------
+
+# Of a camera, as torchvision's rules and the bundled model's resize it; and one that grows.
+LARGE_SIZES = [
+    ((1080, 1920), (750, 1333), (768, 1344)),
+    ((1080, 1920), (432, 768), (512, 768)),
+    ((480, 640), (800, 1066), (800, 1088)),
+]
+
+
+@HALVES
+@pytest.mark.parametrize("antialias", [False, True], ids=["bilinear", "antialias"])
+@pytest.mark.parametrize(("size", "resized", "padded"), [*SIZES, *LARGE_SIZES])
+def test_preprocess(
+    gpu: Gpu,
+    stream: CudaStream,
+    size: tuple[int, int],
+    resized: tuple[int, int],
+    padded: tuple[int, int],
+    antialias: bool,
+    half: bool,
+) -> None:
+    picture = image(7, *size)
+    options: dict[str, Any] = {"resized": resized, "mean": MEAN, "std": STD, "antialias": antialias}
+    wanted = np.empty((3, *padded), np.float32)
+    canvas = np.empty(wanted.shape, np.float16 if half else np.float32)
+    for reverse in (False, True):
+        _native.preprocess_into(picture, wanted, **options, reverse_channels=reverse)
+        ops(gpu, stream, half=half).preprocess_into(picture, canvas, **options, reverse_channels=reverse)
+        assert canvas.tobytes() == wanted.astype(canvas.dtype).tobytes()
+
+
+def rgb_of(luma: npt.NDArray[np.uint8], chroma: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """(H, W, 3) of NV12's planes (H, W) and (H / 2, W / 2, 2) by the matrix in 1/256 that csrc/color_math.h states."""
+    y = 298 * (luma.astype(np.int64) - 16) + 128
+    u, v = (np.kron(chroma[:, :, i].astype(np.int64) - 128, np.ones((2, 2), np.int64)) for i in (0, 1))
+    sums = np.stack([y + 409 * v, y - 100 * u - 208 * v, y + 516 * u], axis=2)
+    return np.clip(sums // 256, 0, 255).astype(np.uint8)
+
+
+@HALVES
+@pytest.mark.parametrize("spare", [0, 6], ids=["tight rows", "spare bytes in a row"])
+@pytest.mark.parametrize(("size", "resized", "padded"), [
+    ((24, 32), (24, 32), (24, 32)), ((48, 64), (80, 106), (96, 128)), ((360, 640), (128, 227), (128, 256)),
+])  # fmt: skip
+def test_nv12(
+    gpu: Gpu,
+    stream: CudaStream,
+    size: tuple[int, int],
+    resized: tuple[int, int],
+    padded: tuple[int, int],
+    spare: int,
+    half: bool,
+) -> None:
+    """A decoder's frame gives the input that its RGB gives."""
+    random = np.random.default_rng(11)
+    height, width = size
+    luma = random.integers(0, 256, (height, width + spare), dtype=np.uint8)
+    chroma = random.integers(0, 256, (height // 2, width + spare), dtype=np.uint8)
+    planes = luma[:, :width], chroma[:, :width].reshape(height // 2, width // 2, 2)
+    rgb = rgb_of(*planes)
+    assert np.abs(rgb.astype(int) - bt601(*planes)).max() <= 1  # of the standard in float64
+
+    wanted = np.empty((3, *padded), np.float32)
+    options: dict[str, Any] = {"mean": MEAN, "std": STD, "reverse_channels": False}
+    _native.preprocess_into(rgb, wanted, resized=resized, antialias=True, **options)
+    memory, dtype = DeviceMemory(gpu, stream), np.dtype(np.float16 if half else np.float32)
+    sizes: dict[str, Any] = {"size": size, "resized": resized, "padded": padded, "antialias": True}
+    scratch_bytes = gpu.native.preprocess_scratch_bytes(**sizes)
+    output = memory.room(wanted.shape, dtype)
+    gpu.native.preprocess(
+        format="nv12",
+        pixels=memory.put(luma),
+        row_bytes=luma.shape[1],
+        chroma=memory.put(chroma),
+        chroma_row_bytes=chroma.shape[1],
+        **sizes,
+        **options,
+        output=output,
+        dtype=dtype.name,
+        scratch=memory.room((scratch_bytes,), np.uint8),
+        scratch_bytes=scratch_bytes,
+        stream=stream.handle,
+    )
+    assert memory.take(output).tobytes() == wanted.astype(dtype).tobytes()
