@@ -13,6 +13,8 @@ _INSTALL = {
     "PIL": "pillow",
     "pycocotools": "retinasdk[eval]",
     "pycuda": "retinasdk[gpu]",
+    "torch": "retinasdk[export]",
+    "torchvision": "retinasdk[export]",
     "tqdm": "tqdm",
 }
 
