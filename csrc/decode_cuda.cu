@@ -32,15 +32,18 @@ struct Level {
   float stride_y, stride_x;
   uint32_t pairs;   // A * K * height * width: logits of one image
   int first_block;  // of the filter's grid
+  // Its part of an image's buffer: where it begins, and how many keys it holds.
+  uint64_t first_key;
+  uint32_t buffer_keys;
 };
 
 // By value to every kernel, so that nothing has to be copied before a launch.
 struct Plan {
   Level levels[kLevels];
   int level_count, anchors, classes, top_k;
-  uint32_t buffer_keys;
-  int sorted_keys;  // room for the best of a level: top_k, rounded up to a power of two
-  bool aligned;     // all logits lie at multiples of 16 bytes
+  uint64_t image_keys;  // of all levels' buffers together
+  int sorted_keys;      // room for the best of a level: top_k, rounded up to a power of two
+  bool aligned;         // all logits lie at multiples of 16 bytes
   BoxCoder coder;
   bool or_equal, drop_empty;
   const float* logit_threshold;
@@ -48,10 +51,14 @@ struct Plan {
   const float* clip_sizes;
   // Scratch, one entry for each (image, level):
   uint32_t* passed;  // candidates that the filter found, those without room included
-  uint64_t* buffer;  // (buffer_keys)
   uint64_t* best;    // (sorted_keys)
   int* best_counts;
+  uint64_t* buffer;  // (image, image_keys)
 };
+
+__device__ inline uint64_t* buffer_of(const Plan& plan, const Level& level, uint32_t image) {
+  return plan.buffer + image * plan.image_keys + level.first_key;
+}
 
 __device__ inline float to_float(float value) { return value; }
 __device__ inline float to_float(__half value) { return __half2float(value); }
@@ -147,13 +154,13 @@ __global__ void __launch_bounds__(kFilterThreads) filter_logits(Plan plan) {
   uint32_t base = 0;
   if (lane == 0) base = atomicAdd(plan.passed + slot, warp_hits);
   uint32_t place = __shfl_sync(kAllLanes, base, 0) + static_cast<uint32_t>(before);
-  uint64_t* buffer = plan.buffer + uint64_t{slot} * plan.buffer_keys;
+  uint64_t* buffer = buffer_of(plan, level, blockIdx.y);
   // All bits are tried, so that loaded[] is indexed by constants and stays in registers.
 #pragma unroll
   for (int v = 0; v < kVectorsPerThread; ++v) {
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {
-      if ((hits >> (v * kSize + i) & 1u) == 0u || place >= plan.buffer_keys) continue;
+      if ((hits >> (v * kSize + i) & 1u) == 0u || place >= level.buffer_keys) continue;
       const uint64_t at = (first + static_cast<uint64_t>(v) * kFilterThreads) * kSize + i;
       const Pair pair = pair_at(static_cast<uint32_t>(at - begin), plan, level);
       buffer[place] = rank_key(to_float(loaded[v].values[i]), pair.index);
@@ -168,8 +175,8 @@ __global__ void __launch_bounds__(kFilterThreads) filter_logits(Plan plan) {
 template <typename T, typename Body>
 __device__ void for_each_candidate(const Plan& plan, const Level& level, uint32_t slot, Body body) {
   const uint32_t passed = plan.passed[slot];
-  if (passed <= plan.buffer_keys) {
-    const uint64_t* buffer = plan.buffer + uint64_t{slot} * plan.buffer_keys;
+  if (passed <= level.buffer_keys) {
+    const uint64_t* buffer = buffer_of(plan, level, blockIdx.y);
     for (uint32_t i = threadIdx.x; i < passed; i += blockDim.x) body(buffer[i]);
     return;
   }
@@ -278,7 +285,7 @@ __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output outp
     const int count = plan.best_counts[slot];
     const int64_t cells = int64_t{level.height} * level.width;
     const T* deltas = static_cast<const T*>(level.deltas) + int64_t{image} * plan.anchors * 4 * cells;
-    if (plan.passed[slot] > plan.buffer_keys) ++rescans;
+    if (plan.passed[slot] > level.buffer_keys) ++rescans;
     for (int first = 0; first < count; first += kBoxThreads) {
       const int i = first + static_cast<int>(threadIdx.x);
       const uint64_t key = i < count ? best[i] : 0;
@@ -334,7 +341,10 @@ namespace retinasdk::cuda {
 namespace {
 
 static_assert(kLevels == kMaxLevels);
-constexpr int64_t kBufferKeys = 32768;  // candidates of one level and image before [Rescan]
+// Candidates of one level and image before [Rescan]: so many, or one in so many of its logits if that is more. A photo
+// full of objects has some 0.3 % of logits above a score of 0.05.
+constexpr int64_t kBufferKeys = 32768;
+constexpr int64_t kPairsPerKey = 64;
 
 template <typename T>
 int filter_blocks(uint32_t pairs) {
@@ -370,7 +380,6 @@ Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOpti
   plan.logit_threshold = options.logit_threshold;
   plan.class_mask = options.class_mask;
   plan.clip_sizes = options.clip_sizes;
-  int64_t most_pairs = 0;
   int64_t blocks = 0;
   for (size_t l = 0; l < levels.size(); ++l) {
     const DeviceLevel& level = levels[l];
@@ -384,14 +393,15 @@ Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOpti
             "a level has " + std::to_string(cells) + " cells of " + std::to_string(channels) +
                 " (anchor, class) pairs; at most 2147483647 pairs are supported");
     const auto pairs = static_cast<uint32_t>(cells * channels);
-    plan.levels[l] = {level.logits,   level.deltas, level.base_anchors,      level.height, level.width, level.stride_y,
-                      level.stride_x, pairs,        static_cast<int>(blocks)};
+    const auto keys = static_cast<uint32_t>(std::min<int64_t>(pairs, std::max(kBufferKeys, pairs / kPairsPerKey)));
+    plan.levels[l] = {
+        level.logits,   level.deltas, level.base_anchors,       level.height,    level.width, level.stride_y,
+        level.stride_x, pairs,        static_cast<int>(blocks), plan.image_keys, keys};
+    plan.image_keys += keys;
     plan.aligned = plan.aligned && reinterpret_cast<uintptr_t>(level.logits) % 16 == 0;
-    most_pairs = std::max<int64_t>(most_pairs, pairs);
     blocks += options.input == Scalar::kFloat16 ? filter_blocks<__half>(pairs) : filter_blocks<float>(pairs);
   }
   require(blocks <= std::numeric_limits<int32_t>::max(), "the levels together have too many logits for one launch");
-  plan.buffer_keys = static_cast<uint32_t>(std::min(most_pairs, kBufferKeys));
   return plan;
 }
 
@@ -400,7 +410,7 @@ void lay_out(Plan& plan, int batch, ScratchLayout& scratch) {
   plan.passed = scratch.take<uint32_t>(slots);
   plan.best_counts = scratch.take<int>(slots);
   plan.best = scratch.take<uint64_t>(slots * static_cast<size_t>(plan.sorted_keys));
-  plan.buffer = scratch.take<uint64_t>(slots * plan.buffer_keys);
+  plan.buffer = scratch.take<uint64_t>(static_cast<size_t>(batch) * plan.image_keys);
 }
 
 template <typename T>

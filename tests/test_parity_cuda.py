@@ -106,6 +106,20 @@ def test_more_candidates_than_the_buffer_holds(cuda: CudaOps, cuda_half: CudaOps
     assert cuda.rescans == [1, 0]
 
 
+def test_the_buffer_grows_with_the_level(cuda: CudaOps) -> None:
+    """4 320 000 pairs, of which one in 64 has room: a crowded photo is not read again, noise is."""
+    case = random_heads(72, anchors=9, classes=12, sizes=[(200, 200)], logit_threshold=-INF)
+    pairs = case.logits[0][0].size
+    random = np.random.default_rng(4)
+    values = random.normal(size=pairs).astype(np.float32)
+    places = random.permutation(pairs)
+    for passing, rescans in ((50_000, [0]), (67_500, [0]), (67_501, [1])):
+        logits = np.full(pairs, -INF, np.float32)
+        logits[places[:passing]] = values[:passing]
+        assert_same_candidates(with_logits(case, logits), cuda)
+        assert cuda.rescans == rescans
+
+
 def test_three_hundred_thousand_anchors(cuda: CudaOps) -> None:
     case = random_heads(71, anchors=9, classes=1, sizes=[(160, 160), (80, 80), (40, 40), (20, 20), (10, 10)])
     assert sum(array.size for array in case.logits) == 306_900

@@ -102,6 +102,8 @@ class Engine:
         self._anchors.reserve(layout.size_bytes)
         with self.device.doing("copying anchors to the GPU"):
             self.device.driver.memcpy_htod(self._anchors.address, block)
+            # It may return before the last of it has arrived, and lanes do not wait for the default stream.
+            self.device.driver.Context.synchronize()
         return [self._anchors.address + field.offset for field in fields]
 
     def new_context(self) -> Any:

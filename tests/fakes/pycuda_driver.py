@@ -82,6 +82,16 @@ class Context:
         self._stack().append(self)
 
     @staticmethod
+    def synchronize() -> None:
+        context = Context.get_current()
+        if context is None:
+            raise LogicError("cuCtxSynchronize failed: invalid device context")
+        try:
+            context._gpu.step("cuCtxSynchronize")
+        except RefusedError as refusal:
+            raise Error(str(refusal)) from None
+
+    @staticmethod
     def pop() -> None:
         if not Context._stack():
             raise LogicError("context::pop failed: invalid device context - cannot pop non-current context")
