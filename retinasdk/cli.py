@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from retinasdk import RetinaSdkError, __version__
-from retinasdk.commands import build, detect, doctor, eval, models, verify
 
-_COMMANDS = (detect, models, eval, build, verify, doctor)
+_COMMANDS = ("detect", "models", "eval", "export", "build", "verify", "doctor")
 _BAD_INPUT = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, or 2 with one line on stderr for bad input."""
+    """Runs one command and returns its exit status.
+
+    0; 1 where what was asked for is not so (verify, doctor); 2 with one line on stderr for bad input.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    # One command imports what it needs, not what others need: the doctor has to come where those cannot be imported.
+    wanted = words[:1] if words and words[0] in _COMMANDS else _COMMANDS
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parser(wanted).parse_args(words)
     except SystemExit as stop:  # --help and --version: 0, unusable arguments: 2
         return int(stop.code or 0)
     try:
-        arguments.run(arguments)
+        status: int | None = arguments.run(arguments)
     except (RetinaSdkError, ValueError, OSError) as error:
         print(f"retinasdk: error: {' '.join(str(error).split())}", file=sys.stderr)
         return _BAD_INPUT
     except KeyboardInterrupt:
         return 130
-    return 0
+    return status or 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,12 +44,12 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(_BAD_INPUT)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(prog="retinasdk", description="RetinaNet detections from ONNX models.")
     parser.add_argument("--version", action="version", version=f"retinasdk {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in _COMMANDS:
-        command.add_parser(commands)
+    for name in names:
+        importlib.import_module(f"retinasdk.commands.{name}").add_parser(commands)
     return parser
 
 
