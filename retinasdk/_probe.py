@@ -229,5 +229,7 @@ QUESTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "tqdm": partial(_package, "tqdm", "tqdm"),
     "onnx": partial(_package, "onnx", "onnx"),
     "pycocotools": partial(_package, "pycocotools.mask", "pycocotools"),
+    "torch": partial(_package, "torch", "torch"),
+    "torchvision": partial(_package, "torchvision", "torchvision"),
     "pycuda": partial(_package, "pycuda.driver", "pycuda"),
 }
