@@ -1,7 +1,8 @@
 """INT8 with the scales in the graph: Q/DQ nodes around convolutions, from the ranges that real images produce.
 
 The form is TensorRT's: symmetric, int8 for weights (a scale for each output channel) and activations, biases left in
-float. The last convolution of each head stays out, as what it writes decides the detections.
+float. Left in float are the last convolution of each head, as what it writes decides the detections, and depthwise
+convolutions: they are a small part of the work, and channels whose ranges differ by much lose most in them.
 """
 
 from __future__ import annotations
@@ -46,9 +47,14 @@ def quantize(
             raise ModelError(f"wanted finite weights to quantise, got NaN or infinity in {tensor.name!r}; export again")
     model = _prepared(onnx, model, half_scales)
     heads = [name for level in spec.levels for name in (level.logits, level.deltas)]
-    quantized = _with_scales(onnx, model, _Reader(spec, images, batch), layers_before(model.graph, heads))
+    left_out = [*layers_before(model.graph, heads), *filter(_is_depthwise, model.graph.node)]
+    quantized = _with_scales(onnx, model, _Reader(spec, images, batch), left_out)
     _round_scales(onnx, quantized, {tensor.name: tensor for tensor in model.graph.initializer})
     return quantized
+
+
+def _is_depthwise(node: Any) -> bool:
+    return node.op_type == "Conv" and any(item.name == "group" and item.i > 1 for item in node.attribute)
 
 
 def _with_scales(onnx: Any, model: Any, reader: _Reader, excluded: Sequence[Any]) -> Any:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 from PIL import Image as Pillow
 
-from retinasdk import ImageError, ModelError, ModelSpec
+from retinasdk import ImageError, ModelError, ModelSpec, list_models
 from retinasdk.calibration import _half_above, quantize
 from retinasdk.preprocess import Transform, preprocess
 
@@ -65,6 +65,17 @@ def test_the_form(network: onnx.ModelProto, quantized: onnx.ModelProto, spec: Mo
             assert (scale.astype(np.float16) == scale).all()
     assert {value.type.tensor_type.elem_type for value in quantized.graph.output} == {TensorProto.FLOAT}
     assert sum(node.op_type == "Conv" for node in network.graph.node) == len(convolutions)
+
+
+def test_depthwise_convolutions_stay_out() -> None:
+    model = next(item for item in list_models() if item.name == "blood-cells")
+    nodes = quantize(onnx.load(model.path), model.spec, images(1)).graph.node
+    producer = {output: node.op_type for node in nodes for output in node.output}
+    for node in nodes:
+        if node.op_type == "Conv" and any(item.name == "group" and item.i > 1 for item in node.attribute):
+            assert producer.get(node.input[0]) != "DequantizeLinear"
+            assert producer.get(node.input[1]) != "DequantizeLinear"
+    assert sum(node.op_type == "QuantizeLinear" for node in nodes) > 20
 
 
 def test_weights_are_as_near_as_int8_can(network: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
