@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from retinasdk.engine_info import EngineInfo
     from retinasdk.errors import DeviceError, ImageError, MissingDependencyError, ModelError, RetinaSdkError
     from retinasdk.images import list_images
+    from retinasdk.importing import ImportReport, import_onnx
     from retinasdk.models import BundledModel, list_models
     from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
 
@@ -27,6 +28,7 @@ __all__ = [
     "DeviceError",
     "EngineInfo",
     "ImageError",
+    "ImportReport",
     "Level",
     "MissingDependencyError",
     "ModelError",
@@ -35,6 +37,7 @@ __all__ = [
     "Resize",
     "RetinaSdkError",
     "build_engine",
+    "import_onnx",
     "list_images",
     "list_models",
 ]
@@ -47,6 +50,7 @@ _NAMES_OF_MODULE = {
     "engine_info": ("EngineInfo",),
     "errors": ("DeviceError", "ImageError", "MissingDependencyError", "ModelError", "RetinaSdkError"),
     "images": ("list_images",),
+    "importing": ("ImportReport", "import_onnx"),
     "models": ("BundledModel", "list_models"),
     "spec": ("BoxCoder", "Level", "ModelSpec", "Normalise", "Resize"),
 }

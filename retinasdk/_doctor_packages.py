@@ -54,6 +54,7 @@ PACKAGES = (
     Package("pillow", "10.4", "image files and marked pictures"),
     Package("tqdm", "4.60", "progress bars"),
     Package("pycocotools", "2.0.7", "`retinasdk eval`", extra="eval"),
+    Package("matplotlib", "3.7", "the charts of `retinasdk eval` and `retinasdk bench`", extra="eval"),
     Package("onnx", "1.16", "engines in float16 and int8", extra="onnx"),
     Package("torch", "2.2", "`retinasdk export`", extra="export"),
     Package("torchvision", "0.17", "`retinasdk export`", extra="export"),

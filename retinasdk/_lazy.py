@@ -8,7 +8,8 @@ from typing import Any
 from retinasdk.errors import MissingDependencyError
 
 _INSTALL = {
-    "onnx": "onnx",
+    "matplotlib": "retinasdk[eval]",
+    "onnx": "retinasdk[onnx]",
     "onnxruntime": "onnxruntime",
     "PIL": "pillow",
     "pycocotools": "retinasdk[eval]",

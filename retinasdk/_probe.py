@@ -231,5 +231,6 @@ QUESTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "pycocotools": partial(_package, "pycocotools.mask", "pycocotools"),
     "torch": partial(_package, "torch", "torch"),
     "torchvision": partial(_package, "torchvision", "torchvision"),
+    "matplotlib": partial(_package, "matplotlib", "matplotlib"),
     "pycuda": partial(_package, "pycuda.driver", "pycuda"),
 }

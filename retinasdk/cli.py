@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import keyword
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from retinasdk import RetinaSdkError, __version__
 
-_COMMANDS = ("detect", "models", "eval", "export", "build", "verify", "doctor")
+_COMMANDS = ("detect", "models", "eval", "bench", "import", "export", "build", "verify", "doctor")
 _BAD_INPUT = 2
 
 
@@ -49,7 +50,8 @@ def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"retinasdk {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name in names:
-        importlib.import_module(f"retinasdk.commands.{name}").add_parser(commands)
+        module = f"{name}_" if keyword.iskeyword(name) else name
+        importlib.import_module(f"retinasdk.commands.{module}").add_parser(commands)
     return parser
 
 

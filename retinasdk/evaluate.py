@@ -1,28 +1,31 @@
-"""COCO average precision of a detector on annotated images, by pycocotools."""
+"""COCO average precision of a detector on annotated images, by pycocotools; evaluation/ has its parts."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
-import math
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retinasdk._lazy import require
+from retinasdk.detections import Detections
 from retinasdk.detector import Detector
+from retinasdk.evaluation.annotations import TrueBox, read_annotations
+from retinasdk.evaluation.categories import ScoredClasses, scored_classes
+from retinasdk.evaluation.coco import METRICS, SIZES, CocoNumbers, CocoScorer, check_pycocotools
+from retinasdk.evaluation.operating_point import OperatingPoint, best_f1, worst_images
 
-# COCOeval.stats, in its order: average precision over IoU 0.50:0.95, at 0.50, at 0.75, by object size (small, medium,
-# large); average recall with 1, 10, 100 detections an image, by size
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+if TYPE_CHECKING:
+    from retinasdk.evaluation.report import DrawnImage
+
+__all__ = ["DEFAULT_BATCH", "DEFAULT_SCORE_THRESHOLD", "METRICS", "ClassResult", "Evaluation", "SizeResult", "evaluate"]
+
 DEFAULT_SCORE_THRESHOLD = 0.01  # average precision counts low scores too
-_BATCH = 8
+DEFAULT_BATCH = 8
+_MOST_PICTURES = 12
+_IOU_50 = 0
 
 
 @dataclass(frozen=True)
@@ -35,19 +38,41 @@ class ClassResult:
 
 
 @dataclass(frozen=True)
+class SizeResult:
+    """AP of one class on objects of one size (None where there are none), and how many they are, without crowds."""
+
+    AP: float | None
+    boxes: int
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """metrics: the 12 COCO numbers by the names in `METRICS`, None where undefined; left_out: categories of the
-    annotations that the model does not know; images: how many were scored."""
+    """metrics: the 12 COCO numbers by the names in `METRICS`, None where undefined; per_class: by the model's labels;
+    left_out: categories of the annotations that the model does not know; images: how many were scored;
+    per_class_and_size: by label, then "small" (below 32 x 32 pixels), "medium" (up to 96 x 96), "large";
+    best_f1: the score threshold with the best balance of false and missed boxes, None without any detection."""
 
     metrics: dict[str, float | None]
     per_class: dict[str, ClassResult]
     left_out: tuple[str, ...]
     images: int
+    per_class_and_size: dict[str, dict[str, SizeResult]]
+    best_f1: OperatingPoint | None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: the metrics at the top, then per_class, left_out and images."""
-        per_class = {name: vars(result).copy() for name, result in self.per_class.items()}
-        return {**self.metrics, "per_class": per_class, "left_out": list(self.left_out), "images": self.images}
+        """For JSON: the metrics at the top, then the other fields by their names."""
+        sizes = {
+            name: {size: vars(result).copy() for size, result in results.items()}
+            for name, results in self.per_class_and_size.items()
+        }
+        return {
+            **self.metrics,
+            "per_class": {name: vars(result).copy() for name, result in self.per_class.items()},
+            "left_out": list(self.left_out),
+            "images": self.images,
+            "per_class_and_size": sizes,
+            "best_f1": None if self.best_f1 is None else vars(self.best_f1).copy(),
+        }
 
 
 def evaluate(
@@ -56,134 +81,120 @@ def evaluate(
     annotations: str | os.PathLike[str],
     *,
     score_threshold: float = DEFAULT_SCORE_THRESHOLD,
+    classes: Sequence[str | int] | None = None,
+    rename: Mapping[str, str] | None = None,
+    batch: int = DEFAULT_BATCH,
+    report: str | os.PathLike[str] | None = None,
     progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> Evaluation:
     """Scores `detector` on the images of folder `images` that the COCO-format JSON file `annotations` lists.
 
     Categories are matched to the model's labels by name; the others are left out and named in the result. Crowd boxes
-    (iscrowd 1) are ignored as COCO does. progress: wraps the sequence of batches, e.g. `tqdm.tqdm`.
+    (iscrowd 1) are ignored as COCO does. Images are read `batch` at a time, and forgotten.
 
-    Raises `ValueError` for annotations that cannot be used, `ImageError` for images, `MissingDependencyError` without
-    pycocotools.
+    classes: score only these labels of the model (names or indices), as if it knew no others; None: all that have a
+        category. rename: the model's label for categories that are called otherwise, {category: label}; several may
+        become one label.
+    report: an existing folder, where a page is written (index.html) with precision-recall curves, a histogram of
+        scores, and pictures of the images with most mistakes at the best F1; needs matplotlib.
+    progress: wraps the sequence of batches, e.g. `tqdm.tqdm`.
+
+    Raises `ValueError` for annotations and options that cannot be used, `ImageError` for images, `OSError` where the
+    report cannot be written, `MissingDependencyError` without pycocotools or matplotlib.
     """
-    coco_module = require("pycocotools.coco", "evaluation")
-    eval_module = require("pycocotools.cocoeval", "evaluation")
-    truth = _read_annotations(Path(annotations))
-    label_to_class = {label: index for index, label in reversed(list(enumerate(detector.labels)))}
-    categories = {item["name"]: item["id"] for item in truth["categories"]}
-    known = {name: category_id for name, category_id in categories.items() if name in label_to_class}
-    if not known:
-        raise ValueError(
-            f"{annotations}: none of its categories ({_some(categories)}) is a label of the model "
-            f"({_some(detector.labels)}); names must be equal"
-        )
-    category_of_class = {label_to_class[name]: category_id for name, category_id in known.items()}
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"batch must be an integer of at least 1, got {batch!r}")
+    check_pycocotools()
+    if report is not None:
+        _check_report(Path(report))
+    truth = read_annotations(Path(annotations))
+    scored = scored_classes(truth, detector.labels, rename=rename or {}, classes=classes)
+    paths = truth.paths(Path(images))
+    run = _Run(detector, scored, paths, [_scored_boxes(boxes, scored) for boxes in truth.boxes])
 
-    paths = [(item["id"], Path(images) / item["file_name"]) for item in truth["images"]]
-    missing = [path for _, path in paths if not path.is_file()]
-    if missing:
-        raise ValueError(
-            f"{annotations} lists {missing[0].name}, which is not in {images}; give the folder that holds it"
-        )
-    category_ids = [category_of_class.get(index, -1) for index in range(len(detector.labels))]
-    results: list[dict[str, Any]] = []
-    for batch in progress([paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]):
-        found = detector(
-            [str(path) for _, path in batch], score_threshold=score_threshold, classes=sorted(category_of_class)
-        )
-        for (image_id, _), detections in zip(batch, found, strict=True):
-            results += detections.to_coco(image_id, category_ids)
+    scorer = CocoScorer(scored.labels)
+    for members in progress([range(start, min(start + batch, len(paths))) for start in range(0, len(paths), batch)]):
+        for index, detections in zip(members, run.detect(members, score_threshold), strict=True):
+            scorer.add(run.boxes[index], detections)
+    numbers = scorer.numbers()
+    result = _evaluation(numbers, scored, len(paths))
+    if report is not None:
+        from retinasdk.evaluation.report import write_report
 
-    wanted = set(known.values())
-    truth["annotations"] = [item for item in truth["annotations"] if item["category_id"] in wanted]
-    for number, item in enumerate(truth["annotations"], start=1):
-        item["id"] = number  # pycocotools takes the id 0 for "no match"
-    truth["categories"] = [item for item in truth["categories"] if item["id"] in wanted]
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-        reference = coco_module.COCO()
-        reference.dataset = truth
-        reference.createIndex()
-        # Its loadRes refuses an empty list.
-        predictions = reference.loadRes(results) if results else _no_results(coco_module, truth)
-        scorer = eval_module.COCOeval(reference, predictions, "bbox")
-        scorer.params.catIds = sorted(wanted)
-        scorer.evaluate()
-        scorer.accumulate()
-        scorer.summarize()
-    return Evaluation(
-        metrics={name: _defined(value) for name, value in zip(METRICS, scorer.stats, strict=True)},
-        per_class=_per_class(scorer, truth, known),
-        left_out=tuple(sorted(set(categories) - set(known))),
-        images=len(paths),
+        threshold = score_threshold if result.best_f1 is None else max(result.best_f1.score, score_threshold)
+        title = f"{detector.spec.name} on {Path(annotations).name}"
+        worst = run.draw_worst(scorer, numbers, threshold)
+        write_report(Path(report), title, result, numbers, scored.labels, worst)
+    return result
+
+
+@dataclass(frozen=True)
+class _Run:
+    """paths, boxes: of each image; categories of boxes and class ids of detections are numbers of `scored.labels`."""
+
+    detector: Detector
+    scored: ScoredClasses
+    paths: Sequence[Path]
+    boxes: Sequence[Sequence[TrueBox]]
+
+    def detect(self, members: Sequence[int], score_threshold: float) -> list[Detections]:
+        number_of_class = np.zeros(len(self.detector.labels), np.int32)
+        number_of_class[list(self.scored.class_ids)] = range(len(self.scored.labels))
+        found = self.detector(
+            [str(self.paths[index]) for index in members],
+            score_threshold=score_threshold,
+            classes=sorted(self.scored.class_ids),
+        )
+        return [
+            Detections(item.xyxy, item.scores, number_of_class[item.class_ids], self.scored.labels) for item in found
+        ]
+
+    def draw_worst(self, scorer: CocoScorer, numbers: CocoNumbers, score_threshold: float) -> Iterator[DrawnImage]:
+        """Detects once more in the worst images: the boxes of all would grow with the set."""
+        from retinasdk.evaluation.pictures import draw_mistakes
+        from retinasdk.evaluation.report import DrawnImage
+
+        for mistakes in worst_images(numbers, score_threshold, _MOST_PICTURES):
+            path, boxes = self.paths[mistakes.image], self.boxes[mistakes.image]
+            (detections,) = self.detect([mistakes.image], score_threshold)
+            names = [self.scored.labels[box.category] for box in boxes]
+            matches = scorer.matches(boxes, detections)
+            yield DrawnImage(path.name, mistakes, draw_mistakes(path, boxes, names, detections, matches))
+
+
+def _check_report(folder: Path) -> None:
+    from retinasdk._charts import check_charts
+
+    check_charts()
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: wanted an existing folder for the report; make it")
+
+
+def _scored_boxes(boxes: Sequence[TrueBox], scored: ScoredClasses) -> tuple[TrueBox, ...]:
+    return tuple(
+        box._replace(category=scored.class_of_category[box.category])
+        for box in boxes
+        if box.category in scored.class_of_category
     )
 
 
-def _read_annotations(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read the annotations: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: wanted COCO annotations in JSON, but it does not parse: {error}") from error
-    try:
-        image_ids = _distinct("image id", [item["id"] for item in content["images"]])
-        category_ids = _distinct("category id", [item["id"] for item in content["categories"]])
-        _distinct("category name", [item["name"] for item in content["categories"]])
-        for item in content["images"]:
-            os.fspath(item["file_name"])
-        for item in content["annotations"]:
-            _x, _y, width, height = (float(value) for value in item["bbox"])
-            if not math.isfinite(sum(item["bbox"])) or width < 0 or height < 0:
-                raise ValueError(f"bbox {item['bbox']} is no (x, y, width, height)")
-            if item["image_id"] not in image_ids or item["category_id"] not in category_ids:
-                raise ValueError(f"an annotation names an image or a category that is not listed: {item}")
-            item.setdefault("iscrowd", 0)
-            item.setdefault("area", width * height)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: wanted COCO's lists images (id, file_name), categories (id, name) and annotations (image_id, "
-            f"category_id, bbox of four numbers), but {type(error).__name__}: {error}"
-        ) from error
-    if not content["images"]:
-        raise ValueError(f"{path}: wanted at least one image, got an empty list")
-    return cast(dict[str, Any], content)
-
-
-def _distinct(what: str, values: list[Any]) -> set[Any]:
-    repeated = [value for value, count in Counter(values).items() if count > 1]
-    if repeated:
-        raise ValueError(f"the {what} {repeated[0]!r} is given twice")
-    return set(values)
-
-
-def _no_results(coco_module: Any, truth: dict[str, Any]) -> Any:
-    empty = coco_module.COCO()
-    empty.dataset = {**truth, "annotations": []}
-    empty.createIndex()
-    return empty
-
-
-def _per_class(scorer: Any, truth: dict[str, Any], known: dict[str, int]) -> dict[str, ClassResult]:
-    # (IoU thresholds, recalls, classes), of all sizes, with 100 detections
-    precision = scorer.eval["precision"][:, :, :, 0, -1]
-    order = list(scorer.params.catIds)
-    results = {}
-    for name, category_id in known.items():
-        values = precision[:, :, order.index(category_id)]
-        boxes = sum(item["category_id"] == category_id and not item["iscrowd"] for item in truth["annotations"])
-        results[name] = ClassResult(_mean_defined(values), _mean_defined(values[0]), boxes)
-    return results
-
-
-def _mean_defined(values: Any) -> float | None:
-    defined = values[values > -1]
-    return float(np.mean(defined)) if defined.size else None
-
-
-def _defined(value: float) -> float | None:
-    return float(value) if value > -1 else None
-
-
-def _some(names: Iterable[str], most: int = 8) -> str:
-    names = list(dict.fromkeys(names))
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _evaluation(numbers: CocoNumbers, scored: ScoredClasses, images: int) -> Evaluation:
+    per_class, per_size = {}, {}
+    for number, label in enumerate(scored.labels):
+        per_class[label] = ClassResult(
+            numbers.average_precision(number),
+            numbers.average_precision(number, iou=_IOU_50),
+            int(numbers.boxes[number, 0]),
+        )
+        per_size[label] = {
+            size: SizeResult(numbers.average_precision(number, size), int(numbers.boxes[number, place]))
+            for place, size in enumerate(SIZES[1:], start=1)
+        }
+    return Evaluation(
+        metrics=numbers.metrics,
+        per_class=per_class,
+        left_out=scored.left_out,
+        images=images,
+        per_class_and_size=per_size,
+        best_f1=best_f1(numbers),
+    )

@@ -1,7 +1,7 @@
-"""`export_torchvision`: a torchvision RetinaNet to heads-only ONNX and its spec.
+"""From PyTorch to heads-only ONNX and its spec: `export_torchvision`, and `export_heads` for other frameworks.
 
-What the spec says is read off the model itself: anchors, thresholds, resize and normalisation of a model that was built
-with one's own are kept. torch and torchvision are the extra `export`.
+What a torchvision model's spec says is read off the model itself: anchors, thresholds, resize and normalisation of one
+that was built with its own are kept. torch and torchvision are the extra `export`.
 """
 
 from __future__ import annotations
@@ -118,16 +118,27 @@ def export_torchvision(
     """
     torch = require("torch", "exporting torchvision's models")
     retinanet = require("torchvision.models.detection", "exporting torchvision's models").RetinaNet
-    onnx = require("onnx", "exporting torchvision's models")
     if not isinstance(model, retinanet):
         raise TypeError(f"model must be a torchvision RetinaNet, got {type(model).__name__}")
+    return export_heads(_heads(torch, model), output, torchvision_spec(model, labels=labels, name=name), opset=opset)
+
+
+def export_heads(
+    heads: Any, output: str | os.PathLike[str], spec: ModelSpec, *, opset: int = DEFAULT_OPSET
+) -> Exported:
+    """Writes a network of any framework in PyTorch as heads-only ONNX with its spec in it, and the spec beside it.
+
+    heads: a torch.nn.Module from (N, 3, H, W) float32, normalised, to each level's logits (N, A*K, h, w) and then each
+        level's deltas (N, A*4, h, w), as convolved, in one sequence. It is left as it is. spec: its rules.
+    output, opset and what is raised: as in `export_torchvision`.
+    """
+    torch, onnx = require("torch", "exporting models"), require("onnx", "exporting models")
     if opset not in OPSETS:
         raise ValueError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset}; {DEFAULT_OPSET} fits every TensorRT")
-    spec = torchvision_spec(model, labels=labels, name=name)
-    was_training = model.training
-    model.eval()
+    training = {module: module.training for module in heads.modules()}
+    heads.eval()
     try:
-        heads = _heads(torch, model)
+        _check_outputs(torch, heads, spec)
         content = onnx.load_model_from_string(_trace(torch, heads, spec, opset))
         entry = content.metadata_props.add()
         entry.key, entry.value = METADATA_KEY, spec.to_json()
@@ -135,7 +146,8 @@ def export_torchvision(
         serialized = content.SerializeToString()
         difference = _largest_difference(torch, heads, serialized, spec)
     finally:
-        model.train(was_training)
+        for module, was_training in training.items():
+            module.training = was_training
     if not difference <= _TOLERANCE:
         raise ModelError(
             f"the ONNX file gives heads that differ from the model's by {difference:.2g} of their spread; "
@@ -263,7 +275,19 @@ def _heads(torch: Any, model: Any) -> Any:
             logits = [self.classify.cls_logits(self.classify.conv(level)) for level in levels]
             return (*logits, *(self.regress.bbox_reg(self.regress.conv(level)) for level in levels))
 
-    return Heads().eval()
+    return Heads()
+
+
+def _check_outputs(torch: Any, heads: Any, spec: ModelSpec) -> None:
+    with torch.inference_mode():
+        shapes = [tuple(output.shape) for output in heads(torch.zeros(1, 3, *_TRACED_SIDES))]
+    levels, anchors, classes = len(spec.levels), spec.anchors_per_cell, len(spec.labels)
+    wanted = [anchors * classes] * levels + [anchors * 4] * levels
+    if [shape[1] if len(shape) == 4 else None for shape in shapes] != wanted:
+        raise ModelError(
+            f"wanted logits of {anchors} anchors x {classes} classes = {anchors * classes} channels for each of "
+            f"{levels} levels, then deltas of {anchors * 4}, got outputs of {shapes}; does the spec belong to it?"
+        )
 
 
 def _trace(torch: Any, heads: Any, spec: ModelSpec, opset: int) -> bytes:

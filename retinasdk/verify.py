@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from retinasdk._compare import TensorTally, are_among, pair_boxes
+from retinasdk._pictures import seeded_picture
 from retinasdk.backends import ENGINE_SUFFIX, Backend, HeadOutputs, open_backend
 from retinasdk.backends._cuda_device import why_no_gpu
 from retinasdk.detections import Detections
@@ -167,25 +168,13 @@ def _comparable(spec: ModelSpec, name: str) -> object:
 
 def _named(images: Sequence[ImageInput] | None) -> list[tuple[str, ImageInput]]:
     if images is None:
-        return [(f"picture {seed}", _picture(*size, seed)) for seed, size in enumerate(_PICTURE_SIZES)]
+        return [(f"picture {seed}", seeded_picture(*size, seed)) for seed, size in enumerate(_PICTURE_SIZES)]
     if len(images) == 0:
         raise ValueError("images must hold at least one image, got none; leave them out for seeded pictures")
     return [
         (os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"image {index}", image)
         for index, image in enumerate(images)
     ]
-
-
-def _picture(height: int, width: int, seed: int) -> npt.NDArray[np.uint8]:
-    """Patches over patches, each layer finer and fainter: edges and texture of every size, as photos have."""
-    random = np.random.default_rng(seed)
-    picture = np.zeros((height, width, 3))
-    for cell in (160, 64, 24, 8, 2):
-        rows, columns = -(-height // cell), -(-width // cell)
-        patches = random.uniform(-1, 1, (rows, columns, 3)) * cell**0.25
-        picture += np.repeat(np.repeat(patches, cell, axis=0), cell, axis=1)[:height, :width]
-    low, high = picture.min(), picture.max()
-    return np.asarray((picture - low) / (high - low) * 255, dtype=np.uint8)
 
 
 # -- the comparison ----------------------------------------------------------------------------------------------------

@@ -128,7 +128,9 @@ def test_marked_pictures_never_replace_a_source_or_each_other(run: Run, tmp_path
 
 def test_default_model_is_people(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("retinasdk.commands.detect.Detector", lambda model, **options: asked.append(model) or Detector(model))
+    monkeypatch.setattr(
+        "retinasdk.commands.detect.Detector", lambda model, **options: asked.append(model) or Detector(model)
+    )
     run("detect", photos / "a.png", model=None)
     assert asked == [None]
     assert retinasdk.models.DEFAULT_MODEL == "people"

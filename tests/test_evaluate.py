@@ -8,83 +8,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from conftest import LABELS, blocks
-from PIL import Image as PillowImage
+from coco_sets import CATEGORIES, FAR, A, B, Oracle, check, near, own_truth, save_set, truth
 
-from retinasdk import Detections, Detector, ImageError
+from retinasdk import Detector, ImageError
 from retinasdk.cli import main
 from retinasdk.evaluate import METRICS, Evaluation, evaluate
 
 pytest.importorskip("pycocotools", reason="evaluation is an extra: pip install 'retinasdk[eval]'")
-
-CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 1, "name": "person"}]
-
-near = functools.partial(pytest.approx, abs=1e-6)
 
 
 def ap_of(result: Evaluation, label: str) -> float | None:
     return result.per_class[label].AP
 
 
-class Oracle:
-    """Finds in image `<n>.png` what it was told, above the score threshold and of the classes asked for."""
-
-    labels = LABELS
-
-    def __init__(self, found: dict[str, list[tuple[str, float, tuple[float, ...]]]]) -> None:
-        self.found = found
-
-    def __call__(
-        self, images: Sequence[str], *, score_threshold: float, classes: Sequence[int | str]
-    ) -> list[Detections]:
-        results = []
-        for image in images:
-            items = sorted(self.found.get(Path(image).name, []), key=lambda item: -item[1])
-            detections = Detections(
-                np.array([item[2] for item in items], np.float32).reshape(-1, 4),
-                np.array([item[1] for item in items], np.float32),
-                np.array([LABELS.index(item[0]) for item in items], np.int32),
-                LABELS,
-            )
-            results.append(detections[detections.scores > score_threshold].filter(classes=classes))
-        return results
-
-
-def truth(boxes: dict[str, list[tuple[str, tuple[float, ...]]]], **changes: Any) -> dict[str, Any]:
-    """COCO annotations of boxes xyxy by image; ids of annotations start at 0, as some tools write them."""
-    ids = {item["name"]: item["id"] for item in CATEGORIES}
-    images = [{"id": 100 + index, "file_name": name} for index, name in enumerate(boxes)]
-    annotations = []
-    for image, items in zip(images, boxes.values(), strict=True):
-        for label, (x1, y1, x2, y2) in items:
-            bbox = [x1, y1, x2 - x1, y2 - y1]
-            annotations.append(
-                {"id": len(annotations), "image_id": image["id"], "category_id": ids[label], "bbox": bbox}
-            )
-    return {"images": images, "categories": CATEGORIES, "annotations": annotations, **changes}
-
-
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
     """write(annotations) saves them, and a picture for each image they list."""
-
-    def save(annotations: dict[str, Any]) -> Path:
-        for index, image in enumerate(annotations["images"]):
-            PillowImage.fromarray(blocks(90, 120, seed=index)).save(tmp_path / image["file_name"])
-        (tmp_path / "truth.json").write_text(json.dumps(annotations))
-        return tmp_path / "truth.json"
-
-    return save
+    return functools.partial(save_set, tmp_path)
 
 
-def check(write: Callable[..., Path], annotations: dict[str, Any], oracle: Any, **options: Any) -> Any:
-    path = write(annotations)
-    return evaluate(oracle, path.parent, path, **options)
-
-
-A, B, FAR = (10.0, 10.0, 50.0, 50.0), (60.0, 20.0, 110.0, 80.0), (0.0, 60.0, 20.0, 90.0)
 # Shifted by s, a box of width w has IoU (w - s) / (w + s) with itself.
 SHIFTED = (A[0] + 40 * 0.28 / 1.72, A[1], A[2] + 40 * 0.28 / 1.72, A[3])  # IoU 0.72
 HALF = 51 / 101  # recall 0.5 reaches 51 of the 101 recall points
@@ -181,16 +124,6 @@ def test_it_prints_nothing(write: Callable[..., Path], capsys: pytest.CaptureFix
 
 
 # -- the real detector, by the command ---------------------------------------------------------------------------------
-
-
-def own_truth(detector: Detector, count: int = 5) -> dict[str, Any]:
-    """Annotations that are the model's own detections on the pictures that `write` makes."""
-    boxes = {}
-    for index in range(count):
-        detections = detector(blocks(90, 120, seed=index), score_threshold=0.3, classes=["person", "dog"])
-        boxes[f"{index}.png"] = [(item.label, item.xyxy) for item in detections]
-    assert sum(map(len, boxes.values())) > count
-    return truth(boxes)
 
 
 def run_eval(path: Path, model_path: Path, *options: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +235,71 @@ def test_labels_from_a_file(small: Any, tmp_path: Path) -> None:
     options = ["--weights", str(tmp_path / "a.pth"), "--labels", str(tmp_path / "names.txt")]
     assert main(["export", "torchvision:retinanet_resnet18_fpn", "-o", str(tmp_path / "a.onnx"), *options]) == 0
     assert json.loads((tmp_path / "a.json").read_text())["labels"] == ["background", "hex bolt", "nut"]
+
+
+# -- other frameworks --------------------------------------------------------------------------------------------------
+
+
+class Backbone(torch.nn.Module):
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Any) -> dict[str, Any]:
+        return dict(zip("34567", self.inner(images).values(), strict=True))
+
+
+class Head(torch.nn.Module):
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.classify, self.regress = inner.classification_head, inner.regression_head
+
+    def forward(self, levels: Any) -> tuple[list[Any], list[Any]]:
+        return (
+            [self.classify.cls_logits(self.classify.conv(level)) for level in levels],
+            [self.regress.bbox_reg(self.regress.conv(level)) for level in levels],
+        )
+
+
+class LikeDetectron2(torch.nn.Module):
+    """The parts of a detectron2 RetinaNet that the example asks for, around torchvision's layers."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.backbone, self.head = Backbone(model.backbone), Head(model.head)
+        self.head_in_features = ["3", "4", "5", "6", "7"]
+
+
+class LikeMmdet(torch.nn.Module):
+    """The same of an mmdetection one."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.backbone, self.bbox_head = Backbone(model.backbone), Head(model.head)
+
+    def extract_feat(self, images: Any) -> tuple[Any, ...]:
+        return tuple(self.backbone(images).values())
+
+
+@pytest.mark.parametrize(("flavour", "like"), [("detectron2", LikeDetectron2), ("mmdet", LikeMmdet)])
+def test_other_frameworks(small: Any, flavour: str, like: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The example's wrappers, around models of the same shape: those frameworks themselves are not here."""
+    example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "export_other_frameworks.py"))
+    wrapper = {"detectron2": "Detectron2Heads", "mmdet": "MmdetHeads"}[flavour]
+    example["LOADERS"][flavour] = lambda config, weights: example[wrapper](like(small))
+    out = tmp_path / "out.onnx"
+    monkeypatch.setattr("sys.argv", ["example", flavour, "config", "weights", str(out), *LABELS])
+    example["main"]()
+    picture = scene(11, 300, 400)
+    with Detector(out) as detector:
+        assert (detector.spec.flavour, detector.labels) == (flavour, LABELS)
+        assert len(detector(picture)) > 0
+
+
+def test_heads_that_do_not_fit_the_spec(small: Any, tmp_path: Path) -> None:
+    from retinasdk.exporting import _heads, export_heads
+    from retinasdk.flavours import flavour_spec
+
+    with pytest.raises(ModelError, match=r"wanted logits of 9 anchors x 2 classes = 18 channels .* belong to it"):
+        export_heads(_heads(torch, small), tmp_path / "a.onnx", flavour_spec("torchvision", labels=["a", "b"]))
+    assert list(tmp_path.iterdir()) == []

@@ -26,7 +26,19 @@ class _Blocked:
             raise ImportError(f"{{name}} is blocked")
 sys.meta_path.insert(0, _Blocked())
 """
-OPTIONAL = ("onnxruntime", "onnx", "PIL", "torch", "torchvision", "cv2", "tqdm", "pycocotools", "scipy", "tensorrt")
+OPTIONAL = (
+    "onnxruntime",
+    "onnx",
+    "PIL",
+    "torch",
+    "torchvision",
+    "cv2",
+    "tqdm",
+    "matplotlib",
+    "pycocotools",
+    "scipy",
+    "tensorrt",
+)
 
 
 def blocked(*names: str) -> str:

@@ -216,7 +216,7 @@ def test_strides_that_no_kernel_reads(gpu: FakeGpu, engine: Path) -> None:
         image = DlpackArray(gpu, blocks())
         gpu.synchronize(1)
         image.values = image.values[:, ::-1]
-        with pytest.raises(ValueError, match="got strides .*; make it contiguous, with channels last"):
+        with pytest.raises(ValueError, match=r"got strides .*; make it contiguous, with channels last"):
             on_gpu(image)
 
 

@@ -25,6 +25,25 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def labels(text: str) -> list[str]:
+    """The names in "person, chair", or in a text file with a name a line."""
+    if not text.endswith(".txt"):
+        return names(text)
+    try:
+        lines = Path(text).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise argparse.ArgumentTypeError(f"{text}: wanted a text file with a name a line: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """(height, width) in "1080x1920"."""
+    height, separator, width = text.lower().partition("x")
+    if not separator or not (height.isdigit() and width.isdigit()):
+        raise argparse.ArgumentTypeError(f"height and width are wanted, such as 1080x1920; got {text!r}")
+    return int(height), int(width)
+
+
 def make_folder(folder: Path) -> None:
     """Makes a folder to write to. Raises `ValueError`."""
     try:

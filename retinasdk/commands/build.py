@@ -10,6 +10,7 @@ from typing import Any
 
 from retinasdk import build_engine
 from retinasdk._lazy import require
+from retinasdk.commands._shared import image_size
 from retinasdk.engine_info import PRECISIONS, EngineInfo
 
 
@@ -30,7 +31,7 @@ def add_parser(commands: Any) -> None:
     )
     build.add_argument(
         "--size",
-        type=_size,
+        type=image_size,
         action="append",
         metavar="HxW",
         help="size of images to come, such as 1080x1920; again for more, the most frequent first (default: any)",
@@ -76,13 +77,6 @@ def _batch(text: str) -> int | tuple[int, ...]:
     if len(numbers) not in (1, 3) or not all(number.isdigit() for number in numbers):
         raise argparse.ArgumentTypeError(f"one number or three are wanted, such as 4 or 1,2,8; got {text!r}")
     return int(text) if len(numbers) == 1 else tuple(map(int, numbers))
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, separator, width = text.lower().partition("x")
-    if not separator or not (height.isdigit() and width.isdigit()):
-        raise argparse.ArgumentTypeError(f"height and width are wanted, such as 1080x1920; got {text!r}")
-    return int(height), int(width)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from retinasdk.commands._shared import check_file, names
+from retinasdk.commands._shared import check_file, labels
 from retinasdk.exporting import ARCHITECTURES, DEFAULT_OPSET, OPSETS, export_torchvision, load_torchvision
 
 _FRAMEWORK = "torchvision:"
@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> None:
         "--weights", default="DEFAULT", metavar="DEFAULT|FILE.pth", help="torchvision's own, or a checkpoint's"
     )
     export.add_argument("--num-classes", type=int, metavar="N", help="of the head (default: as the weights have)")
-    export.add_argument("--labels", type=_labels, metavar="A,B,C|FILE.txt", help="one name a class, in order")
+    export.add_argument("--labels", type=labels, metavar="A,B,C|FILE.txt", help="one name a class, in order")
     export.add_argument("--opset", type=int, choices=OPSETS, default=DEFAULT_OPSET, help="(default: %(default)s)")
     export.add_argument("--norm-eps", type=float, help="epsilon of batch norms (0 where fine-tuned from COCO, v1)")
     export.set_defaults(run=run)
@@ -51,13 +51,3 @@ def _architecture(text: str) -> str:
             f"{_FRAMEWORK}NAME is wanted, NAME one of {', '.join(ARCHITECTURES)}; got {text!r}"
         )
     return name
-
-
-def _labels(text: str) -> list[str]:
-    if not text.endswith(".txt"):
-        return names(text)
-    try:
-        lines = Path(text).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise argparse.ArgumentTypeError(f"{text}: wanted a text file with a name a line: {error}") from error
-    return [line.strip() for line in lines if line.strip()]

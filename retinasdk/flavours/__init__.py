@@ -1,14 +1,25 @@
-"""Specs of known frameworks' RetinaNets: one JSON file each, plus what depends on the model at hand."""
+"""Specs of known frameworks' RetinaNets.
+
+One JSON file each holds the framework's rules (`Preset`); `Preset.spec` is the one place where rules become a
+`ModelSpec`, for the levels and the classes of the model at hand.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from retinasdk._spec_json import from_json_object
 from retinasdk.errors import ModelError
+from retinasdk.flavours.preset import Preset
 from retinasdk.spec import ModelSpec
 
+__all__ = ["Preset", "flavour_spec", "list_flavours", "load_preset"]
+
 _FOLDER = Path(__file__).parent
+# Both versions of torchvision's model differ in weights and heads, not in the rules.
+_ALIASES = {"torchvision-v1": "torchvision", "torchvision-v2": "torchvision"}
 
 
 def list_flavours() -> list[str]:
@@ -16,15 +27,18 @@ def list_flavours() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.json"))
 
 
+def load_preset(flavour: str) -> Preset:
+    """A framework's rules. Raises `ModelError` for an unknown flavour."""
+    name = _ALIASES.get(flavour, flavour)
+    if name not in list_flavours():
+        raise ModelError(f"unknown flavour {flavour!r}; known are {', '.join(list_flavours())}")
+    content = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return from_json_object(Preset, {"flavour": name, **content})
+
+
 def flavour_spec(flavour: str, *, labels: Sequence[str] | None = None, name: str | None = None) -> ModelSpec:
-    """The spec of a framework's RetinaNet as trained on COCO; `labels` replaces its class names, by class index.
+    """The spec of a framework's RetinaNet as trained on its usual data; `labels` replaces the class names, by index.
 
     Raises `ModelError` for an unknown flavour.
     """
-    if flavour not in list_flavours():
-        raise ModelError(f"unknown flavour {flavour!r}; known are {', '.join(list_flavours())}")
-    spec = ModelSpec.load(_FOLDER / f"{flavour}.json")
-    if labels is not None:
-        kept = tuple(label for label in spec.ignore_labels if label in labels)
-        spec = spec.replace(labels=tuple(labels), ignore_labels=kept)
-    return spec if name is None else spec.replace(name=name)
+    return load_preset(flavour).spec(labels=labels, name=name)

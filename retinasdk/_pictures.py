@@ -1,0 +1,25 @@
+"""Pictures made on the spot, for where no image is given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+
+def seeded_picture(height: int, width: int, seed: int) -> npt.NDArray[np.uint8]:
+    """RGB uint8 (height, width, 3): patches over patches, each layer finer and fainter.
+
+    So it has edges and texture of every size, as photos have.
+    """
+    random = np.random.default_rng(seed)
+    picture = np.zeros((height, width, 3))
+    for cell in (160, 64, 24, 8, 2):
+        rows, columns = -(-height // cell), -(-width // cell)
+        patches = random.uniform(-1, 1, (rows, columns, 3)) * cell**0.25
+        picture += np.repeat(np.repeat(patches, cell, axis=0), cell, axis=1)[:height, :width]
+    low, high = picture.min(), picture.max()
+    return np.asarray((picture - low) / (high - low) * 255, dtype=np.uint8)

@@ -1,0 +1,1 @@
+"""The parts of `retinasdk.evaluate`: annotations, categories, COCO's numbers, the report's charts and pictures."""

@@ -1,0 +1,101 @@
+"""COCO's annotation files, read and checked."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+_WANTED = (
+    "wanted COCO's lists images (id, file_name), categories (id, name) and annotations (image_id, category_id, bbox of "
+    "four numbers)"
+)
+
+
+class TrueBox(NamedTuple):
+    """One annotated object. category: index into `Annotations.categories`; xywh: left, top, width, height in pixels;
+    area: of the object, in pixels; is_crowd: a region of many objects, which COCO ignores."""
+
+    category: int
+    xywh: tuple[float, float, float, float]
+    area: float
+    is_crowd: bool
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """One file. Images come in the order of their ids, as pycocotools takes them; boxes: of each image."""
+
+    origin: Path
+    categories: tuple[str, ...]
+    file_names: tuple[str, ...]
+    boxes: tuple[tuple[TrueBox, ...], ...]
+
+    def paths(self, folder: Path) -> list[Path]:
+        """Of the images, in `folder`. Raises `ValueError` unless all are there."""
+        paths = [folder / name for name in self.file_names]
+        missing = [name for name, path in zip(self.file_names, paths, strict=True) if not path.is_file()]
+        if missing:
+            others = f" ({len(missing)} of its {len(paths)} images are missing)" if len(missing) > 1 else ""
+            raise ValueError(
+                f"{self.origin} lists {missing[0]}, which is not in {folder}{others}; give the folder that holds it"
+            )
+        return paths
+
+
+def read_annotations(path: Path) -> Annotations:
+    """Reads a COCO-format JSON file. Raises `ValueError` that says what is wrong with it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read the annotations: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: wanted COCO annotations in JSON, but it does not parse: {error}") from error
+    try:
+        return _parsed(path, content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {_WANTED}, but {type(error).__name__}: {error}") from error
+
+
+def _parsed(path: Path, content: dict[str, Any]) -> Annotations:
+    images = sorted(content["images"], key=lambda item: item["id"])
+    categories = content["categories"]
+    image_of_id = _numbered("image id", [item["id"] for item in images])
+    category_of_id = _numbered("category id", [item["id"] for item in categories])
+    names = tuple(_numbered("category name", [item["name"] for item in categories]))
+    file_names = tuple(os.fspath(item["file_name"]) for item in images)
+    boxes: list[list[TrueBox]] = [[] for _ in images]
+    for item in content["annotations"]:
+        for key, known in (("image_id", image_of_id), ("category_id", category_of_id)):
+            if item[key] not in known:
+                raise ValueError(f"an annotation has {key} {item[key]!r}, which is not listed: {_short(item)}")
+        boxes[image_of_id[item["image_id"]]].append(_box(item, category_of_id[item["category_id"]]))
+    if not images:
+        raise ValueError("the list of images is empty: wanted at least one image")
+    return Annotations(path, names, file_names, tuple(map(tuple, boxes)))
+
+
+def _box(item: dict[str, Any], category: int) -> TrueBox:
+    x, y, width, height = (float(value) for value in item["bbox"])
+    if not all(map(math.isfinite, (x, y, width, height))) or width < 0 or height < 0:
+        raise ValueError(f"bbox {item['bbox']} is no (x, y, width, height): {_short(item)}")
+    area = float(item.get("area", width * height))
+    if not math.isfinite(area) or area < 0:
+        raise ValueError(f"area {item['area']} is no number of pixels: {_short(item)}")
+    return TrueBox(category, (x, y, width, height), area, bool(item.get("iscrowd", 0)))
+
+
+def _numbered(what: str, values: list[Any]) -> dict[Any, int]:
+    repeated = [value for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise ValueError(f"the {what} {repeated[0]!r} is given twice")
+    return {value: index for index, value in enumerate(values)}
+
+
+def _short(item: dict[str, Any]) -> str:
+    """The annotation without what it may have thousands of numbers of."""
+    return str({key: value for key, value in item.items() if key != "segmentation"})

@@ -1,0 +1,226 @@
+"""COCO's average precision by pycocotools, fed image by image.
+
+pycocotools wants all detections at once and takes some 2 kB for each. Here every image is matched as it comes, and only
+what pycocotools' own accumulation reads is kept: of each detection the score, and whether it is a hit at each IoU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retinasdk._lazy import require
+from retinasdk.detections import Detections
+from retinasdk.evaluation.annotations import TrueBox
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+# COCOeval.stats, in its order: average precision over IoU 0.50:0.95, at 0.50, at 0.75, by object size (small, medium,
+# large); average recall with 1, 10, 100 detections an image, by size
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+# COCOeval.params.areaRng, in its order: any; below 32 x 32 pixels; up to 96 x 96; above
+SIZES = ("all", "small", "medium", "large")
+_IOUS = 10  # 0.50, 0.55, ... 0.95
+_IMAGE_ID = 1
+
+
+@dataclass(frozen=True)
+class ImageMatches:
+    """Hits and misses of one image at IoU 0.50.
+
+    true, false: (n,) bool, of its n detections; neither where a detection lies on a crowd, or behind the hundredth of
+    its class. missed: (m,) bool, of its m true boxes.
+    """
+
+    true: npt.NDArray[np.bool_]
+    false: npt.NDArray[np.bool_]
+    missed: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class CocoNumbers:
+    """The numbers of all images. Classes come in the order of the scorer's labels.
+
+    metrics: by the names in `METRICS`, None where undefined.
+    precision: (10 IoUs, 101 recalls, classes, sizes) float64, of `SIZES`, with 100 detections an image; -1: undefined.
+    boxes: (classes, sizes) int64, true boxes without crowds.
+    scores, is_true, image: (n,) float64, bool and int64 of the n detections that count at IoU 0.50, best first.
+    boxes_of_image: (images,) int64, true boxes without crowds.
+    """
+
+    metrics: dict[str, float | None]
+    precision: npt.NDArray[np.float64]
+    boxes: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float64]
+    is_true: npt.NDArray[np.bool_]
+    image: npt.NDArray[np.int64]
+    boxes_of_image: npt.NDArray[np.int64]
+
+    def average_precision(self, number: int, size: str = "all", iou: int | None = None) -> float | None:
+        """Of the class with that number; iou: index of one of the ten IoUs; None: the mean over all. None: undefined,
+        as there is nothing to find."""
+        values = self.precision[slice(None) if iou is None else iou, :, number, SIZES.index(size)]
+        defined = values[values > -1]
+        return float(np.mean(defined)) if defined.size else None
+
+
+def check_pycocotools() -> None:
+    """Raises `MissingDependencyError` where it cannot be used."""
+    require("pycocotools.cocoeval", "evaluation")
+
+
+class CocoScorer:
+    """Takes images one after the other."""
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self._coco: Any = require("pycocotools.coco", "evaluation").COCO
+        self._eval: Any = require("pycocotools.cocoeval", "evaluation").COCOeval
+        self._records = [_ClassRecord() for _ in labels]
+        self._images = 0
+
+    def add(self, boxes: Sequence[TrueBox], detections: Detections) -> None:
+        """boxes, detections: of the next image; categories and class ids are numbers of the scorer's labels."""
+        for number, entries in self._matched(boxes, detections).items():
+            self._records[number].add(self._images, entries)
+        self._images += 1
+
+    def matches(self, boxes: Sequence[TrueBox], detections: Detections) -> ImageMatches:
+        """Those of one image, which is not added."""
+        true, false = np.zeros(len(detections), np.bool_), np.zeros(len(detections), np.bool_)
+        missed = np.zeros(len(boxes), np.bool_)
+        for of_any_size, *_ in self._matched(boxes, detections).values():
+            found = np.array(of_any_size["dtIds"], np.int64) - 1
+            hit, counts = of_any_size["dtMatches"][0] > 0, ~of_any_size["dtIgnore"][0]
+            true[found], false[found] = hit & counts, ~hit & counts
+            boxes_of_class = np.array(of_any_size["gtIds"], np.int64) - 1
+            missed[boxes_of_class] = (of_any_size["gtMatches"][0] == 0) & (of_any_size["gtIgnore"] == 0)
+        return ImageMatches(true, false, missed)
+
+    def numbers(self) -> CocoNumbers:
+        """Of all images so far."""
+        precision, recall = [], []
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
+            for record in self._records:  # one after the other: entries take far more memory than records
+                scorer = self._eval(iouType="bbox")
+                scorer.evalImgs = record.entries()
+                scorer.params.imgIds = list(range(len(record.images)))
+                scorer.params.catIds = [0]
+                scorer._paramsEval = scorer.params  # as evaluate() leaves it behind
+                scorer.accumulate()
+                precision.append(scorer.eval["precision"])
+                recall.append(scorer.eval["recall"])
+            scorer.eval.update(precision=np.concatenate(precision, axis=2), recall=np.concatenate(recall, axis=1))
+            scorer.summarize()
+        defined = [float(value) if value > -1 else None for value in scorer.stats]
+        hits = [record.hits() for record in self._records]
+        scores, is_true, image = (np.concatenate(columns) for columns in zip(*hits, strict=True))
+        order = np.argsort(-scores, kind="stable")
+        boxes_of_image = np.zeros(self._images, np.int64)
+        for record in self._records:
+            boxes_of_image[record.images] += record.true_boxes()[:, 0]
+        return CocoNumbers(
+            metrics=dict(zip(METRICS, defined, strict=True)),
+            precision=scorer.eval["precision"][..., -1],
+            boxes=np.array([record.true_boxes().sum(axis=0) for record in self._records]),
+            scores=scores[order],
+            is_true=is_true[order],
+            image=image[order],
+            boxes_of_image=boxes_of_image,
+        )
+
+    def _matched(self, boxes: Sequence[TrueBox], detections: Detections) -> dict[int, list[dict[str, Any]]]:
+        """COCOeval.evalImgs of one image: for each class that it has, an entry for each size. Ids are positions from 1:
+        pycocotools takes 0 for "no match"."""
+        truth = [
+            {
+                "id": position,
+                "image_id": _IMAGE_ID,
+                "category_id": box.category,
+                "bbox": list(box.xywh),
+                "area": box.area,
+                "iscrowd": int(box.is_crowd),
+            }
+            for position, box in enumerate(boxes, start=1)
+        ]
+        found = detections.to_coco(_IMAGE_ID)
+        for position, item in enumerate(found, start=1):
+            item.update(id=position, area=item["bbox"][2] * item["bbox"][3], iscrowd=0)
+        present = sorted({item["category_id"] for item in (*truth, *found)})
+        with contextlib.redirect_stdout(io.StringIO()):
+            scorer = self._eval(self._index(truth, present), self._index(found, present), "bbox")
+            scorer.evaluate()
+        entries = list(scorer.evalImgs)
+        sizes = len(SIZES)
+        return {number: entries[place * sizes : (place + 1) * sizes] for place, number in enumerate(present)}
+
+    def _index(self, items: list[dict[str, Any]], categories: Sequence[int]) -> Any:
+        index = self._coco()
+        index.dataset = {
+            "images": [{"id": _IMAGE_ID}],
+            "categories": [{"id": number} for number in categories],
+            "annotations": items,
+        }
+        index.createIndex()
+        return index
+
+
+class _ClassRecord:
+    """What COCOeval.accumulate reads of one class in the images that have it, 18 bytes for each detection."""
+
+    def __init__(self) -> None:
+        self.images: list[int] = []
+        self._counts: list[int] = []  # detections of each image
+        self._true_boxes: list[tuple[int, ...]] = []  # of each image and size, without crowds
+        self._scores, self._hits, self._ignored = bytearray(), bytearray(), bytearray()
+
+    def add(self, image: int, entries: Sequence[dict[str, Any]]) -> None:
+        """entries: COCOeval.evalImgs of the image, one for each size."""
+        self.images.append(image)
+        self._counts.append(len(entries[0]["dtScores"]))
+        self._true_boxes.append(tuple(int(np.count_nonzero(entry["gtIgnore"] == 0)) for entry in entries))
+        self._scores += np.array(entries[0]["dtScores"], np.float64).tobytes()
+        self._hits += _packed([entry["dtMatches"] > 0 for entry in entries])
+        self._ignored += _packed([entry["dtIgnore"] for entry in entries])
+
+    def entries(self) -> list[dict[str, Any]]:
+        """COCOeval.evalImgs of this class: for each size, an entry for each image."""
+        scores, hits, ignored = np.frombuffer(self._scores), _unpacked(self._hits), _unpacked(self._ignored)
+        ends = np.cumsum(self._counts).tolist()
+        return [
+            {
+                "dtScores": scores[end - count : end],
+                "dtMatches": hits[size, :, end - count : end],
+                "dtIgnore": ignored[size, :, end - count : end],
+                "gtIgnore": np.zeros(boxes[size], np.bool_),
+            }
+            for size in range(len(SIZES))
+            for count, end, boxes in zip(self._counts, ends, self._true_boxes, strict=True)
+        ]
+
+    def true_boxes(self) -> npt.NDArray[np.int64]:
+        """(images, sizes), without crowds."""
+        return np.array(self._true_boxes, np.int64).reshape(-1, len(SIZES))
+
+    def hits(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
+        """Of the detections that count at IoU 0.50: scores, whether they are right, and their images."""
+        counts = ~_unpacked(self._ignored)[0, 0]
+        images = np.repeat(np.array(self.images, np.int64), self._counts)
+        return np.frombuffer(self._scores)[counts], _unpacked(self._hits)[0, 0][counts], images[counts]
+
+
+def _packed(flags: Sequence[npt.NDArray[np.bool_]]) -> bytes:
+    """(sizes, IoUs, detections), a bit each."""
+    return np.packbits(np.concatenate(flags).T, axis=1).tobytes()
+
+
+def _unpacked(content: bytearray) -> npt.NDArray[np.bool_]:
+    bits = len(SIZES) * _IOUS
+    rows = np.frombuffer(content, np.uint8).reshape(-1, -(-bits // 8))
+    flags: npt.NDArray[np.bool_] = np.unpackbits(rows, axis=1, count=bits).T.astype(np.bool_)
+    return np.reshape(flags, (len(SIZES), _IOUS, len(rows)))

@@ -1,0 +1,74 @@
+"""Pictures of what a detector missed and what it made up, by Pillow."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from retinasdk._lazy import require
+from retinasdk.detections import Detections
+from retinasdk.evaluation.annotations import TrueBox
+from retinasdk.evaluation.charts import FALSE, MISSED, TRUE
+from retinasdk.evaluation.coco import ImageMatches
+from retinasdk.images import ImageInput, as_rgb
+
+_MANY = 20  # from here on names and scores would hide the picture
+_LONGER_SIDE = (640, 1600)  # between these: small pictures are enlarged so that names can be read
+
+Box = tuple[float, float, float, float]
+
+
+def draw_mistakes(
+    image: ImageInput, boxes: Sequence[TrueBox], names: Sequence[str], detections: Detections, matches: ImageMatches
+) -> bytes:
+    """JPEG of the image: missed boxes red with their names (one for each box), false ones orange with name and score,
+    right ones green. With a single class its name is left out, with more than 20 mistakes all words are."""
+    pillow, draw_module, fonts = (require(f"PIL.{name}", "drawing") for name in ("Image", "ImageDraw", "ImageFont"))
+    picture = pillow.fromarray(as_rgb(image))
+    longer = max(picture.size)
+    scale = min(max(longer, _LONGER_SIDE[0]), _LONGER_SIDE[1]) / longer
+    if scale != 1:
+        size = tuple(max(1, round(side * scale)) for side in picture.size)
+        picture = picture.resize(size, pillow.Resampling.BILINEAR)
+    draw = draw_module.Draw(picture)
+    font = fonts.load_default(size=max(11, round(max(picture.size) / 60)))
+    width = max(2, round(max(picture.size) / 400))
+    has_words = matches.missed.sum() + matches.false.sum() <= _MANY
+    has_names = has_words and len(detections.labels) > 1
+    found = list(detections)
+    for item, is_true in zip(found, matches.true, strict=True):
+        if is_true:
+            _mark(draw, picture.size, _scaled(item.xyxy, scale), TRUE, width, "", font)
+    for item, is_false in zip(found, matches.false, strict=True):
+        if is_false:
+            text = f"{item.label} {item.score:.2f}" if has_names else f"{item.score:.2f}"
+            _mark(draw, picture.size, _scaled(item.xyxy, scale), FALSE, width, text if has_words else "", font)
+    for box, name, is_missed in zip(boxes, names, matches.missed, strict=True):
+        if is_missed:
+            x, y, w, h = box.xywh
+            box_in_picture = _scaled((x, y, x + w, y + h), scale)
+            _mark(draw, picture.size, box_in_picture, MISSED, width, name if has_names else "", font)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=90, subsampling=0)  # thin coloured lines need their colours
+    return file.getvalue()
+
+
+def _scaled(xyxy: Box, scale: float) -> Box:
+    x1, y1, x2, y2 = (value * scale for value in xyxy)
+    return x1, y1, x2, y2
+
+
+def _mark(draw: Any, size: tuple[int, int], box: Box, color: str, width: int, text: str, font: Any) -> None:
+    """A box cut to the picture, with `text` on its upper edge, or inside where there is no room above."""
+    x1, x2 = (min(max(x, 0.0), size[0] - 1.0) for x in (box[0], box[2]))
+    y1, y2 = (min(max(y, 0.0), size[1] - 1.0) for y in (box[1], box[3]))
+    draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=color, width=width)
+    if not text:
+        return
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    tag_width, tag_height = right - left + 4, bottom - top + 4
+    x = min(x1, max(0.0, size[0] - tag_width))
+    y = y1 - tag_height if y1 >= tag_height else y1
+    draw.rectangle((x, y, x + tag_width, y + tag_height), fill=color)
+    draw.text((x + 2 - left, y + 2 - top), text, font=font, fill="white")
