@@ -48,12 +48,13 @@ def _run_text(recipe: Recipe, step: int, seconds: float) -> str:
 def write_card(name: str, models: Path) -> Evaluation:
     """Score ``<models>/<name>.onnx`` on the test split and write ``<models>/<name>.md``."""
     recipe = load_recipe(name)
-    state = torch.load(runs_dir() / name / "last.pt", map_location="cpu", weights_only=True)
     images = data_root() / recipe.dataset / "images"
     found = evaluate(Detector(str(models / f"{name}.onnx")), images, annotation_file(recipe.dataset, "test"))
     filled = (HERE / "cards" / f"{name}.md").read_text()
     filled = filled.replace("@SCORES@", _score_table(found))
-    filled = filled.replace("@RUN@", _run_text(recipe, int(state["step"]), float(state["seconds"])))
+    if "@RUN@" in filled:  # not where a model is the mean of several runs
+        state = torch.load(runs_dir() / name / "last.pt", map_location="cpu", weights_only=True)
+        filled = filled.replace("@RUN@", _run_text(recipe, int(state["step"]), float(state["seconds"])))
     filled = filled.replace("@IMAGES@", str(found.images))
     if "@ALL@" in filled:
         filled = filled.replace("@ALL@", _dense_text(name, recipe.top_k, recipe.max_detections))
