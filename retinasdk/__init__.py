@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from retinasdk.errors import DeviceError, ImageError, MissingDependencyError, ModelError, RetinaSdkError
     from retinasdk.images import list_images
     from retinasdk.importing import ImportReport, import_onnx
+    from retinasdk.live import Frame, Stream, StreamError, stream
     from retinasdk.models import BundledModel, list_models
     from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
 
@@ -27,6 +28,7 @@ __all__ = [
     "Detector",
     "DeviceError",
     "EngineInfo",
+    "Frame",
     "ImageError",
     "ImportReport",
     "Level",
@@ -36,10 +38,13 @@ __all__ = [
     "Normalise",
     "Resize",
     "RetinaSdkError",
+    "Stream",
+    "StreamError",
     "build_engine",
     "import_onnx",
     "list_images",
     "list_models",
+    "stream",
 ]
 __version__ = "0.1.0"
 
@@ -51,6 +56,7 @@ _NAMES_OF_MODULE = {
     "errors": ("DeviceError", "ImageError", "MissingDependencyError", "ModelError", "RetinaSdkError"),
     "images": ("list_images",),
     "importing": ("ImportReport", "import_onnx"),
+    "live": ("Frame", "Stream", "StreamError", "stream"),
     "models": ("BundledModel", "list_models"),
     "spec": ("BoxCoder", "Level", "ModelSpec", "Normalise", "Resize"),
 }

@@ -8,12 +8,15 @@ from typing import Any
 from retinasdk.errors import MissingDependencyError
 
 _INSTALL = {
+    "av": "retinasdk[video]",
+    "cv2": "opencv-python-headless",
     "matplotlib": "retinasdk[eval]",
     "onnx": "retinasdk[onnx]",
     "onnxruntime": "onnxruntime",
     "PIL": "pillow",
     "pycocotools": "retinasdk[eval]",
     "pycuda": "retinasdk[gpu]",
+    "rosbags": "retinasdk[rosbag]",
     "torch": "retinasdk[export]",
     "torchvision": "retinasdk[export]",
     "tqdm": "tqdm",

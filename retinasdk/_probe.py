@@ -231,6 +231,8 @@ QUESTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "pycocotools": partial(_package, "pycocotools.mask", "pycocotools"),
     "torch": partial(_package, "torch", "torch"),
     "torchvision": partial(_package, "torchvision", "torchvision"),
+    "av": partial(_package, "av", "av"),
+    "rosbags": partial(_package, "rosbags", "rosbags"),
     "matplotlib": partial(_package, "matplotlib", "matplotlib"),
     "pycuda": partial(_package, "pycuda.driver", "pycuda"),
 }

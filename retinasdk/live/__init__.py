@@ -1,0 +1,37 @@
+"""Live imagery with bounded delay: `for frame in retinasdk.live.stream(source, detector)`."""
+
+from retinasdk.live.clock import Clock
+from retinasdk.live.errors import CorruptFrameError, StreamError
+from retinasdk.live.frame import Counters, Frame
+from retinasdk.live.metrics import Histogram, Metrics
+from retinasdk.live.policies import Policy, bounded, every, latest
+from retinasdk.live.reconnect import Reconnect, StateChange
+from retinasdk.live.sources import Animation, Arrays, Camera, Folder, Pipeline, RosBag, Shot, Source, Video
+from retinasdk.live.streaming import Stream, stream
+
+__all__ = [
+    "Animation",
+    "Arrays",
+    "Camera",
+    "Clock",
+    "CorruptFrameError",
+    "Counters",
+    "Folder",
+    "Frame",
+    "Histogram",
+    "Metrics",
+    "Pipeline",
+    "Policy",
+    "Reconnect",
+    "RosBag",
+    "Shot",
+    "Source",
+    "StateChange",
+    "Stream",
+    "StreamError",
+    "Video",
+    "bounded",
+    "every",
+    "latest",
+    "stream",
+]

@@ -1,0 +1,58 @@
+"""Where frames come from. `as_source` is the one place that chooses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from retinasdk.errors import ImageError
+from retinasdk.images import SUFFIXES
+from retinasdk.live.sources.base import Shot, Source
+from retinasdk.live.sources.opencv import Camera, Pipeline
+from retinasdk.live.sources.pictures import Animation, Arrays, Folder
+from retinasdk.live.sources.rosbag import RosBag
+from retinasdk.live.sources.video import Video
+
+__all__ = ["Animation", "Arrays", "Camera", "Folder", "Pipeline", "RosBag", "Shot", "Source", "Video", "as_source"]
+
+_BAG_PARTS = (".mcap", ".db3")
+
+
+def as_source(source: Any) -> Source:
+    """A source as it is, or one for a path, a URL, a camera's number, a GStreamer pipeline or an iterator of arrays.
+
+    Raises `ImageError` for files that are not there, `MissingDependencyError`, `TypeError`.
+    """
+    if all(hasattr(source, name) for name in ("open", "read", "close", "name", "live", "on_demand")):
+        return source  # type: ignore[no-any-return]
+    if isinstance(source, int) and not isinstance(source, bool):
+        return Camera(source)
+    if isinstance(source, (str, os.PathLike)):
+        return _from_text(os.fspath(source))
+    if isinstance(source, Iterable) and not isinstance(source, (np.ndarray, bytes, list, tuple, dict)):
+        return Arrays(source)
+    raise TypeError(
+        "source must be a path, a URL, a camera's number, a GStreamer pipeline, an iterator of RGB arrays (H, W, 3) or "
+        f"a Source, got {type(source).__name__}; for one array, or a list of them, give iter([...])"
+    )
+
+
+def _from_text(text: str) -> Source:
+    if " ! " in text:
+        return Pipeline(text)
+    if "://" in text:
+        return Video(text)
+    if text.startswith("/dev/"):
+        return Camera(text)
+    if os.path.isdir(text):
+        return RosBag(text) if os.path.isfile(os.path.join(text, "metadata.yaml")) else Folder(text)
+    if os.path.isfile(text):
+        if text.lower().endswith(_BAG_PARTS):
+            raise ImageError(f"{text}: wanted a ROS 2 bag's folder, the one with metadata.yaml, got a file of it")
+        return Animation(text) if text.lower().endswith(SUFFIXES) else Video(text)
+    if text.isdecimal():
+        return Camera(int(text))
+    raise ImageError(f"{text}: no such file or folder; wanted a video, images, a URL, a camera or a GStreamer pipeline")
