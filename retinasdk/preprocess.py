@@ -17,23 +17,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Transform:
-    """How an image became its part of the network's input; sizes are (height, width) in pixels."""
+    """How an image became its part of the network's input; sizes are (height, width) in pixels.
+
+    scale: of both axes, where boxes go back by it; None: by the ratio of the sizes on each axis.
+    """
 
     original: tuple[int, int]
     resized: tuple[int, int]
     padded: tuple[int, int]
+    scale: float | None = None
 
     @classmethod
     def plan(cls, original: tuple[int, int], spec: ModelSpec) -> Transform:
         """The transform that `spec` asks for, before any pixel is touched."""
         resized = spec.resize.target(*original)
-        return cls(original, resized, spec.padded(*resized))
+        scale = spec.resize.scale(*original) if spec.rescale == "uniform" else None
+        return cls(original, resized, spec.padded(*resized), scale)
 
     def to_original(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Boxes (n, 4) float32 xyxy from network-input pixels to pixels of the original image.
 
-        One float32 ratio for each axis, as torchvision's `resize_boxes`.
+        One float32 ratio for each axis, as torchvision's `resize_boxes`; or one division, as ODTK and keras-retinanet.
         """
+        if self.scale is not None:
+            divided: npt.NDArray[np.float32] = boxes / np.float32(self.scale)
+            return divided
         ratio_y = np.float32(self.original[0]) / np.float32(self.resized[0])
         ratio_x = np.float32(self.original[1]) / np.float32(self.resized[1])
         return boxes * np.array([ratio_x, ratio_y, ratio_x, ratio_y], dtype=np.float32)

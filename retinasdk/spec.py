@@ -27,6 +27,7 @@ _CLIPS = ("resized", "padded", "original", "none")
 _CLIP_LIMITS = ("edge", "last_pixel")
 _DROPS = ("never", "before_nms", "after_nms")
 _COMPARISONS = (">", ">=")
+_RESCALES = ("per_axis", "uniform")
 _CHANNEL_ORDERS = ("RGB", "BGR")
 _MAX_SIDE = 1 << 16
 
@@ -127,17 +128,22 @@ class Resize:
         _check(valid, f"resize rule {self.rule!r} has {count} side(s) from 1 to {_MAX_SIDE}", self.size)
         _check(self.rounding in _ROUNDINGS, f"resize rounding is one of {_ROUNDINGS}", self.rounding)
 
+    def scale(self, height: int, width: int) -> float:
+        """What both sides of an image of that size are multiplied by. "squash" has no such scale: ValueError."""
+        longer = max(height, width)
+        if self.rule == "squash":
+            raise ValueError("resize rule 'squash' has a scale for each axis, and not one for both")
+        if self.rule == "longest":
+            return self.size[0] / longer
+        if self.rule == "native":
+            return min(1.0, self.size[0] / longer)
+        return min(self.size[0] / min(height, width), self.size[1] / longer)
+
     def target(self, height: int, width: int) -> tuple[int, int]:
         """Resized (height, width) of an image of that size, in pixels; never below 1."""
         if self.rule == "squash":
             return self.size[0], self.size[1]
-        longer = max(height, width)
-        if self.rule == "longest":
-            scale = self.size[0] / longer
-        elif self.rule == "native":
-            scale = min(1.0, self.size[0] / longer)
-        else:
-            scale = min(self.size[0] / min(height, width), self.size[1] / longer)
+        scale = self.scale(height, width)
         half = 0.5 if self.rounding == "half_up" else 0.0
         return max(1, math.floor(height * scale + half)), max(1, math.floor(width * scale + half))
 
@@ -176,6 +182,8 @@ class ModelSpec:
         and in what is empty. Detections are reported so, too.
     nms_iou_threshold: strictly above, a worse box of the same class is dropped; with nms_comparison ">=" also at it.
     max_detections: per image, of all classes; a limit per class that is no lower changes nothing.
+    rescale: boxes go back to the original image by the ratio of original to resized size on each axis ("per_axis"), or
+        both axes by the one scale of the resize rule, before rounding to pixels ("uniform": ODTK, keras-retinanet).
     pad_multiple: network-input sides are padded right and below with 0 to multiples of this.
     source: free notes of where the model comes from.
 
@@ -202,6 +210,7 @@ class ModelSpec:
     clip_limit: str = "edge"
     drop_empty: str = "never"
     plus_one: bool = False
+    rescale: str = "per_axis"
     source: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -229,6 +238,12 @@ class ModelSpec:
         _check(self.clip in _CLIPS, f"clip is one of {_CLIPS}", self.clip)
         _check(self.clip_limit in _CLIP_LIMITS, f"clip_limit is one of {_CLIP_LIMITS}", self.clip_limit)
         _check(self.drop_empty in _DROPS, f"drop_empty is one of {_DROPS}", self.drop_empty)
+        _check(self.rescale in _RESCALES, f"rescale is one of {_RESCALES}", self.rescale)
+        _check(
+            self.rescale == "per_axis" or self.resize.rule != "squash",
+            "rescale is per_axis where the resize rule is squash, which has no one scale",
+            self.rescale,
+        )
         for name in ("score_comparison", "nms_comparison"):
             _check(getattr(self, name) in _COMPARISONS, f"{name} is one of {_COMPARISONS}", getattr(self, name))
         _check(isinstance(self.plus_one, bool), "plus_one is true or false", self.plus_one)

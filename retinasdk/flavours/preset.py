@@ -76,6 +76,7 @@ class Preset:
     clip_limit: str = "edge"
     drop_empty: str = "never"
     plus_one: bool = False
+    rescale: str = "per_axis"
     source: Mapping[str, str] = field(default_factory=dict)
 
     def spec(
@@ -111,6 +112,7 @@ class Preset:
             clip_limit=self.clip_limit,
             drop_empty=self.drop_empty,
             plus_one=self.plus_one,
+            rescale=self.rescale,
             source=self.source,
         )
 

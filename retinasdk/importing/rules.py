@@ -58,6 +58,7 @@ def make_spec(
     _, height, width = sides
     if isinstance(height, int) and isinstance(width, int):
         changes["resize"] = Resize("squash", (height, width), spec.resize.rounding, spec.resize.antialias)
+        changes["rescale"] = "per_axis"  # squashed, each axis has a scale of its own
         changes["pad_multiple"] = 1
         if spec.resize.rule != "squash" or spec.resize.size != (height, width):
             notes.append(

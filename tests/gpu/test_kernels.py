@@ -114,9 +114,9 @@ def test_three_hundred_thousand_anchors(gpu: Gpu, stream: CudaStream, batch: int
 
 
 @HALVES
-@pytest.mark.parametrize("threshold", [3.5, 6.0], ids=["more than the buffer holds", "fewer"])
+@pytest.mark.parametrize("threshold", [3.0, 6.0], ids=["more than the buffer holds", "fewer"])
 def test_resnet50_at_800_by_1344(gpu: Gpu, stream: CudaStream, threshold: float, half: bool) -> None:
-    """The heads that docs/kernel_budget.md counts, of which 1.2 % or 0.02 % of the logits pass."""
+    """The heads that docs/kernel_budget.md counts, of which 2.3 % or 0.02 % of the logits pass."""
     sizes = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]
     case = random_heads(72, anchors=9, classes=91, sizes=sizes, logit_threshold=threshold)
     assert sum(level.shape[2] * level.shape[3] * 9 for level in case.logits) == 201_600
