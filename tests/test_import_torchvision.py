@@ -6,6 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 from cases import scene
 from reference import Listed, assert_same_detections
@@ -71,7 +73,9 @@ def export(model: Any, path: Path, opset: int, *, dynamic: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "opset", "dynamic"), [("v1", 11, False), ("v1", 17, True), ("v2", 17, True)], ids=str
+    ("version", "opset", "dynamic"),
+    [("v1", 11, False), ("v1", 14, True), ("v1", 17, True), ("v1", 20, True), ("v2", 17, True)],
+    ids=str,
 )
 def test_detections_are_torchvisions_own(version: str, opset: int, dynamic: bool, tmp_path: Path) -> None:
     model = fresh_model(version)
@@ -92,3 +96,49 @@ def test_detections_are_torchvisions_own(version: str, opset: int, dynamic: bool
             ours = detector(picture)
             # Another engine's convolutions: scores this close may change places.
             assert_same_detections(Listed(ours.xyxy, ours.scores, ours.class_ids), theirs, tie=1e-5)
+
+
+class Heads(torch.nn.Module):
+    """What the dynamo exporter can write of the model: up to the heads, as convolved or flattened by torchvision."""
+
+    def __init__(self, model: Any, *, flat: bool) -> None:
+        super().__init__()
+        self.backbone, self.head, self.flat = model.backbone, model.head, flat
+
+    def forward(self, images: Any) -> tuple[Any, ...]:
+        levels = list(self.backbone(images).values())
+        if self.flat:
+            outputs = self.head(levels)
+            return outputs["cls_logits"], outputs["bbox_regression"]
+        classify, regress = self.head.classification_head, self.head.regression_head
+        logits = [classify.cls_logits(classify.conv(level)) for level in levels]
+        return (*logits, *(regress.bbox_reg(regress.conv(level)) for level in levels))
+
+
+@pytest.mark.parametrize(("opset", "flat"), [(18, False), (20, True)], ids=["18, raw", "20, concatenated"])
+def test_heads_by_the_dynamo_exporter(opset: int, flat: bool, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="torch's dynamo exporter needs it")
+    model = fresh_model("v1")
+    batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
+    path = tmp_path / "heads.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about itself
+        torch.onnx.export(
+            Heads(model, flat=flat).eval(),
+            (torch.randn(2, 3, 320, 448),),
+            str(path),
+            dynamo=True,
+            opset_version=opset,
+            external_data=False,
+            dynamic_shapes=None if flat else {"images": {0: batch, 2: 32 * height, 3: 32 * width}},
+        )
+    out = tmp_path / "mine.onnx"
+    report = import_onnx(path, out, flavour="torchvision", labels=list("abcde"))
+    assert (report.anchors, report.classes) == (9, CLASSES)
+    images = torch.randn(2, 3, 320, 448)
+    with torch.inference_mode():
+        wanted = Heads(model, flat=False)(images)
+    session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    names = [level.logits for level in report.spec.levels] + [level.deltas for level in report.spec.levels]
+    for found, tensor in zip(session.run(names, {report.spec.input: images.numpy()}), wanted, strict=True):
+        np.testing.assert_allclose(found, tensor.numpy(), rtol=1e-3, atol=1e-3)
