@@ -282,7 +282,7 @@ def test_no_tensorrt(model_path: Path, engine: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals go to threads on POSIX only")
-def test_ctrl_c_leaves_nothing(model_path: Path, engine: Path, ctrl_c: None) -> None:
+def test_ctrl_c_leaves_nothing(model_path: Path, engine: Path) -> None:
     def press(done: int, of: int) -> None:
         if done == 1:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]

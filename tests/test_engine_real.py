@@ -88,7 +88,7 @@ def test_precision_is_in_the_engine(engine: Path, tmp_path: Path, model_path: Pa
     assert sizes["fp16"] < 0.7 * sizes["fp32"]
 
 
-def test_ctrl_c(engine: Path, ctrl_c: None) -> None:
+def test_ctrl_c(engine: Path) -> None:
     """TensorRT ends the build as soon as it is told; nothing is written, and the next build works."""
 
     def press(done: int, of: int) -> None:
