@@ -82,4 +82,4 @@ def score_histogram(numbers: CocoNumbers, point: OperatingPoint | None) -> bytes
 
 def _finish(axes: object) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")  # type: ignore[attr-defined]
-    add_legend(axes, loc="lower left")
+    add_legend(axes, loc="best")
