@@ -150,7 +150,9 @@ def test_ctrl_c_keeps_what_was_written(tmp_path: Path, model_path: Path) -> None
     lines, video = tmp_path / "found.jsonl", tmp_path / "marked.mp4"
     program = [sys.executable, "-W", "error", "-m", "retinasdk.cli", "live", str(folder), "--model", str(model_path)]
     options = ["--jsonl", str(lines), "--save", str(video), "--device", "cpu"]
-    with subprocess.Popen([*program, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # Elsewhere: the source tree lacks the built module.
+    with subprocess.Popen([*program, *options], cwd=tmp_path, **pipes) as process:
         until = time.monotonic() + 60
         while not (lines.exists() and lines.read_text().count("\n") > 5) and time.monotonic() < until:
             time.sleep(0.02)
@@ -191,7 +193,7 @@ def test_progress_line_on_a_terminal_only(gif: Path, model_path: Path) -> None:
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     program = [sys.executable, "-m", "retinasdk.cli", "live", str(gif), "--model", str(model_path), "--device", "cpu"]
-    result = subprocess.run(program, stdout=subprocess.PIPE, stderr=theirs, check=False)
+    result = subprocess.run(program, cwd=gif.parent, stdout=subprocess.PIPE, stderr=theirs, check=False)
     os.close(theirs)
     text = b""
     with contextlib.suppress(OSError):  # so Linux says that there is no more
@@ -201,7 +203,7 @@ def test_progress_line_on_a_terminal_only(gif: Path, model_path: Path) -> None:
     assert result.returncode == 0
     assert "live: 12frame" in text.decode()
     assert b"frames captured" in result.stdout
-    silent = subprocess.run(program, capture_output=True, check=False)
+    silent = subprocess.run(program, cwd=gif.parent, capture_output=True, check=False)
     assert silent.stderr == b""
 
 
