@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk._cache_dir import cache_dir
-from retinasdk._files import write_atomically
+from retinasdk._files import write_atomically, write_together
 from retinasdk._lazy import require
 from retinasdk._tensorrt import flavour, import_tensorrt, is_strongly_typed, needs_gpu_to_build
 from retinasdk._tensorrt_builder import BuildOptions, Built, Progress, build_plan
@@ -115,7 +115,7 @@ def build_engine(
         size_bytes=len(built.plan),
         engine_sha256=hashlib.sha256(built.plan).hexdigest(),
     )
-    _write(target, built.plan, info)
+    write_together({target: built.plan, EngineInfo.path_for(target): info.to_json().encode()})
     return info
 
 
@@ -221,7 +221,7 @@ def _calibration_images(images: str | os.PathLike[str] | Sequence[ImageInput] | 
     if images is None:
         raise ValueError(
             "precision 'int8' takes its scales from images, got none; give images=<folder of images like those to "
-            "come>, or use 'fp16'"
+            "come> to build_engine, or use 'fp16'"
         )
     if isinstance(images, (str, os.PathLike)):
         found = list_images(images)
@@ -245,13 +245,3 @@ def _build_with_cache(
         except OSError as error:  # the next build takes longer, and that is all
             _log.info("TensorRT's measurements are not kept: %s", error)
     return built
-
-
-def _write(target: Path, plan: bytes, info: EngineInfo) -> None:
-    """Both files or none."""
-    write_atomically(target, plan)
-    try:
-        info.save(target)
-    except BaseException:
-        target.unlink()
-        raise

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from retinasdk._files import write_atomically
+from retinasdk._files import write_together
 from retinasdk._lazy import require
 from retinasdk.errors import ModelError
 from retinasdk.flavours import flavour_spec
@@ -154,8 +154,7 @@ def export_heads(
             f"wanted at most {_TOLERANCE:g}; try another opset"
         )
     path = Path(output)
-    write_atomically(path, serialized)
-    spec.save(path.with_suffix(".json"))
+    write_together({path: serialized, path.with_suffix(".json"): spec.to_json().encode()})
     return Exported(path, spec, difference)
 
 

@@ -297,16 +297,14 @@ def test_ctrl_c_leaves_nothing(model_path: Path, engine: Path) -> None:
             assert not thread.is_alive()
 
 
-def test_a_json_that_cannot_be_written_takes_the_engine_along(
-    model_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(self: EngineInfo, path: Path) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(EngineInfo, "save", full)
-    with fake_gpu(), pytest.raises(OSError, match="no space"):
+def test_both_files_or_none(model_path: Path, engine: Path) -> None:
+    """The JSON cannot be written: what was there before stays."""
+    engine.write_bytes(b"before")
+    EngineInfo.path_for(engine).mkdir()
+    with fake_gpu(), pytest.raises(IsADirectoryError):
         build_engine(model_path, engine)
-    assert not engine.exists()
+    assert engine.read_bytes() == b"before"
+    assert not [path for path in engine.parent.iterdir() if path.name.startswith(".")]
 
 
 # -- the cache ---------------------------------------------------------------------------------------------------------

@@ -229,6 +229,13 @@ def test_a_wrong_graph_is_not_written(small: Any, tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_both_files_or_none(small: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        export_torchvision(small, tmp_path / "a.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
 def test_labels_from_a_file(small: Any, tmp_path: Path) -> None:
     torch.save(small.state_dict(), tmp_path / "a.pth")
     (tmp_path / "names.txt").write_text("background\nhex bolt\nnut\n")

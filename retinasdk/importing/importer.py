@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retinasdk._files import write_atomically
+from retinasdk._files import write_together
 from retinasdk.errors import ModelError
 from retinasdk.flavours import load_preset
 from retinasdk.flavours.preset import ANCHORS, level_name
@@ -59,7 +59,8 @@ def import_onnx(
         report, model = _import(path, output, flavour, labels, name, base_anchors, box_head)
     except ModelError as error:
         raise error if str(path) in str(error) else ModelError(f"{path}: {error}") from error
-    _write(output, model, report.spec)
+    spec = report.spec.to_json().encode()
+    write_together({output: model.SerializeToString(), output.with_suffix(".json"): spec})
     return report
 
 
@@ -217,18 +218,3 @@ def _seal(model: Any, spec: ModelSpec) -> None:
             f"wanted a network that fits into one file of 2 GiB, got {model.ByteSize() / (1 << 30):.1f} GiB; "
             "convert its weights to float16 first"
         )
-
-
-def _write(output: Path, model: Any, spec: ModelSpec) -> None:
-    """Both files or none; what lay there before stays if the second cannot be written."""
-    beside = output.with_suffix(".json")
-    before = beside.read_bytes() if beside.is_file() else None
-    write_atomically(beside, spec.to_json().encode())
-    try:
-        write_atomically(output, model.SerializeToString())
-    except OSError:
-        if before is None:
-            beside.unlink()
-        else:
-            write_atomically(beside, before)
-        raise
