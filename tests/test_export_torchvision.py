@@ -12,6 +12,7 @@ import onnx
 import pytest
 from cases import scene
 from reference import Listed, assert_same_detections
+from torchvision_heads import spread_heads
 
 from retinasdk import Detector, ModelError, ModelSpec
 from retinasdk.cli import main
@@ -36,22 +37,8 @@ def fresh(architecture: str, classes: int = len(LABELS), seed: int = 1) -> Any:
             if isinstance(module, torch.nn.BatchNorm2d):  # so that their numbers count
                 module.running_mean.normal_(0, 0.05)
                 module.running_var.uniform_(0.8, 1.2)
-    spread_heads(model)
+    spread_heads(model, torch.randn(1, 3, 256, 320), bias=-3.5)
     return model
-
-
-def spread_heads(model: Any) -> None:
-    """Scales and shifts the last layers: fresh ones say nearly the same everywhere."""
-    with torch.no_grad():
-        levels = list(model.backbone(torch.randn(1, 3, 256, 320)).values())
-        for head, last, spread, bias in (
-            (model.head.classification_head, model.head.classification_head.cls_logits, 1.0, -3.5),
-            (model.head.regression_head, model.head.regression_head.bbox_reg, 0.3, 0.0),
-        ):
-            values = torch.cat([last(head.conv(level)).flatten(2) for level in levels], dim=2)[0]
-            scale = spread / values.std(dim=1)
-            last.weight.mul_(scale[:, None, None, None])
-            last.bias.copy_(bias - (values.mean(dim=1) - last.bias) * scale)
 
 
 def eager(model: Any, picture: Any) -> Listed:
@@ -98,7 +85,7 @@ def test_rules_of_its_own(tmp_path: Path) -> None:
         backbone, 2, anchor_generator=anchors, min_size=256, max_size=400, image_mean=[0.4, 0.5, 0.6],
         image_std=[0.3, 0.2, 0.25], score_thresh=0.01, nms_thresh=0.4, detections_per_img=50, topk_candidates=77,
     ).eval()  # fmt: skip
-    spread_heads(model)
+    spread_heads(model, torch.randn(1, 3, 256, 320), bias=-3.5)
     made = export_torchvision(model, tmp_path / "own.onnx", labels=["a", "b"])
     spec = made.spec
     assert spec.levels[0].base_anchors == tuple(tuple(row) for row in anchors.cell_anchors[0].tolist())

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from cases import scene
 from reference import Listed, assert_same_detections
+from torchvision_heads import spread
 
 from retinasdk import Detector
 from retinasdk.importing import import_onnx
@@ -21,14 +22,6 @@ detection = pytest.importorskip("torchvision.models.detection", reason="exports 
 pytestmark = pytest.mark.heavy
 
 CLASSES = 5
-
-
-def spread(last: Any, outputs: list[Any], deviation: float, bias: float) -> None:
-    """Scales and shifts the channels of a head's last convolution: a fresh one says nearly the same everywhere."""
-    values = torch.cat([level.flatten(2) for level in outputs], dim=2)[0]
-    scale = deviation / values.std(dim=1)
-    last.weight.mul_(scale[:, None, None, None])
-    last.bias.copy_(bias - (values.mean(dim=1) - last.bias) * scale)
 
 
 def as_tensor(picture: Any) -> Any:

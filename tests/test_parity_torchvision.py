@@ -6,7 +6,6 @@ tensors through postprocess() against its result, and only then Detector, whose 
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ import numpy.typing as npt
 import pytest
 from cases import image, scene
 from reference import Listed, assert_same_detections
+from torchvision_heads import spread_heads
 
 from retinasdk import Detections, Detector, ModelSpec, Resize
 from retinasdk.backends import HeadOutputs
+from retinasdk.exporting import export_torchvision
 from retinasdk.flavours import flavour_spec
 from retinasdk.postprocess import postprocess
 from retinasdk.preprocess import Transform, preprocess
@@ -28,35 +29,8 @@ detection = pytest.importorskip("torchvision.models.detection", reason="compares
 
 pytestmark = pytest.mark.heavy
 
-LEVELS = range(3, 8)
 VERSIONS = {"v1": ("v1", 91), "v2": ("v2", 5)}
 SMALL = (320, 533)  # shorter and longer side: a sixth of the work of the default (800, 1333)
-
-
-class Heads(torch.nn.Module):
-    """What retinasdk wants of a network: the convolutions' raw outputs, level by level."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.backbone, self.classify, self.regress = (
-            model.backbone,
-            model.head.classification_head,
-            model.head.regression_head,
-        )
-
-    def forward(self, images: Any) -> tuple[Any, ...]:
-        features = list(self.backbone(images).values())
-        logits = [self.classify.cls_logits(self.classify.conv(level)) for level in features]
-        deltas = [self.regress.bbox_reg(self.regress.conv(level)) for level in features]
-        return (*logits, *deltas)
-
-
-def spread(last: Any, outputs: list[Any], deviation: float, bias: float) -> None:
-    """Scales and shifts the channels of a head's last convolution: a fresh one says nearly the same everywhere."""
-    values = torch.cat([level.flatten(2) for level in outputs], dim=2)[0]
-    scale = deviation / values.std(dim=1)
-    last.weight.mul_(scale[:, None, None, None])
-    last.bias.copy_(bias - (values.mean(dim=1) - last.bias) * scale)
 
 
 @dataclass
@@ -103,37 +77,19 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     build = {"v1": detection.retinanet_resnet50_fpn, "v2": detection.retinanet_resnet50_fpn_v2}[version]
     torch.manual_seed(20)
     model = build(weights=None, weights_backbone=None, num_classes=classes).eval()
-    heads = Heads(model).eval()  # or the exporter would put its parts back into training
-    with torch.inference_mode(), torch.no_grad():
-        outputs = heads(as_tensor(scene(1, 256, 320))[None] * 4 - 2)
-    with torch.no_grad():
-        # Some thousand candidates in a small image of 5 classes, ten thousand with 91.
-        spread(heads.classify.cls_logits, outputs[:5], deviation=1.0, bias=-5.5)
-        spread(heads.regress.bbox_reg, outputs[5:], deviation=0.3, bias=0.0)
-
+    # Some thousand candidates in a small image of 5 classes, ten thousand with 91.
+    spread_heads(model, as_tensor(scene(1, 256, 320))[None] * 4 - 2, bias=-5.5)
     path = tmp_path_factory.mktemp(version) / "model.onnx"
-    names = [f"{kind}_p{level}" for kind in ("logits", "deltas") for level in LEVELS]
-    axes = {name: {0: "N", 2: f"h{name[-1]}", 3: f"w{name[-1]}"} for name in names}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about itself
-        torch.onnx.export(
-            heads,
-            (torch.zeros(1, 3, 64, 64),),
-            str(path),
-            dynamo=False,
-            opset_version=17,
-            input_names=["images"],
-            output_names=names,
-            dynamic_axes={"images": {0: "N", 2: "H", 3: "W"}, **axes},
-        )
     labels = None if classes == 91 else [f"class{index}" for index in range(classes)]
-    spec = flavour_spec("torchvision", labels=labels)
-    spec.save(path.with_suffix(".json"))
+    spec = export_torchvision(model, path, labels=labels).spec
+    assert spec == flavour_spec("torchvision", labels=labels)
 
     seen = Seen()
     model.backbone.register_forward_hook(lambda _, inputs, __: setattr(seen, "tensor", inputs[0].numpy()))
-    heads.classify.cls_logits.register_forward_hook(lambda _, __, output: seen.logits.append(output.numpy()))
-    heads.regress.bbox_reg.register_forward_hook(lambda _, __, output: seen.deltas.append(output.numpy()))
+    model.head.classification_head.cls_logits.register_forward_hook(
+        lambda _, __, output: seen.logits.append(output.numpy())
+    )
+    model.head.regression_head.bbox_reg.register_forward_hook(lambda _, __, output: seen.deltas.append(output.numpy()))
     return Pair(model, path, spec, seen)
 
 
