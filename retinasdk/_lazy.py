@@ -15,11 +15,15 @@ _INSTALL = {
     "onnxruntime": "onnxruntime",
     "PIL": "pillow",
     "pycocotools": "retinasdk[eval]",
+    "prometheus_client": "retinasdk[prometheus]",
     "pycuda": "retinasdk[gpu]",
     "rosbags": "retinasdk[rosbag]",
+    "starlette": "retinasdk[web]",
+    "supervision": "retinasdk[supervision]",
     "torch": "retinasdk[export]",
     "torchvision": "retinasdk[export]",
     "tqdm": "tqdm",
+    "uvicorn": "retinasdk[web]",
 }
 
 

@@ -233,6 +233,10 @@ QUESTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "torchvision": partial(_package, "torchvision", "torchvision"),
     "av": partial(_package, "av", "av"),
     "rosbags": partial(_package, "rosbags", "rosbags"),
+    "supervision": partial(_package, "supervision", "supervision"),
+    "starlette": partial(_package, "starlette", "starlette"),
+    "uvicorn": partial(_package, "uvicorn", "uvicorn"),
+    "prometheus-client": partial(_package, "prometheus_client", "prometheus-client"),
     "matplotlib": partial(_package, "matplotlib", "matplotlib"),
     "pycuda": partial(_package, "pycuda.driver", "pycuda"),
 }

@@ -36,8 +36,12 @@ OPTIONAL = (
     "tqdm",
     "matplotlib",
     "pycocotools",
+    "prometheus_client",
     "scipy",
+    "starlette",
+    "supervision",
     "tensorrt",
+    "uvicorn",
 )
 
 
