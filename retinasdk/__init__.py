@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from retinasdk.live import Frame, Stream, StreamError, stream
     from retinasdk.models import BundledModel, list_models
     from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
+    from retinasdk.throughput import Prediction
 
 __all__ = [
     "BoxCoder",
@@ -36,6 +37,7 @@ __all__ = [
     "ModelError",
     "ModelSpec",
     "Normalise",
+    "Prediction",
     "Resize",
     "RetinaSdkError",
     "Stream",
@@ -59,6 +61,7 @@ _NAMES_OF_MODULE = {
     "live": ("Frame", "Stream", "StreamError", "stream"),
     "models": ("BundledModel", "list_models"),
     "spec": ("BoxCoder", "Level", "ModelSpec", "Normalise", "Resize"),
+    "throughput": ("Prediction",),
 }
 _MODULE_OF_NAME = {name: module for module, names in _NAMES_OF_MODULE.items() for name in names}
 

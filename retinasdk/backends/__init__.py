@@ -71,6 +71,9 @@ class Backend(Protocol):
     def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
         """The network alone: raw heads of a normalised (N, 3, h, w) float32 batch, both on the host."""
 
+    def for_workers(self) -> tuple[Backend, int]:
+        """The same network for work from many threads at once, and how many keep the device busy. Closed with this."""
+
     def close(self) -> None:
         """Releases the network; the backend is of no use afterwards. May be called twice, and from any thread."""
 

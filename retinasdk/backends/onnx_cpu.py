@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from retinasdk.spec import METADATA_KEY, ModelSpec
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+_CLOSED = "the model is closed; make a new Detector"
 _HOW_TO_SPEC = "write a spec beside it (retinasdk.ModelSpec(...).save(path)), or pass Detector(..., spec=...)"
 
 
@@ -33,22 +35,14 @@ class OnnxCpuBackend:
     max_batch = None
 
     def __init__(self, path: Path, *, spec: ModelSpec | None, threads: int | None) -> None:
-        runtime = require("onnxruntime", "running ONNX models on the CPU")
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3  # errors come as exceptions
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no common base
-            raise ModelError(
-                f"{path}: ONNX Runtime cannot load it: {_first_line(error)}; "
-                "is it a complete ONNX file of an opset that this ONNX Runtime knows?"
-            ) from error
-        self._session: Any = session
+        self._session: Any = _open_session(path, threads)
         self._process = os.getpid()
-        self.spec = spec or _find_spec(path, session.get_modelmeta().custom_metadata_map)
-        self.fixed_batch = _check_fits(session, self.spec, path)
+        self._path = path
+        self._cores = threads or _usable_cores()
+        self._worker: OnnxCpuBackend | None = None
+        self._making_worker = threading.Lock()
+        self.spec = spec or _find_spec(path, self._session.get_modelmeta().custom_metadata_map)
+        self.fixed_batch = _check_fits(self._session, self.spec, path)
         self._outputs = [level.logits for level in self.spec.levels] + [level.deltas for level in self.spec.levels]
 
     def read(self, image: ImageInput) -> npt.NDArray[np.uint8]:
@@ -68,15 +62,16 @@ class OnnxCpuBackend:
         return suppress(candidates, self.spec)
 
     def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
-        if self._session is None:
-            raise DeviceError("the model is closed; make a new Detector")
+        session = self._session  # another thread may close
+        if session is None:
+            raise DeviceError(_CLOSED)
         if os.getpid() != self._process:  # its threads are not in this process: it would wait for them for ever
             raise DeviceError(
                 "the Detector was made before this process was forked; make it after the fork, or start processes by "
                 'multiprocessing.get_context("spawn")'
             )
         try:
-            outputs = self._session.run(self._outputs, {self.spec.input: tensor})
+            outputs = session.run(self._outputs, {self.spec.input: tensor})
         except Exception as error:
             raise ModelError(
                 f"ONNX Runtime failed on an input of shape {tensor.shape}: {_first_line(error)}"
@@ -84,8 +79,40 @@ class OnnxCpuBackend:
         levels = len(self.spec.levels)
         return HeadOutputs(tuple(outputs[:levels]), tuple(outputs[levels:]))
 
+    def for_workers(self) -> tuple[OnnxCpuBackend, int]:
+        with self._making_worker:
+            if self._session is None:
+                raise DeviceError(_CLOSED)
+            if self._cores == 1:
+                return self, 1
+            if self._worker is None:
+                self._worker = OnnxCpuBackend(self._path, spec=self.spec, threads=1)
+        return self._worker, self._cores
+
     def close(self) -> None:
-        self._session = None
+        with self._making_worker:
+            self._session = None
+            if self._worker is not None:
+                self._worker.close()
+
+
+def _open_session(path: Path, threads: int | None) -> Any:
+    runtime = require("onnxruntime", "running ONNX models on the CPU")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors come as exceptions
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no common base
+        raise ModelError(
+            f"{path}: ONNX Runtime cannot load it: {_first_line(error)}; "
+            "is it a complete ONNX file of an opset that this ONNX Runtime knows?"
+        ) from error
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _first_line(error: Exception) -> str:

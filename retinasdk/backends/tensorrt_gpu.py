@@ -80,6 +80,9 @@ class TensorRtBackend:
         with self._lane(tensor.shape) as lane:
             return lane.infer(tensor)
 
+    def for_workers(self) -> tuple[TensorRtBackend, int]:
+        return self, 2  # one is on the host while the other's work runs on the GPU
+
     @contextmanager
     def _lane(self, shape: tuple[int, ...]) -> Iterator[Lane]:
         """A lane for this call, with the GPU's context current in this thread."""

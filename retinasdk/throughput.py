@@ -1,0 +1,88 @@
+"""`Detector.predict`: many images, as many a second as the machine can.
+
+A single call keeps one core busy with decoding, preprocessing and post-processing while the others wait; here each
+worker does a whole batch from file to boxes on its own, so that all of them are busy all the time. The network runs on
+one thread a worker where it runs on the CPU: it scales worse over threads than over images.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+from retinasdk.detections import Detections
+from retinasdk.errors import DeviceError, MissingDependencyError
+from retinasdk.images import ImageInput
+
+# Batches in work or waiting, for each worker: one to work on, one to take up without waiting for the caller.
+_AHEAD = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What came of one of many images.
+
+    index: its number in the iterable, from 0. detections: None where there is an error. error: what the single call
+    raises for this image, such as an `ImageError`, or None.
+    """
+
+    index: int
+    detections: Detections | None
+    error: Exception | None = None
+
+
+def predict(
+    images: Iterator[ImageInput],
+    detect: Callable[[list[ImageInput]], list[Detections]],
+    *,
+    batch: int,
+    workers: int,
+) -> Iterator[Prediction]:
+    """One `Prediction` for each image, in order. At most 2 * `workers` batches are held at a time.
+
+    detect: one `Detections` for each image of a list; called by `workers` threads at once. `images` is iterated by the
+    caller's thread alone.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="retinasdk-predict")
+    pending: deque[Future[list[Detections | Exception]]] = deque()
+    index, failure = 0, None
+    try:
+        while True:
+            while failure is None and len(pending) < _AHEAD * workers:
+                try:
+                    members = list(islice(images, batch))
+                except Exception as error:  # told after the results of the images before it
+                    failure = error
+                else:
+                    if not members:
+                        break
+                    pending.append(pool.submit(_detect_each, detect, members))
+            if not pending:
+                break
+            for result in pending.popleft().result():
+                if isinstance(result, Exception):
+                    yield Prediction(index, None, result)
+                else:
+                    yield Prediction(index, result)
+                index += 1
+        if failure is not None:
+            raise failure
+    finally:  # also where the caller stops early
+        pool.shutdown(cancel_futures=True)
+
+
+def _detect_each(
+    detect: Callable[[list[ImageInput]], list[Detections]], images: Sequence[ImageInput]
+) -> list[Detections | Exception]:
+    """The detections of each image, or what it raised. Raises what is no single image's fault."""
+    try:
+        return list(detect(list(images)))
+    except (DeviceError, MissingDependencyError):
+        raise
+    except Exception as error:
+        if len(images) == 1:
+            return [error]
+    return [result for image in images for result in _detect_each(detect, [image])]
