@@ -142,8 +142,8 @@ class Detector:
             raise ValueError(f"batch must be an integer from 1 to {_MAX_IMAGES}, got {batch!r}")
         if isinstance(images, (str, os.PathLike, np.ndarray)):
             raise TypeError(
-                f"images must be an iterable of images, got one {type(images).__name__}; for one call the detector, for a "
-                "folder give retinasdk.list_images(folder)"
+                f"images must be an iterable of images, got one {type(images).__name__}; for one image call the "
+                "detector, for a folder give retinasdk.list_images(folder)"
             )
         source = iter(images)
         backend, workers = self._backend.for_workers()
