@@ -2,9 +2,9 @@
 
     python benchmarks/live.py age [--model NAME_OR_PATH] [--seconds S]      # real clock, sources of several rates
     python benchmarks/live.py cost [--frames N]                             # of a stream around an idle detector
-    python benchmarks/live.py soak [--frames N] [--reopen N] [--video FILE] # resident memory, open files, threads
+    python benchmarks/live.py soak [--frames N] [--video FILE] [--plot FILE] # memory, open files, threads
 
-The source is a generator of synthetic photos, or with --video a file that is opened again and again.
+The source is a generator of synthetic photos; of the soak also a camera that is lost and found, and a video.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from memory import resident_mb
 from timing import print_machine
 
 import retinasdk
-from retinasdk.live import stream
+from retinasdk.live import CorruptFrameError, Reconnect, Shot, stream
 
 
 def camera(fps: float, shape: tuple[int, int]) -> Iterator[npt.NDArray[np.uint8]]:
@@ -75,21 +75,91 @@ def cost(shape: tuple[int, int], count: int) -> None:
     print(f"  {'copy alone':12s} {1e6 * (time.perf_counter() - start) / count:8.1f} us")
 
 
-def soak(detector: Callable[[Any], Any], video: Path | None, shape: tuple[int, int], count: int, reopen: int) -> None:
-    """Prints what the process holds while streams come and go: every number is to stay level."""
-    print(f"\n{count} frames, a new stream every {reopen}: {video or f'photos of {shape[0]} x {shape[1]}'}")
+class UnsteadyCamera:
+    """A camera that is lost every 500 frames and opened again, spoils one frame in 50, and changes its size."""
+
+    name, live, on_demand = "unsteady camera", True, False
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self._images = [photo(shape[0] // part, shape[1] // part) for part in (1, 2, 3)]
+        self._count = 0
+        self._handle: Any = None
+
+    def open(self) -> None:
+        self._handle = open(os.devnull, "rb")  # noqa: SIM115 - what a real one holds, to be counted
+
+    def read(self) -> Shot:
+        self._count += 1
+        if self._count % 500 == 0:
+            raise OSError("the cable was pulled")
+        if self._count % 50 == 7:
+            raise CorruptFrameError("a packet was lost")
+        image = self._images[self._count // 1000 % len(self._images)]
+        return Shot(image.copy)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+
+
+def soak(
+    detector: Callable[[Any], Any], video: Path | None, shape: tuple[int, int], count: int, reopen: int
+) -> list[tuple[int, float, int, int]]:
+    """Prints what the process holds while streams come and go: every number is to stay level.
+
+    Streams of each policy, of a steady and of an unsteady camera and, where there is one, a video; the detector raises
+    on one frame in 100. Returns the rows: frames, resident MB, open files, threads.
+    """
+    calls = itertools.count()
+
+    def shaky(image: Any) -> Any:
+        if next(calls) % 100 == 99:
+            raise ValueError("one frame in 100 fails")
+        return detector(image)
+
+    print(f"\n{count} frames, a new stream every {reopen}, photos of {shape[0]} x {shape[1]} and less; video: {video}")
     print(f"  {'frames':>8s} {'resident MB':>12s} {'open files':>11s} {'threads':>8s}")
-    done, step = 0, max(1, count // 12)
-    policies = itertools.cycle(("latest", "all", "bounded:4", "bounded:4:newest"))
+    sources: list[Callable[[], Any]] = [lambda: camera(0, shape), lambda: UnsteadyCamera(shape)]
+    if video is not None:
+        sources.append(lambda: video)
+    mix = itertools.cycle(itertools.product(("latest", "all", "bounded:4", "bounded:4:newest"), sources))
+    rows, done, step = [], 0, max(1, count // 100)
+    quick = Reconnect(first_s=0.001, longest_s=0.001)
     while done < count:
-        source = camera(0, shape) if video is None else video
-        with stream(source, detector, policy=next(policies), speed=float("inf")) as frames:
-            for _ in itertools.islice(frames, reopen):
+        policy, source = next(mix)
+        with stream(source(), shaky, policy=policy, speed=float("inf"), reconnect=quick) as frames:
+            for _ in itertools.islice(frames, min(reopen, count - done)):
                 done += 1
                 if done % step == 0:
-                    print(f"  {done:8d} {resident_mb():12.1f} {_open_files():11d} {threading.active_count():8d}")
+                    rows.append((done, resident_mb(), _open_files(), threading.active_count()))
+                    if done % (10 * step) == 0:
+                        print("  {:8d} {:12.1f} {:11d} {:8d}".format(*rows[-1]), flush=True)
     gc.collect()
     print(f"  {'closed':>8s} {resident_mb():12.1f} {_open_files():11d} {threading.active_count():8d}")
+    return rows
+
+
+def plot_soak(rows: list[tuple[int, float, int, int]], path: Path) -> None:
+    """Writes resident memory, open files and threads over frames as a picture."""
+    from matplotlib.figure import Figure
+
+    frames, memory, files, threads = zip(*rows, strict=True)
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    above.plot(frames, memory, color="#1f6feb", linewidth=1.2)
+    above.set_ylim(0, 1.15 * max(memory))
+    above.set_ylabel("resident memory, MB")
+    above.set_title(f"{frames[-1]:,} frames: cameras lost and found, corrupt frames, failing detector", fontsize=10)
+    below.step(frames, files, where="post", color="#bf5b17", linewidth=1.0, label="open files")
+    below.step(frames, threads, where="post", color="#2f7d4f", linewidth=1.0, label="threads")
+    below.set_ylim(0, 1.3 * max(*files, *threads))
+    below.set_xlabel("frames")
+    below.legend(loc="upper right", ncols=2, frameon=False, fontsize=8)
+    for axes in (above, below):
+        axes.grid(alpha=0.25, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=110)
+    print(f"wrote {path}")
 
 
 def _open_files() -> int:
@@ -105,7 +175,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each policy and rate")
     parser.add_argument("--frames", type=int, default=2000)
     parser.add_argument("--reopen", type=int, default=100, help="frames of one stream")
-    parser.add_argument("--video", type=Path)
+    parser.add_argument("--video", type=Path, help="soak: a file that is among the sources")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="soak: draw it; needs matplotlib")
     parser.add_argument("--no-model", action="store_true", help="soak without inference: the stream's own part alone")
     arguments = parser.parse_args()
     print_machine("retinasdk", "onnxruntime", "numpy")
@@ -118,13 +189,15 @@ def main() -> None:
             nothing = retinasdk.Detections.empty(("thing",))
             detector = lambda image: nothing  # noqa: E731
         else:
-            bundled = "people" if has_bundled_model() else None
+            bundled = "people" if has_bundled_model() and arguments.what == "age" else None
             model = arguments.model or bundled or stack.enter_context(random_model("tiny", classes=3, prior=0.002))
             detector = stack.enter_context(retinasdk.Detector(model, threads=arguments.threads))
         if arguments.what == "age":
             age(detector, arguments.size, arguments.seconds)
         else:
-            soak(detector, arguments.video, arguments.size, arguments.frames, arguments.reopen)
+            rows = soak(detector, arguments.video, arguments.size, arguments.frames, arguments.reopen)
+            if arguments.plot is not None:
+                plot_soak(rows, arguments.plot)
 
 
 if __name__ == "__main__":
