@@ -20,6 +20,7 @@ from retinasdk.drawing import draw_detections
 from retinasdk.live import Frame, Source, Stream, stream
 from retinasdk.live.sources import as_source
 from retinasdk.live.video_writer import VideoWriter
+from retinasdk.live.web.address import DEFAULT
 
 _WINDOW = "retinasdk live (q ends)"
 
@@ -46,6 +47,14 @@ def add_parser(commands: Any) -> None:
     live.add_argument("--jsonl", metavar="FILE", help="write a line of JSON for each frame; - is standard output")
     live.add_argument("--save", type=Path, metavar="FILE.mp4", help="write marked video")
     live.add_argument("--show", action="store_true", help="show marked video in a window")
+    live.add_argument(
+        "--web",
+        nargs="?",
+        const=DEFAULT,
+        metavar="HOST:PORT",
+        help=f"show it to browsers; a port alone, or nothing, is of this machine only (default: {DEFAULT})",
+    )
+    live.add_argument("--web-token", metavar="TOKEN", help="what viewers must know; made where others can connect")
     live.set_defaults(run=run)
 
 
@@ -79,6 +88,8 @@ def _sinks(
     """Functions that each take a frame and say whether to go on; `stack` closes what they write to."""
     if arguments.jsonl is not None:
         yield _json_lines(arguments.jsonl, source, stack)
+    if arguments.web is not None:
+        yield _web(arguments, stack)
     if arguments.save is None and not arguments.show:
         return
     shows: list[Callable[[Frame, Any], bool]] = []
@@ -116,6 +127,19 @@ def _json_lines(target: str, source: Source, stack: contextlib.ExitStack) -> Cal
         return True
 
     return write
+
+
+def _web(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Callable[[Frame], bool]:
+    from retinasdk.live.web import Preview
+
+    preview = stack.enter_context(Preview(arguments.web, token=arguments.web_token))
+    print(f"look at {preview.url}", file=sys.stderr, flush=True)
+
+    def show(frame: Frame) -> bool:
+        preview.show(frame)
+        return True
+
+    return show
 
 
 def _save(writer: VideoWriter, source: Source, frame: Frame, picture: Any) -> bool:

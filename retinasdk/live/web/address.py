@@ -1,0 +1,89 @@
+"""Where the preview listens, and who may read it."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+DEFAULT = "127.0.0.1:8080"
+_FORM = re.compile(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):)?(\d{1,5})")
+
+
+@dataclass(frozen=True)
+class Address:
+    """host: a name or an address, IPv6 without brackets. port: 0: any that is free."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Of "HOST:PORT", "[IPv6]:PORT", or "PORT" of 127.0.0.1. Raises `ValueError`."""
+        found = _FORM.fullmatch(text)
+        if found is None or int(found[2]) > 65535:
+            raise ValueError(f"wanted HOST:PORT such as {DEFAULT}, or a port from 0 to 65535; got {text!r}")
+        return cls((found[1] or "127.0.0.1").strip("[]"), int(found[2]))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Only programs of this machine reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def bind(self) -> socket.socket:
+        """A listening socket. Raises `OSError` that says what was wanted."""
+        try:
+            family, kind, protocol, _, place = socket.getaddrinfo(
+                self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            listener = socket.socket(family, kind, protocol)
+            try:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind(place)
+                listener.listen(64)
+            except OSError:
+                listener.close()
+                raise
+        except OSError as error:
+            raise OSError(
+                f"cannot listen on {self.host} port {self.port}: {error.strerror or error}; choose an address of this "
+                "machine and a port that is free"
+            ) from error
+        return listener
+
+    def url(self, port: int, token: str | None) -> str:
+        """What a browser opens. The token is in the fragment, which browsers send to nobody."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{port}/" + (f"#token={token}" if token else "")
+
+
+class Gate:
+    """Lets in who knows the token; where none is needed, who asks for this machine by a name of its own.
+
+    The latter stops a page elsewhere whose name was made to mean 127.0.0.1 (DNS rebinding).
+    """
+
+    def __init__(self, address: Address, token: str | None) -> None:
+        if token is not None and not re.fullmatch(r"[A-Za-z0-9_-]{16,256}", token):
+            raise ValueError("a token must be 16 to 256 letters, digits, - or _; leave it out to have one made")
+        self.token = token if token is not None or address.is_loopback else secrets.token_urlsafe(24)
+
+    def refusal(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
+        """(HTTP status, why) where a request for data is not answered. headers: by names in small letters."""
+        if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            return 403, "other pages may not read this"
+        if self.token is None:
+            name = urlsplit(f"//{headers.get('host', '')}").hostname or ""
+            return None if Address(name, 0).is_loopback else (403, "open it by the address that retinasdk told")
+        given = headers.get("authorization", "").removeprefix("Bearer ")
+        if hmac.compare_digest(given.encode(), self.token.encode()):
+            return None
+        return 401, "a token is needed: open the whole address that retinasdk told, with what follows the #"
