@@ -23,6 +23,7 @@ _INSTALL = {
     "torch": "retinasdk[export]",
     "torchvision": "retinasdk[export]",
     "tqdm": "tqdm",
+    "trackers": "retinasdk[supervision]",
     "uvicorn": "retinasdk[web]",
 }
 

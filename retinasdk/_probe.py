@@ -234,6 +234,7 @@ QUESTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "av": partial(_package, "av", "av"),
     "rosbags": partial(_package, "rosbags", "rosbags"),
     "supervision": partial(_package, "supervision", "supervision"),
+    "trackers": partial(_package, "trackers", "trackers"),
     "starlette": partial(_package, "starlette", "starlette"),
     "uvicorn": partial(_package, "uvicorn", "uvicorn"),
     "prometheus-client": partial(_package, "prometheus_client", "prometheus-client"),

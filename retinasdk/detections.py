@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retinasdk._labels import class_ids_of
+from retinasdk._lazy import require
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -131,6 +132,18 @@ class Detections:
             bbox = [x1, y1, x2 - x1, y2 - y1]
             results.append({"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": item.score})
         return results
+
+    def to_supervision(self) -> Any:
+        """The same objects as `supervision.Detections`, for its trackers, zones and annotators; needs the extra
+        [supervision]. Of its fields: xyxy, confidence, class_id, and data["class_name"]; all are copies.
+        """
+        supervision = require("supervision", "Detections.to_supervision")
+        return supervision.Detections(
+            xyxy=self.xyxy.copy(),
+            confidence=self.scores.copy(),
+            class_id=self.class_ids.astype(int),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
 
     def draw(self, image: ImageInput) -> Image.Image:
         """A copy of the image with a box, name and confidence for each object. Needs Pillow."""

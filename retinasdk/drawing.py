@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from retinasdk._lazy import require
@@ -22,9 +23,10 @@ def class_color(class_id: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def draw_detections(image: ImageInput, detections: Detections) -> Image.Image:
+def draw_detections(image: ImageInput, detections: Detections, *, tracks: Sequence[int] | None = None) -> Image.Image:
     """A new RGB Pillow image with the boxes of `detections`, the best on top.
 
+    tracks: an id for each object, which then has its own colour and "#id" before its name; -1: none.
     Line width and letters grow with the picture. With more than 40 objects of one class the name is left out.
     """
     pillow, draw_module, fonts = (require(f"PIL.{name}", "drawing") for name in ("Image", "ImageDraw", "ImageFont"))
@@ -35,13 +37,16 @@ def draw_detections(image: ImageInput, detections: Detections) -> Image.Image:
     font = fonts.load_default(size=max(9, round(side / (90 if many else 55))))
     width = max(1, round(side / 450))
     name_is_news = not many or len(set(detections.names)) > 1
-    for item in reversed(list(detections)):
+    ids = [-1] * len(detections) if tracks is None else tracks
+    for item, track in reversed(list(zip(detections, ids, strict=True))):
         box = _visible(item.xyxy, picture.size, margin=2 * width)
         if box is None:
             continue
-        color = class_color(item.class_id)
+        color = class_color(item.class_id if track < 0 else track)
         draw.rectangle(box, outline=color, width=width)
         text = f"{item.label} {item.score:.2f}" if name_is_news else f"{item.score:.2f}"
+        if track >= 0:
+            text = f"#{track} {text}"
         _tag(draw, box, text, font, color, picture.size)
     return picture  # type: ignore[no-any-return]
 

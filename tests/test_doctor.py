@@ -186,6 +186,7 @@ def test_missing_packages(doctor_with: Any) -> None:
         "pycocotools": "pycocotools",
         "matplotlib": "matplotlib",  # which needs pillow
         "supervision": "supervision",  # which needs both
+        "trackers": "trackers",  # and this all of them
         "onnxruntime": "onnxruntime",
     }
     status, content = doctor_with({"sitecustomize.py": BLOCK.format(names=set(names.values()))})

@@ -19,7 +19,7 @@ _RATE_FRAMES = 30  # that the frame rate is taken over
 
 @dataclass
 class Newest:
-    """The newest frame of a source. times: when the last ones came, seconds. picture: its JPEG, once a viewer wants it."""
+    """The newest frame of a source. times: when the last ones came, seconds. picture: its JPEG, once one is wanted."""
 
     frame: Frame
     times: deque[float] = field(default_factory=lambda: deque(maxlen=_RATE_FRAMES))

@@ -39,8 +39,8 @@ class Preview:
             for frame in frames:
                 preview.show(frame)
 
-    address: "HOST:PORT", or a port of 127.0.0.1; port 0: any that is free. token: what a viewer must know; None: none on
-        a loopback address, a random one elsewhere. It is part of `url`; programs send it as "Authorization: Bearer".
+    address: "HOST:PORT", or a port of 127.0.0.1; port 0: any that is free. token: what a viewer must know; None: none
+        on a loopback address, a random one elsewhere. It is part of `url`; programs send it as "Authorization: Bearer".
     max_viewers: at a time; a further one is told so.
 
     Served are the page at /, the newest frame again and again at /stream (`feed.packed`), its detections at

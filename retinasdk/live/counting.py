@@ -1,0 +1,138 @@
+"""Who is who from frame to frame, who is in a zone, who crossed a line: by supervision and its trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retinasdk._labels import class_ids_of
+from retinasdk._lazy import require
+from retinasdk.detections import Detections
+from retinasdk.live.frame import Frame
+from retinasdk.live.zones import Line, Zone, Zones
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_PURPOSE = "counting and tracking"
+_LOST_FRAMES = 30  # that a track outlives its last box
+_FRAMES_TO_CROSS = 2  # on the other side of a line, so that a box that trembles on it is not counted again and again
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Of one frame. tracks: (n,) int64, an id for each of its detections, the same while it is the same object; -1: not
+    yet known to be one. in_zone: (n, zones) bool, in the order of `Zones.zones`. zones: {name: objects inside now}.
+    lines: {name: (in, out)} since the beginning.
+    """
+
+    tracks: npt.NDArray[np.int64]
+    in_zone: npt.NDArray[np.bool_]
+    zones: dict[str, int]
+    lines: dict[str, tuple[int, int]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """{"zones": {name: n}, "lines": {name: {"in": n, "out": n}}}, ready for JSON."""
+        return {"zones": self.zones, "lines": {name: {"in": i, "out": o} for name, (i, o) in self.lines.items()}}
+
+
+class Counter:
+    """Takes the frames of a stream, each source's in order, and counts in each source for itself.
+
+        counter = Counter(Zones.load("zones.json"), detector.labels)
+        for frame in stream:
+            counts = counter.update(frame)
+
+    Tracks are supervision's ByteTrack, told the time of each frame, so that dropped frames do no harm. Frames whose
+    detector failed change nothing. Needs the extra [supervision].
+
+    Raises `MissingDependencyError`, and `ValueError` for classes that the labels do not have.
+    """
+
+    def __init__(self, zones: Zones, labels: Sequence[str]) -> None:
+        require("supervision", _PURPOSE)
+        require("trackers", _PURPOSE)
+        self._zones = zones
+        items: list[Zone | Line] = [*zones.zones, *zones.lines]
+        self._class_ids = {item.name: class_ids_of(item.classes, tuple(labels)) for item in items if item.classes}
+        self._sources: dict[str, _Source] = {}
+
+    def update(self, frame: Frame) -> Counts:
+        """The counts with this frame."""
+        source = self._sources.get(frame.source)
+        if source is None:
+            height, width = frame.image.shape[:2]
+            source = self._sources[frame.source] = _Source(self._zones, self._class_ids, (width, height))
+        return source.update(frame)
+
+
+class _Source:
+    """Counts of one source. size: width and height of its first frame, in whose pixels all is computed, so that a
+    change of the picture's size changes nothing."""
+
+    def __init__(self, zones: Zones, class_ids: dict[str, list[int]], size: tuple[int, int]) -> None:
+        self._class_ids = class_ids
+        self._size = size
+        # What the detector reports is above its threshold already: no second one here.
+        self._tracker = require("trackers", _PURPOSE).ByteTrackTracker(
+            lost_track_buffer=_LOST_FRAMES, track_activation_threshold=0.0, high_conf_det_threshold=0.0
+        )
+        self._areas = [(zone.name, _area(zone, size)) for zone in zones.zones]
+        self._gates = [(line.name, _gate(line, size)) for line in zones.lines]
+
+    def update(self, frame: Frame) -> Counts:
+        found = frame.detections
+        if found is None:
+            nothing = np.zeros((0, len(self._areas)), bool)
+            return Counts(np.zeros(0, np.int64), nothing, {name: 0 for name, _ in self._areas}, self._crossings())
+        time_s = frame.captured_s if frame.time_s is None else frame.time_s
+        boxes = self._scaled(found, frame.image.shape).to_supervision()
+        boxes.data["index"] = np.arange(len(found))
+        tracked = self._tracker.update(boxes, timestamp=time_s)
+        tracks = np.full(len(found), -1, np.int64)
+        if len(tracked):  # in another order than they were given
+            tracks[tracked.data["index"]] = tracked.tracker_id
+        boxes.tracker_id = tracks
+        in_zone = np.zeros((len(found), len(self._areas)), bool)
+        for column, (name, area) in enumerate(self._areas):
+            wanted = self._wanted(name, found)
+            in_zone[wanted, column] = area.trigger(boxes[wanted])
+        for name, gate in self._gates:
+            gate.trigger(boxes[self._wanted(name, found)])
+        inside = {name: int(in_zone[:, column].sum()) for column, (name, _) in enumerate(self._areas)}
+        return Counts(tracks, in_zone, inside, self._crossings())
+
+    def _crossings(self) -> dict[str, tuple[int, int]]:
+        return {name: (int(gate.in_count), int(gate.out_count)) for name, gate in self._gates}
+
+    def _wanted(self, name: str, found: Detections) -> npt.NDArray[np.bool_]:
+        if name not in self._class_ids:
+            return np.ones(len(found), bool)
+        return np.isin(found.class_ids, self._class_ids[name])
+
+    def _scaled(self, found: Detections, shape: tuple[int, ...]) -> Detections:
+        height, width = shape[:2]
+        if (width, height) == self._size:
+            return found
+        x, y = self._size[0] / width, self._size[1] / height
+        return Detections(found.xyxy * np.array([x, y, x, y], np.float32), found.scores, found.class_ids, found.labels)
+
+
+def _anchors(item: Zone | Line) -> list[Any]:
+    return [require("supervision", _PURPOSE).Position[item.anchor.upper()]]
+
+
+def _area(zone: Zone, size: tuple[int, int]) -> Any:
+    polygon = np.rint(np.array(zone.polygon) * size).astype(int)
+    return require("supervision", _PURPOSE).PolygonZone(polygon, triggering_anchors=_anchors(zone))
+
+
+def _gate(line: Line, size: tuple[int, int]) -> Any:
+    supervision = require("supervision", _PURPOSE)
+    start, end = (supervision.Point(x * size[0], y * size[1]) for x, y in (line.start, line.end))
+    return supervision.LineZone(
+        start, end, triggering_anchors=_anchors(line), minimum_crossing_threshold=_FRAMES_TO_CROSS
+    )
