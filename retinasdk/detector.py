@@ -13,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 
 from retinasdk._labels import class_ids_of
+from retinasdk._stages import stage
 from retinasdk.backends import open_backend
 from retinasdk.detections import Detections
 from retinasdk.images import ImageInput
@@ -158,7 +159,8 @@ class Detector:
         for members in self._batches(transforms):
             batch, plans = [images[i] for i in members], [transforms[i] for i in members]
             kept = self._backend.detect(batch, plans, score_threshold=score_threshold, class_ids=class_ids)
-            results.update(zip(members, to_detections(kept, self.spec, plans), strict=True))
+            with stage("postprocess"):
+                results.update(zip(members, to_detections(kept, self.spec, plans), strict=True))
         return [results[i] for i in range(len(images))]
 
     def _batches(self, transforms: list[Transform]) -> Iterable[list[int]]:

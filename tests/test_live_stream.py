@@ -572,20 +572,22 @@ def test_histogram_against_numpy() -> None:
         for share in (0.0, 0.01, 0.5, 0.9, 0.99, 1.0):
             exact = float(np.quantile(values, share, method="inverted_cdf"))
             assert exact * (1 - 1e-9) <= histogram.quantile(share) <= exact * 1.0906
-        edges, counts = zip(*histogram.buckets(), strict=True)
+        buckets, total = histogram.cumulative()
+        edges, counts = zip(*buckets, strict=True)
         assert list(counts) == [int((values <= edge).sum()) for edge in edges]
-        assert counts[-1] == 5000
+        assert (len(edges), counts[-1], total) == (26, 5000, histogram.sum_s)
 
 
 def test_histogram_edges() -> None:
     histogram = Histogram()
     assert np.isnan(histogram.quantile(0.5))
     assert histogram.to_dict() == {"count": 0}
-    assert histogram.buckets() == []
+    assert {count for _, count in histogram.cumulative()[0]} == {0}
     for seconds in (0.0, 1e-9, 1e6):
         histogram.add(seconds)
     assert histogram.quantile(1.0) == 1e6
-    assert histogram.buckets() == [(1e-5, 2), (float("inf"), 3)]
+    buckets, _ = histogram.cumulative()
+    assert (buckets[0], buckets[-2][1], buckets[-1]) == ((1e-5, 2), 2, (float("inf"), 3))
     with pytest.raises(ValueError, match="from 0 to 1, got 50"):
         histogram.quantile(50)
 
@@ -600,7 +602,16 @@ def test_metrics_print_and_export() -> None:
         "p95_s": 0.02,
         "max_s": 0.02,
     }
-    assert list(metrics.to_dict()) == ["capture", "wait", "detect", "hand_over", "age"]
+    assert list(metrics.to_dict()) == [
+        "capture",
+        "wait",
+        "detect",
+        "preprocess",
+        "inference",
+        "postprocess",
+        "hand_over",
+        "age",
+    ]
     lines = str(metrics).splitlines()
     assert lines[3].split() == ["detect", "1", "20.0", "20.0", "20.0", "20.0"]
     assert lines[1].split() == ["capture", "0"]

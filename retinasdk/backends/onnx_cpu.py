@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retinasdk._lazy import require
+from retinasdk._stages import stage
 from retinasdk.backends import HeadOutputs
 from retinasdk.errors import DeviceError, ModelError
 from retinasdk.images import ImageInput, as_rgb
@@ -56,10 +57,13 @@ class OnnxCpuBackend:
         score_threshold: float,
         class_ids: Sequence[int],
     ) -> list[Kept]:
-        batch = preprocess(images, transforms, self.spec)
-        heads = self.infer(batch.tensor)
-        candidates = decode(heads, self.spec, transforms, score_threshold=score_threshold, class_ids=class_ids)
-        return suppress(candidates, self.spec)
+        with stage("preprocess"):
+            batch = preprocess(images, transforms, self.spec)
+        with stage("inference"):
+            heads = self.infer(batch.tensor)
+        with stage("postprocess"):
+            candidates = decode(heads, self.spec, transforms, score_threshold=score_threshold, class_ids=class_ids)
+            return suppress(candidates, self.spec)
 
     def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
         session = self._session  # another thread may close

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retinasdk._stages import stage
 from retinasdk.backends import ENGINE_SUFFIX, HeadOutputs
 from retinasdk.backends._cuda_device import CudaDevice, gpu_identity
 from retinasdk.backends._device_image import DeviceImage, as_device_image
@@ -73,7 +74,7 @@ class TensorRtBackend:
         count, missing = len(images), self._engine.profile.min[0] - len(images)
         if missing > 0:  # filled up with copies, whose results are left out
             images, transforms = [*images, *[images[-1]] * missing], [*transforms, *[transforms[-1]] * missing]
-        with self._lane((len(images), 3, *transforms[0].padded)) as lane:
+        with self._lane((len(images), 3, *transforms[0].padded)) as lane, stage("inference"):
             return lane.detect(images, transforms, score_threshold=score_threshold, class_ids=class_ids)[:count]
 
     def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:

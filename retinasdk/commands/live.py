@@ -18,7 +18,7 @@ from retinasdk.commands._shared import add_model, names
 from retinasdk.live import Frame, Stream, stream
 from retinasdk.live.counting import Counter, Counts
 from retinasdk.live.sources import as_source
-from retinasdk.live.web.address import DEFAULT
+from retinasdk.live.web.address import DEFAULT, Address
 from retinasdk.live.zones import Zones
 
 
@@ -57,6 +57,9 @@ def add_parser(commands: Any) -> None:
         help=f"show it to browsers; a port alone, or nothing, is of this machine only (default: {DEFAULT})",
     )
     live.add_argument("--web-token", metavar="TOKEN", help="what viewers must know; made where others can connect")
+    live.add_argument(
+        "--metrics", metavar="HOST:PORT", help="serve stage times and counters to Prometheus; a port alone: 127.0.0.1"
+    )
     live.set_defaults(run=run)
 
 
@@ -82,6 +85,8 @@ def run(arguments: argparse.Namespace) -> None:
         frames = stack.enter_context(
             stream(source, call, policy=policy, max_fps=arguments.max_fps, deadline_s=arguments.deadline)
         )
+        if arguments.metrics is not None:
+            _serve_metrics(arguments.metrics, frames, stack)
         # Last, so that whatever else is wrong has not emptied a file; and closed first.
         sinks = list(open_sinks(arguments, source, zones, stack))
         counts = None
@@ -94,6 +99,20 @@ def run(arguments: argparse.Namespace) -> None:
                 break
         if counts is not None:
             _print_counts(counts, file)
+
+
+def _serve_metrics(address: str, frames: Stream, stack: contextlib.ExitStack) -> None:
+    from retinasdk.live.prometheus import register
+
+    client = require("prometheus_client", "--metrics")
+    registry = client.CollectorRegistry()
+    register(frames, name="live", registry=registry)
+    place = Address.parse(address)
+    place.bind().close()  # says what is wrong with the address
+    server, thread = client.start_http_server(place.port, addr=place.host, registry=registry)
+    stack.callback(thread.join)
+    stack.callback(server.server_close)
+    stack.callback(server.shutdown)
 
 
 def _with_progress(frames: Stream) -> Iterator[Frame]:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from retinasdk.live._limited_log import LimitedLog
 from retinasdk.live.clock import Clock
 from retinasdk.live.errors import CorruptFrameError, StreamError
 from retinasdk.live.frame import Counters
@@ -65,6 +66,8 @@ class Capture:
         self._clock = clock
         self._changed = changed
         self._metrics = metrics
+        self._log = LimitedLog(_LOGGER, clock)  # of the capture's thread
+        self._detector_log = LimitedLog(_LOGGER, clock)  # of the stream's
         self._stopped = False
         self._line: deque[Waiting] = deque()
         self._captured = self._processed = self._dropped = self._failed = 0
@@ -103,6 +106,10 @@ class Capture:
         self._processed += processed
         self._failed += failed
 
+    def warn(self, kind: str, text: str) -> None:
+        """Logs what went wrong with a frame on the stream's side; not every time."""
+        self._detector_log.log(logging.WARNING, kind, f"{self.name}: {text}")
+
     def stop(self) -> None:
         """Asks the thread to end; it does so when its source has come back from what it is doing."""
         self._stopped = True
@@ -123,6 +130,7 @@ class Capture:
         else:
             self._tell("ended")
         finally:
+            self._log.close()
             with self._changed:
                 self.finished = True
                 self._changed.notify_all()
@@ -152,7 +160,8 @@ class Capture:
             wait_s = self._reconnect.wait_s(attempt, generator)
             if wait_s is None:
                 raise lost
-            _LOGGER.warning("%s: %s; attempt %d in %.1f s", self.name, _text(lost), attempt, wait_s)
+            text = f"{self.name}: {_text(lost)}; attempt {attempt} in {wait_s:.1f} s"
+            self._log.log(logging.WARNING, "lost", text)
             self._tell("reconnecting", error=lost, attempt=attempt, wait_s=wait_s)
             self._sleep_until(self._clock.now() + wait_s)
 
@@ -166,7 +175,7 @@ class Capture:
                 shot = self._source.read()
             except CorruptFrameError as error:
                 corrupt += 1
-                (_LOGGER.warning if corrupt == 1 else _LOGGER.debug)("%s: corrupt frame: %s", self.name, error)
+                self._log.log(logging.WARNING, "corrupt", f"{self.name}: corrupt frame: {error}")
                 with self._changed:
                     self._captured += 1
                     self._failed += 1
@@ -212,12 +221,12 @@ class Capture:
         try:
             self._source.close()
         except Exception as error:  # it is given up anyway; the next `open` says whether it is usable
-            _LOGGER.warning("%s: closing it failed: %s", self.name, _text(error))
+            self._log.log(logging.WARNING, "closing", f"{self.name}: closing it failed: {_text(error)}")
 
     def _tell(
         self, state: SourceState, *, error: Exception | None = None, attempt: int = 0, wait_s: float = 0.0
     ) -> None:
-        _LOGGER.info("%s: %s", self.name, state)
+        self._log.log(logging.INFO, state, f"{self.name}: {state}")
         if self._on_state is None:
             return
         try:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from retinasdk._stages import collect
 from retinasdk.images import as_rgb
 from retinasdk.live.capture import Capture, Waiting
 from retinasdk.live.clock import Clock
@@ -242,14 +243,17 @@ class Stream:
                 images.append(as_rgb(waiting.shot.rgb()))
                 members.append((capture, waiting))
             except Exception as error:
-                _LOGGER.warning("%s: frame %d cannot be converted to RGB: %s", capture.name, waiting.index, error)
+                capture.warn("rgb", f"frame {waiting.index} cannot be converted to RGB: {error}")
                 with self._changed:
                     capture.count(failed=1)
         if not images:
             return
-        results = self._call(images)
+        with collect() as stages:
+            results = self._call(images)
         done_s = self._clock.now()
         self.metrics.detect.add(done_s - taken_s)
+        for name, seconds in stages.items():
+            getattr(self.metrics, name).add(seconds)
         for (capture, waiting), image, result in zip(members, images, results, strict=True):
             self._done.append(_Done(capture, waiting, image, result, taken_s, done_s))
 
@@ -283,7 +287,7 @@ class Stream:
             counters = capture.counters
         self._failures = 0 if error is None else self._failures + 1
         if error is not None:
-            _LOGGER.warning("%s: the detector failed on frame %d: %s", capture.name, index, error)
+            capture.warn("detector", f"the detector failed on frame {index}: {error}")
             if self._failures >= self._max_failures:
                 raise StreamError(
                     f"the detector failed on {self._failures} frames in a row, the last time with: {error}"

@@ -1,0 +1,39 @@
+"""How long the stages of calls take, for whoever collects them in the same thread. Nobody does: nothing is measured."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal
+
+Stage = Literal["preprocess", "inference", "postprocess"]
+
+_collected: ContextVar[dict[str, float] | None] = ContextVar("retinasdk_stages", default=None)
+
+
+@contextmanager
+def collect() -> Iterator[dict[str, float]]:
+    """Inside, the dictionary fills with seconds by stage, summed over all calls."""
+    seconds: dict[str, float] = defaultdict(float)
+    token = _collected.set(seconds)
+    try:
+        yield seconds
+    finally:
+        _collected.reset(token)
+
+
+@contextmanager
+def stage(name: Stage) -> Iterator[None]:
+    """Adds the time spent inside to the stage of that name."""
+    seconds = _collected.get()
+    if seconds is None:
+        yield
+        return
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] += time.perf_counter() - start

@@ -1,0 +1,243 @@
+"""Stage times of a detector in a stream, their way to Prometheus, and logs that stay short."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+import re
+import subprocess
+import sys
+import urllib.request
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Image, blocks
+from fakes import fake_gpu
+from fakes.tensorrt import save_engine
+from live_world import World
+
+from retinasdk import Detections, Detector, ModelSpec
+from retinasdk._stages import collect
+from retinasdk.live import CorruptFrameError, Reconnect, Shot, stream
+from retinasdk.live._limited_log import LimitedLog
+
+PICTURES = [blocks(90, 120, seed=seed) for seed in range(4)]
+NOTHING = Detections.empty(("thing",))
+
+
+@pytest.fixture
+def client() -> Any:
+    return pytest.importorskip("prometheus_client", reason="needs the extra [prometheus]")
+
+
+# -- stages ------------------------------------------------------------------------------------------------------------
+
+
+def test_stages_of_a_detector_are_within_the_call(detector: Detector) -> None:
+    with stream(iter(PICTURES * 5), detector, policy="all") as frames:
+        assert sum(1 for _ in frames) == 20
+        metrics = frames.metrics
+    parts = (metrics.preprocess, metrics.inference, metrics.postprocess)
+    assert [part.count for part in parts] == [20] * 3
+    assert min(part.min_s for part in parts) > 0
+    assert 0.5 * metrics.detect.sum_s < sum(part.sum_s for part in parts) <= metrics.detect.sum_s
+    assert metrics.age.sum_s == pytest.approx(metrics.wait.sum_s + metrics.detect.sum_s + metrics.hand_over.sum_s)
+    assert "inference" in str(metrics)
+
+
+def test_another_callable_has_no_stages() -> None:
+    with stream(iter(PICTURES), lambda image: NOTHING, policy="all") as frames:
+        assert sum(1 for _ in frames) == 4
+        assert (frames.metrics.detect.count, frames.metrics.inference.count) == (4, 0)
+
+
+def test_on_the_gpu_all_is_inference(model_path: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    engine = save_engine(tmp_path / "tiny.engine", model_path, spec)
+    with fake_gpu(), Detector(engine, device="cuda") as detector, collect() as seconds:
+        detector(PICTURES)
+    assert set(seconds) == {"inference", "postprocess"}  # the latter: scores and pixels of the photo, on the host
+
+
+def test_collecting_is_of_one_thread_and_one_block(detector: Detector) -> None:
+    with collect() as outer, collect() as inner:
+        detector(PICTURES[0])
+    detector(PICTURES[0])
+    assert set(inner) == {"preprocess", "inference", "postprocess"}
+    assert outer == {}
+
+
+# -- Prometheus --------------------------------------------------------------------------------------------------------
+
+
+def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """By (name, labels), as prometheus_client itself reads them."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_numbers_are_the_streams(client: Any, detector: Detector) -> None:
+    from retinasdk.live.prometheus import register
+
+    registry = client.CollectorRegistry()
+    with stream({"left": iter(PICTURES), "right": iter(PICTURES[:2])}, detector, policy="all") as frames:
+        register(frames, name="hall", registry=registry)
+        for _ in frames:
+            text = client.generate_latest(registry).decode()
+        found = samples(text)
+        counted = {
+            (source, outcome): found["retinasdk_stream_frames_total", labels(source=source, outcome=outcome)]
+            for source, outcome in itertools.product(("left", "right"), ("captured", "processed", "dropped", "failed"))
+        }
+        expected = {name: vars(counters) for name, counters in frames.counters.items()}
+        assert counted == {(name, outcome): value for name in expected for outcome, value in expected[name].items()}
+        for stage in frames.metrics.STAGES:
+            histogram = getattr(frames.metrics, stage)
+            assert found["retinasdk_stream_stage_seconds_count", labels(stage=stage)] == histogram.count
+            assert found["retinasdk_stream_stage_seconds_sum", labels(stage=stage)] == pytest.approx(histogram.sum_s)
+            buckets = [
+                value
+                for (name, given), value in found.items()
+                if name.endswith("_bucket") and ("stage", stage) in given
+            ]
+            assert len(buckets) == 26
+            assert buckets == sorted(buckets)
+            assert buckets[-1] == histogram.count
+    assert samples(client.generate_latest(registry).decode()) == {}  # closed
+
+
+def labels(**names: str) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted({"stream": "hall", **names}.items()))
+
+
+def test_several_streams_of_a_process(client: Any) -> None:
+    from retinasdk.live.prometheus import register
+
+    registry = client.CollectorRegistry()
+    first, second = (stream(iter(PICTURES), lambda image: NOTHING) for _ in range(2))
+    register(first, registry=registry)
+    register(second, registry=registry)
+    names = {dict(given)["stream"] for _, given in samples(client.generate_latest(registry).decode())}
+    assert len(names) == 2
+    third = stream(iter(PICTURES), lambda image: NOTHING)
+    with pytest.raises(ValueError, match="a name that no other stream has"):
+        register(third, name=names.pop(), registry=registry)
+    gone = weakref.ref(first)
+    third.close()
+    second.close()
+    del first, second, third
+    gc.collect()
+    assert gone() is None  # being shown keeps nothing alive
+    assert samples(client.generate_latest(registry).decode()) == {}
+
+
+def test_command_serves_them(client: Any, model_path: Path, tmp_path: Path) -> None:
+    from PIL import Image as PillowImage
+
+    for number in range(400):
+        PillowImage.fromarray(PICTURES[number % 4]).save(tmp_path / f"{number}.png")
+    arguments = ["live", str(tmp_path), "--model", str(model_path), "--device", "cpu", "--max-fps", "50"]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "retinasdk.cli", *arguments, "--metrics", "127.0.0.1:19123", "--jsonl", "-"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with urllib.request.urlopen("http://127.0.0.1:19123/metrics", timeout=20) as answer:
+            text = answer.read().decode()
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert re.search(r'retinasdk_stream_frames_total\{.*outcome="processed".*stream="live"\} [1-9]', text)
+
+
+# -- logs --------------------------------------------------------------------------------------------------------------
+
+
+class Unsteady:
+    """Spoils every other frame, and is lost with each twentieth; a thousandth of a second each."""
+
+    name, live, on_demand = "unsteady", True, False
+
+    def __init__(self, world: World, until_s: float) -> None:
+        self._world, self._until_s = world, until_s
+        self.spoiled = self.lost = 0
+        self._count = 0
+
+    def open(self) -> None: ...
+
+    def read(self) -> Shot | None:
+        self._world.sleep(0.001)
+        self._count += 1
+        if self._count % 20 == 0:
+            self.lost += 1
+            raise OSError("the cable was pulled")
+        if self._count % 2:
+            self.spoiled += 1
+            raise CorruptFrameError("a packet was lost")
+        return Shot(lambda: PICTURES[0])
+
+    def close(self) -> None: ...
+
+
+def fails(image: Image) -> Detections:
+    raise RuntimeError("cannot do this one")
+
+
+def test_ten_thousand_failures_in_ten_seconds_are_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    source = Unsteady(world, 30.0)
+    with (
+        caplog.at_level("INFO", "retinasdk.live"),
+        stream(
+            source,
+            fails,
+            policy="all",
+            clock=world,
+            reconnect=Reconnect(first_s=0.0, longest_s=0.0, attempts=None),
+            max_failures=10**9,
+        ) as frames,
+    ):
+        failed = 0
+        while world.now() < 130.0:
+            failed += next(frames).error is not None
+    messages = [record.getMessage() for record in caplog.records]
+    assert failed > 10_000
+    assert source.spoiled > 10_000
+    assert len(messages) < 60
+    for text, happened in (("corrupt frame", source.spoiled), ("the detector failed", failed)):
+        told = [message for message in messages if text in message]
+        assert 3 <= len(told) <= 5
+        left_out = sum(int(number) for message in told for number in re.findall(r"\((\d+) ", message))
+        # Those after the last line are told when the source ends, of the detector not at all.
+        assert happened - 6000 < len(told) + left_out <= happened
+    assert any("the cable was pulled; attempt 1" in message for message in messages)
+
+
+def test_the_first_line_comes_at_once_and_each_kind_has_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    log = LimitedLog(logging.getLogger("retinasdk.test"), world)
+    with caplog.at_level("DEBUG", "retinasdk.test"):
+        for _ in range(3):
+            log.log(logging.WARNING, "a", "100 % of a")
+            log.log(logging.WARNING, "b", "b")
+        world.time_s += 10.0
+        log.log(logging.WARNING, "a", "a again")
+        log.close()
+        log.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "100 % of a",
+        "b",
+        "a again (2 more like it were not logged)",
+        "b (2 like it were not logged)",
+    ]
