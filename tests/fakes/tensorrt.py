@@ -162,6 +162,8 @@ class Network:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = 1
+        # Q/DQ as it is written: ONNX Runtime's int8 kernels saturate on processors without VNNI.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
         self.smallest, self.largest = tuple(described["smallest"]), tuple(described["largest"])
         self._dtypes = described["dtypes"]
