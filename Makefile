@@ -24,10 +24,16 @@ lint: $(VENV)/lint-tools
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h')
 	$(BIN)/codespell $$(git ls-files)
 
-bench: $(VENV)/test-tools
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/postprocess.py
-	$(BIN)/python benchmarks/memory.py
+# Beside the peers, which take several gigabytes: in an environment of their own.
+bench: build/bench/installed
+	build/bench/bin/python benchmarks/page.py
+
+build/bench/installed: $(VENV)/installed benchmarks/requirements.txt
+	test -x build/bench/bin/python || $(PYTHON) -m venv build/bench
+	build/bench/bin/python -m pip install --quiet --upgrade pip
+	build/bench/bin/python -m pip install --quiet --force-reinstall --no-deps $(WHEEL)/*.whl
+	build/bench/bin/python -m pip install --quiet $(WHEEL)/*.whl -r benchmarks/requirements.txt
+	touch $@
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(f"retinasdk needs Python 3.10 or newer, $(PYTHON) is {sys.version.split()[0]}; \

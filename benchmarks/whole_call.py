@@ -24,6 +24,7 @@ from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
 import retinasdk
 from retinasdk.flavours import flavour_spec
 from retinasdk.postprocess import logit
+from retinasdk.spec import ModelSpec
 
 PASSING = 0.003
 
@@ -59,6 +60,23 @@ def prepared_model(image: npt.NDArray[np.uint8], threshold: float) -> tuple[Reti
     return model, tensor
 
 
+def export_heads(model: RetinaNet, tensor: torch.Tensor, spec: ModelSpec, path: Path) -> Path:
+    """Writes the network without its post-processing to the ONNX file `path`, its spec beside it; returns `path`."""
+    names = [level.logits for level in spec.levels] + [level.deltas for level in spec.levels]
+    dynamic = {spec.input: {0: "N", 2: "H", 3: "W"}} | {name: {0: "N", 2: "h", 3: "w"} for name in names}
+    torch.onnx.export(
+        Heads(model).eval(),
+        (tensor,),
+        path,
+        input_names=[spec.input],
+        output_names=names,
+        dynamic_axes=dynamic,
+        dynamo=False,
+    )
+    spec.save(path.with_suffix(".json"))
+    return path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image", type=Path, help="an image file; it is decoded before the clock starts")
@@ -77,19 +95,8 @@ def main() -> None:
     print(f"shapes: photo {image.shape} uint8, network input {tuple(tensor.shape)}, {len(spec.labels)} classes")
 
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "retinanet.onnx"
-        names = [level.logits for level in spec.levels] + [level.deltas for level in spec.levels]
-        dynamic = {spec.input: {0: "N", 2: "H", 3: "W"}} | {name: {0: "N", 2: "h", 3: "w"} for name in names}
-        torch.onnx.export(
-            Heads(model).eval(),
-            (tensor,),
-            path,
-            input_names=[spec.input],
-            output_names=names,
-            dynamic_axes=dynamic,
-            dynamo=False,
-        )
-        with retinasdk.Detector(path, spec=spec, threads=arguments.threads) as detector:
+        path = export_heads(model, tensor, spec, Path(folder) / "retinanet.onnx")
+        with retinasdk.Detector(path, threads=arguments.threads) as detector:
             ours, theirs = detector(image), model([as_tensor(image)])[0]
             print(f"detections: retinasdk {len(ours)}, torchvision {len(theirs['scores'])}")
             if len(ours) == len(theirs["scores"]):

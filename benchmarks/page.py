@@ -1,0 +1,157 @@
+"""One page: this package beside torchvision, ONNX Runtime alone, OpenVINO, ncnn, supervision and SAHI.
+
+    make bench                                                      # sets up the peers in build/bench, and runs this
+    python benchmarks/page.py [--rounds N] [--threads N]
+
+Every section takes one model and one photo, and all of them take turns (A B A B ...) in one process, with as many
+threads each; a ratio is the peer's time over ours, medians of the ratios within a round, with quartiles. Peers that are
+not installed are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import cpu_peers
+import nms
+import numpy as np
+import postprocess
+import tiles
+import whole_call
+from timing import Times, interleave, print_machine
+
+import retinasdk
+from retinasdk.flavours import flavour_spec
+from retinasdk.images import as_rgb
+from retinasdk.preprocess import Transform, preprocess
+
+OURS = "retinasdk"
+PHOTOS = Path(__file__).resolve().parent.parent / "examples" / "photos"
+PACKAGES = ("onnxruntime", "torch", "torchvision", "openvino", "ncnn", "supervision", "sahi", "numpy")
+EXTRA_WARMUP = 1
+
+
+@dataclass(frozen=True)
+class Section:
+    """What took turns; times in milliseconds by name, ours under OURS. notes: what differs, by name."""
+
+    title: str
+    times: Times
+    notes: dict[str, str]
+
+
+def photo_to_boxes(rounds: int, threads: int) -> Section:
+    """torchvision's ResNet-50-FPN with random weights at 800 x 1088: the whole call, and peers' networks alone."""
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(False)
+    photo = np.ascontiguousarray(as_rgb(PHOTOS / "people" / "grace_hopper.jpg")[:384, :512])  # 3 : 4
+    spec = flavour_spec("torchvision")
+    model, tensor = whole_call.prepared_model(photo, spec.score_threshold)
+    with TemporaryDirectory() as folder:
+        path = whole_call.export_heads(model, tensor, spec, Path(folder) / "retinanet.onnx")
+        names = [level.logits for level in spec.levels] + [level.deltas for level in spec.levels]
+        transform = Transform.plan(photo.shape[:2], spec)
+        x = preprocess([photo], [transform], spec).tensor
+        calls: dict[str, Callable[[], object]] = {}
+        detector = retinasdk.Detector(path, threads=threads)
+        direct = retinasdk.Detector(path, threads=threads, convolution="direct")
+        calls[OURS] = lambda: detector(photo)
+        calls[f'{OURS}, convolution="direct"'] = lambda: direct(photo)
+        calls["torchvision, eager"] = lambda: model([whole_call.as_tensor(photo)])
+        networks = cpu_peers.contestants(path, x, names, threads, only=("OpenVINO", "ncnn"))
+        calls.update({name: call for name, call in networks.items() if not name.startswith(OURS)})
+        times = interleave(calls, rounds=rounds, warmup=EXTRA_WARMUP)
+    notes = dict.fromkeys(networks, "the network alone")
+    return Section(f"photo to boxes: ResNet-50-FPN, {x.shape[2]} x {x.shape[3]}, 91 classes", times, notes)
+
+
+def heads_to_boxes(rounds: int, threads: int) -> Section:
+    import torch
+
+    spec = flavour_spec("torchvision")
+    heads = postprocess.random_heads(spec, passing=0.003)
+    torch.set_num_threads(threads)
+    threshold = spec.score_threshold
+    calls: dict[str, Callable[[], object]] = {
+        OURS: lambda: postprocess.postprocess(heads, spec, [postprocess.TRANSFORM], score_threshold=threshold),
+        "torchvision": postprocess.torchvision_postprocess(heads, spec),
+    }
+    times = interleave(calls, rounds=rounds)
+    notes = {OURS: "one thread"}
+    return Section("heads to boxes: 163,206 anchors x 91 classes, 0.3 % above the threshold", times, notes)
+
+
+def suppression(rounds: int, threads: int) -> Section:
+    count, classes = 5000, 91
+    times = interleave(nms.contestants(count, classes), rounds=rounds)
+    return Section(f"NMS: {count:,} boxes of {classes} classes", times, {OURS: "one thread"})
+
+
+def large_photo(rounds: int, threads: int) -> Section:
+    photo = as_rgb(PHOTOS / "tree-crowns" / "yellowstone.jpg")
+    detector = retinasdk.Detector("tree-crowns", threads=threads)
+    side = 400
+    calls: dict[str, Callable[[], object]] = {
+        OURS: lambda: detector(photo, tiles=retinasdk.Tiles(side, tiles.OVERLAP)),
+    }
+    if importlib.util.find_spec("sahi"):
+        sliced = tiles.sahi_caller(detector, side, detector.score_threshold, **tiles.SAHI["SAHI, GREEDYNMM by IoS"])
+        calls["SAHI"] = lambda: sliced(photo)
+    times = interleave(calls, rounds=rounds)
+    notes = {"SAHI": "around our detector, its default merging"}
+    return Section(f"tiles of {side}: tree-crowns, photo of {photo.shape[0]} x {photo.shape[1]}", times, notes)
+
+
+def many_photos(rounds: int, threads: int) -> Section:
+    paths = retinasdk.list_images(PHOTOS / "people") * 8
+    detector = retinasdk.Detector("people", threads=threads)
+    calls: dict[str, Callable[[], object]] = {
+        OURS: lambda: list(detector.predict(paths)),
+        f"{OURS}, one by one": lambda: [detector(path) for path in paths],
+    }
+    times = interleave(calls, rounds=rounds, warmup=EXTRA_WARMUP)
+    return Section(f"files to boxes: people, {len(paths)} JPEG files", times, {OURS: "Detector.predict"})
+
+
+def rows(section: Section) -> Iterator[tuple[str, str, str]]:
+    """(who, ratio to ours with quartiles, milliseconds)."""
+    for name, values in section.times.items():
+        low, middle, high = np.percentile(values / section.times[OURS], [25, 50, 75])
+        note = f" ({section.notes[name]})" if name in section.notes else ""
+        ratio = "1" if name == OURS else f"{middle:.2f}, {low:.2f} to {high:.2f}"
+        yield name + note, ratio, f"{np.median(values):.1f}"
+
+
+def print_section(section: Section) -> None:
+    """As a table in Markdown, so that a page can be kept."""
+    print(f"\n**{section.title}**\n\n| who | time over ours, quartiles | median ms |\n|---|---|---|")
+    for who, ratio, milliseconds in rows(section):
+        print(f"| {who} | {ratio} | {milliseconds} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each")
+    arguments = parser.parse_args()
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    print_machine("retinasdk", *(name for name in PACKAGES if name not in missing))
+    print(f"threads: {arguments.threads} each; left out, as they are not installed: {', '.join(missing) or 'none'}")
+    makers: list[Any] = [suppression, large_photo, many_photos]
+    if {"torch", "torchvision"}.isdisjoint(missing):
+        makers = [photo_to_boxes, heads_to_boxes, *makers]
+    for make in makers:
+        print_section(make(arguments.rounds, arguments.threads))
+
+
+if __name__ == "__main__":
+    main()
