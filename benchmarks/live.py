@@ -125,9 +125,7 @@ class Held:
         return cls(frames, resident_mb(), private_mb(), files, threading.active_count())
 
     def __str__(self) -> str:
-        return (
-            f"  {self.frames:8d} {self.resident_mb:12.1f} {self.private_mb:11.1f} {self.files:11d} {self.threads:8d}"
-        )
+        return f"  {self.frames:8d} {self.resident_mb:12.1f} {self.private_mb:11.1f} {self.files:11d} {self.threads:8d}"
 
 
 def soak(
