@@ -126,8 +126,10 @@ def test_killed_and_brought_back_with_another_size(server: Server) -> None:
     assert follow_each_other(before)
     assert follow_each_other(after)
     assert [frame.index for frame in before] == list(range(30))
-    assert after[-1].counters.processed == after[-1].index + 1  # what was in the pipe when it was killed came too
-    assert (counters.dropped, counters.failed) == (0, 0)
+    last = after[-1]
+    assert last.counters.processed + last.counters.failed == last.index + 1 >= 60
+    assert counters.dropped == 0
+    assert counters.failed <= 1  # the frame that the kill cut in two
     told = [(change.state, change.attempt) for change in states]
     assert told[:2] == [("connecting", 0), ("streaming", 0)]
     assert told[2:5] == [("reconnecting", 1), ("connecting", 1), ("reconnecting", 2)]
