@@ -45,8 +45,8 @@ def camera(fps: float, shape: tuple[int, int]) -> Iterator[npt.NDArray[np.uint8]
 
 def age(detector: Callable[[Any], Any], shape: tuple[int, int], seconds: float) -> None:
     """Prints the age of frames under each policy and rate: `latest` is to stay near one period and one detection."""
-    print(f"\nframes of {shape[0]} x {shape[1]}, {seconds:g} s each; milliseconds")
-    print("  policy        source   done  dropped  detect p50    age p50    age max")
+    print(f"\nframes of {shape[0]} x {shape[1]}, {seconds:g} s each; milliseconds, means")
+    print("  policy        source   done  dropped     detect        age  age/detect    age max")
     for policy, fps in itertools.product(("latest", "all", "bounded:8"), (5, 30, 120, 1000)):
         with stream(camera(fps, shape), detector, policy=policy) as frames:
             until = time.monotonic() + seconds
@@ -55,7 +55,8 @@ def age(detector: Callable[[Any], Any], shape: tuple[int, int], seconds: float) 
             detect, ages, (counters,) = frames.metrics.detect, frames.metrics.age, frames.counters.values()
         print(
             f"  {policy:10s} {fps:5d} fps {counters.processed:6d} {counters.dropped:8d} "
-            f"{1000 * detect.quantile(0.5):11.1f} {1000 * ages.quantile(0.5):10.1f} {1000 * ages.max_s:10.1f}"
+            f"{1000 * detect.sum_s / detect.count:10.1f} {1000 * ages.sum_s / ages.count:10.1f} "
+            f"{ages.sum_s / ages.count / (detect.sum_s / detect.count):11.2f} {1000 * ages.max_s:10.1f}"
         )
 
 
