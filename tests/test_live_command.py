@@ -73,6 +73,9 @@ def test_json_lines_are_what_the_detector_gives(run: Run, gif: Path, tmp_path: P
         "capture",
         "wait",
         "detect",
+        "preprocess",
+        "inference",
+        "postprocess",
         "hand_over",
         "age",
     ]

@@ -17,11 +17,12 @@ import pytest
 from conftest import Image, blocks
 from fakes import fake_gpu
 from fakes.tensorrt import save_engine
-from live_world import World
+from live_world import Camera, World
+from PIL import Image as PillowImage
 
 from retinasdk import Detections, Detector, ModelSpec
 from retinasdk._stages import collect
-from retinasdk.live import CorruptFrameError, Reconnect, Shot, stream
+from retinasdk.live import CorruptFrameError, Reconnect, Shot, StreamError, stream
 from retinasdk.live._limited_log import LimitedLog
 
 PICTURES = [blocks(90, 120, seed=seed) for seed in range(4)]
@@ -139,21 +140,23 @@ def test_several_streams_of_a_process(client: Any) -> None:
 
 
 def test_command_serves_them(client: Any, model_path: Path, tmp_path: Path) -> None:
-    from PIL import Image as PillowImage
-
     for number in range(400):
         PillowImage.fromarray(PICTURES[number % 4]).save(tmp_path / f"{number}.png")
     arguments = ["live", str(tmp_path), "--model", str(model_path), "--device", "cpu", "--max-fps", "50"]
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "retinasdk.cli", *arguments, "--metrics", "127.0.0.1:19123", "--jsonl", "-"],
+        [sys.executable, "-u", "-m", "retinasdk.cli", *arguments, "--metrics", "0", "--jsonl", "-"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None
+        assert process.stderr is not None
+        found = re.fullmatch(r"metrics at (http://127\.0\.0\.1:\d+/metrics)\n", process.stderr.readline())
+        assert found is not None
         process.stdout.readline()
-        with urllib.request.urlopen("http://127.0.0.1:19123/metrics", timeout=20) as answer:
+        with urllib.request.urlopen(found[1], timeout=20) as answer:
             text = answer.read().decode()
     finally:
         process.terminate()
@@ -214,30 +217,54 @@ def test_ten_thousand_failures_in_ten_seconds_are_a_few_lines(caplog: pytest.Log
     messages = [record.getMessage() for record in caplog.records]
     assert failed > 10_000
     assert source.spoiled > 10_000
-    assert len(messages) < 60
+    assert len(messages) < 80
     for text, happened in (("corrupt frame", source.spoiled), ("the detector failed", failed)):
-        told = [message for message in messages if text in message]
-        assert 3 <= len(told) <= 5
-        left_out = sum(int(number) for message in told for number in re.findall(r"\((\d+) ", message))
-        # Those after the last line are told when the source ends, of the detector not at all.
-        assert happened - 6000 < len(told) + left_out <= happened
+        told = [message for message in messages if text in message and "the last of" not in message]
+        assert 5 <= len(told) <= 5 + 3  # at once, and in 30 s
+        numbers = re.findall(rf"{text}.*\((?:the last of )?(\d+) ", "\n".join(messages))
+        # Those of the source are told to the last when it ends, those of the detector up to the last line.
+        least = happened - (0 if text == "corrupt frame" else 6000)
+        assert least <= len(told) + sum(map(int, numbers)) <= happened
     assert any("the cable was pulled; attempt 1" in message for message in messages)
 
 
-def test_the_first_line_comes_at_once_and_each_kind_has_its_own(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_camera_that_drops_out_now_and_then_is_told_of_in_full(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    camera = Camera(world, 0.1, count=200, script={number: OSError("no signal") for number in (30, 90, 150)})
+    steady = Reconnect(first_s=0.5, jitter=0.0, attempts=1)
+    with (
+        caplog.at_level("INFO", "retinasdk.live"),
+        stream(camera, lambda image: NOTHING, policy="all", clock=world, reconnect=steady) as frames,
+        pytest.raises(StreamError),
+    ):
+        for _ in frames:
+            pass
+    told = [record.getMessage().removeprefix("camera: ") for record in caplog.records]
+    assert [told.count(state) for state in ("connecting", "streaming")] == [5, 4]
+    assert told[:6] == [
+        "connecting",
+        "streaming",
+        *["no signal; attempt 1 in 0.5 s", "reconnecting", "connecting", "streaming"],
+    ]
+
+
+def test_each_kind_has_lines_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     log = LimitedLog(logging.getLogger("retinasdk.test"), world)
     with caplog.at_level("DEBUG", "retinasdk.test"):
-        for _ in range(3):
-            log.log(logging.WARNING, "a", "100 % of a")
-            log.log(logging.WARNING, "b", "b")
+        for number in range(8):
+            log.log(logging.WARNING, "a", f"100 % of a {number}")
+            log.log(logging.INFO, "b", f"b {number}")
         world.time_s += 10.0
         log.log(logging.WARNING, "a", "a again")
         log.close()
         log.close()
-    assert [record.getMessage() for record in caplog.records] == [
-        "100 % of a",
-        "b",
-        "a again (2 more like it were not logged)",
-        "b (2 like it were not logged)",
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert [text for level, text in told if level == "WARNING"] == [
+        *(f"100 % of a {number}" for number in range(5)),
+        "a again (3 more like it were not logged)",
+    ]
+    assert [text for level, text in told if level == "INFO"] == [
+        *(f"b {number}" for number in range(5)),
+        "b 7 (the last of 3 not logged)",
     ]

@@ -117,7 +117,9 @@ class Samples:
 
     def _photos(self, splits: tuple[str, ...]) -> list[Photo]:
         recipe = self.recipe
-        return [p for split in splits for p in load_photos(recipe.dataset, split, recipe.classes, recipe.auxiliary)]
+        photos = [p for split in splits for p in load_photos(recipe.dataset, split, recipe.classes, recipe.auxiliary)]
+        rare = [p for p in photos if len(recipe.classes) - 1 in p.labels]
+        return photos + rare * (recipe.repeats - 1)
 
     def __getitem__(self, step: int) -> Batch:
         recipe = self.recipe

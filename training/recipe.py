@@ -26,6 +26,7 @@ class Recipe:
     Samples: squares of `canvas` pixels. A photo's longest side is scaled to `long_side` (0: not scaled), times a factor
     drawn from `jitter` (from `late_from` on, `late_jitter` if given). `mosaic` is the share of samples made of four
     photos; the last `plain_end` of the steps have none. `turns`: also quarter turns and upside down.
+    `repeats`: photos that show the last of `classes`, a rare one, come so many times as often.
 
     Inference: `eval_side` is the longest side (0: native size); `top_k` candidates of a level and `max_detections` of
     an image are kept; `report_above` is the score from which the SDK reports by default, where F1 on the val split was
@@ -48,6 +49,7 @@ class Recipe:
     mosaic: float = 0.0
     plain_end: float = 0.15
     turns: bool = False
+    repeats: int = 1
     eval_side: int = 512
     top_k: int = 1000
     max_detections: int = 300

@@ -73,9 +73,7 @@ class Run:
             self.model.backbone.load_imagenet()
             if start is not None:
                 samples = Samples(recipe, 0, 1)
-                load_exported(
-                    self.model, start, len(recipe.classes), [_normalised(samples[i]) for i in range(_MEASURED_BATCHES)]
-                )
+                load_exported(self.model, start, [_normalised(samples[i]) for i in range(_MEASURED_BATCHES)])
             self.ema.load_state_dict(self.model.state_dict())
 
     @property

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def load_exported(model: RetinaNet, path: Path, classes: int, images: Sequence[Tensor]) -> None:
+def load_exported(model: RetinaNet, path: Path, images: Sequence[Tensor]) -> None:
     """Give `model` the weights of the ONNX file that `ExportedRetinaNet` wrote of the same architecture.
 
-    classes: how many of the head's first classes the file has; the rows of further ones keep their start.
+    The file's classes are the head's first ones; the rows of further ones keep their start.
     images: normalised batches (N, 3, H, W) float32. The file's norms are folded away; their statistics are measured
     anew on these, and scale and shift set so that in evaluation the network computes what the file computes.
     """
     weights = {t.name: torch.tensor(onnx.numpy_helper.to_array(t)) for t in onnx.load(path).graph.initializer}
-    missing = set(dict(ExportedRetinaNet(model, classes).named_parameters())) - set(weights)
+    missing = set(dict(ExportedRetinaNet(model, 1).named_parameters())) - set(weights)
     if missing:
         raise ValueError(f"{path}: weights of an exported RetinaNet wanted, {sorted(missing)[:3]} are missing")
     for prefix, layer in _backbone_layers(model):
@@ -33,6 +33,7 @@ def load_exported(model: RetinaNet, path: Path, classes: int, images: Sequence[T
         conv.weight.copy_(weights[f"{prefix}.weight"])
         _set_norm(norm, torch.zeros_like(norm.bias), torch.ones_like(norm.bias) - norm.eps, weights[f"{prefix}.bias"])
         norms[prefix] = norm
+    classes = len(weights["class_conv.bias"]) // model.anchors
     rows = torch.arange(model.anchors * model.classes).view(model.anchors, model.classes)[:, :classes].flatten()
     assert model.class_conv.bias is not None
     model.class_conv.weight[rows] = weights["class_conv.weight"]

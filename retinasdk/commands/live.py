@@ -110,6 +110,7 @@ def _serve_metrics(address: str, frames: Stream, stack: contextlib.ExitStack) ->
     place = Address.parse(address)
     place.bind().close()  # says what is wrong with the address
     server, thread = client.start_http_server(place.port, addr=place.host, registry=registry)
+    print(f"metrics at {place.url(server.server_port, None)}metrics", file=sys.stderr, flush=True)
     stack.callback(thread.join)
     stack.callback(server.server_close)
     stack.callback(server.shutdown)

@@ -7,20 +7,24 @@ from dataclasses import dataclass
 
 from retinasdk.live.clock import Clock
 
+_AT_ONCE = 5  # so that a camera that drops out now and then is told of in full: lost, and back again
 _EVERY_S = 10.0
 
 
 @dataclass
 class _Kind:
-    """told_s: when the last line was told. left_out: how many were not since, and the last of them."""
+    """lines: that may be told at `since_s`; one more every ten seconds, up to `_AT_ONCE`. left_out: how many were not
+    told since the last line; level, text: of the last of them."""
 
-    told_s: float
+    since_s: float
+    lines: float = _AT_ONCE
     left_out: int = 0
-    last: str = ""
+    level: int = logging.INFO
+    text: str = ""
 
 
 class LimitedLog:
-    """Of each kind the first line at once, then one in ten seconds, which says how many were left out.
+    """Of each kind the first five lines at once, then one in ten seconds, which says how many were left out.
 
     Belongs to one source; used by one thread at a time.
     """
@@ -35,18 +39,19 @@ class LimitedLog:
         if not self._logger.isEnabledFor(level):
             return
         now = self._clock.now()
-        known = self._kinds.get(kind)
-        if known is not None and now - known.told_s < _EVERY_S:
-            known.left_out += 1
-            known.last = text
+        known = self._kinds.setdefault(kind, _Kind(now))
+        known.lines = min(_AT_ONCE, known.lines + (now - known.since_s) / _EVERY_S)
+        known.since_s = now
+        if known.lines < 1:
+            known.left_out, known.level, known.text = known.left_out + 1, level, text
             return
-        more = f" ({known.left_out} more like it were not logged)" if known is not None and known.left_out else ""
-        self._kinds[kind] = _Kind(now)
+        more = f" ({known.left_out} more like it were not logged)" if known.left_out else ""
+        known.lines, known.left_out = known.lines - 1, 0
         self._logger.log(level, "%s%s", text, more)
 
     def close(self) -> None:
         """Tells what was left out until now."""
         for kind in self._kinds.values():
             if kind.left_out:
-                self._logger.info("%s (%d like it were not logged)", kind.last, kind.left_out)
+                self._logger.log(kind.level, "%s (the last of %d not logged)", kind.text, kind.left_out)
                 kind.left_out = 0

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from retinasdk.detections import Detections
 
 _LOGGER = logging.getLogger("retinasdk.live")
-_CLOSE_S = 15.0  # longer than any source of this package blocks
+_CLOSE_S = 15.0  # longer than any source of this package blocks, but for a GStreamer pipeline
 
 
 def stream(

@@ -52,7 +52,7 @@ def test_the_network_computes_what_the_file_computes(tmp_path: Path) -> None:
     path = exported(1, tmp_path)
     model = RetinaNet(3, channels=16, depth=1)
     model.backbone.stem.scale.fill_(0.5)  # as ImageNet's norms have scales other than 1
-    load_exported(model, path, 2, batches())
+    load_exported(model, path, batches())
     images = torch.randn(1, 3, 128, 256)
     with torch.no_grad():
         found = ExportedRetinaNet(model.eval(), 2)(images)
@@ -64,7 +64,7 @@ def test_norms_keep_the_scale_of_what_they_normalise(tmp_path: Path) -> None:
     """In training, too, on the same images: what the file computes is what the first step begins with."""
     path = exported(1, tmp_path)
     model = RetinaNet(3, channels=16, depth=1)
-    load_exported(model, path, 2, batches())
+    load_exported(model, path, batches())
     with torch.no_grad():
         model.eval()
         wanted = model(torch.cat(batches()))[0]
@@ -74,10 +74,24 @@ def test_norms_keep_the_scale_of_what_they_normalise(tmp_path: Path) -> None:
         torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-2)
 
 
+def test_further_classes_begin_anew(tmp_path: Path) -> None:
+    path = exported(1, tmp_path)
+    model = RetinaNet(5, channels=16, depth=1)
+    fresh = model.class_conv.bias.detach().clone().view(-1, 5)
+    load_exported(model, path, batches())
+    assert model.class_conv.bias is not None
+    torch.testing.assert_close(model.class_conv.bias.detach().view(-1, 5)[:, 2:], fresh[:, 2:])
+    images = torch.randn(1, 3, 128, 256)
+    with torch.no_grad():
+        found = ExportedRetinaNet(model.eval(), 2)(images)
+    for a, b in zip(found, outputs(path, images), strict=True):
+        torch.testing.assert_close(a, torch.tensor(b), rtol=1e-4, atol=1e-4)
+
+
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
     path = exported(1, tmp_path)
     with pytest.raises(ValueError, match="weights of an exported RetinaNet wanted"):
-        load_exported(RetinaNet(3, channels=16, depth=2), path, 2, batches())
+        load_exported(RetinaNet(3, channels=16, depth=2), path, batches())
 
 
 def test_mean(tmp_path: Path) -> None:

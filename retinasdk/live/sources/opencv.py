@@ -93,6 +93,9 @@ class Pipeline(_OpenCv):
             appsink drop=true max-buffers=1
 
     live: False for a pipeline that ends, such as one that reads a file.
+
+    That a network camera has fallen silent OpenCV and GStreamer find out after about half a minute; `Video`, for RTSP
+    without a hardware decoder, after its `timeout_s`.
     """
 
     def __init__(self, description: str, *, live: bool = True, name: str = "pipeline") -> None:

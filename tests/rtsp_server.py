@@ -1,0 +1,51 @@
+"""A real RTSP server, GStreamer's, in a process of its own: `/usr/bin/python3 rtsp_server.py PORT WIDTH HEIGHT`.
+
+Serves /live: H.264, 25 frames a second, as soon as somebody looks; frame number n of the server is flat grey 5 + 5 *
+(n % 50). Port 0: any that is free. Says "listening on PORT" once it does. Run by the system's Python: PyGObject and
+GStreamer come from the distribution (apt install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-ugly).
+"""
+
+import itertools
+import sys
+
+import gi
+
+gi.require_version("Gst", "1.0")
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
+
+
+def main() -> None:
+    port, width, height = sys.argv[1:]
+    Gst.init(None)
+    factory = GstRtspServer.RTSPMediaFactory()
+    factory.set_shared(True)
+    factory.set_launch(
+        "( appsrc name=source is-live=true do-timestamp=true format=time "
+        f"caps=video/x-raw,format=RGB,width={width},height={height},framerate=25/1 "
+        "! videoconvert ! video/x-raw,format=I420 "
+        "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 ! rtph264pay name=pay0 )"
+    )
+    numbers = itertools.count()
+
+    def begin(_: object, media: object) -> None:
+        source = media.get_element().get_by_name("source")
+
+        def push() -> bool:
+            shade = 5 + 5 * (next(numbers) % 50)
+            buffer = Gst.Buffer.new_wrapped(bytes([shade]) * (3 * int(width) * int(height)))
+            return source.emit("push-buffer", buffer) == Gst.FlowReturn.OK
+
+        GLib.timeout_add(40, push)
+
+    factory.connect("media-configure", begin)
+    server = GstRtspServer.RTSPServer()
+    server.set_address("127.0.0.1")
+    server.set_service(port)
+    server.get_mount_points().add_factory("/live", factory)
+    server.attach(None)
+    print(f"listening on {server.get_bound_port()}", flush=True)
+    GLib.MainLoop().run()
+
+
+main()
