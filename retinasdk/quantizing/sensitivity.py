@@ -1,0 +1,113 @@
+"""What quantising costs at the heads, for each layer alone and for several, and which layers to keep in float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retinasdk.quantizing.graph import Network, Range
+from retinasdk.quantizing.observing import open_session
+from retinasdk.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_BEST = 300  # (anchor, class) pairs of an image that count
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Head outputs of one image. scores: (anchors, classes); deltas: (anchors, 4), as parts of an anchor's size."""
+
+    scores: npt.NDArray[np.float64]
+    deltas: npt.NDArray[np.float64]
+
+    def best(self) -> npt.NDArray[np.intp]:
+        """Flat indices of the pairs with the best scores."""
+        count = min(_BEST, self.scores.size)
+        return np.argpartition(self.scores.ravel(), -count)[-count:]
+
+
+class HeadLoss:
+    """Runs a network of the same heads as `network` on the same inputs, and says how far its heads are off.
+
+    The loss is the root of the mean square error of scores (0 to 1) plus that of deltas (parts of an anchor's size),
+    over the pairs of anchor and class that are among the best 300 of an image for either network. Of independent
+    layers the squares add up.
+    """
+
+    def __init__(self, network: Network, spec: ModelSpec, inputs: Sequence[npt.NDArray[np.float32]]) -> None:
+        self._spec, self.inputs = spec, inputs
+        self._names = [level.logits for level in spec.levels] + [level.deltas for level in spec.levels]
+        self._wanted = self._run(network.model)
+
+    def of(self, model: Any) -> float:
+        """The loss of a quantised model."""
+        squares, count = 0.0, 0
+        for wanted, found in zip(self._wanted, self._run(model), strict=True):
+            pairs = np.union1d(wanted.best(), found.best())
+            anchors = pairs // wanted.scores.shape[1]
+            scores = wanted.scores.ravel()[pairs] - found.scores.ravel()[pairs]
+            deltas = wanted.deltas[anchors] - found.deltas[anchors]
+            squares += float((scores**2).sum() + (deltas**2).mean(axis=1).sum())
+            count += len(pairs)
+        return math.sqrt(squares / count)
+
+    def _run(self, model: Any) -> list[Heads]:
+        session, levels = open_session(model), len(self._spec.levels)
+        found = []
+        for tensor in self.inputs:
+            outputs = session.run(self._names, {self._spec.input: tensor})
+            found.append(self._heads(outputs[:levels], outputs[levels:]))
+        return found
+
+    def _heads(self, logits: Sequence[Any], deltas: Sequence[Any]) -> Heads:
+        """Channels are anchor by anchor; of a batch, which holds copies of one image, the first counts."""
+        classes = len(self._spec.labels)
+        scores = [_by_anchor(level[0], classes) for level in logits]
+        boxes = [_by_anchor(level[0], 4) for level in deltas]
+        with np.errstate(over="ignore"):
+            probabilities = 1 / (1 + np.exp(-np.concatenate(scores).astype(np.float64)))
+        return Heads(probabilities, np.concatenate(boxes) / np.array(self._spec.box_coder.weights))
+
+
+def _by_anchor(level: npt.NDArray[np.float32], numbers: int) -> npt.NDArray[np.float32]:
+    """(A * numbers, h, w) to (h * w * A, numbers)."""
+    height, width = level.shape[1:]
+    in_order: npt.NDArray[np.float32] = level.reshape(-1, numbers, height, width).transpose(2, 3, 0, 1)
+    return in_order.reshape(-1, numbers)
+
+
+def sweep(
+    network: Network,
+    ranges: Mapping[str, Range],
+    loss: HeadLoss,
+    progress: Callable[[Sequence[Any]], Iterable[Any]],
+) -> dict[str, float]:
+    """The loss of each layer, when it alone is quantised."""
+    return {name: loss.of(network.quantised([name], ranges)) for name in progress(list(network.layers))}
+
+
+def layers_to_keep(losses: Mapping[str, float], work: Mapping[str, int], share: float) -> set[str]:
+    """Layers to leave in float, so that at most this share of the summed squares of all losses is left.
+
+    Those go first that lose most for the work that they have: to leave out a layer of little work costs little time.
+    """
+    squares = {name: value * value for name, value in losses.items()}
+    left, most = sum(squares.values()), share * sum(squares.values())
+    kept: set[str] = set()
+    for name in sorted(squares, key=lambda name: squares[name] / max(1, work[name]), reverse=True):
+        if left <= most:
+            break
+        kept.add(name)
+        left -= squares[name]
+    return kept
+
+
+def share_of_work(layers: Collection[str], work: Mapping[str, int]) -> float:
+    """What part of all multiplications these layers have."""
+    return sum(work[name] for name in layers) / max(1, sum(work.values()))
