@@ -21,9 +21,11 @@ _PURPOSE = "quantising a model"
 
 @dataclass(frozen=True)
 class Observed:
-    """ranges: of each tensor that may get codes, over all images. work: multiplications of each layer, in all."""
+    """Over all images. ranges, sizes: of each tensor that may get codes, and its numbers; work: multiplications of each
+    layer."""
 
     ranges: dict[str, Range]
+    sizes: dict[str, int]
     work: dict[str, int]
 
 
@@ -36,7 +38,7 @@ def observe(network: Network, inputs: Iterable[npt.NDArray[np.float32]]) -> Obse
     tensors = network.tensors(network.layers)
     convolutions = [node.output[0] for nodes in network.layers.values() for node in nodes]
     wanted = [(kind, name) for name in tensors for kind in ("ReduceMin", "ReduceMax")]
-    wanted += [("Shape", name) for name in convolutions]
+    wanted += [("Shape", name) for name in dict.fromkeys([*tensors, *convolutions])]
     names = [f"{name}/{kind}" for kind, name in wanted]
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
@@ -48,11 +50,11 @@ def observe(network: Network, inputs: Iterable[npt.NDArray[np.float32]]) -> Obse
     session = open_session(model)
 
     lows, highs = dict.fromkeys(tensors, math.inf), dict.fromkeys(tensors, -math.inf)
-    positions = dict.fromkeys(convolutions, 0)
+    sizes = dict.fromkeys([*tensors, *convolutions], 0)
     for tensor in inputs:
         for (kind, name), value in zip(wanted, session.run(names, {network.input: tensor}), strict=True):
             if kind == "Shape":
-                positions[name] += int(value[0] * math.prod(value[2:]))
+                sizes[name] += math.prod(map(int, value))
             elif not np.isfinite(value):
                 raise ModelError(
                     f"wanted finite activations on the images, got {value} in {name!r}; is the normalisation in the "
@@ -62,11 +64,12 @@ def observe(network: Network, inputs: Iterable[npt.NDArray[np.float32]]) -> Obse
                 lows[name] = min(lows[name], float(value))
             else:
                 highs[name] = max(highs[name], float(value))
+    # Each number that a convolution writes takes as many multiplications as one of its output channels has weights.
     work = {
-        name: network.values(name).size * sum(positions[node.output[0]] for node in nodes)
+        name: sum(sizes[node.output[0]] for node in nodes) * math.prod(network.constants[name].dims[1:])
         for name, nodes in network.layers.items()
     }
-    return Observed({name: Range(lows[name], highs[name]) for name in tensors}, work)
+    return Observed({name: Range(lows[name], highs[name]) for name in tensors}, sizes, work)
 
 
 def open_session(model: Any) -> Any:

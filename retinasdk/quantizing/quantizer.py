@@ -5,33 +5,29 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retinasdk._compare import pair_boxes
 from retinasdk._files import write_together
 from retinasdk._lazy import require
 from retinasdk.backends.onnx_cpu import OnnxCpuBackend
 from retinasdk.calibration import calibration_images, network_inputs
-from retinasdk.detections import Detections
-from retinasdk.detector import Detector
 from retinasdk.errors import ModelError
 from retinasdk.images import ImageInput
 from retinasdk.models import find_model
+from retinasdk.quantizing.checks import Checks, Progress, agreement_of, why_refused
 from retinasdk.quantizing.graph import Network, prepared
 from retinasdk.quantizing.observing import Observed, observe, open_session
 from retinasdk.quantizing.report import QuantizationReport, QuantizedLayer
-from retinasdk.quantizing.sensitivity import HeadLoss, layers_to_keep, sweep
+from retinasdk.quantizing.sensitivity import HeadLoss, layers_to_keep, sweep, worthwhile
+from retinasdk.quantizing.writing import quantised
 from retinasdk.spec import METADATA_KEY, ModelSpec
 
 if TYPE_CHECKING:
     import numpy.typing as npt
-
-Progress: TypeAlias = "Callable[[Sequence[Any], str], Iterable[Any]]"
 
 DEFAULT_MAX_AP_DROP = 0.3
 DEFAULT_MIN_AGREEMENT = 0.9
@@ -39,7 +35,6 @@ DEFAULT_SWEEP_IMAGES = 4
 
 _MOST_IMAGES = 64  # to calibrate with, of those given
 _COMPARED_IMAGES = 32  # of them, whose detections are compared
-_SAME_OBJECT_IOU = 0.5
 # What part of the summed squares of the layers' losses stays, at each attempt.
 _ATTEMPTS = (1.0, 0.5, 0.25, 0.12, 0.06, 0.03)
 _TIMED_ROUNDS = 5
@@ -70,8 +65,9 @@ def quantize_onnx(
     spec: where it is neither beside the file nor in it. progress: progress(items, title) wraps each sequence of work.
 
     First every layer is quantised. Where that costs too much, those that lose most for the work that they have stay in
-    float32, more at each attempt. Raises `ModelError` where the last costs too much as well, or for a network that
-    cannot be quantised; `ImageError`, `ValueError`, `OSError`, `MissingDependencyError`. Nothing is written then.
+    float32, more at each attempt, and with them those whose 8 bits would not pay for the ways into codes and back.
+    Raises `ModelError` where the last attempt costs too much as well, or for a network that cannot be quantised;
+    `ImageError`, `ValueError`, `OSError`, `MissingDependencyError`. Nothing is written then.
     """
     source, target = find_model(path), Path(output)
     _check_options(source, target, images, annotations, max_ap_drop, min_agreement, sweep_images)
@@ -89,7 +85,7 @@ def quantize_onnx(
     losses = sweep(network, observed.ranges, loss, lambda layers: progress(layers, "sweep"))
 
     with tempfile.TemporaryDirectory() as folder:
-        checks = _Checks(Path(folder), backend.spec, _evenly(chosen, _COMPARED_IMAGES), images, annotations, progress)
+        checks = Checks(Path(folder), backend.spec, _evenly(chosen, _COMPARED_IMAGES), images, annotations, progress)
         exact = checks.of(network.model, "float32")
         if exact.AP is None and not any(map(len, exact.detections)):
             raise ValueError(
@@ -97,26 +93,31 @@ def quantize_onnx(
                 f"{len(checks.images)} without a detection above {backend.spec.score_threshold:g}; give others, or "
                 "annotations"
             )
-        for attempt, share in enumerate(_ATTEMPTS):
-            kept = layers_to_keep(losses, observed.work, share)
-            model = network.quantised([name for name in losses if name not in kept], observed.ranges)
-            outcome = checks.of(model, f"attempt {attempt + 1}")
-            agreement = _agreement(exact.detections, outcome.detections)
-            why = _why_refused(exact.AP, outcome.AP, agreement, max_ap_drop, min_agreement)
+        for attempt, share in enumerate(_ATTEMPTS, start=1):
+            layers = worthwhile(network, losses.keys() - layers_to_keep(losses, observed.work, share), observed)
+            model = quantised(network, layers, observed.ranges)
+            outcome = checks.of(model, f"attempt {attempt}")
+            agreement = agreement_of(exact.detections, outcome.detections)
+            why = why_refused(exact.AP, outcome.AP, agreement, max_ap_drop=max_ap_drop, min_agreement=min_agreement)
             if why is None:
                 break
         else:
             raise ModelError(
-                f"{source}: {why} in 8 bits, even with {len(kept)} of {len(losses)} layers in float32; nothing is "
-                "written; give more images like those to come, or allow more"
+                f"{source}: {why} in 8 bits, even with {len(losses) - len(layers)} of {len(losses)} layers in float32; "
+                "nothing is written; give more images like those to come, or allow more"
             )
+    if not layers:
+        raise ModelError(
+            f"{source}: wanted layers that 8 bits make faster without costing too much, found none of {len(losses)}; "
+            "nothing is written; use the network as it is"
+        )
 
-    changed = _described(backend.spec, len(losses) - len(kept), len(losses), len(chosen))
+    changed = _described(backend.spec, len(layers), len(losses), len(chosen))
     _seal(model, changed)
     report = QuantizationReport(
         output=target,
         spec=changed,
-        layers=_layers(losses, observed, kept),
+        layers=_layers(losses, observed, layers),
         images=len(chosen),
         head_loss=loss.of(model),
         agreement=agreement,
@@ -183,69 +184,6 @@ def _evenly(items: Sequence[Any], most: int) -> list[Any]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """What a network finds on the images that are compared, and its AP on the annotated ones."""
-
-    detections: list[Detections]
-    AP: float | None
-
-
-@dataclass(frozen=True)
-class _Checks:
-    """Runs whole detectors, from files in `folder`. images: that are compared. root: the folder of annotated ones."""
-
-    folder: Path
-    spec: ModelSpec
-    images: Sequence[ImageInput]
-    root: Any
-    annotations: str | os.PathLike[str] | None
-    progress: Progress
-
-    def of(self, model: Any, title: str) -> _Outcome:
-        path = self.folder / "model.onnx"
-        path.write_bytes(model.SerializeToString())
-        with Detector(path, device="cpu", spec=self.spec) as detector:
-            found = [detector(image) for image in self.progress(self.images, f"compare, {title}")]
-            return _Outcome(found, self._average_precision(detector, title))
-
-    def _average_precision(self, detector: Detector, title: str) -> float | None:
-        if self.annotations is None:
-            return None
-        from retinasdk.evaluate import evaluate
-
-        result = evaluate(
-            detector, self.root, self.annotations, progress=lambda batches: self.progress(batches, f"AP, {title}")
-        )
-        return result.metrics["AP"]
-
-
-def _agreement(wanted: Sequence[Detections], found: Sequence[Detections]) -> float | None:
-    """Part of the detections of both that have a counterpart; None: there are none."""
-    both = sum(map(len, wanted)) + sum(map(len, found))
-    pairs = sum(len(pair_boxes(*pair, _SAME_OBJECT_IOU)) for pair in zip(wanted, found, strict=True))
-    return 2 * pairs / both if both else None
-
-
-def _why_refused(
-    before: float | None, after: float | None, agreement: float | None, max_ap_drop: float, min_agreement: float
-) -> str | None:
-    """What is wrong with an attempt; None: nothing."""
-    if before is not None and after is not None:
-        drop = 100 * (before - after)
-        if drop > max_ap_drop:
-            return (
-                f"wanted AP to fall by at most {max_ap_drop:g} points (max_ap_drop), got {drop:.2f}, from {before:.4f} "
-                f"to {after:.4f},"
-            )
-    elif agreement is not None and agreement < min_agreement:
-        return (
-            f"wanted at least {min_agreement:.1%} of the detections to have a counterpart (min_agreement), got "
-            f"{agreement:.1%}"
-        )
-    return None
-
-
 def _described(spec: ModelSpec, quantised: int, layers: int, images: int) -> ModelSpec:
     note = f"8 bits for ONNX Runtime on the CPU: {quantised} of {layers} layers, ranges from {images} images"
     return spec.replace(source={**spec.source, "quantised": note})
@@ -261,15 +199,15 @@ def _seal(model: Any, spec: ModelSpec) -> None:
     model.producer_name = "retinasdk"
 
 
-def _layers(losses: dict[str, float], observed: Observed, kept: set[str]) -> tuple[QuantizedLayer, ...]:
+def _layers(losses: dict[str, float], observed: Observed, quantised: set[str]) -> tuple[QuantizedLayer, ...]:
     everything = max(1, sum(observed.work.values()))
     return tuple(
-        QuantizedLayer(name, observed.work[name] / everything, loss, name not in kept) for name, loss in losses.items()
+        QuantizedLayer(name, observed.work[name] / everything, loss, name in quantised) for name, loss in losses.items()
     )
 
 
 def _speed(exact: Any, quantised: Any, tensor: npt.NDArray[np.float32]) -> float:
-    """The time of one run of the first over that of the second: of the medians of runs in turn, after one of each."""
+    """The time of one run of the first over that of the second: the shortest of several in turn, after one of each."""
     sessions = [open_session(model) for model in (exact, quantised)]
     times: list[list[float]] = [[], []]
     for _ in range(1 + _TIMED_ROUNDS):
@@ -277,5 +215,5 @@ def _speed(exact: Any, quantised: Any, tensor: npt.NDArray[np.float32]) -> float
             began = time.perf_counter()
             session.run(None, {session.get_inputs()[0].name: tensor})
             taken.append(time.perf_counter() - began)
-    before, after = (float(np.median(taken[1:])) for taken in times)
+    before, after = (min(taken[1:]) for taken in times)
     return before / after
