@@ -25,7 +25,9 @@ def images(count: int = 3) -> list[Image]:
 
 
 def run(model: onnx.ModelProto, tensor: Any) -> list[Any]:
+    """Node by node as it is written: what ONNX Runtime fuses for the CPU cuts sums of 8-bit products without VNNI."""
     options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found: list[Any] = session.run(None, {session.get_inputs()[0].name: tensor})
