@@ -4,9 +4,11 @@ Activations are uint8 with a zero point, weights int8 with a scale for each outp
 the sums. Everything between two quantised convolutions that can stay in 8 bits does: activation functions vanish in the
 rounding to uint8, additions are quantised too, pooling and nearest resizing keep the codes as they are.
 
-Note [Seven bits]: weights have codes from -64 to 64 only. CPUs without VNNI multiply by vpmaddubsw, which adds two
-products in 16 bits and cuts what passes 32767: 2 * 255 * 64 does not, 2 * 255 * 127 would. Where there is VNNI the
-codes are as fast as wider ones.
+Note [Pairs of products]: CPUs without VNNI multiply by vpmaddubsw, which adds two products in 16 bits and cuts what
+passes 32767. Weights of full eight bits would be cut there: 2 * 255 * 127. So two weights that are neighbours in the
+order of the sum (row, column, channel), and of one sign, have codes that sum up to 128 at most; 255 * 128 passes. That
+leaves each channel between seven and eight bits. Depthwise convolutions, whose kernels add in 32 bits, have all eight.
+Where there is VNNI, such codes are as fast as others.
 
 Note [Float convolutions]: ONNX Runtime quantises the weights of any convolution whose input comes from a
 DequantizeLinear with one scale, when it loads the graph, with one scale for all channels. A convolution that is to stay
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _MAX_ACTIVATION = 255
-_MAX_WEIGHT = 64  # Note [Seven bits]
+_MAX_WEIGHT = 127
+_MAX_PAIR = 127  # before both are rounded: Note [Pairs of products]
 _MAX_BIAS = 1 << 30  # leaves room for the sum
 _KEPT_FROM_RUNTIME = ("Conv", "ConvTranspose")  # Note [Float convolutions]
 
@@ -55,11 +58,19 @@ class Codes:
         return cls(scale, int(np.rint(-low / scale)))
 
 
-def weight_scales(weight: npt.NDArray[np.float32], least: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """(channels,) scales with which the largest weight of each output channel has the largest code, or `least`."""
-    largest = np.abs(weight.reshape(len(weight), -1)).max(axis=1).astype(np.float64)
-    scales = np.maximum(largest / _MAX_WEIGHT, least)
-    return np.where(scales < np.finfo(np.float32).tiny, 1, scales).astype(np.float32)
+def weight_scales(weight: npt.NDArray[np.float32], is_depthwise: bool) -> npt.NDArray[np.float64]:
+    """(channels,) the smallest scales with which each output channel's weights have codes that may be multiplied."""
+    in_order = np.moveaxis(weight, 1, -1).reshape(len(weight), -1).astype(np.float64)
+    scales: npt.NDArray[np.float64] = np.abs(in_order).max(axis=1) / _MAX_WEIGHT
+    if not is_depthwise and in_order.shape[1] > 1:
+        for sign in (1, -1):  # Note [Pairs of products]
+            part = np.maximum(sign * in_order, 0)
+            scales = np.maximum(scales, (part[:, :-1] + part[:, 1:]).max(axis=1) / _MAX_PAIR)
+    return scales
+
+
+def _is_depthwise(node: Any, weight: npt.NDArray[np.float32]) -> bool:
+    return weight.shape[1] == 1 and any(item.name == "group" and item.i == len(weight) > 1 for item in node.attribute)
 
 
 class _Writer:
@@ -97,13 +108,13 @@ class _Writer:
 
     def _weights(self, name: str) -> tuple[str, npt.NDArray[np.float32]]:
         """The name of a layer's weights behind their DequantizeLinear, and their scales."""
-        weight = self._network.values(name)
-        least = np.zeros(len(weight))  # with which the biases fit into their codes
-        for node in self._network.layers[name]:
+        weight, nodes = self._network.values(name), self._network.layers[name]
+        wanted = weight_scales(weight, _is_depthwise(nodes[0], weight))
+        for node in nodes:  # wide enough for the biases to fit into their codes, where weights are next to nothing
             if len(node.input) > 2:
                 biases = np.abs(self._network.values(node.input[2]).astype(np.float64))
-                least = np.maximum(least, biases / _MAX_BIAS / self._codes_of(node.input[0]).scale)
-        scales = weight_scales(weight, least)
+                wanted = np.maximum(wanted, biases / _MAX_BIAS / self._codes_of(node.input[0]).scale)
+        scales = np.where(wanted < np.finfo(np.float32).tiny, 1, wanted).astype(np.float32)
         decoded = f"{name}/weights"
         if f"{decoded}/codes" not in self._constants:  # the first of its convolutions
             by_channel = scales.reshape(-1, *[1] * (weight.ndim - 1))
