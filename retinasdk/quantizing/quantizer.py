@@ -78,12 +78,6 @@ def quantize_onnx(
     network = _network(source)
 
     chosen = _evenly(found, _MOST_IMAGES)
-    observed = observe(network, network_inputs(progress(chosen, "calibrate"), backend.spec, batch=batch))
-    loss = HeadLoss(
-        network, backend.spec, list(network_inputs(_evenly(chosen, sweep_images), backend.spec, batch=batch))
-    )
-    losses = sweep(network, observed.ranges, loss, lambda layers: progress(layers, "sweep"))
-
     with tempfile.TemporaryDirectory() as folder:
         checks = Checks(Path(folder), backend.spec, _evenly(chosen, _COMPARED_IMAGES), images, annotations, progress)
         exact = checks.of(network.model, "float32")
@@ -93,6 +87,10 @@ def quantize_onnx(
                 f"{len(checks.images)} without a detection above {backend.spec.score_threshold:g}; give others, or "
                 "annotations"
             )
+        observed = observe(network, network_inputs(progress(chosen, "calibrate"), backend.spec, batch=batch))
+        swept = list(network_inputs(_evenly(chosen, sweep_images), backend.spec, batch=batch))
+        loss = HeadLoss(network, backend.spec, swept)
+        losses = sweep(network, observed.ranges, loss, lambda layers: progress(layers, "sweep"))
         for attempt, share in enumerate(_ATTEMPTS, start=1):
             layers = worthwhile(network, losses.keys() - layers_to_keep(losses, observed.work, share), observed)
             model = quantised(network, layers, observed.ranges)
@@ -123,7 +121,7 @@ def quantize_onnx(
         agreement=agreement,
         AP_before=exact.AP,
         AP_after=outcome.AP,
-        speed=_speed(network.model, model, loss.inputs[0]),
+        speed=_speed(network.model, model, swept[0]),
     )
     write_together({target: model.SerializeToString(), target.with_suffix(".json"): changed.to_json().encode()})
     return report

@@ -45,7 +45,7 @@ class HeadLoss:
     """
 
     def __init__(self, network: Network, spec: ModelSpec, inputs: Sequence[npt.NDArray[np.float32]]) -> None:
-        self._spec, self.inputs = spec, inputs
+        self._spec, self._inputs = spec, inputs
         self._names = [level.logits for level in spec.levels] + [level.deltas for level in spec.levels]
         self._wanted = self._run(network.model)
 
@@ -64,7 +64,7 @@ class HeadLoss:
     def _run(self, model: Any) -> list[Heads]:
         session, levels = open_session(model), len(self._spec.levels)
         found = []
-        for tensor in self.inputs:
+        for tensor in self._inputs:
             outputs = session.run(self._names, {self._spec.input: tensor})
             found.append(self._heads(outputs[:levels], outputs[levels:]))
         return found
