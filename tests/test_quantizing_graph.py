@@ -62,7 +62,7 @@ def convolutions(
 def codes_of(values: Array, low: float, high: float) -> tuple[Array, float, int]:
     """uint8 codes, scale and zero point, as ONNX's QuantizeLinear defines them for a range that is widened to 0."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = np.float32((high - low) / 255)
+    scale = np.float32((high - low) / 255) or np.float32(1)
     zero = int(np.rint(-low / scale))
     return np.clip(np.rint(values / scale).astype(np.int64) + zero, 0, 255), float(scale), zero
 
@@ -118,9 +118,11 @@ def test_a_layer_is_computed_in_integers(
     found = run(quantised(network, ["w0"], ranges), x)[0]
 
     codes, scale, zero = codes_of(x, float(x.min()), float(x.max()))
-    steps = np.array([largest_code_step(channel, depthwise=groups == out > 1) for channel in weight])
-    integers = np.rint(weight / steps.reshape(-1, 1, 1, 1)).astype(np.int64)
-    total = sums(codes, integers, zero, groups) * (scale * steps).reshape(1, -1, 1, 1) + bias.reshape(1, -1, 1, 1)
+    steps = np.array([largest_code_step(channel, depthwise=groups == out > 1) for channel in weight], np.float32)
+    integers = np.rint(weight / steps.reshape(-1, 1, 1, 1)).astype(np.int64)  # in float32, as ONNX defines it
+    total = sums(codes, integers, zero, groups) * (scale * steps.astype(np.float64)).reshape(
+        1, -1, 1, 1
+    ) + bias.reshape(1, -1, 1, 1)
     if activation:
         total = np.clip(total, 0, 6 if activation == "Clip" else None)
     wanted, out_scale, out_zero = codes_of(total, float(exact.min()), float(exact.max()))
@@ -264,6 +266,23 @@ def test_layers_to_keep(losses: list[float], share: float, seed: int) -> None:
         last = min(kept, key=lambda name: squares[name] / work[name])
         assert left + squares[last] > share * sum(squares.values()) - 1e-9
         assert all(squares[last] / work[last] >= squares[name] / work[name] for name in named.keys() - kept)
+
+
+def test_crossings(network: onnx.ModelProto) -> None:
+    """Into codes and back only where 8 bits meet float32: nothing between a convolution and its activation function."""
+    chain = Network(prepared(convolutions([np.ones((4, 4, 1, 1), np.float32)] * 3, [np.zeros(4, np.float32)] * 3)))
+    active = convolutions([np.ones((4, 4, 1, 1), np.float32)] * 3, [np.zeros(4, np.float32)] * 3, activation="Relu")
+    for model in (chain, Network(prepared(active))):
+        assert model.crossings([]) == set()
+        assert model.crossings(["w0"]) == {"x", "y0"}
+        assert model.crossings(["w1"]) == {"y0", "y1"}
+        assert model.crossings(["w0", "w1"]) == {"x", "y1"}
+        assert model.crossings(["w0", "w2"]) == {"x", "y0", "y1", "out"}
+        assert model.crossings(model.layers) == {"x", "out"}
+    whole = Network(prepared(network))
+    found = whole.crossings(whole.layers)
+    assert found >= {"images"} | whole.outputs
+    assert len(found - {"images"} - whole.outputs) == 2  # P6 to its Relu, which the heads do not read, and that to P7
 
 
 def test_islands_of_codes_are_not_worthwhile() -> None:

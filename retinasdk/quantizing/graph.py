@@ -85,9 +85,9 @@ class Network:
         self._onnx = require("onnx", _PURPOSE)
         self.model = model
         graph = model.graph
-        self.input = graph.input[0].name
-        self.outputs = {value.name for value in graph.output}
         self.constants = {item.name: item for item in graph.initializer}
+        self.input = next(value.name for value in graph.input if value.name not in self.constants)
+        self.outputs = {value.name for value in graph.output}
         self.layers: dict[str, list[Any]] = {}
         for node in graph.node:
             if node.op_type == "Conv" and all(name in self.constants for name in node.input[1:]):
@@ -132,12 +132,16 @@ class Network:
         """Tensors that have to be brought into codes, or back, when these layers are quantised."""
         written = self.written_in_codes(layers)
         quantised = {id(node) for name in layers for node in self.layers[name]}
+        absorbed = set(self._activated.values()) & written.keys()  # activation functions that are no step of their own
         crossed = self.outputs & written.keys()
         for node in self.model.graph.node:
-            in_codes = id(node) in quantised or (node.op_type != "Conv" and node.output[0] in written)
-            data = node.input[:1] if node.op_type == "Conv" else node.input
-            crossed |= {name for name in data if (name in written) != in_codes and name not in self.constants}
-        return crossed - {""}
+            if node.output[0] in absorbed or node.op_type == "Shape":
+                continue
+            output = self._activated.get(node.output[0], node.output[0])
+            in_codes = id(node) in quantised or (node.op_type != "Conv" and output in written)
+            numbers = node.input[:1] if self._moves(node) else node.input
+            crossed |= {name for name in numbers if (name in written) != in_codes}
+        return crossed - self.constants.keys() - {""}
 
     def _moves(self, node: Any) -> bool:
         """Whether what it writes are numbers that it reads: then their codes serve."""

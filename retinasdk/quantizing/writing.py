@@ -94,6 +94,8 @@ class _Writer:
                 copy.input[:] = [self._decode(name) if name in self._written else name for name in node.input]
                 if node.op_type in _KEPT_FROM_RUNTIME and node.input[0] in self._written:
                     copy.input[0] = self._decode_by_channel(node)
+                elif node.op_type == "Shape" and node.input[0] in self._written:
+                    copy.input[0] = f"{node.input[0]}/codes"  # which have it too
             self._write(copy)
         self.model = self._assembled()
 
