@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,8 @@ _CROSSING_WORK = 128
 class Heads:
     """Head outputs of one image. scores: (anchors, classes); deltas: (anchors, 4), as parts of an anchor's size."""
 
-    scores: npt.NDArray[np.float64]
-    deltas: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float32]
+    deltas: npt.NDArray[np.float32]
 
     def best(self) -> npt.NDArray[np.intp]:
         """Flat indices of the pairs with the best scores."""
@@ -47,7 +47,7 @@ class HeadLoss:
     def __init__(self, network: Network, spec: ModelSpec, inputs: Sequence[npt.NDArray[np.float32]]) -> None:
         self._spec, self._inputs = spec, inputs
         self._names = [level.logits for level in spec.levels] + [level.deltas for level in spec.levels]
-        self._wanted = self._run(network.model)
+        self._wanted = list(self._run(network.model))
 
     def of(self, model: Any) -> float:
         """The loss of a quantised model."""
@@ -61,13 +61,11 @@ class HeadLoss:
             count += len(pairs)
         return math.sqrt(squares / count)
 
-    def _run(self, model: Any) -> list[Heads]:
+    def _run(self, model: Any) -> Iterator[Heads]:
         session, levels = open_session(model), len(self._spec.levels)
-        found = []
         for tensor in self._inputs:
             outputs = session.run(self._names, {self._spec.input: tensor})
-            found.append(self._heads(outputs[:levels], outputs[levels:]))
-        return found
+            yield self._heads(outputs[:levels], outputs[levels:])
 
     def _heads(self, logits: Sequence[Any], deltas: Sequence[Any]) -> Heads:
         """Channels are anchor by anchor; of a batch, which holds copies of one image, the first counts."""
@@ -75,8 +73,9 @@ class HeadLoss:
         scores = [_by_anchor(level[0], classes) for level in logits]
         boxes = [_by_anchor(level[0], 4) for level in deltas]
         with np.errstate(over="ignore"):
-            probabilities = 1 / (1 + np.exp(-np.concatenate(scores).astype(np.float64)))
-        return Heads(probabilities, np.concatenate(boxes) / np.array(self._spec.box_coder.weights))
+            probabilities: npt.NDArray[np.float32] = 1 / (1 + np.exp(-np.concatenate(scores)))
+        relative: npt.NDArray[np.float32] = np.concatenate(boxes) / np.array(self._spec.box_coder.weights, np.float32)
+        return Heads(probabilities, relative)
 
 
 def _by_anchor(level: npt.NDArray[np.float32], numbers: int) -> npt.NDArray[np.float32]:
