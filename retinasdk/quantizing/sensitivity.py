@@ -73,9 +73,9 @@ class HeadLoss:
         scores = [_by_anchor(level[0], classes) for level in logits]
         boxes = [_by_anchor(level[0], 4) for level in deltas]
         with np.errstate(over="ignore"):
-            probabilities: npt.NDArray[np.float32] = 1 / (1 + np.exp(-np.concatenate(scores)))
-        relative: npt.NDArray[np.float32] = np.concatenate(boxes) / np.array(self._spec.box_coder.weights, np.float32)
-        return Heads(probabilities, relative)
+            probabilities = 1 / (1 + np.exp(-np.concatenate(scores)))
+        relative = np.concatenate(boxes) / np.array(self._spec.box_coder.weights, np.float32)
+        return Heads(probabilities.astype(np.float32, copy=False), relative.astype(np.float32, copy=False))
 
 
 def _by_anchor(level: npt.NDArray[np.float32], numbers: int) -> npt.NDArray[np.float32]:
