@@ -115,7 +115,7 @@ def test_a_layer_is_computed_in_integers(
     network = Network(prepared(convolutions([weight], [bias], activation=activation, groups=groups)))
     exact = run(network.model, x)[0]
     ranges = {"x": Range(float(x.min()), float(x.max())), "out": Range(float(exact.min()), float(exact.max()))}
-    found = run(quantised(network, ["w0"], ranges), x)[0]
+    found = run(quantised(network, network.layers, ranges), x)[0]
 
     codes, scale, zero = codes_of(x, float(x.min()), float(x.max()))
     steps = np.array([largest_code_step(channel, depthwise=groups == out > 1) for channel in weight], np.float32)
@@ -234,7 +234,7 @@ def test_channels_of_nothing_but_a_bias() -> None:
     bias = np.array([5, -5, 0.5], np.float32)
     network = Network(prepared(convolutions([weight], [bias])))
     x = np.linspace(0, 1, 16, dtype=np.float32).reshape(1, 1, 4, 4)
-    found = run(quantised(network, ["w0"], {"x": Range(0, 1), "out": Range(-5, 5)}), x)[0]
+    found = run(quantised(network, network.layers, {"x": Range(0, 1), "out": Range(-5, 5)}), x)[0]
     np.testing.assert_allclose(found, run(network.model, x)[0], atol=0.6 * 10 / 255)
 
 
