@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from retinasdk.importing import ImportReport, import_onnx
     from retinasdk.live import Frame, Stream, StreamError, stream
     from retinasdk.models import BundledModel, list_models
+    from retinasdk.quantizing import QuantizationReport, QuantizedLayer, quantize_onnx
     from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
     from retinasdk.throughput import Prediction
 
@@ -38,6 +39,8 @@ __all__ = [
     "ModelSpec",
     "Normalise",
     "Prediction",
+    "QuantizationReport",
+    "QuantizedLayer",
     "Resize",
     "RetinaSdkError",
     "Stream",
@@ -46,6 +49,7 @@ __all__ = [
     "import_onnx",
     "list_images",
     "list_models",
+    "quantize_onnx",
     "stream",
 ]
 __version__ = "0.1.0"
@@ -60,6 +64,7 @@ _NAMES_OF_MODULE = {
     "importing": ("ImportReport", "import_onnx"),
     "live": ("Frame", "Stream", "StreamError", "stream"),
     "models": ("BundledModel", "list_models"),
+    "quantizing": ("QuantizationReport", "QuantizedLayer", "quantize_onnx"),
     "spec": ("BoxCoder", "Level", "ModelSpec", "Normalise", "Resize"),
     "throughput": ("Prediction",),
 }

@@ -8,9 +8,10 @@ convolutions: they are a small part of the work, and channels whose ranges diffe
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from retinasdk._lazy import require
 from retinasdk.errors import ModelError
-from retinasdk.images import ImageInput, as_rgb
+from retinasdk.images import ImageInput, as_rgb, list_images
 from retinasdk.precision import OPSET_OF_HALF_SCALES, layers_before
 from retinasdk.preprocess import Transform, preprocess
 from retinasdk.spec import ModelSpec
@@ -42,15 +43,33 @@ def quantize(
     if len(images) == 0:
         raise ValueError("calibration wants at least one image, got none; give images like those to come")
     onnx = require("onnx", "quantising a model")
-    for tensor in model.graph.initializer:
-        if not np.isfinite(onnx.numpy_helper.to_array(tensor)).all():
-            raise ModelError(f"wanted finite weights to quantise, got NaN or infinity in {tensor.name!r}; export again")
+    check_finite(model)
     model = _prepared(onnx, model, half_scales)
     heads = [name for level in spec.levels for name in (level.logits, level.deltas)]
     left_out = [*layers_before(model.graph, heads), *filter(_is_depthwise, model.graph.node)]
     quantized = _with_scales(onnx, model, _Reader(spec, images, batch), left_out)
     _round_scales(onnx, quantized, {tensor.name: tensor for tensor in model.graph.initializer})
     return quantized
+
+
+def calibration_images(images: str | os.PathLike[str] | Sequence[ImageInput]) -> Sequence[ImageInput]:
+    """The images of a folder, or those given. Raises `ValueError` where there are none."""
+    if isinstance(images, (str, os.PathLike)):
+        found = list_images(images)
+        if not found:
+            raise ValueError(f"{os.fspath(images)}: wanted a folder with images to calibrate with, found none in it")
+        return found
+    if len(images) == 0:
+        raise ValueError("calibration wants at least one image, got none; give images like those to come")
+    return images
+
+
+def check_finite(model: Any) -> None:
+    """Raises `ModelError` where a weight is not."""
+    to_array = require("onnx", "quantising a model").numpy_helper.to_array
+    for tensor in model.graph.initializer:
+        if not np.isfinite(to_array(tensor)).all():
+            raise ModelError(f"wanted finite weights to quantise, got NaN or infinity in {tensor.name!r}; export again")
 
 
 def _is_depthwise(node: Any) -> bool:
@@ -114,7 +133,8 @@ class _Reader:
 
     def __init__(self, spec: ModelSpec, images: Sequence[ImageInput], batch: int) -> None:
         self._input = spec.input
-        self._tensors = _tensors(spec, images, batch)
+        bar = require("tqdm", "the progress bar").tqdm(images, desc="calibrate", unit="image", disable=None)
+        self._tensors = network_inputs(bar, spec, batch=batch)
 
     def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
         tensor = next(self._tensors, None)
@@ -130,9 +150,11 @@ class _Reader:
         return found
 
 
-def _tensors(spec: ModelSpec, images: Sequence[ImageInput], batch: int) -> Iterator[npt.NDArray[np.float32]]:
-    bar = require("tqdm", "the progress bar").tqdm(images, desc="calibrate", unit="image", disable=None)
-    for image in bar:
+def network_inputs(
+    images: Iterable[ImageInput], spec: ModelSpec, *, batch: int = 1
+) -> Iterator[npt.NDArray[np.float32]]:
+    """(batch, 3, h, w) float32 of one image after the other, as a `Detector` would make it; copies fill the batch."""
+    for image in images:
         pixels = as_rgb(image)
         transform = Transform.plan(pixels.shape[:2], spec)
         yield preprocess([pixels] * batch, [transform] * batch, spec).tensor

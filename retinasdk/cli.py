@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from retinasdk import RetinaSdkError, __version__
 
-_COMMANDS = ("detect", "live", "models", "eval", "bench", "import", "export", "build", "verify", "doctor")
+_COMMANDS = ("detect", "live", "models", "eval", "bench", "import", "export", "quantize", "build", "verify", "doctor")
 _BAD_INPUT = 2
 
 

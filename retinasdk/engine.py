@@ -21,7 +21,7 @@ from retinasdk.backends._cuda_device import gpu_identity, usable_kernels
 from retinasdk.backends.onnx_cpu import OnnxCpuBackend
 from retinasdk.engine_info import PRECISIONS, EngineInfo, Fingerprint, GpuIdentity, Profile
 from retinasdk.errors import ModelError
-from retinasdk.images import ImageInput, list_images
+from retinasdk.images import ImageInput
 from retinasdk.models import find_model
 from retinasdk.precision import layers_before, to_float16
 from retinasdk.preprocess import Transform
@@ -88,6 +88,7 @@ def build_engine(
         optimization_level=optimization_level,
     )
     model = _load(source)
+    _check_scales(model, source)
     heads = [name for level in model_spec.levels for name in (level.logits, level.deltas)]
     if precision == "int8" and not _has_scales(model):
         from retinasdk.calibration import quantize
@@ -217,18 +218,24 @@ def _has_scales(model: Any) -> bool:
     return any(node.op_type == "DequantizeLinear" for node in model.graph.node)
 
 
+def _check_scales(model: Any, source: Path) -> None:
+    """Raises `ModelError` for scales that TensorRT does not take: what `retinasdk quantize` writes for the CPU."""
+    if any(tensor.data_type == tensor.UINT8 for tensor in model.graph.initializer) and _has_scales(model):
+        raise ModelError(
+            f"{source}: wanted a network in float32, or one with symmetric int8 scales, got one quantised for the CPU "
+            "(uint8); run it with device='cpu', or build from the file that it was made of with precision='int8'"
+        )
+
+
 def _calibration_images(images: str | os.PathLike[str] | Sequence[ImageInput] | None) -> Sequence[ImageInput]:
     if images is None:
         raise ValueError(
             "precision 'int8' takes its scales from images, got none; give images=<folder of images like those to "
             "come> to build_engine, or use 'fp16'"
         )
-    if isinstance(images, (str, os.PathLike)):
-        found = list_images(images)
-        if not found:
-            raise ValueError(f"{os.fspath(images)}: wanted a folder with images to calibrate with, found none in it")
-        return found
-    return images
+    from retinasdk.calibration import calibration_images
+
+    return calibration_images(images)
 
 
 def _build_with_cache(

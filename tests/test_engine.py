@@ -179,6 +179,21 @@ def test_scales_of_its_own(model_path: Path, engine: Path, network: onnx.ModelPr
     assert len(scales) == sum(node.op_type == "QuantizeLinear" for node in onnx.load(path).graph.node)
 
 
+def test_what_is_quantised_for_the_cpu(model_path: Path, engine: Path) -> None:
+    """Its scales are none that TensorRT takes; what to do instead is said, to those that build and those that run."""
+    from retinasdk import quantize_onnx
+
+    path = engine.with_name("cpu.onnx")
+    quantize_onnx(model_path, path, [blocks()], sweep_images=1, min_agreement=0)
+    message = r"cpu\.onnx: wanted .* quantised for the CPU \(uint8\); run it with device='cpu', or build from the file"
+    with fake_gpu():
+        with pytest.raises(ModelError, match=message):
+            build_engine(path, engine)
+        with pytest.raises(ModelError, match=message):
+            Detector(path, device="cuda")
+    assert not engine.exists()
+
+
 def test_calibration_from_a_folder(model_path: Path, engine: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()

@@ -1,0 +1,80 @@
+"""What the float32 network does on the calibration's images: the range of each tensor, the work of each layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retinasdk._lazy import require
+from retinasdk.errors import ModelError
+from retinasdk.quantizing.graph import Network, Range
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_PURPOSE = "quantising a model"
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Over all images. ranges, sizes: of each tensor that may get codes, and its numbers; work: multiplications of each
+    layer."""
+
+    ranges: dict[str, Range]
+    sizes: dict[str, int]
+    work: dict[str, int]
+
+
+def observe(network: Network, inputs: Iterable[npt.NDArray[np.float32]]) -> Observed:
+    """Runs the network on each input (N, 3, h, w). Nothing but two numbers and a shape of a tensor is kept of a run.
+
+    Raises `ModelError` where a number is not finite.
+    """
+    onnx = require("onnx", _PURPOSE)
+    tensors = network.tensors(network.layers)
+    convolutions = [node.output[0] for nodes in network.layers.values() for node in nodes]
+    wanted = [(kind, name) for name in tensors for kind in ("ReduceMin", "ReduceMax")]
+    wanted += [("Shape", name) for name in dict.fromkeys([*tensors, *convolutions])]
+    names = [f"{name}/{kind}" for kind, name in wanted]
+    model = onnx.ModelProto()
+    model.CopyFrom(network.model)
+    for (kind, name), output in zip(wanted, names, strict=True):
+        options = {} if kind == "Shape" else {"keepdims": 0}
+        model.graph.node.append(onnx.helper.make_node(kind, [name], [output], **options))
+        of = onnx.TensorProto.INT64 if kind == "Shape" else onnx.TensorProto.FLOAT
+        model.graph.output.append(onnx.helper.make_tensor_value_info(output, of, None))
+    session = open_session(model)
+
+    lows, highs = dict.fromkeys(tensors, math.inf), dict.fromkeys(tensors, -math.inf)
+    sizes = dict.fromkeys([*tensors, *convolutions], 0)
+    for tensor in inputs:
+        for (kind, name), value in zip(wanted, session.run(names, {network.input: tensor}), strict=True):
+            if kind == "Shape":
+                sizes[name] += math.prod(map(int, value))
+            elif not np.isfinite(value):
+                raise ModelError(
+                    f"wanted finite activations on the images, got {value} in {name!r}; is the normalisation in the "
+                    "spec the network's?"
+                )
+            elif kind == "ReduceMin":
+                lows[name] = min(lows[name], float(value))
+            else:
+                highs[name] = max(highs[name], float(value))
+    # Each number that a convolution writes takes as many multiplications as one of its output channels has weights.
+    work = {
+        name: sum(sizes[node.output[0]] for node in nodes) * math.prod(network.constants[name].dims[1:])
+        for name, nodes in network.layers.items()
+    }
+    return Observed({name: Range(lows[name], highs[name]) for name in tensors}, sizes, work)
+
+
+def open_session(model: Any) -> Any:
+    """ONNX Runtime's session of a model in memory, on the CPU, as a `Detector` opens it."""
+    runtime = require("onnxruntime", _PURPOSE)
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors come as exceptions
+    return runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,217 @@
+"""`quantize_onnx`: the whole way, a line for each step."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retinasdk._files import write_together
+from retinasdk._lazy import require
+from retinasdk.backends.onnx_cpu import OnnxCpuBackend
+from retinasdk.calibration import calibration_images, network_inputs
+from retinasdk.errors import ModelError
+from retinasdk.images import ImageInput
+from retinasdk.models import find_model
+from retinasdk.quantizing.checks import Checks, Progress, agreement_of, why_refused
+from retinasdk.quantizing.graph import Network, prepared
+from retinasdk.quantizing.observing import Observed, observe, open_session
+from retinasdk.quantizing.report import QuantizationReport, QuantizedLayer
+from retinasdk.quantizing.sensitivity import HeadLoss, layers_to_keep, sweep, worthwhile
+from retinasdk.quantizing.writing import quantised
+from retinasdk.spec import METADATA_KEY, ModelSpec
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+DEFAULT_MAX_AP_DROP = 0.3
+DEFAULT_MIN_AGREEMENT = 0.9
+DEFAULT_SWEEP_IMAGES = 4
+
+_MOST_IMAGES = 64  # to calibrate with, of those given
+_COMPARED_IMAGES = 32  # of them, whose detections are compared
+# What part of the summed squares of the layers' losses stays, at each attempt.
+_ATTEMPTS = (1.0, 0.5, 0.25, 0.12, 0.06, 0.03)
+_TIMED_ROUNDS = 5
+
+
+def quantize_onnx(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    images: str | os.PathLike[str] | Sequence[ImageInput],
+    *,
+    annotations: str | os.PathLike[str] | None = None,
+    max_ap_drop: float = DEFAULT_MAX_AP_DROP,
+    min_agreement: float = DEFAULT_MIN_AGREEMENT,
+    sweep_images: int = DEFAULT_SWEEP_IMAGES,
+    spec: ModelSpec | None = None,
+    progress: Progress = lambda items, title: items,
+) -> QuantizationReport:
+    """Writes a heads-only RetinaNet in 8 bits, for ONNX Runtime on the CPU, to `output` (.onnx), its spec beside it.
+
+    path: a bundled name, or an ONNX file in float32. images: a folder, or paths, PIL images or arrays, like those to
+        come; up to 64 of them, evenly chosen, give the ranges of activations.
+    annotations: boxes in images of that folder, in COCO's format: average precision is measured before and after.
+    max_ap_drop: points of AP (0.3: from 0.400 to 0.397) that it may fall by; where that is more, nothing is written.
+    min_agreement: part of the detections of both networks that have a counterpart of the same class in the other's, on
+        up to 32 images. What is asked for where there are no annotations.
+    sweep_images: on so many each layer is quantised alone, to see what that costs: (layers + 8) * sweep_images runs of
+        the network, and as many loads of it as there are layers.
+    spec: where it is neither beside the file nor in it. progress: progress(items, title) wraps each sequence of work.
+
+    First every layer is quantised. Where that costs too much, those that lose most for the work that they have stay in
+    float32, more at each attempt, and with them those whose 8 bits would not pay for the ways into codes and back.
+    Raises `ModelError` where the last attempt costs too much as well, or for a network that cannot be quantised;
+    `ImageError`, `ValueError`, `OSError`, `MissingDependencyError`. Nothing is written then.
+    """
+    source, target = find_model(path), Path(output)
+    _check_options(source, target, images, annotations, max_ap_drop, min_agreement, sweep_images)
+    found = calibration_images(images)
+    backend = OnnxCpuBackend(source, spec=spec, threads=1)  # checks that network and spec fit each other
+    backend.close()
+    batch = backend.fixed_batch or 1
+    network = _network(source)
+
+    chosen = _evenly(found, _MOST_IMAGES)
+    with tempfile.TemporaryDirectory() as folder:
+        checks = Checks(Path(folder), backend.spec, _evenly(chosen, _COMPARED_IMAGES), images, annotations, progress)
+        exact = checks.of(network.model, "float32")
+        if exact.AP is None and not any(map(len, exact.detections)):
+            raise ValueError(
+                f"wanted images on which {source.name} finds something, to compare with what it finds in 8 bits; got "
+                f"{len(checks.images)} without a detection above {backend.spec.score_threshold:g}; give others, or "
+                "annotations"
+            )
+        observed = observe(network, network_inputs(progress(chosen, "calibrate"), backend.spec, batch=batch))
+        swept = list(network_inputs(_evenly(chosen, sweep_images), backend.spec, batch=batch))
+        loss = HeadLoss(network, backend.spec, swept)
+        losses = sweep(network, observed.ranges, loss, lambda layers: progress(layers, "sweep"))
+        for attempt, share in enumerate(_ATTEMPTS, start=1):
+            layers = worthwhile(network, losses.keys() - layers_to_keep(losses, observed.work, share), observed)
+            model = quantised(network, layers, observed.ranges)
+            outcome = checks.of(model, f"attempt {attempt}")
+            agreement = agreement_of(exact.detections, outcome.detections)
+            why = why_refused(exact.AP, outcome.AP, agreement, max_ap_drop=max_ap_drop, min_agreement=min_agreement)
+            if why is None:
+                break
+        else:
+            raise ModelError(
+                f"{source}: {why} in 8 bits, even with {len(losses) - len(layers)} of {len(losses)} layers in float32; "
+                "nothing is written; give more images like those to come, or allow more"
+            )
+    if not layers:
+        raise ModelError(
+            f"{source}: wanted layers that 8 bits make faster without costing too much, found none of {len(losses)}; "
+            "nothing is written; use the network as it is"
+        )
+
+    changed = _described(backend.spec, len(layers), len(losses), len(chosen))
+    _seal(model, changed)
+    report = QuantizationReport(
+        output=target,
+        spec=changed,
+        layers=_layers(losses, observed, layers),
+        images=len(chosen),
+        head_loss=loss.of(model),
+        agreement=agreement,
+        AP_before=exact.AP,
+        AP_after=outcome.AP,
+        speed=_speed(network.model, model, swept[0]),
+    )
+    write_together({target: model.SerializeToString(), target.with_suffix(".json"): changed.to_json().encode()})
+    return report
+
+
+def _check_options(
+    source: Path,
+    target: Path,
+    images: Any,
+    annotations: object,
+    max_ap_drop: float,
+    min_agreement: float,
+    sweep_images: int,
+) -> None:
+    """Found out before the work, not after it."""
+    if target.suffix.lower() != ".onnx":
+        raise ValueError(f"output must be the name of an .onnx file, got {str(target)!r}")
+    if target.is_dir() or not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        raise ValueError(f"{target}: wanted a file in a folder that can be written to; make it, or choose another")
+    if target.resolve() == source.resolve():
+        raise ValueError(
+            f"{target}: wanted another file than the network itself, which is still needed; choose another"
+        )
+    if not 0 <= max_ap_drop <= 100:
+        raise ValueError(f"max_ap_drop must be points of AP from 0 to 100, got {max_ap_drop!r}")
+    if not 0 <= min_agreement <= 1:
+        raise ValueError(f"min_agreement must be a part from 0 to 1, got {min_agreement!r}")
+    if isinstance(sweep_images, bool) or not isinstance(sweep_images, int) or sweep_images < 1:
+        raise ValueError(f"sweep_images must be an integer of at least 1, got {sweep_images!r}")
+    if annotations is not None:
+        from retinasdk.evaluation.coco import check_pycocotools
+
+        check_pycocotools()
+        if not isinstance(images, (str, os.PathLike)):
+            raise ValueError("annotations name files, so images must be the folder of them, got single images")
+        if not os.path.isfile(os.fspath(annotations)):  # type: ignore[call-overload]
+            raise ValueError(f"{annotations}: no such file; wanted boxes in COCO's format")
+
+
+def _network(source: Path) -> Network:
+    onnx = require("onnx", "quantising a model")
+    try:
+        model = onnx.load(source)
+    except Exception as error:  # of protobuf, or of files with weights
+        raise ModelError(f"{source}: wanted a complete ONNX file, got one that cannot be read: {error}") from error
+    try:
+        network = Network(prepared(model))
+    except ModelError as error:
+        raise ModelError(f"{source}: {error}") from error
+    if not network.layers:
+        raise ModelError(f"{source}: wanted convolutions with constant weights to quantise, got none")
+    return network
+
+
+def _evenly(items: Sequence[Any], most: int) -> list[Any]:
+    """At most so many, from the first on, at even distances."""
+    count = min(most, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def _described(spec: ModelSpec, quantised: int, layers: int, images: int) -> ModelSpec:
+    note = f"8 bits for ONNX Runtime on the CPU: {quantised} of {layers} layers, ranges from {images} images"
+    return spec.replace(source={**spec.source, "quantised": note})
+
+
+def _seal(model: Any, spec: ModelSpec) -> None:
+    """Puts the spec into the model."""
+    others = [item for item in model.metadata_props if item.key != METADATA_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(others)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, spec.to_json()
+    model.producer_name = "retinasdk"
+
+
+def _layers(losses: dict[str, float], observed: Observed, quantised: set[str]) -> tuple[QuantizedLayer, ...]:
+    everything = max(1, sum(observed.work.values()))
+    return tuple(
+        QuantizedLayer(name, observed.work[name] / everything, loss, name in quantised) for name, loss in losses.items()
+    )
+
+
+def _speed(exact: Any, quantised: Any, tensor: npt.NDArray[np.float32]) -> float:
+    """The time of one run of the first over that of the second: the shortest of several in turn, after one of each."""
+    sessions = [open_session(model) for model in (exact, quantised)]
+    times: list[list[float]] = [[], []]
+    for _ in range(1 + _TIMED_ROUNDS):
+        for session, taken in zip(sessions, times, strict=True):
+            began = time.perf_counter()
+            session.run(None, {session.get_inputs()[0].name: tensor})
+            taken.append(time.perf_counter() - began)
+    before, after = (min(taken[1:]) for taken in times)
+    return before / after
