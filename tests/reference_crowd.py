@@ -93,21 +93,20 @@ def fuse(
     iou_threshold = float(np.float32(iou_threshold))
     usable = [i for i in range(len(boxes)) if np.isfinite(boxes[i]).all() and np.isfinite(scores[i]) and scores[i] > 0]
     clusters: list[list[int]] = []  # of members, the founder first
+    means: list[Array] = []
     margin = np.inf
-
-    def mean_box(members: list[int]) -> Array:
-        mean: Array = single(np.average(boxes[members], axis=0, weights=scores[members]))
-        return mean
-
     for i in sorted(usable, key=lambda i: (-scores[i], i)):
-        mine = [members for members in clusters if across_classes or class_ids[members[0]] == class_ids[i]]
-        overlaps = iou(boxes[i], np.array([mean_box(members) for members in mine]).reshape(-1, 4), plus_one=plus_one)
+        mine = [k for k, (founder, *_) in enumerate(clusters) if across_classes or class_ids[founder] == class_ids[i]]
+        overlaps = iou(boxes[i], np.array([means[k] for k in mine]).reshape(-1, 4), plus_one=plus_one)
         nearest = sorted(overlaps, reverse=True)[:2]
         margin = min([margin, *np.abs(np.array(nearest) - iou_threshold), *-np.diff(nearest)])
         if len(mine) and (max(overlaps) > iou_threshold or (or_equal and max(overlaps) == iou_threshold)):
-            mine[int(np.argmax(overlaps))].append(i)
+            k = mine[int(np.argmax(overlaps))]
+            clusters[k].append(i)
+            means[k] = single(np.average(boxes[clusters[k]], axis=0, weights=scores[clusters[k]]))
         else:
             clusters.append([i])
+            means.append(boxes[i])
 
     def score_of(members: list[int]) -> float:
         score = scores[members].mean() if fused_score == "mean" else scores[members].max()
@@ -123,7 +122,7 @@ def fuse(
             kept.append(k)
     kept = kept[:max_detections]
     return Fused(
-        np.array([mean_box(clusters[k]) for k in kept]).reshape(-1, 4),
+        np.array([means[k] for k in kept]).reshape(-1, 4),
         np.array([fused[k] for k in kept]),
         np.array([class_ids[clusters[k][0]] for k in kept], dtype=np.int64),
         float(margin),
