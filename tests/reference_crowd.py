@@ -1,7 +1,7 @@
 """The oracle of soft NMS and weighted boxes fusion: float64 NumPy, from the prose of csrc/ops.h and the two papers.
 
-Where the contract rounds to float32 (an IoU, a weight, a score after each step), so does the oracle: of boxes with whole
-coordinates both then decide alike.
+Where the contract rounds to float32 (an IoU, a weight, a score after each step), so does the oracle: of boxes with
+whole coordinates both then decide alike.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def fuse(
         overlaps = iou(boxes[i], np.array([means[k] for k in mine]).reshape(-1, 4), plus_one=plus_one)
         nearest = sorted(overlaps, reverse=True)[:2]
         margin = min([margin, *np.abs(np.array(nearest) - iou_threshold), *-np.diff(nearest)])
-        if len(mine) and (max(overlaps) > iou_threshold or (or_equal and max(overlaps) == iou_threshold)):
+        if mine and (max(overlaps) > iou_threshold or (or_equal and max(overlaps) == iou_threshold)):
             k = mine[int(np.argmax(overlaps))]
             clusters[k].append(i)
             means[k] = single(np.average(boxes[clusters[k]], axis=0, weights=scores[clusters[k]]))

@@ -32,7 +32,9 @@ def run(case: CrowdCase) -> tuple[list[int], list[float]]:
     return kept[0, : counts[0]].tolist(), scores[0, : counts[0]].tolist()
 
 
-def soft(candidates: NmsCase, decay: str, *, sigma: float = 0.5, threshold: float = 0.0) -> tuple[list[int], list[float]]:
+def soft(
+    candidates: NmsCase, decay: str, *, sigma: float = 0.5, threshold: float = 0.0
+) -> tuple[list[int], list[float]]:
     thresholds = np.full(5, threshold, np.float32)
     return run(CrowdCase(candidates, {"decay": decay, "sigma": sigma, "score_thresholds": thresholds}))
 
