@@ -99,7 +99,9 @@ def fuse(
         mine = [k for k, (founder, *_) in enumerate(clusters) if across_classes or class_ids[founder] == class_ids[i]]
         overlaps = iou(boxes[i], np.array([means[k] for k in mine]).reshape(-1, 4), plus_one=plus_one)
         nearest = sorted(overlaps, reverse=True)[:2]
-        margin = min([margin, *np.abs(np.array(nearest) - iou_threshold), *-np.diff(nearest)])
+        margin = min([margin, *np.abs(np.array(nearest) - iou_threshold)])
+        if len(nearest) == 2 and nearest[0] > iou_threshold:
+            margin = min(margin, nearest[0] - nearest[1])
         if mine and (max(overlaps) > iou_threshold or (or_equal and max(overlaps) == iou_threshold)):
             k = mine[int(np.argmax(overlaps))]
             clusters[k].append(i)
@@ -114,7 +116,8 @@ def fuse(
 
     fused = [score_of(members) for members in clusters]
     order = sorted(range(len(clusters)), key=lambda k: (-single(fused[k]), k))
-    margin = min([margin, *-np.diff([fused[k] for k in order])])
+    gaps = -np.diff([fused[k] for k in order])
+    margin = min([margin, *gaps[gaps > 0]])  # equal scores are so in the SDK, too
     kept: list[int] = []
     for k in order:
         founder = clusters[k][0]
