@@ -16,7 +16,7 @@ _OPS: dict[str, tuple[str, dict[str, str]]] = {
     "fusion": ("fuse", {}),
 }
 RULES = tuple(_OPS)
-FUSED_SCORES = ("best", "mean")
+FUSED_SCORES = ("mean", "best")
 _MAX_PER_IMAGE = 1 << 20
 
 
@@ -33,7 +33,8 @@ class Suppression:
     across_classes: boxes of different classes count as rivals, too.
     iou_threshold: above it boxes overlap, from 0 to 1; None: the spec's. The Gaussian rule does not ask it.
     sigma: of the Gaussian rule, above 0: the smaller, the more a score falls.
-    fused_score: of a fused box, "best" or "mean" of its members'.
+    fused_score: of a fused box: "mean" of its members', or their "best". Only boxes above the score threshold are
+        members, so a mean depends on it: detect with a low one, such as 0.01, and filter what is found.
     max_per_class, max_detections: at most so many are reported of a class and of an image; None: no limit for a class,
         the spec's for an image. What is too much of a class suppresses nothing.
 
@@ -44,7 +45,7 @@ class Suppression:
     across_classes: bool = False
     iou_threshold: float | None = None
     sigma: float = 0.5
-    fused_score: str = "best"
+    fused_score: str = "mean"
     max_per_class: int | None = None
     max_detections: int | None = None
 

@@ -27,7 +27,7 @@ RULES = [
     Suppression("soft_linear", iou_threshold=0.3, across_classes=True, max_per_class=3),
     Suppression("soft_gaussian", sigma=0.2, max_detections=7),
     Suppression("fusion"),
-    Suppression("fusion", fused_score="mean", across_classes=True, max_per_class=2),
+    Suppression("fusion", fused_score="best", across_classes=True, max_per_class=2),
 ]
 
 
@@ -94,7 +94,7 @@ def test_soft_rules_let_scores_fall_and_keep_the_best(model_path: Path, detector
 
 def test_fusion_moves_boxes_and_finds_the_same_objects(model_path: Path, detector: Detector) -> None:
     plain = detector(blocks())
-    with on_cpu(model_path, suppression=Suppression("fusion")) as other:
+    with on_cpu(model_path, suppression=Suppression("fusion", fused_score="best")) as other:
         fused = other(blocks())
     assert not np.isin(plain.xyxy[0], fused.xyxy[0]).all()
     assert iou(plain.xyxy[0].astype(np.float64), fused.xyxy.astype(np.float64)).max() > 0.5
@@ -146,7 +146,7 @@ def test_workers_follow_the_rule(model_path: Path) -> None:
         ({"iou_threshold": 1.5}, "iou_threshold must be a number from 0 to 1, or None for the model's; got 1.5"),
         ({"sigma": 0}, "sigma must be a number above 0, such as 0.5; got 0"),
         ({"sigma": float("nan")}, "sigma must be a number above 0"),
-        ({"fused_score": "sum"}, "fused_score must be best or mean; got 'sum'"),
+        ({"fused_score": "sum"}, "fused_score must be mean or best; got 'sum'"),
         ({"max_per_class": 0}, "max_per_class must be an integer from 1 to 1048576, or None; got 0"),
         ({"max_detections": True}, "max_detections must be an integer from 1 to 1048576, or None; got True"),
     ],
