@@ -29,6 +29,11 @@ struct Box {
   float x1, y1, x2, y2;
 };
 
+// Number i of boxes (n, 4).
+RETINASDK_HOST_DEVICE Box box_at(const float* boxes, uint64_t i) {
+  return {boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
+}
+
 RETINASDK_HOST_DEVICE Box outline(const Box& box, bool plus_one) {
   return plus_one ? Box{box.x1, box.y1, box.x2 + 1.0f, box.y2 + 1.0f} : box;
 }
@@ -137,8 +142,7 @@ struct IgnoredRegions {
 // Does more than half of an outline's area lie in one of the regions?
 RETINASDK_HOST_DEVICE bool is_ignored(const Box& box, const IgnoredRegions& regions) {
   for (int i = 0; i < regions.count; ++i) {
-    const float* corners = regions.boxes + 4 * i;
-    const Box region{corners[0], corners[1], corners[2], corners[3]};
+    const Box region = box_at(regions.boxes, static_cast<uint64_t>(i));
     if (is_empty(region)) return false;
     float shared;
     if (overlaps(box, region, shared) && shared > 0.5f * area(box)) return true;

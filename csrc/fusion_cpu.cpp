@@ -67,7 +67,7 @@ void fuse(int batch, const Candidates& candidates, const FusionOptions& options,
     Clusters clusters(options);
     for (const uint64_t key : ranked) {
       const uint32_t i = index_of(key);
-      const Box box{boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
+      const Box box = box_at(boxes, i);
       if (is_finite(box)) clusters.add(box, logit_of(key), candidates.class_ids[offset + i]);
     }
 

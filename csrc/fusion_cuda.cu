@@ -36,10 +36,6 @@ struct FusionOutput {
   int32_t* counts;
 };
 
-__device__ inline Box box_at(const float* boxes, uint64_t i) {
-  return {boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
-}
-
 __device__ inline uint64_t candidate_key(const FusionInput& input, const float* boxes, const float* logits, int i) {
   if (logits[i] != logits[i] || !is_finite(box_at(boxes, i))) return kNone;
   const float score = input.are_logits ? score_of(logits[i]) : logits[i];

@@ -52,7 +52,7 @@ void nms(int batch, const Candidates& candidates, const NmsOptions& options, int
     for (const uint64_t key : ranked) {
       if (static_cast<int>(survivors.size()) == options.max_detections) break;
       const uint32_t i = index_of(key);
-      const Box box{boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
+      const Box box = box_at(boxes, i);
       const Box outlined = outline(box, options.plus_one);
       const auto class_id = static_cast<size_t>(class_ids[i]);
       int& newest = newest_of_class[options.across_classes ? 0 : class_id];

@@ -54,10 +54,6 @@ struct Tile {
   int kept_count;
 };
 
-__device__ inline Box box_at(const float* boxes, uint64_t i) {
-  return {boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
-}
-
 // One warp: takes a place from the room of a class, if it is a class of members; lane w gets the members of word w
 // whose class has no room left.
 __device__ inline uint32_t take_room(Tile& tile, int32_t class_id) {

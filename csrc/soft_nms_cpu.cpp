@@ -17,7 +17,7 @@ std::vector<Candidate> scored_candidates(const Candidates& candidates, int image
   const float* logits = candidates.logits + offset;
   std::vector<Candidate> scored;
   for (int i = 0; i < candidates.counts[image]; ++i) {
-    const Box box{boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
+    const Box box = box_at(boxes, static_cast<uint64_t>(i));
     if (logits[i] != logits[i] || !is_finite(box)) continue;
     scored.push_back(
         {outline(box, plus_one), score_of(logits[i]), static_cast<uint32_t>(i), candidates.class_ids[offset + i]});

@@ -37,10 +37,6 @@ struct SoftOutput {
   int32_t* class_ids;
 };
 
-__device__ inline Box box_at(const float* boxes, uint64_t i) {
-  return {boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
-}
-
 // Grid: (images).
 __global__ void __launch_bounds__(kSoftThreads) soft_nms_kernel(SoftInput input, SoftOutput output) {
   const int thread = static_cast<int>(threadIdx.x);

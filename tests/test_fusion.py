@@ -51,11 +51,11 @@ def test_is_what_the_oracle_says(case: CrowdCase) -> None:
 
 @pytest.mark.parametrize("case", list(fusion_cases()), ids=str)
 def test_cuda(case: CrowdCase) -> None:
-    assert_same_on_cuda(as_batch(case.candidates), **case.options())
+    assert_same_on_cuda(as_batch(case.candidates), CudaOps(emulated_native()), **case.options())
 
 
-def assert_same_on_cuda(batch: list[Any], **options: Any) -> None:
-    ours = CudaOps(emulated_native()).fuse(*batch, **options)
+def assert_same_on_cuda(batch: list[Any], ops: CudaOps, **options: Any) -> None:
+    ours = ops.fuse(*batch, **options)
     for mine, wanted in zip(ours, _native.fuse(*batch, **options), strict=True):
         assert mine.tobytes() == wanted.tobytes()
 
@@ -140,7 +140,7 @@ def test_any_candidates(candidates: list[Any], fused_score: str, models: int, **
     boxes = [(x, y, x + w, y + h) for (x, y, w, h), _, _ in candidates]
     made = nms_case("any", boxes, [item[1] for item in candidates], [item[2] for item in candidates], **options)
     case = CrowdCase(made, {"fused_score": fused_score, "models": models, "classes": 3})
-    assert_same_on_cuda(as_batch(made), **case.options())
+    assert_same_on_cuda(as_batch(made), CudaOps(emulated_native()), **case.options())
     wanted = expected(case)
     assume(wanted.margin > CLOSE)
     assert_same(run(case), wanted)
@@ -168,7 +168,7 @@ def test_cuda_any_fractions(seed: int, batch: int, count: int, classes: int, ext
     counts = random.integers(0, count + 1, batch).astype(np.int32)
     for image, behind in enumerate(counts):
         logits[image, behind:] = INF
-    assert_same_on_cuda([boxes, logits, class_ids, counts], classes=classes, **options)
+    assert_same_on_cuda([boxes, logits, class_ids, counts], CudaOps(emulated_native()), classes=classes, **options)
 
 
 @pytest.mark.parametrize(

@@ -47,11 +47,11 @@ def test_is_what_the_oracle_says(case: CrowdCase) -> None:
 
 @pytest.mark.parametrize("case", list(soft_cases()), ids=str)
 def test_cuda(case: CrowdCase) -> None:
-    assert_same_on_cuda(as_batch(case.candidates), **case.options())
+    assert_same_on_cuda(as_batch(case.candidates), CudaOps(emulated_native()), **case.options())
 
 
-def assert_same_on_cuda(batch: list[Any], **options: Any) -> None:
-    ours = CudaOps(emulated_native()).soft_nms(*batch, **options)
+def assert_same_on_cuda(batch: list[Any], ops: CudaOps, **options: Any) -> None:
+    ours = ops.soft_nms(*batch, **options)
     for mine, wanted in zip(ours, _native.soft_nms(*batch, **options), strict=True):
         assert mine.tobytes() == wanted.tobytes()
 
@@ -141,7 +141,7 @@ def test_any_candidates(
     kept, scores = run(case)
     assert (kept, scores) == reference_soft_nms(made.boxes, made.logits, made.class_ids, **case.options())
     assert scores == sorted(scores, reverse=True)
-    assert_same_on_cuda(as_batch(made), **case.options())
+    assert_same_on_cuda(as_batch(made), CudaOps(emulated_native()), **case.options())
 
 
 @settings(derandomize=True, deadline=None, max_examples=40, database=None)
@@ -168,7 +168,8 @@ def test_cuda_any_fractions(seed: int, batch: int, count: int, classes: int, ext
     for image, behind in enumerate(counts):
         logits[image, behind:] = INF
     thresholds = random.random(classes, dtype=np.float32)
-    assert_same_on_cuda([boxes, logits, class_ids, counts], score_thresholds=thresholds, **options)
+    batch_of = [boxes, logits, class_ids, counts]
+    assert_same_on_cuda(batch_of, CudaOps(emulated_native()), score_thresholds=thresholds, **options)
 
 
 @pytest.mark.parametrize(
