@@ -16,13 +16,8 @@ from pathlib import Path
 
 _ARCHITECTURES = ("75", "80", "86", "87", "89", "90", "110", "120")
 _SOURCES = (
-    "decode_cuda.cu",
-    "nms_cuda.cu",
-    "soft_nms_cuda.cu",
-    "fusion_cuda.cu",
-    "preprocess_cuda.cu",
-    "device_cuda.cu",
-)
+    "decode_cuda.cu", "nms_cuda.cu", "soft_nms_cuda.cu", "fusion_cuda.cu", "preprocess_cuda.cu", "device_cuda.cu",
+)  # fmt: skip
 _CSRC = Path(__file__).parents[2] / "csrc"
 _FLAGS = (
     "-std=c++17", "-fmad=false", "-Werror", "all-warnings", "-Xcompiler", "-Wall,-Wextra,-Werror",
