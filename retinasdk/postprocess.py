@@ -1,6 +1,7 @@
-"""From head outputs to detections: decode and NMS in csrc, then the sigmoid and original pixels in NumPy.
+"""From head outputs to detections: decode and suppression in csrc, then scores and original pixels in NumPy.
 
-Decode and NMS are the CPU's here, the GPU's in backends/_gpu_lane.py; what comes after them is the same code for both.
+Decode and suppression are the CPU's here, the GPU's in backends/_gpu_lane.py; what comes after them is the same code
+for both.
 """
 
 from __future__ import annotations
@@ -207,18 +208,19 @@ def suppress(
     arrays = (candidates.boxes, candidates.logits, candidates.class_ids, candidates.counts)
     room = suppression.room(spec)
     if op == "fuse":
-        boxes, scores, class_ids, counts = _native.fuse(*arrays, classes=len(spec.labels), max_detections=room, **rules)
-        return [Kept(boxes[i, :count], scores[i, :count], class_ids[i, :count]) for i, count in enumerate(counts)]
+        boxes, means, class_ids, counts = _native.fuse(*arrays, classes=len(spec.labels), max_detections=room, **rules)
+        return [Kept(boxes[i, :count], means[i, :count], class_ids[i, :count]) for i, count in enumerate(counts)]
+    fallen = None
     if op == "soft_nms":
         thresholds = np.array(each_class(score_threshold, spec), dtype=np.float32)
-        kept, counts, scores = _native.soft_nms(*arrays, score_thresholds=thresholds, max_detections=room, **rules)
+        kept, counts, fallen = _native.soft_nms(*arrays, score_thresholds=thresholds, max_detections=room, **rules)
     else:
         kept, counts = _native.nms(*arrays, max_detections=room, **rules)
-        scores = sigmoid(np.take_along_axis(candidates.logits, kept, axis=1))  # those behind the counts are of no use
     results = []
     for image, count in enumerate(counts):
         best = kept[image, :count]
-        results.append(Kept(candidates.boxes[image, best], scores[image, :count], candidates.class_ids[image, best]))
+        scores = sigmoid(candidates.logits[image, best]) if fallen is None else fallen[image, :count]
+        results.append(Kept(candidates.boxes[image, best], scores, candidates.class_ids[image, best]))
     return results
 
 

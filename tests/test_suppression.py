@@ -283,7 +283,7 @@ def test_detect_takes_every_switch(model_path: Path, photo: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("switches", "message"),
     [
-        (["--ignore", "0,0,50"], "ignore must be a list of regions of four numbers each"),
+        (["--ignore", "0,0,50,0"], "ignore has a region without area"),
         (["--score", "person=2"], "score_threshold must be a number from 0 to 1, got 2.0"),
         (["--sigma", "0"], "sigma must be a number above 0"),
     ],
@@ -292,4 +292,20 @@ def test_what_the_command_says_of_bad_switches(
     model_path: Path, photo: Path, capsys: pytest.CaptureFixture[str], switches: list[str], message: str
 ) -> None:
     assert main(["detect", str(photo), "--model", str(model_path), *switches]) != 0
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("switches", "message"),
+    [
+        (["--ignore", "0,0,50"], "argument --ignore: four numbers are wanted, such as 0,0,640,120; got '0,0,50'"),
+        (["--ignore", "0,0,50,y"], "argument --ignore: four numbers are wanted"),
+        (["--score", "person=high"], "argument --score: invalid float value: 'person=high'; wanted is a score, or"),
+        (["--suppression", "soft"], "argument --suppression: invalid choice: 'soft'"),
+    ],
+)
+def test_what_the_parser_says_of_bad_switches(
+    photo: Path, capsys: pytest.CaptureFixture[str], switches: list[str], message: str
+) -> None:
+    assert main(["detect", str(photo), *switches]) == 2
     assert message in capsys.readouterr().err

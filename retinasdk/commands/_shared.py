@@ -50,15 +50,23 @@ def suppression_of(arguments: argparse.Namespace) -> Suppression:
 
 def score_threshold(text: str) -> float | dict[str, float]:
     """The number in "0.5", or the numbers by label in "person=0.5, chair=0.3"."""
-    if "=" not in text:
-        return float(text)
-    pairs = [part.rpartition("=") for part in names(text)]
-    return {label.strip(): float(score) for label, _, score in pairs}
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = [part.rpartition("=") for part in names(text)]
+        return {label.strip(): float(score) for label, _, score in pairs}
+    except ValueError:
+        wanted = "wanted is a score, or scores by label such as person=0.5,chair=0.3"
+        raise argparse.ArgumentTypeError(f"invalid float value: {text!r}; {wanted}") from None
 
 
 def region(text: str) -> tuple[float, ...]:
     """(x1, y1, x2, y2) in "0,0,640,120"."""
-    return tuple(float(part) for part in text.split(","))
+    try:
+        x1, y1, x2, y2 = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"four numbers are wanted, such as 0,0,640,120; got {text!r}") from None
+    return x1, y1, x2, y2
 
 
 def names(text: str) -> list[str]:
