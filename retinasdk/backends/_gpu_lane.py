@@ -175,7 +175,7 @@ class Lane:
         transforms: Sequence[Transform],
         score_threshold: Thresholds,
         class_ids: Sequence[int],
-        ignore: npt.NDArray[np.float32] | None,
+        ignore: npt.NDArray[np.float32] | None = None,
     ) -> None:
         plan, block = self._plan, self._parameters.host
         thresholds = each_class(score_threshold, self._engine.spec)
