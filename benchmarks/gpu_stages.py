@@ -61,7 +61,7 @@ def stage_times(lane: Lane, image: Image, transform: Transform, threshold: float
             mark("network")
             lane._launch_network()
             lane._native.decode(**lane._decode_arguments, stream=stream.handle)
-            lane._native.nms(**lane._nms_arguments, stream=stream.handle)
+            lane._suppress(**lane._suppress_arguments, stream=stream.handle)
             mark("download")
             lane._results.download(0, lane._plan.result_bytes, stream)
             mark("")
@@ -123,7 +123,7 @@ def kernel_times(lane: Lane, image: DeviceArray, transform: Transform, rounds: i
         native.decode(**lane._decode_arguments, stream=stream)
 
     def nms() -> None:
-        native.nms(**lane._nms_arguments, stream=stream)
+        lane._suppress(**lane._suppress_arguments, stream=stream)
 
     def decode_and_nms() -> None:
         decode()

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings_coder.h"
+#include "bindings_rules.h"
 #include "ops.h"
 
 namespace py = pybind11;
@@ -65,7 +66,8 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
                        const std::vector<std::array<float, 2>>& strides, const py::object& clip_sizes,
                        float logit_threshold, int top_k, std::array<float, 4> coder_weights, float coder_clamp_max,
                        std::vector<int32_t> class_ids, const std::string& coder_kind, std::array<float, 4> coder_means,
-                       float coder_clamp_min, bool plus_one, bool or_equal, bool drop_empty) {
+                       float coder_clamp_min, bool plus_one, bool or_equal, bool drop_empty,
+                       const py::object& class_thresholds, const py::object& ignored) {
   const size_t count = strides.size();
   if (count == 0 || logits.size() != count || deltas.size() != count || base_anchors.size() != count) {
     throw py::value_error("logits, deltas, base_anchors and strides need one entry for each level, got " +
@@ -110,6 +112,17 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
                         std::move(class_ids),
                         or_equal,
                         drop_empty};
+  if (!class_thresholds.is_none()) {
+    const auto limits = checked<float>(class_thresholds, {channels / anchors}, "class_thresholds must be (K,) float32");
+    options.class_thresholds = limits.data();
+    alive.push_back(limits);
+  }
+  if (!ignored.is_none()) {
+    const auto regions = checked<float>(ignored, {batch, -1, 4}, "ignored must be (N, R, 4) float32");
+    options.ignored = regions.data();
+    options.ignored_regions = static_cast<int>(regions.shape(1));
+    alive.push_back(regions);
+  }
   const py::ssize_t capacity = static_cast<py::ssize_t>(count) * top_k;
   Array<float> boxes({batch, capacity, py::ssize_t{4}});
   Array<float> kept_logits({batch, capacity});
@@ -124,9 +137,22 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
   return py::make_tuple(boxes, kept_logits, kept_classes, counts);
 }
 
-py::tuple nms_candidates(const py::object& boxes, const py::object& logits, const py::object& class_ids,
-                         const py::object& counts, float iou_threshold, int max_detections, bool or_equal,
-                         bool plus_one) {
+// Candidates of Python's arrays, checked, and the room for what is kept of an image: more can never be than there are
+// candidates, whatever the caller asks for.
+struct Given {
+  Array<float> boxes, logits;
+  Array<int32_t> class_ids, counts;
+  int room;
+
+  int batch() const { return static_cast<int>(boxes.shape(0)); }
+  Candidates candidates() const {
+    return {const_cast<float*>(boxes.data()), const_cast<float*>(logits.data()), const_cast<int32_t*>(class_ids.data()),
+            const_cast<int32_t*>(counts.data()), static_cast<int>(boxes.shape(1))};
+  }
+};
+
+Given given(const py::object& boxes, const py::object& logits, const py::object& class_ids, const py::object& counts,
+            int max_detections) {
   const auto box_array = checked<float>(boxes, {-1, -1, 4}, "boxes must be (N, C, 4) float32");
   const py::ssize_t batch = box_array.shape(0);
   const py::ssize_t capacity = box_array.shape(1);
@@ -136,20 +162,74 @@ py::tuple nms_candidates(const py::object& boxes, const py::object& logits, cons
   if (max_detections < 1) {
     throw py::value_error("max_detections must be at least 1, got " + std::to_string(max_detections));
   }
-  const Candidates candidates{const_cast<float*>(box_array.data()), const_cast<float*>(logit_array.data()),
-                              const_cast<int32_t*>(class_array.data()), const_cast<int32_t*>(count_array.data()),
-                              static_cast<int>(capacity)};
-  // More can never be kept than there are candidates, whatever room the caller asks for.
-  const int room = static_cast<int>(std::max<py::ssize_t>(1, std::min<py::ssize_t>(max_detections, capacity)));
-  Array<int32_t> kept({batch, static_cast<py::ssize_t>(room)});
-  Array<int32_t> kept_counts(batch);
-  std::fill(kept.mutable_data(), kept.mutable_data() + kept.size(), -1);
+  return {box_array, logit_array, class_array, count_array,
+          static_cast<int>(std::max<py::ssize_t>(1, std::min<py::ssize_t>(max_detections, capacity)))};
+}
+
+template <typename T>
+Array<T> filled(const std::vector<py::ssize_t>& shape, T value) {
+  Array<T> array(shape);
+  std::fill(array.mutable_data(), array.mutable_data() + array.size(), value);
+  return array;
+}
+
+py::tuple nms_candidates(const py::object& boxes, const py::object& logits, const py::object& class_ids,
+                         const py::object& counts, float iou_threshold, int max_detections, bool or_equal,
+                         bool plus_one, bool across_classes, int max_per_class) {
+  const Given in = given(boxes, logits, class_ids, counts, max_detections);
+  auto kept = filled<int32_t>({in.batch(), in.room}, -1);
+  Array<int32_t> kept_counts(in.batch());
   {
     const py::gil_scoped_release unlocked;
-    nms(static_cast<int>(batch), candidates, {iou_threshold, room, or_equal, plus_one}, kept.mutable_data(),
-        kept_counts.mutable_data());
+    nms(in.batch(), in.candidates(), {iou_threshold, in.room, or_equal, plus_one, across_classes, max_per_class},
+        kept.mutable_data(), kept_counts.mutable_data());
   }
   return py::make_tuple(kept, kept_counts);
+}
+
+py::tuple soft_nms_candidates(const py::object& boxes, const py::object& logits, const py::object& class_ids,
+                              const py::object& counts, const py::object& score_thresholds, const std::string& decay,
+                              float sigma, float iou_threshold, int max_detections, bool or_equal, bool plus_one,
+                              bool across_classes, int max_per_class) {
+  const Given in = given(boxes, logits, class_ids, counts, max_detections);
+  const auto thresholds = checked<float>(score_thresholds, {-1}, "score_thresholds must be (K,) float32");
+  const SoftNmsOptions options{{iou_threshold, in.room, or_equal, plus_one, across_classes, max_per_class},
+                               decay_named(decay),
+                               sigma,
+                               thresholds.data(),
+                               static_cast<int>(thresholds.size())};
+  auto kept = filled<int32_t>({in.batch(), in.room}, -1);
+  auto scores = filled<float>({in.batch(), in.room}, 0.0f);
+  Array<int32_t> kept_counts(in.batch());
+  {
+    const py::gil_scoped_release unlocked;
+    soft_nms(in.batch(), in.candidates(), options, kept.mutable_data(), kept_counts.mutable_data(),
+             scores.mutable_data());
+  }
+  return py::make_tuple(kept, kept_counts, scores);
+}
+
+py::tuple fuse_candidates(const py::object& boxes, const py::object& logits, const py::object& class_ids,
+                          const py::object& counts, int classes, const std::string& fused_score,
+                          const std::string& scale, int models, float iou_threshold, int max_detections, bool or_equal,
+                          bool plus_one, bool across_classes, int max_per_class) {
+  const Given in = given(boxes, logits, class_ids, counts, max_detections);
+  const FusionOptions options{{iou_threshold, in.room, or_equal, plus_one, across_classes, max_per_class},
+                              fused_score_named(fused_score),
+                              score_scale_named(scale),
+                              models,
+                              classes};
+  auto fused_boxes = filled<float>({in.batch(), in.room, 4}, 0.0f);
+  auto scores = filled<float>({in.batch(), in.room}, 0.0f);
+  auto fused_classes = filled<int32_t>({in.batch(), in.room}, 0);
+  Array<int32_t> fused_counts(in.batch());
+  {
+    const py::gil_scoped_release unlocked;
+    fuse(
+        in.batch(), in.candidates(), options,
+        {fused_boxes.mutable_data(), scores.mutable_data(), fused_classes.mutable_data(), fused_counts.mutable_data()});
+  }
+  return py::make_tuple(fused_boxes, scores, fused_classes, fused_counts);
 }
 
 }  // namespace
@@ -166,11 +246,25 @@ PYBIND11_MODULE(_native, module) {
              py::arg("coder_weights"), py::arg("coder_clamp_max"), py::arg("class_ids"),
              py::arg("coder_kind") = "center", py::arg("coder_means") = std::array<float, 4>{},
              py::arg("coder_clamp_min") = -retinasdk::kUnbounded, py::arg("plus_one") = false,
-             py::arg("or_equal") = false, py::arg("drop_empty") = false,
+             py::arg("or_equal") = false, py::arg("drop_empty") = false, py::arg("class_thresholds") = py::none(),
+             py::arg("ignored") = py::none(),
              "Head outputs to (boxes (N, C, 4), logits (N, C), class_ids (N, C), counts (N,)), C = levels * top_k.");
   module.def("nms", &retinasdk::nms_candidates, py::arg("boxes"), py::arg("logits"), py::arg("class_ids"),
              py::arg("counts"), py::kw_only(), py::arg("iou_threshold"), py::arg("max_detections"),
-             py::arg("or_equal") = false, py::arg("plus_one") = false,
+             py::arg("or_equal") = false, py::arg("plus_one") = false, py::arg("across_classes") = false,
+             py::arg("max_per_class") = retinasdk::kMaxPerImage,
              "Class-aware greedy NMS: (kept indices (N, M) best first, -1 behind the last; counts (N,)).");
+  module.def("soft_nms", &retinasdk::soft_nms_candidates, py::arg("boxes"), py::arg("logits"), py::arg("class_ids"),
+             py::arg("counts"), py::kw_only(), py::arg("score_thresholds"), py::arg("decay"), py::arg("sigma"),
+             py::arg("iou_threshold"), py::arg("max_detections"), py::arg("or_equal") = false,
+             py::arg("plus_one") = false, py::arg("across_classes") = false,
+             py::arg("max_per_class") = retinasdk::kMaxPerImage,
+             "Soft NMS: (kept indices (N, M) best first, -1 behind the last; counts (N,); scores (N, M)).");
+  module.def("fuse", &retinasdk::fuse_candidates, py::arg("boxes"), py::arg("logits"), py::arg("class_ids"),
+             py::arg("counts"), py::kw_only(), py::arg("classes"), py::arg("fused_score"), py::arg("scale") = "logit",
+             py::arg("models") = 1, py::arg("iou_threshold"), py::arg("max_detections"), py::arg("or_equal") = false,
+             py::arg("plus_one") = false, py::arg("across_classes") = false,
+             py::arg("max_per_class") = retinasdk::kMaxPerImage,
+             "Weighted boxes fusion: (boxes (N, M, 4), scores (N, M), class_ids (N, M), counts (N,)), best first.");
   module.def("simd_name", &retinasdk::simd_name, "Instruction set of the logit filter: avx2, neon or plain.");
 }

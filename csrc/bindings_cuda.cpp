@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bindings_coder.h"
+#include "bindings_rules.h"
 #include "ops_cuda.h"
 
 namespace py = pybind11;
@@ -102,7 +103,7 @@ void decode_heads(const std::vector<uintptr_t>& logits, const std::vector<uintpt
                   uintptr_t out_logits, uintptr_t class_ids, uintptr_t counts, uintptr_t rescans, uintptr_t scratch,
                   size_t scratch_bytes, uintptr_t stream, const std::string& coder_kind,
                   std::array<float, 4> coder_means, float coder_clamp_min, bool plus_one, bool or_equal,
-                  bool drop_empty) {
+                  bool drop_empty, uintptr_t class_thresholds, uintptr_t ignored, int ignored_regions) {
   const size_t count = sizes.size();
   if (logits.size() != count || deltas.size() != count || base_anchors.size() != count || strides.size() != count) {
     throw py::value_error("logits, deltas, base_anchors, sizes and strides need one entry for each level");
@@ -123,11 +124,18 @@ void decode_heads(const std::vector<uintptr_t>& logits, const std::vector<uintpt
       at<const uint8_t>(class_mask),
       at<const float>(clip_sizes),
       or_equal,
-      drop_empty};
+      drop_empty,
+      at<const float>(class_thresholds),
+      at<const float>(ignored),
+      ignored_regions};
   const DeviceCandidates candidates{at<float>(boxes),    at<float>(out_logits), at<int32_t>(class_ids),
                                     at<int32_t>(counts), at<int32_t>(rescans),  static_cast<int>(count) * top_k};
   const py::gil_scoped_release unlocked;
   decode(levels, options, candidates, {at<void>(scratch), scratch_bytes}, at<void>(stream));
+}
+
+DeviceCandidates candidates_at(int capacity, uintptr_t boxes, uintptr_t logits, uintptr_t class_ids, uintptr_t counts) {
+  return {at<float>(boxes), at<float>(logits), at<int32_t>(class_ids), at<int32_t>(counts), nullptr, capacity};
 }
 
 size_t nms_scratch(int batch, int capacity, int max_detections) {
@@ -137,14 +145,58 @@ size_t nms_scratch(int batch, int capacity, int max_detections) {
 void nms_candidates(int batch, int capacity, uintptr_t boxes, uintptr_t logits, uintptr_t class_ids, uintptr_t counts,
                     float iou_threshold, int max_detections, uintptr_t kept, uintptr_t kept_counts,
                     uintptr_t kept_boxes, uintptr_t kept_logits, uintptr_t kept_class_ids, uintptr_t scratch,
-                    size_t scratch_bytes, uintptr_t stream, bool or_equal, bool plus_one) {
-  const DeviceCandidates candidates{at<float>(boxes),    at<float>(logits), at<int32_t>(class_ids),
-                                    at<int32_t>(counts), nullptr,           capacity};
+                    size_t scratch_bytes, uintptr_t stream, bool or_equal, bool plus_one, bool across_classes,
+                    int max_per_class) {
+  const DeviceCandidates candidates = candidates_at(capacity, boxes, logits, class_ids, counts);
   const DeviceDetections detections{at<int32_t>(kept), at<int32_t>(kept_counts), at<float>(kept_boxes),
                                     at<float>(kept_logits), at<int32_t>(kept_class_ids)};
   const py::gil_scoped_release unlocked;
-  nms(batch, candidates, {iou_threshold, max_detections, or_equal, plus_one}, detections,
+  nms(batch, candidates, {iou_threshold, max_detections, or_equal, plus_one, across_classes, max_per_class}, detections,
       {at<void>(scratch), scratch_bytes}, at<void>(stream));
+}
+
+size_t soft_nms_scratch(int batch, int capacity, int max_detections, int classes) {
+  return soft_nms_scratch_bytes(batch, capacity, {{0.5f, max_detections}, Decay::kLinear, 1.0f, nullptr, classes});
+}
+
+void soft_nms_candidates(int batch, int capacity, uintptr_t boxes, uintptr_t logits, uintptr_t class_ids,
+                         uintptr_t counts, uintptr_t score_thresholds, int classes, const std::string& decay,
+                         float sigma, float iou_threshold, int max_detections, uintptr_t kept, uintptr_t kept_counts,
+                         uintptr_t kept_boxes, uintptr_t kept_scores, uintptr_t kept_class_ids, uintptr_t scratch,
+                         size_t scratch_bytes, uintptr_t stream, bool or_equal, bool plus_one, bool across_classes,
+                         int max_per_class) {
+  const DeviceCandidates candidates = candidates_at(capacity, boxes, logits, class_ids, counts);
+  const DeviceSoftNmsOptions options{{iou_threshold, max_detections, or_equal, plus_one, across_classes, max_per_class},
+                                     decay_named(decay),
+                                     sigma,
+                                     at<const float>(score_thresholds),
+                                     classes};
+  const py::gil_scoped_release unlocked;
+  soft_nms(batch, candidates, options, at<int32_t>(kept),
+           {at<float>(kept_boxes), at<float>(kept_scores), at<int32_t>(kept_class_ids), at<int32_t>(kept_counts)},
+           {at<void>(scratch), scratch_bytes}, at<void>(stream));
+}
+
+size_t fuse_scratch(int batch, int capacity, int max_detections, int classes) {
+  return fusion_scratch_bytes(batch, capacity,
+                              {{0.5f, max_detections}, FusedScore::kMean, ScoreScale::kLogit, 1, classes});
+}
+
+void fuse_candidates(int batch, int capacity, uintptr_t boxes, uintptr_t logits, uintptr_t class_ids, uintptr_t counts,
+                     int classes, const std::string& fused_score, const std::string& scale, int models,
+                     float iou_threshold, int max_detections, uintptr_t kept_counts, uintptr_t kept_boxes,
+                     uintptr_t kept_scores, uintptr_t kept_class_ids, uintptr_t scratch, size_t scratch_bytes,
+                     uintptr_t stream, bool or_equal, bool plus_one, bool across_classes, int max_per_class) {
+  const DeviceCandidates candidates = candidates_at(capacity, boxes, logits, class_ids, counts);
+  const DeviceFusionOptions options{{iou_threshold, max_detections, or_equal, plus_one, across_classes, max_per_class},
+                                    fused_score_named(fused_score),
+                                    score_scale_named(scale),
+                                    models,
+                                    classes};
+  const py::gil_scoped_release unlocked;
+  fuse(batch, candidates, options,
+       {at<float>(kept_boxes), at<float>(kept_scores), at<int32_t>(kept_class_ids), at<int32_t>(kept_counts)},
+       {at<void>(scratch), scratch_bytes}, at<void>(stream));
 }
 
 // Errors of CUDA are DeviceError; the class is looked up when one happens, so that importing this module imports
@@ -205,6 +257,7 @@ PYBIND11_MODULE(_native_cuda, module) {
              py::arg("scratch_bytes"), py::arg("stream"), py::arg("coder_kind") = "center",
              py::arg("coder_means") = std::array<float, 4>{}, py::arg("coder_clamp_min") = -retinasdk::kUnbounded,
              py::arg("plus_one") = false, py::arg("or_equal") = false, py::arg("drop_empty") = false,
+             py::arg("class_thresholds") = 0, py::arg("ignored") = 0, py::arg("ignored_regions") = 0,
              "Head outputs to candidates, levels * top_k an image.");
   module.def("nms_scratch_bytes", &nms_scratch, py::kw_only(), py::arg("batch"), py::arg("capacity"),
              py::arg("max_detections"));
@@ -213,5 +266,25 @@ PYBIND11_MODULE(_native_cuda, module) {
              py::arg("max_detections"), py::arg("kept"), py::arg("kept_counts"), py::arg("kept_boxes"),
              py::arg("kept_logits"), py::arg("kept_class_ids"), py::arg("scratch"), py::arg("scratch_bytes"),
              py::arg("stream"), py::arg("or_equal") = false, py::arg("plus_one") = false,
+             py::arg("across_classes") = false, py::arg("max_per_class") = 1 << 20,
              "Candidates to kept ones, best first, gathered side by side.");
+  module.def("soft_nms_scratch_bytes", &soft_nms_scratch, py::kw_only(), py::arg("batch"), py::arg("capacity"),
+             py::arg("max_detections"), py::arg("classes"));
+  module.def("soft_nms", &soft_nms_candidates, py::kw_only(), py::arg("batch"), py::arg("capacity"), py::arg("boxes"),
+             py::arg("logits"), py::arg("class_ids"), py::arg("counts"), py::arg("score_thresholds"),
+             py::arg("classes"), py::arg("decay"), py::arg("sigma"), py::arg("iou_threshold"),
+             py::arg("max_detections"), py::arg("kept"), py::arg("kept_counts"), py::arg("kept_boxes"),
+             py::arg("kept_scores"), py::arg("kept_class_ids"), py::arg("scratch"), py::arg("scratch_bytes"),
+             py::arg("stream"), py::arg("or_equal") = false, py::arg("plus_one") = false,
+             py::arg("across_classes") = false, py::arg("max_per_class") = 1 << 20,
+             "Candidates to kept ones with fallen scores, best first, gathered side by side.");
+  module.def("fuse_scratch_bytes", &fuse_scratch, py::kw_only(), py::arg("batch"), py::arg("capacity"),
+             py::arg("max_detections"), py::arg("classes"));
+  module.def("fuse", &fuse_candidates, py::kw_only(), py::arg("batch"), py::arg("capacity"), py::arg("boxes"),
+             py::arg("logits"), py::arg("class_ids"), py::arg("counts"), py::arg("classes"), py::arg("fused_score"),
+             py::arg("scale") = "logit", py::arg("models") = 1, py::arg("iou_threshold"), py::arg("max_detections"),
+             py::arg("kept_counts"), py::arg("kept_boxes"), py::arg("kept_scores"), py::arg("kept_class_ids"),
+             py::arg("scratch"), py::arg("scratch_bytes"), py::arg("stream"), py::arg("or_equal") = false,
+             py::arg("plus_one") = false, py::arg("across_classes") = false, py::arg("max_per_class") = 1 << 20,
+             "Candidates to fused boxes, best first, side by side.");
 }

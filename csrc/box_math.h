@@ -29,6 +29,11 @@ struct Box {
   float x1, y1, x2, y2;
 };
 
+// Number i of boxes (n, 4).
+RETINASDK_HOST_DEVICE Box box_at(const float* boxes, uint64_t i) {
+  return {boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
+}
+
 RETINASDK_HOST_DEVICE Box outline(const Box& box, bool plus_one) {
   return plus_one ? Box{box.x1, box.y1, box.x2 + 1.0f, box.y2 + 1.0f} : box;
 }
@@ -40,15 +45,10 @@ RETINASDK_HOST_DEVICE Box anchor_box(const float* base, float stride_y, float st
 }
 
 // Note [Exponential]
-// exp(x), rounded to float from a double that is right to 1e-12: x = n ln 2 + r with |r| <= ln 2 / 2, then Taylor's
-// series to r^11 and a shift of the exponent. Only IEEE additions, multiplications and bits, so that host and device
-// give the same box to the last bit, which their own expf do not. 5000 boxes an image take two each: its cost is
-// nothing.
-RETINASDK_HOST_DEVICE float exponential(float x) {
-  if (x != x) return x;
-  if (x > 88.72284f) return x * 3.4028234e38f;  // beyond the largest float: infinity
-  if (x < -104.0f) return 0.0f;                 // below half of the smallest
-  const double value = static_cast<double>(x);
+// exp(x), right to 1e-12: x = n ln 2 + r with |r| <= ln 2 / 2, then Taylor's series to r^11 and a shift of the
+// exponent. Only IEEE additions, multiplications and bits, so that host and device give the same box to the last bit,
+// which their own expf do not. 5000 boxes an image take two each: its cost is nothing. value: from -700 to 700.
+RETINASDK_HOST_DEVICE double exponential_double(double value) {
   const double n = floor(value * 1.4426950408889634 + 0.5);
   const double r = value - n * 0.6931471805599453;
   double sum = 1.0;
@@ -56,7 +56,15 @@ RETINASDK_HOST_DEVICE float exponential(float x) {
   const int64_t exponent_bits = (static_cast<int64_t>(n) + 1023) << 52;
   double power;
   memcpy(&power, &exponent_bits, sizeof power);
-  return static_cast<float>(sum * power);
+  return sum * power;
+}
+
+// The same, rounded to float once, for any x.
+RETINASDK_HOST_DEVICE float exponential(float x) {
+  if (x != x) return x;
+  if (x > 88.72284f) return x * 3.4028234e38f;  // beyond the largest float: infinity
+  if (x < -104.0f) return 0.0f;                 // below half of the smallest
+  return static_cast<float>(exponential_double(static_cast<double>(x)));
 }
 
 // Conditionals and not fminf: a NaN must stay NaN here, so that is_finite() can drop the box.
@@ -113,10 +121,40 @@ RETINASDK_HOST_DEVICE Box clip(const Box& box, float width, float height) {
 // Of an outline(): has it no area?
 RETINASDK_HOST_DEVICE bool is_empty(const Box& box) { return !(box.x2 > box.x1 && box.y2 > box.y1); }
 
+RETINASDK_HOST_DEVICE float area(const Box& box) { return (box.x2 - box.x1) * (box.y2 - box.y1); }
+
+// Do two outlines overlap, and with what area?
+RETINASDK_HOST_DEVICE bool overlaps(const Box& a, const Box& b, float& shared) {
+  const float left = a.x1 > b.x1 ? a.x1 : b.x1;
+  const float top = a.y1 > b.y1 ? a.y1 : b.y1;
+  const float right = a.x2 < b.x2 ? a.x2 : b.x2;
+  const float bottom = a.y2 < b.y2 ? a.y2 : b.y2;
+  shared = (right - left) * (bottom - top);
+  return right > left && bottom > top;
+}
+
+// Regions (count, 4) xyxy, edges continuous, of which the first without area ends the list.
+struct IgnoredRegions {
+  const float* boxes;
+  int count;
+};
+
+// Does more than half of an outline's area lie in one of the regions?
+RETINASDK_HOST_DEVICE bool is_ignored(const Box& box, const IgnoredRegions& regions) {
+  for (int i = 0; i < regions.count; ++i) {
+    const Box region = box_at(regions.boxes, static_cast<uint64_t>(i));
+    if (is_empty(region)) return false;
+    float shared;
+    if (overlaps(box, region, shared) && shared > 0.5f * area(box)) return true;
+  }
+  return false;
+}
+
 // What a box must be to become a candidate.
 struct BoxLimits {
   float width, height;  // of clip()
   bool drop_empty;      // boxes without area after clipping are none
+  IgnoredRegions ignored;
 };
 
 // The clipped box of an anchor, and whether it is a candidate.
@@ -124,7 +162,8 @@ RETINASDK_HOST_DEVICE bool decode_box(const Box& anchor, const float (&delta)[4]
                                       const BoxLimits& limits, Box& box) {
   const Box decoded = apply_deltas(anchor, delta, coder);
   box = clip(decoded, limits.width, limits.height);
-  return is_finite(decoded) && !(limits.drop_empty && is_empty(outline(box, coder.plus_one)));
+  const Box outlined = outline(box, coder.plus_one);
+  return is_finite(decoded) && !(limits.drop_empty && is_empty(outlined)) && !is_ignored(outlined, limits.ignored);
 }
 
 // What `>` is to be asked with, where values at the threshold itself count too: the next float below. Below -infinity
@@ -166,17 +205,11 @@ RETINASDK_HOST_DEVICE float logit_of(uint64_t key) {
   return value;
 }
 
-RETINASDK_HOST_DEVICE float area(const Box& box) { return (box.x2 - box.x1) * (box.y2 - box.y1); }
-
 // Intersection over union of two outlines ([Box convention]); 0 where they do not overlap.
 RETINASDK_HOST_DEVICE float iou(const Box& a, const Box& b) {
-  const float left = a.x1 > b.x1 ? a.x1 : b.x1;
-  const float top = a.y1 > b.y1 ? a.y1 : b.y1;
-  const float right = a.x2 < b.x2 ? a.x2 : b.x2;
-  const float bottom = a.y2 < b.y2 ? a.y2 : b.y2;
-  if (!(right > left && bottom > top)) return 0.0f;
-  const float intersection = (right - left) * (bottom - top);
-  return intersection / (area(a) + area(b) - intersection);
+  float shared;
+  if (!overlaps(a, b, shared)) return 0.0f;
+  return shared / (area(a) + area(b) - shared);
 }
 
 // Does a kept box remove another of the same class? Of outlines; `limit` is the IoU threshold, by strict_limit().

@@ -53,6 +53,17 @@ inline void require_scratch(Scratch scratch, size_t wanted) {
           "scratch must have " + std::to_string(wanted) + " bytes, got " + std::to_string(scratch.size_bytes));
 }
 
+inline void require_suppression(int batch, int capacity, const DeviceNmsOptions& options, int classes) {
+  require(batch >= 1 && batch <= 65535, "batch must be 1 to 65535, got " + std::to_string(batch));
+  require(capacity >= 1 && capacity <= 1 << 24,
+          "room for candidates must be 1 to 16777216 an image, got " + std::to_string(capacity));
+  require(options.max_detections >= 1 && options.max_detections <= 1 << 20,
+          "max_detections must be 1 to 1048576, got " + std::to_string(options.max_detections));
+  require(options.max_per_class >= 1, "max_per_class must be at least 1, got " + std::to_string(options.max_per_class));
+  require(options.iou_threshold == options.iou_threshold, "iou_threshold must be a number, got NaN");
+  require(classes >= 1 && classes <= 1 << 16, "classes must be 1 to 65536, got " + std::to_string(classes));
+}
+
 inline int power_of_two_from(int value) {
   int power = 1;
   while (power < value) power *= 2;

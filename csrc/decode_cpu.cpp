@@ -50,8 +50,9 @@ constexpr int kChunk = 4096;  // logits filtered at a time: 16 KiB, so they are 
 
 // Offers the logits of channels [begin, end) of one level and image. Channels lie one after the other, so the filter
 // does not stop at their borders, which on the small levels are only some cells apart.
+// class_limits: of each class by strict_limit(); empty: none.
 void scan_channels(const float* logits, int begin, int end, const HeadLevel& level, const DecodeOptions& options,
-                   BestOfLevel& best) {
+                   const std::vector<float>& class_limits, BestOfLevel& best) {
   const int64_t cells = static_cast<int64_t>(level.height) * level.width;
   const int64_t stop = end * cells;
   int32_t positions[kChunk];
@@ -71,23 +72,25 @@ void scan_channels(const float* logits, int begin, int end, const HeadLevel& lev
           ++anchor;
         }
       }
+      if (!class_limits.empty() && !passes(logits[offset], class_limits[static_cast<size_t>(class_id)])) continue;
       const int64_t cell = offset - channel_start;
       best.add(logits[offset], static_cast<uint32_t>((cell * options.anchors + anchor) * options.classes + class_id));
     }
   }
 }
 
-BestOfLevel best_of_level(const HeadLevel& level, int image, const DecodeOptions& options) {
+BestOfLevel best_of_level(const HeadLevel& level, int image, const DecodeOptions& options,
+                          const std::vector<float>& class_limits) {
   const int channels = options.anchors * options.classes;
   const float* logits = level.logits + static_cast<int64_t>(image) * channels * level.height * level.width;
   BestOfLevel best(options.top_k, strict_limit(options.logit_threshold, options.or_equal));
   if (options.class_ids.empty()) {
-    scan_channels(logits, 0, channels, level, options, best);
+    scan_channels(logits, 0, channels, level, options, class_limits, best);
   } else {
     for (int anchor = 0; anchor < options.anchors; ++anchor) {
       for (const int32_t class_id : options.class_ids) {
         const int channel = anchor * options.classes + class_id;
-        scan_channels(logits, channel, channel + 1, level, options, best);
+        scan_channels(logits, channel, channel + 1, level, options, class_limits, best);
       }
     }
   }
@@ -98,14 +101,20 @@ BestOfLevel best_of_level(const HeadLevel& level, int image, const DecodeOptions
 
 void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, const float* clip_sizes,
             const Candidates& candidates) {
+  std::vector<float> class_limits;
+  for (int k = 0; options.class_thresholds != nullptr && k < options.classes; ++k) {
+    class_limits.push_back(strict_limit(options.class_thresholds[k], options.or_equal));
+  }
   for (int image = 0; image < options.batch; ++image) {
     int64_t slot = static_cast<int64_t>(image) * candidates.capacity;
     const int64_t first_slot = slot;
-    const BoxLimits limits{clip_sizes[2 * image + 1], clip_sizes[2 * image], options.drop_empty};
+    const IgnoredRegions ignored{options.ignored + int64_t{4} * image * options.ignored_regions,
+                                 options.ignored_regions};
+    const BoxLimits limits{clip_sizes[2 * image + 1], clip_sizes[2 * image], options.drop_empty, ignored};
     for (const HeadLevel& level : levels) {
       const int64_t cells = static_cast<int64_t>(level.height) * level.width;
       const float* deltas = level.deltas + static_cast<int64_t>(image) * options.anchors * 4 * cells;
-      BestOfLevel best = best_of_level(level, image, options);
+      BestOfLevel best = best_of_level(level, image, options, class_limits);
       for (const uint64_t key : best.sorted()) {
         const int64_t index = index_of(key);
         const int64_t pair = index / options.classes;

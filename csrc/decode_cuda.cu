@@ -49,6 +49,9 @@ struct Plan {
   const float* logit_threshold;
   const uint8_t* class_mask;
   const float* clip_sizes;
+  const float* class_thresholds;  // or null
+  const float* ignored;
+  int ignored_regions;
   // Scratch, one entry for each (image, level):
   uint32_t* passed;  // candidates that the filter found, those without room included
   uint64_t* best;    // (sorted_keys)
@@ -87,7 +90,11 @@ __device__ inline Pair pair_at(uint32_t offset, const Plan& plan, const Level& l
 
 __device__ inline bool is_candidate(float logit, float threshold, uint32_t offset, const Plan& plan,
                                     const Level& level) {
-  return passes(logit, threshold) && plan.class_mask[pair_at(offset, plan, level).class_id] != 0;
+  if (!passes(logit, threshold)) return false;
+  const uint32_t class_id = pair_at(offset, plan, level).class_id;
+  return plan.class_mask[class_id] != 0 &&
+         (plan.class_thresholds == nullptr ||
+          passes(logit, strict_limit(plan.class_thresholds[class_id], plan.or_equal)));
 }
 
 // -- filter ----------------------------------------------------------------------------------------------------------
@@ -273,7 +280,8 @@ __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output outp
   __shared__ int warp_counts[kBoxThreads / 32];
   const uint32_t image = blockIdx.y;
   const uint64_t offset = uint64_t{image} * static_cast<uint64_t>(output.capacity);
-  const BoxLimits limits{plan.clip_sizes[2 * image + 1], plan.clip_sizes[2 * image], plan.drop_empty};
+  const IgnoredRegions ignored{plan.ignored + int64_t{4} * image * plan.ignored_regions, plan.ignored_regions};
+  const BoxLimits limits{plan.clip_sizes[2 * image + 1], plan.clip_sizes[2 * image], plan.drop_empty, ignored};
   const uint32_t lane = threadIdx.x % 32;
   const uint32_t warp = threadIdx.x / 32;
   int written = 0;
@@ -380,6 +388,9 @@ Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOpti
   plan.logit_threshold = options.logit_threshold;
   plan.class_mask = options.class_mask;
   plan.clip_sizes = options.clip_sizes;
+  plan.class_thresholds = options.class_thresholds;
+  plan.ignored = options.ignored;
+  plan.ignored_regions = options.ignored_regions;
   int64_t blocks = 0;
   for (size_t l = 0; l < levels.size(); ++l) {
     const DeviceLevel& level = levels[l];

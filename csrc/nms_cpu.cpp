@@ -8,7 +8,8 @@ namespace {
 
 constexpr int kNone = -1;
 
-// Kept boxes, each linked to the one of its class kept before it: a candidate is compared with its own class only.
+// Kept boxes, each linked to the one of its class kept before it: a candidate is compared with its own class only. With
+// across_classes all are linked as if they were of class 0.
 struct Kept {
   Box outline;  // Note [Box convention]
   int previous_of_class;
@@ -30,6 +31,7 @@ void nms(int batch, const Candidates& candidates, const NmsOptions& options, int
   std::vector<uint64_t> ranked;
   std::vector<Kept> survivors;
   std::vector<int> newest_of_class;
+  std::vector<int> kept_of_class;
   for (int image = 0; image < batch; ++image) {
     const int64_t offset = static_cast<int64_t>(image) * candidates.capacity;
     const float* boxes = candidates.boxes + 4 * offset;
@@ -45,14 +47,18 @@ void nms(int batch, const Candidates& candidates, const NmsOptions& options, int
 
     const int32_t classes = count > 0 ? 1 + *std::max_element(class_ids, class_ids + count) : 0;
     newest_of_class.assign(static_cast<size_t>(classes), kNone);
+    kept_of_class.assign(static_cast<size_t>(classes), 0);
     survivors.clear();
     for (const uint64_t key : ranked) {
       if (static_cast<int>(survivors.size()) == options.max_detections) break;
       const uint32_t i = index_of(key);
-      const Box box{boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
+      const Box box = box_at(boxes, i);
       const Box outlined = outline(box, options.plus_one);
-      int& newest = newest_of_class[static_cast<size_t>(class_ids[i])];
-      if (!is_finite(box) || is_suppressed(outlined, newest, survivors, iou_limit)) continue;
+      const auto class_id = static_cast<size_t>(class_ids[i]);
+      int& newest = newest_of_class[options.across_classes ? 0 : class_id];
+      if (!is_finite(box) || kept_of_class[class_id] == options.max_per_class) continue;
+      if (is_suppressed(outlined, newest, survivors, iou_limit)) continue;
+      ++kept_of_class[class_id];
       kept[static_cast<int64_t>(image) * options.max_detections + static_cast<int64_t>(survivors.size())] =
           static_cast<int32_t>(i);
       survivors.push_back({outlined, newest});

@@ -18,6 +18,8 @@ constexpr int kNmsThreads = 512;
 constexpr int kNmsTile = 256;
 constexpr int kWords = kNmsTile / 32;
 constexpr uint64_t kUnusable = ~uint64_t{0};  // behind every key of a usable candidate
+constexpr int32_t kUnusableClass = -1;
+constexpr int32_t kNoClass = -2;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 struct NmsInput {
@@ -27,8 +29,8 @@ struct NmsInput {
   const int32_t* counts;
   int capacity;
   float iou_limit;
-  bool plus_one;
-  int max_detections;
+  bool plus_one, across_classes, limits_classes;
+  int max_detections, max_per_class;
   uint64_t* keys;  // scratch, key_capacity for each image
   int key_capacity;
 };
@@ -47,18 +49,30 @@ struct Tile {
   uint32_t indices[kNmsTile];
   uint32_t removed[kWords];             // bit i % 32 of word i / 32
   uint32_t overlaps[kNmsTile][kWords];  // row i: the later members that member i suppresses
+  int room[kNmsTile];                   // that is left for the member's class, where classes are limited
   int kept[kNmsTile];                   // members, best first
   int kept_count;
 };
 
-__device__ inline Box box_at(const float* boxes, uint64_t i) {
-  return {boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
+// One warp: takes a place from the room of a class, if it is a class of members; lane w gets the members of word w
+// whose class has no room left.
+__device__ inline uint32_t take_room(Tile& tile, int32_t class_id) {
+  const int lane = static_cast<int>(threadIdx.x);
+  uint32_t full = 0;
+  for (int word = 0; word < kWords; ++word) {
+    const int member = 32 * word + lane;
+    if (tile.class_ids[member] == class_id) --tile.room[member];
+    const unsigned full_lanes = __ballot_sync(kAllLanes, tile.room[member] <= 0);
+    if (lane == word) full = full_lanes;
+  }
+  return full;
 }
 
 // One warp: keeps the best member that is left, removes what it suppresses, goes on. Lane w holds word w.
-__device__ inline void keep_greedily(Tile& tile, int room) {
+__device__ inline void keep_greedily(Tile& tile, int room, bool limits_classes) {
   const int lane = static_cast<int>(threadIdx.x);
   uint32_t removed = lane < kWords ? tile.removed[lane] : ~0u;
+  if (limits_classes) removed |= take_room(tile, kNoClass);
   int kept = 0;
   for (int word = 0; word < kWords; ++word) {
     uint32_t alive = ~__shfl_sync(kAllLanes, removed, word);
@@ -68,6 +82,7 @@ __device__ inline void keep_greedily(Tile& tile, int room) {
       if (lane == 0) tile.kept[kept] = member;
       ++kept;
       if (lane < kWords) removed |= tile.overlaps[member][lane];
+      if (limits_classes) removed |= take_room(tile, tile.class_ids[member]);
       const uint32_t later = ~((2u << bit) - 1u);
       alive = ~__shfl_sync(kAllLanes, removed, word) & later;
     }
@@ -108,8 +123,9 @@ __global__ void __launch_bounds__(kNmsThreads) nms_kernel(NmsInput input, NmsOut
         tile.indices[thread] = index_of(key);
       } else {
         tile.outlines[thread] = Box{0.0f, 0.0f, 0.0f, 0.0f};
-        tile.class_ids[thread] = -1;
+        tile.class_ids[thread] = kUnusableClass;
       }
+      tile.room[thread] = input.max_per_class;
       const unsigned unusable_lanes = __ballot_sync(kAllLanes, !usable);
       if (thread % 32 == 0) tile.removed[thread / 32] = unusable_lanes;
     }
@@ -118,7 +134,9 @@ __global__ void __launch_bounds__(kNmsThreads) nms_kernel(NmsInput input, NmsOut
     // Neighbouring threads have neighbouring members and the same kept box, which then is read once for a warp.
     const int member = thread % kNmsTile;
     for (int k = thread / kNmsTile; k < kept; k += kNmsThreads / kNmsTile) {
-      if (output.class_ids[results + static_cast<uint64_t>(k)] == tile.class_ids[member] &&
+      const bool same_class = output.class_ids[results + static_cast<uint64_t>(k)] == tile.class_ids[member];
+      if (same_class && input.limits_classes) atomicAdd(&tile.room[member], -1);
+      if ((same_class || input.across_classes) &&
           suppresses(outline(box_at(output.boxes, results + static_cast<uint64_t>(k)), input.plus_one),
                      tile.outlines[member], input.iou_limit)) {
         atomicOr(&tile.removed[member / 32], 1u << (member % 32));
@@ -131,7 +149,7 @@ __global__ void __launch_bounds__(kNmsThreads) nms_kernel(NmsInput input, NmsOut
       uint32_t overlaps = 0;
       for (int bit = row + 1 > 32 * word ? row + 1 - 32 * word : 0; bit < 32; ++bit) {
         const int other = 32 * word + bit;
-        if (tile.class_ids[row] == tile.class_ids[other] &&
+        if ((tile.class_ids[row] == tile.class_ids[other] || input.across_classes) &&
             suppresses(tile.outlines[row], tile.outlines[other], input.iou_limit)) {
           overlaps |= 1u << bit;
         }
@@ -139,7 +157,7 @@ __global__ void __launch_bounds__(kNmsThreads) nms_kernel(NmsInput input, NmsOut
       tile.overlaps[row][word] = overlaps;
     }
     __syncthreads();
-    if (thread < 32) keep_greedily(tile, input.max_detections - kept);
+    if (thread < 32) keep_greedily(tile, input.max_detections - kept, input.limits_classes);
     __syncthreads();
     for (int k = thread; k < tile.kept_count; k += kNmsThreads) {
       const int source = tile.kept[k];
@@ -165,21 +183,9 @@ __global__ void __launch_bounds__(kNmsThreads) nms_kernel(NmsInput input, NmsOut
 #include "cuda_support.h"
 
 namespace retinasdk::cuda {
-namespace {
-
-void check_arguments(int batch, int capacity, const DeviceNmsOptions& options) {
-  require(batch >= 1 && batch <= 65535, "batch must be 1 to 65535, got " + std::to_string(batch));
-  require(capacity >= 1 && capacity <= 1 << 24,
-          "room for candidates must be 1 to 16777216 an image, got " + std::to_string(capacity));
-  require(options.max_detections >= 1 && options.max_detections <= 1 << 20,
-          "max_detections must be 1 to 1048576, got " + std::to_string(options.max_detections));
-  require(options.iou_threshold == options.iou_threshold, "iou_threshold must be a number, got NaN");
-}
-
-}  // namespace
 
 size_t nms_scratch_bytes(int batch, int capacity, const DeviceNmsOptions& options) {
-  check_arguments(batch, capacity, options);
+  require_suppression(batch, capacity, options, 1);
   ScratchLayout layout;
   layout.take<uint64_t>(static_cast<size_t>(batch) * static_cast<size_t>(power_of_two_from(capacity)));
   return layout.size_bytes();
@@ -195,7 +201,10 @@ void nms(int batch, const DeviceCandidates& candidates, const DeviceNmsOptions& 
                        candidates.capacity,
                        strict_limit(options.iou_threshold, options.or_equal),
                        options.plus_one,
+                       options.across_classes,
+                       options.max_per_class < options.max_detections,
                        options.max_detections,
+                       options.max_per_class,
                        static_cast<uint64_t*>(scratch.data),
                        power_of_two_from(candidates.capacity)};
   const NmsOutput output{detections.kept, detections.counts, detections.boxes, detections.logits, detections.class_ids};

@@ -26,6 +26,18 @@ void require_in(int value, int low, int high, const char* name) {
 
 void require_side(int value, const char* name) { require_in(value, 1, kMaxSide, name); }
 
+void require_suppression(int batch, const Candidates& candidates, const NmsOptions& options, int classes) {
+  require_in(options.max_detections, 1, kMaxPerImage, "max_detections");
+  require_in(options.max_per_class, 1, kMaxPerImage, "max_per_class");
+  require(options.iou_threshold == options.iou_threshold, "iou_threshold must be a number, got NaN");
+  require_in(classes, 1, kMaxClasses, "classes");
+  for (int image = 0; image < batch; ++image) {
+    require_in(candidates.counts[image], 0, candidates.capacity, "candidate count");
+    const int32_t* class_ids = candidates.class_ids + static_cast<int64_t>(image) * candidates.capacity;
+    for (int i = 0; i < candidates.counts[image]; ++i) require_in(class_ids[i], 0, classes - 1, "class id");
+  }
+}
+
 }  // namespace
 
 void preprocess(const ImageView& image, const PreprocessOptions& options, float* output) {
@@ -60,18 +72,26 @@ void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, 
   require(candidates.capacity >= wanted, "candidates need room for levels * top_k = " + std::to_string(wanted) +
                                              " an image, got " + std::to_string(candidates.capacity));
   for (const int32_t class_id : options.class_ids) require_in(class_id, 0, options.classes - 1, "class id");
+  require_in(options.ignored_regions, 0, kMaxPerImage, "ignored regions");
   cpu::decode(levels, options, clip_sizes, candidates);
 }
 
 void nms(int batch, const Candidates& candidates, const NmsOptions& options, int32_t* kept, int32_t* kept_counts) {
-  require_in(options.max_detections, 1, kMaxPerImage, "max_detections");
-  require(options.iou_threshold == options.iou_threshold, "iou_threshold must be a number, got NaN");
-  for (int image = 0; image < batch; ++image) {
-    require_in(candidates.counts[image], 0, candidates.capacity, "candidate count");
-    const int32_t* class_ids = candidates.class_ids + static_cast<int64_t>(image) * candidates.capacity;
-    for (int i = 0; i < candidates.counts[image]; ++i) require_in(class_ids[i], 0, kMaxClasses - 1, "class id");
-  }
+  require_suppression(batch, candidates, options, kMaxClasses);
   cpu::nms(batch, candidates, options, kept, kept_counts);
+}
+
+void soft_nms(int batch, const Candidates& candidates, const SoftNmsOptions& options, int32_t* kept,
+              int32_t* kept_counts, float* scores) {
+  require_suppression(batch, candidates, options.nms, options.classes);
+  require(options.sigma > 0.0f, "sigma must be above 0");
+  cpu::soft_nms(batch, candidates, options, kept, kept_counts, scores);
+}
+
+void fuse(int batch, const Candidates& candidates, const FusionOptions& options, const FusedBoxes& fused) {
+  require_suppression(batch, candidates, options.nms, options.classes);
+  require_in(options.models, 1, kMaxPerImage, "models");
+  cpu::fuse(batch, candidates, options, fused);
 }
 
 const char* simd_name() { return cpu::simd_name(); }

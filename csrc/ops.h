@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "box_coder.h"
+#include "crowd_rules.h"
 
 namespace retinasdk {
 
@@ -54,6 +55,12 @@ struct DecodeOptions {
   std::vector<int32_t> class_ids;  // only these classes, each once; empty: all
   bool or_equal = false;           // candidates are also those at logit_threshold itself
   bool drop_empty = false;         // boxes without area after clipping are no candidates
+  // (K,): candidates of class k are above class_thresholds[k], too; null: no more than that.
+  const float* class_thresholds = nullptr;
+  // (N, R, 4) xyxy, network-input pixels, edges continuous: a box of which more than half of the area lies in one of
+  // its image's regions is no candidate. The first region without area ends an image's list.
+  const float* ignored = nullptr;
+  int ignored_regions = 0;  // R
 };
 
 // candidates per image at the most: levels * top_k
@@ -75,16 +82,60 @@ void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, 
 // -- nms -------------------------------------------------------------------------------------------------------------
 
 struct NmsOptions {
-  float iou_threshold;    // a box is dropped if its IoU with a kept, better one of its class is strictly above
-  int max_detections;     // kept per image, over all classes
-  bool or_equal = false;  // ... or at iou_threshold itself
-  bool plus_one = false;  // Note [Box convention]
+  float iou_threshold;          // a box is dropped if its IoU with a kept, better one of its class is strictly above
+  int max_detections;           // kept per image, over all classes
+  bool or_equal = false;        // ... or at iou_threshold itself
+  bool plus_one = false;        // Note [Box convention]
+  bool across_classes = false;  // as if all boxes were of one class
+  int max_per_class =
+      kMaxPerImage;  // kept of each class: once there are so many, the others are dropped, and drop none
 };
 
 // Greedy, class-aware non-maximum suppression. kept: (N, max_detections) int32 indices into the image's candidates,
 // best first (a higher logit, then the lower index); kept_counts: (N,). Boxes must be finite and logits not NaN: others
 // are left out.
 void nms(int batch, const Candidates& candidates, const NmsOptions& options, int32_t* kept, int32_t* kept_counts);
+
+// -- soft NMS --------------------------------------------------------------------------------------------------------
+
+struct SoftNmsOptions {
+  NmsOptions nms;
+  Decay decay;
+  float sigma;                    // kGaussian; above 0
+  const float* score_thresholds;  // (K,): a score that has fallen to its class's threshold or below drops its box
+  int classes;                    // K
+};
+
+// Takes the best score that is left, lets the others fall, and starts again. kept, kept_counts: as nms(); scores:
+// (N, max_detections), fallen as they are, best first. Equal scores: the lower index first. What never falls is never
+// dropped. Scores are the sigmoids of the logits, rounded to float, as they are after each step.
+void soft_nms(int batch, const Candidates& candidates, const SoftNmsOptions& options, int32_t* kept,
+              int32_t* kept_counts, float* scores);
+
+// -- weighted boxes fusion -------------------------------------------------------------------------------------------
+
+struct FusionOptions {
+  NmsOptions nms;
+  FusedScore score;
+  ScoreScale scale;
+  int models;   // that the candidates come from: fewer members than that lower a cluster's score
+  int classes;  // K
+};
+
+struct FusedBoxes {
+  float* boxes;        // (N, max_detections, 4) xyxy
+  float* scores;       // (N, max_detections), 0 to 1
+  int32_t* class_ids;  // (N, max_detections)
+  int32_t* counts;     // (N,)
+};
+
+// Weighted boxes fusion (Solovyev et al., 2021, arXiv:1910.13302). Going down the scores, a candidate joins the cluster
+// of its class whose fused box it overlaps most, if by more than NmsOptions say (of equal ones the oldest), or founds a
+// cluster. A fused box is the mean of its members' corners, weighted by their scores, summed in double in the order of
+// joining; its class is the founder's. Its score, the members' mean or best, times min(members, models) / models, is at
+// most 1. Best first, of equal scores the older cluster. Candidates whose score is 0 are left out, as are those that
+// are not finite.
+void fuse(int batch, const Candidates& candidates, const FusionOptions& options, const FusedBoxes& fused);
 
 // Name of the instruction set that the filter of decode() uses on this machine: "avx2", "neon" or "plain".
 const char* simd_name();

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "box_coder.h"
+#include "crowd_rules.h"
 
 namespace retinasdk::cuda {
 
@@ -116,6 +117,9 @@ struct DeviceDecodeOptions {
   const float* clip_sizes;       // (N, 2) height, width; negative: that axis is not clipped
   bool or_equal = false;         // as DecodeOptions in ops.h
   bool drop_empty = false;
+  const float* class_thresholds = nullptr;  // as DecodeOptions in ops.h; in device memory, too
+  const float* ignored = nullptr;
+  int ignored_regions = 0;
 };
 
 struct DeviceCandidates {
@@ -138,6 +142,8 @@ struct DeviceNmsOptions {
   int max_detections;
   bool or_equal = false;
   bool plus_one = false;
+  bool across_classes = false;
+  int max_per_class = 1 << 20;
 };
 
 struct DeviceDetections {
@@ -151,5 +157,39 @@ struct DeviceDetections {
 size_t nms_scratch_bytes(int batch, int capacity, const DeviceNmsOptions& options);
 void nms(int batch, const DeviceCandidates& candidates, const DeviceNmsOptions& options,
          const DeviceDetections& detections, Scratch scratch, Stream stream);
+
+// -- soft NMS and weighted boxes fusion ------------------------------------------------------------------------------
+
+struct DeviceScored {
+  float* boxes;        // (N, max_detections, 4), scores and class_ids: best first, side by side for one copy
+  float* scores;       // (N, max_detections)
+  int32_t* class_ids;  // (N, max_detections)
+  int32_t* counts;     // (N,)
+};
+
+struct DeviceSoftNmsOptions {
+  DeviceNmsOptions nms;  // as SoftNmsOptions in ops.h
+  Decay decay;
+  float sigma;
+  const float* score_thresholds;  // (K,), read by the device when the work runs
+  int classes;
+};
+
+// kept: as DeviceDetections.
+size_t soft_nms_scratch_bytes(int batch, int capacity, const DeviceSoftNmsOptions& options);
+void soft_nms(int batch, const DeviceCandidates& candidates, const DeviceSoftNmsOptions& options, int32_t* kept,
+              const DeviceScored& scored, Scratch scratch, Stream stream);
+
+struct DeviceFusionOptions {
+  DeviceNmsOptions nms;  // as FusionOptions in ops.h
+  FusedScore score;
+  ScoreScale scale;
+  int models;
+  int classes;
+};
+
+size_t fusion_scratch_bytes(int batch, int capacity, const DeviceFusionOptions& options);
+void fuse(int batch, const DeviceCandidates& candidates, const DeviceFusionOptions& options, const DeviceScored& scored,
+          Scratch scratch, Stream stream);
 
 }  // namespace retinasdk::cuda

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from retinasdk.engine import build_engine
     from retinasdk.engine_info import EngineInfo
     from retinasdk.errors import DeviceError, ImageError, MissingDependencyError, ModelError, RetinaSdkError
+    from retinasdk.fusion import fuse
     from retinasdk.images import list_images
     from retinasdk.importing import ImportReport, import_onnx
     from retinasdk.live import Frame, Stream, StreamError, stream
     from retinasdk.models import BundledModel, list_models
     from retinasdk.quantizing import QuantizationReport, QuantizedLayer, quantize_onnx
     from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
+    from retinasdk.suppression import Suppression
     from retinasdk.throughput import Prediction
 
 __all__ = [
@@ -45,7 +47,9 @@ __all__ = [
     "RetinaSdkError",
     "Stream",
     "StreamError",
+    "Suppression",
     "build_engine",
+    "fuse",
     "import_onnx",
     "list_images",
     "list_models",
@@ -60,12 +64,14 @@ _NAMES_OF_MODULE = {
     "engine": ("build_engine",),
     "engine_info": ("EngineInfo",),
     "errors": ("DeviceError", "ImageError", "MissingDependencyError", "ModelError", "RetinaSdkError"),
+    "fusion": ("fuse",),
     "images": ("list_images",),
     "importing": ("ImportReport", "import_onnx"),
     "live": ("Frame", "Stream", "StreamError", "stream"),
     "models": ("BundledModel", "list_models"),
     "quantizing": ("QuantizationReport", "QuantizedLayer", "quantize_onnx"),
     "spec": ("BoxCoder", "Level", "ModelSpec", "Normalise", "Resize"),
+    "suppression": ("Suppression",),
     "throughput": ("Prediction",),
 }
 _MODULE_OF_NAME = {name: module for module, names in _NAMES_OF_MODULE.items() for name in names}

@@ -29,6 +29,8 @@ def decode(
     plus_one: bool = False,
     or_equal: bool = False,
     drop_empty: bool = False,
+    class_thresholds: npt.NDArray[np.float32] | None = None,
+    ignored: npt.NDArray[np.float32] | None = None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
 def nms(
     boxes: npt.NDArray[np.float32],
@@ -40,5 +42,40 @@ def nms(
     max_detections: int,
     or_equal: bool = False,
     plus_one: bool = False,
+    across_classes: bool = False,
+    max_per_class: int = ...,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
+def soft_nms(
+    boxes: npt.NDArray[np.float32],
+    logits: npt.NDArray[np.float32],
+    class_ids: npt.NDArray[np.int32],
+    counts: npt.NDArray[np.int32],
+    *,
+    score_thresholds: npt.NDArray[np.float32],
+    decay: str,
+    sigma: float,
+    iou_threshold: float,
+    max_detections: int,
+    or_equal: bool = False,
+    plus_one: bool = False,
+    across_classes: bool = False,
+    max_per_class: int = ...,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32]]: ...
+def fuse(
+    boxes: npt.NDArray[np.float32],
+    logits: npt.NDArray[np.float32],
+    class_ids: npt.NDArray[np.int32],
+    counts: npt.NDArray[np.int32],
+    *,
+    classes: int,
+    fused_score: str,
+    scale: str = "logit",
+    models: int = 1,
+    iou_threshold: float,
+    max_detections: int,
+    or_equal: bool = False,
+    plus_one: bool = False,
+    across_classes: bool = False,
+    max_per_class: int = ...,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
 def simd_name() -> str: ...

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from retinasdk._call_options import ScoreThreshold, Thresholds, checked_regions, checked_thresholds
 from retinasdk._labels import class_ids_of
 from retinasdk._stages import stage
 from retinasdk.backends import open_backend
@@ -21,7 +21,11 @@ from retinasdk.models import DEFAULT_MODEL, find_model
 from retinasdk.postprocess import to_detections
 from retinasdk.preprocess import Transform
 from retinasdk.spec import ModelSpec
+from retinasdk.suppression import AS_FRAMEWORK, Suppression
 from retinasdk.throughput import Prediction, predict
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 # Of a list, so many images are in memory at a time, and so many pixels go through the network together: activations
 # take far more memory than pixels.
@@ -35,11 +39,13 @@ class Detector:
     model: a bundled name (`retinasdk.list_models()`), the path of a heads-only ONNX file, or None for "people"; or, for
         the GPU, the path of an engine that `retinasdk build` made of one.
     device: "auto", "cpu" or "cuda"; "auto" is the GPU where one can be used, else the CPU.
-    score_threshold: scores strictly above are reported; None: the spec's. Any call may give its own.
+    score_threshold: scores strictly above are reported; None: the spec's. Any call may give its own. A mapping gives
+        one to each label it names: {"person": 0.6}; the others have the spec's.
     spec: the model's spec, where it is neither beside the file nor in it.
     threads: of the CPU inside one call; None: one for each core. The GPU path does not need it.
     precision: "fp32", "fp16" or "int8" of the engine that is built where the GPU is given an ONNX file; None: "fp16".
         The CPU always computes in float32.
+    suppression: what becomes of boxes that overlap; None: what the model's framework does.
 
     One detector may be called from many threads at once: a call keeps everything it needs to itself.
 
@@ -51,22 +57,29 @@ class Detector:
         model: str | os.PathLike[str] | None = None,
         *,
         device: str = "auto",
-        score_threshold: float | None = None,
+        score_threshold: ScoreThreshold | None = None,
         spec: ModelSpec | None = None,
         threads: int | None = None,
         precision: str | None = None,
+        suppression: Suppression | None = None,
     ) -> None:
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads must be an integer of at least 1, got {threads!r}; leave it out for one a core")
         if spec is not None and not isinstance(spec, ModelSpec):
             raise TypeError(f"spec must be a ModelSpec, got {type(spec).__name__}; read one with ModelSpec.load(path)")
+        if not isinstance(suppression, (Suppression, type(None))):
+            raise TypeError(f"suppression must be a Suppression, got {suppression!r}; give retinasdk.Suppression(...)")
         path = find_model(DEFAULT_MODEL if model is None else model)
-        self._backend = open_backend(path, device=device, spec=spec, threads=threads, precision=precision)
+        self.suppression: Suppression = suppression or AS_FRAMEWORK
+        self._backend = open_backend(
+            path, device=device, spec=spec, threads=threads, precision=precision, suppression=self.suppression
+        )
         self.model_path: Path = path
         self.spec: ModelSpec = self._backend.spec
-        self.score_threshold: float = self._checked_threshold(
-            self.spec.score_threshold if score_threshold is None else score_threshold
-        )
+        # One for all classes, or one for each class index.
+        self.score_threshold: Thresholds = self.spec.score_threshold
+        if score_threshold is not None:
+            self.score_threshold = checked_thresholds(score_threshold, self.labels, self.spec.score_threshold)
         ignored = set(self.spec.ignore_labels)
         reported = [index for index, label in enumerate(self.spec.labels) if label not in ignored]
         self._default_class_ids = reported if ignored else []
@@ -86,8 +99,9 @@ class Detector:
         self,
         image: ImageInput,
         *,
-        score_threshold: float | None = ...,
+        score_threshold: ScoreThreshold | None = ...,
         classes: Sequence[str | int] | None = ...,
+        ignore: Sequence[Sequence[float]] = ...,
     ) -> Detections: ...
 
     @overload
@@ -95,35 +109,43 @@ class Detector:
         self,
         image: list[ImageInput] | tuple[ImageInput, ...],
         *,
-        score_threshold: float | None = ...,
+        score_threshold: ScoreThreshold | None = ...,
         classes: Sequence[str | int] | None = ...,
+        ignore: Sequence[Sequence[float]] = ...,
     ) -> list[Detections]: ...
 
     def __call__(
         self,
         image: ImageInput | list[ImageInput] | tuple[ImageInput, ...],
         *,
-        score_threshold: float | None = None,
+        score_threshold: ScoreThreshold | None = None,
         classes: Sequence[str | int] | None = None,
+        ignore: Sequence[Sequence[float]] = (),
     ) -> Detections | list[Detections]:
         """Detects in one image, or in each of a list.
 
         image: a path, a PIL image or RGB uint8 (H, W, 3); or a list of them, of any sizes. Images of a list whose
             network inputs are of one size go through the network together; the result is that of single calls.
             device="cuda" also takes arrays that lie on the GPU (CuPy, PyTorch, ...), and does not copy them.
+        score_threshold: as for the detector, whose own holds for labels that a mapping does not name.
         classes: only these (names or indices), as if the model knew no others.
+        ignore: regions (x1, y1, x2, y2) in pixels of each image, at most 64. A box of which more than half of the area
+            lies in one of them is left out before any is suppressed.
 
         Returns one `Detections` for an image, a list of them for a list.
         Raises `ImageError`, `TypeError` or `ValueError` for images, `ValueError` for options.
         """
-        threshold = self.score_threshold if score_threshold is None else self._checked_threshold(score_threshold)
+        threshold = self.score_threshold
+        if score_threshold is not None:
+            threshold = checked_thresholds(score_threshold, self.labels, self.score_threshold)
         class_ids = self._default_class_ids if classes is None else class_ids_of(classes, self.labels)
+        regions = checked_regions(ignore)
         if not isinstance(image, (list, tuple)):
-            return self._detect([self._backend.read(image)], threshold, class_ids)[0]
+            return self._detect([self._backend.read(image)], threshold, class_ids, regions)[0]
         results: list[Detections] = []
         for start in range(0, len(image), _MAX_IMAGES):
             images = [self._backend.read(item) for item in image[start : start + _MAX_IMAGES]]
-            results += self._detect(images, threshold, class_ids)
+            results += self._detect(images, threshold, class_ids, regions)
         return results
 
     def predict(self, images: Iterable[ImageInput], *, batch: int = 1, **options: Any) -> Iterator[Prediction]:
@@ -153,12 +175,16 @@ class Detector:
         worker([], **options)  # wrong options are told here, not by the first image
         return predict(source, lambda members: worker(members, **options), batch=batch, workers=workers)
 
-    def _detect(self, images: list[Any], score_threshold: float, class_ids: list[int]) -> list[Detections]:
+    def _detect(
+        self, images: list[Any], score_threshold: Thresholds, class_ids: list[int], ignore: npt.NDArray[np.float32]
+    ) -> list[Detections]:
         transforms = [Transform.plan(image.shape[:2], self.spec) for image in images]
         results: dict[int, Detections] = {}
         for members in self._batches(transforms):
             batch, plans = [images[i] for i in members], [transforms[i] for i in members]
-            kept = self._backend.detect(batch, plans, score_threshold=score_threshold, class_ids=class_ids)
+            kept = self._backend.detect(
+                batch, plans, score_threshold=score_threshold, class_ids=class_ids, ignore=ignore
+            )
             with stage("postprocess"):
                 results.update(zip(members, to_detections(kept, self.spec, plans), strict=True))
         return [results[i] for i in range(len(images))]
@@ -175,12 +201,6 @@ class Detector:
                 batch = members[start : start + size]
                 # A network of a fixed batch is filled up with copies, whose results are equal.
                 yield batch + batch[-1:] * (size - len(batch)) if fixed else batch
-
-    @staticmethod
-    def _checked_threshold(value: float) -> float:
-        if not isinstance(value, (int, float, np.floating)) or math.isnan(value) or not 0.0 <= value <= 1.0:
-            raise ValueError(f"score_threshold must be a number from 0 to 1, got {value!r}")
-        return float(value)
 
     def __repr__(self) -> str:
         return f"Detector({self.spec.name!r}, {len(self.labels)} classes, device={self.device!r})"

@@ -1,6 +1,7 @@
-"""From head outputs to detections: decode and NMS in csrc, then the sigmoid and original pixels in NumPy.
+"""From head outputs to detections: decode and suppression in csrc, then scores and original pixels in NumPy.
 
-Decode and NMS are the CPU's here, the GPU's in backends/_gpu_lane.py; what comes after them is the same code for both.
+Decode and suppression are the CPU's here, the GPU's in backends/_gpu_lane.py; what comes after them is the same code
+for both.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retinasdk import _native
+from retinasdk._call_options import Thresholds
 from retinasdk.backends import HeadOutputs
 from retinasdk.detections import Detections
 from retinasdk.errors import ModelError
 from retinasdk.preprocess import Transform
 from retinasdk.spec import ModelSpec
+from retinasdk.suppression import AS_FRAMEWORK, Suppression
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -41,11 +44,11 @@ class Candidates:
 class Kept:
     """What NMS left of one image, best first; host.
 
-    boxes (n, 4) float32 xyxy in network-input pixels; logits (n,) float32; class_ids (n,) int32.
+    boxes (n, 4) float32 xyxy in network-input pixels; scores (n,) float32, 0 to 1; class_ids (n,) int32.
     """
 
     boxes: npt.NDArray[np.float32]
-    logits: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
     class_ids: npt.NDArray[np.int32]
 
 
@@ -67,12 +70,14 @@ def decode(
     spec: ModelSpec,
     transforms: Sequence[Transform],
     *,
-    score_threshold: float,
+    score_threshold: Thresholds,
     class_ids: Sequence[int] = (),
+    ignore: npt.NDArray[np.float32] | None = None,
 ) -> Candidates:
     """The best `spec.top_k` (anchor, class) pairs of each level with a score above `score_threshold`, as boxes.
 
-    class_ids: only these classes, as if the network had no others; empty: all.
+    class_ids: only these classes, as if the network had no others; empty: all. ignore: (R, 4) float32 xyxy in pixels of
+    the original image; a box of which more than half of the area lies in one of these regions is left out.
     Raises `ModelError` where the outputs do not fit the spec.
     """
     shapes = [(logits.shape, deltas.shape) for logits, deltas in zip(heads.logits, heads.deltas, strict=True)]
@@ -83,11 +88,35 @@ def decode(
             base_anchors(spec),
             strides=level_strides(shapes, spec, transforms[0].padded),
             clip_sizes=clip_sizes(transforms, spec),
-            logit_threshold=logit(score_threshold),
+            logit_threshold=logit(lowest_threshold(score_threshold, class_ids)),
+            class_thresholds=logit_thresholds(score_threshold) if isinstance(score_threshold, tuple) else None,
             class_ids=list(class_ids),
+            ignored=None if ignore is None else ignored_regions(ignore, transforms),
             **decode_rules(spec),
         )
     )
+
+
+def lowest_threshold(score_threshold: Thresholds, class_ids: Sequence[int]) -> float:
+    """Of the classes that are asked for; empty: of all."""
+    if not isinstance(score_threshold, tuple):
+        return score_threshold
+    return min(score_threshold[index] for index in class_ids or range(len(score_threshold)))
+
+
+def logit_thresholds(score_thresholds: Sequence[float]) -> npt.NDArray[np.float32]:
+    """(K,) float32: the logits of a score for each class."""
+    return np.array([logit(score) for score in score_thresholds], dtype=np.float32)
+
+
+def each_class(score_threshold: Thresholds, spec: ModelSpec) -> tuple[float, ...]:
+    """A score for each class."""
+    return score_threshold if isinstance(score_threshold, tuple) else (score_threshold,) * len(spec.labels)
+
+
+def ignored_regions(ignore: npt.NDArray[np.float32], transforms: Sequence[Transform]) -> npt.NDArray[np.float32]:
+    """(N, R, 4) float32 in network-input pixels of regions (R, 4) in pixels of each original image."""
+    return np.stack([transform.to_network(ignore) for transform in transforms])
 
 
 def decode_rules(spec: ModelSpec) -> dict[str, Any]:
@@ -108,11 +137,7 @@ def decode_rules(spec: ModelSpec) -> dict[str, Any]:
 
 def nms_rules(spec: ModelSpec) -> dict[str, Any]:
     """What the spec alone says of NMS, but for how many are kept, as arguments that both devices take."""
-    return {
-        "iou_threshold": spec.nms_iou_threshold,
-        "or_equal": spec.nms_comparison == ">=",
-        "plus_one": spec.plus_one,
-    }
+    return AS_FRAMEWORK.op(spec)[1]
 
 
 def level_strides(
@@ -158,43 +183,49 @@ def _clip_limit(size: tuple[int, int], spec: ModelSpec) -> tuple[int, int]:
 
 
 def nms(
-    candidates: Candidates,
-    *,
-    iou_threshold: float,
-    max_detections: int,
-    or_equal: bool = False,
-    plus_one: bool = False,
+    candidates: Candidates, *, iou_threshold: float, max_detections: int, **rules: Any
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Kept candidate indices (N, M) int32, best first, -1 behind the last; and their counts (N,) int32.
+    """Greedy NMS: kept candidate indices (N, M) int32, best first, -1 behind the last; and their counts (N,) int32.
 
-    or_equal: an IoU at the threshold suppresses, too. plus_one: as `ModelSpec.plus_one`.
+    rules: or_equal, plus_one, across_classes, max_per_class, as in csrc/ops.h.
     """
-    return _native.nms(
-        candidates.boxes,
-        candidates.logits,
-        candidates.class_ids,
-        candidates.counts,
-        iou_threshold=iou_threshold,
-        max_detections=max_detections,
-        or_equal=or_equal,
-        plus_one=plus_one,
-    )
+    arrays = (candidates.boxes, candidates.logits, candidates.class_ids, candidates.counts)
+    return _native.nms(*arrays, iou_threshold=iou_threshold, max_detections=max_detections, **rules)
 
 
-def suppress(candidates: Candidates, spec: ModelSpec) -> list[Kept]:
-    """NMS by the spec's rules: what is left of each image."""
-    kept, counts = nms(candidates, max_detections=spec.max_detections, **nms_rules(spec))
+def suppress(
+    candidates: Candidates,
+    spec: ModelSpec,
+    suppression: Suppression = AS_FRAMEWORK,
+    *,
+    score_threshold: Thresholds = 0.0,
+) -> list[Kept]:
+    """What is left of each image by the spec's rules and `suppression`.
+
+    score_threshold: a score that falls to it, by a soft rule, drops its box.
+    """
+    op, rules = suppression.op(spec)
+    arrays = (candidates.boxes, candidates.logits, candidates.class_ids, candidates.counts)
+    room = suppression.room(spec)
+    if op == "fuse":
+        boxes, means, class_ids, counts = _native.fuse(*arrays, classes=len(spec.labels), max_detections=room, **rules)
+        return [Kept(boxes[i, :count], means[i, :count], class_ids[i, :count]) for i, count in enumerate(counts)]
+    fallen = None
+    if op == "soft_nms":
+        thresholds = np.array(each_class(score_threshold, spec), dtype=np.float32)
+        kept, counts, fallen = _native.soft_nms(*arrays, score_thresholds=thresholds, max_detections=room, **rules)
+    else:
+        kept, counts = _native.nms(*arrays, max_detections=room, **rules)
     results = []
     for image, count in enumerate(counts):
         best = kept[image, :count]
-        results.append(
-            Kept(candidates.boxes[image, best], candidates.logits[image, best], candidates.class_ids[image, best])
-        )
+        scores = sigmoid(candidates.logits[image, best]) if fallen is None else fallen[image, :count]
+        results.append(Kept(candidates.boxes[image, best], scores, candidates.class_ids[image, best]))
     return results
 
 
 def to_detections(kept: Sequence[Kept], spec: ModelSpec, transforms: Sequence[Transform]) -> list[Detections]:
-    """One `Detections` for each image: scores from logits, boxes in pixels of the original image.
+    """One `Detections` for each image, boxes in pixels of the original image.
 
     What the spec clips and drops after NMS is clipped and dropped here.
     """
@@ -210,7 +241,7 @@ def to_detections(kept: Sequence[Kept], spec: ModelSpec, transforms: Sequence[Tr
         results.append(
             Detections(
                 xyxy=xyxy[reported],
-                scores=sigmoid(image.logits[reported]),
+                scores=image.scores[reported],
                 class_ids=image.class_ids[reported],
                 labels=spec.labels,
             )
@@ -223,9 +254,9 @@ def postprocess(
     spec: ModelSpec,
     transforms: Sequence[Transform],
     *,
-    score_threshold: float,
+    score_threshold: Thresholds,
     class_ids: Sequence[int] = (),
 ) -> list[Detections]:
     """One `Detections` for each image, best first, in pixels of the original image."""
     candidates = decode(heads, spec, transforms, score_threshold=score_threshold, class_ids=class_ids)
-    return to_detections(suppress(candidates, spec), spec, transforms)
+    return to_detections(suppress(candidates, spec, score_threshold=score_threshold), spec, transforms)

@@ -46,6 +46,15 @@ class Transform:
         ratio_x = np.float32(self.original[1]) / np.float32(self.resized[1])
         return boxes * np.array([ratio_x, ratio_y, ratio_x, ratio_y], dtype=np.float32)
 
+    def to_network(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The other way round: boxes (n, 4) float32 xyxy from pixels of the original image to network-input pixels."""
+        if self.scale is not None:
+            scaled: npt.NDArray[np.float32] = boxes * np.float32(self.scale)
+            return scaled
+        ratio_y = np.float32(self.resized[0]) / np.float32(self.original[0])
+        ratio_x = np.float32(self.resized[1]) / np.float32(self.original[1])
+        return boxes * np.array([ratio_x, ratio_y, ratio_x, ratio_y], dtype=np.float32)
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -21,7 +21,7 @@ from retinasdk.engine_info import PRECISIONS, EngineInfo
 from retinasdk.errors import DeviceError, ModelError
 from retinasdk.images import ImageInput, as_rgb
 from retinasdk.models import find_model
-from retinasdk.postprocess import Candidates, Kept, decode, suppress, to_detections
+from retinasdk.postprocess import Candidates, Kept, decode, sigmoid, suppress, to_detections
 from retinasdk.preprocess import Transform, preprocess
 from retinasdk.spec import ModelSpec
 from retinasdk.verification import TOLERANCES, ImageDifference, TensorDifference, Tolerance, Verification
@@ -248,7 +248,7 @@ class _Comparison:
         # What is the last of the best `top_k` here may come just behind them there.
         more = self._decoded(heads, spec.replace(top_k=min(2 * spec.top_k, 1 << 20)), transform)
         count = more.counts[0]
-        known = Kept(more.boxes[0, :count], more.logits[0, :count], more.class_ids[0, :count])
+        known = Kept(more.boxes[0, :count], sigmoid(more.logits[0, :count]), more.class_ids[0, :count])
         return _Boxes(kept, *to_detections([kept, known], spec, [transform] * 2))
 
     def _decoded(self, heads: HeadOutputs, spec: ModelSpec, transform: Transform) -> Candidates:

@@ -43,6 +43,8 @@ class DecodeCase:
     plus_one: bool = False
     or_equal: bool = False
     drop_empty: bool = False
+    class_thresholds: Floats | None = None
+    ignored: Floats | None = None
 
     @property
     def batch(self) -> int:
@@ -76,6 +78,8 @@ class DecodeCase:
             class_ids=self.class_ids,
             or_equal=self.or_equal,
             drop_empty=self.drop_empty,
+            class_thresholds=self.class_thresholds,
+            ignored=None if self.ignored is None else self.ignored[image],
         )
 
 
@@ -126,6 +130,16 @@ def with_rules(case: DecodeCase, seed: int) -> DecodeCase:
         drop_empty=one_of(False, True),
         clip_sizes=one_of(case.clip_sizes, np.full_like(case.clip_sizes, -1), np.floor(case.clip_sizes / 2)),
     )
+
+
+def with_crowd_rules(case: DecodeCase, seed: int) -> DecodeCase:
+    """`case` with thresholds by class, of which some let nothing through, and regions to ignore, of which some end."""
+    random = np.random.default_rng(seed)
+    classes = case.logits[0].shape[1] // len(case.base_anchors[0])
+    thresholds = random.choice(np.array([-INF, -1.5, 0.0, 1.0, NAN], np.float32), classes)
+    corners = random.integers(0, 40, (case.batch, random.integers(0, 4), 2)).astype(np.float32)
+    ignored = np.concatenate([corners, corners + random.integers(0, 60, corners.shape)], axis=2)
+    return replace(case, class_thresholds=thresholds, ignored=ignored.astype(np.float32))
 
 
 def with_logits(case: DecodeCase, values: Floats | float, **changes: Any) -> DecodeCase:
@@ -183,6 +197,9 @@ def decode_cases() -> Iterator[DecodeCase]:
         yield with_logits(equal, coarse)
     for seed in range(12):
         yield with_rules(random_heads(seed, name=f"rules {seed}", batch=2, top_k=40), seed)
+        yield with_crowd_rules(random_heads(seed, name=f"crowd rules {seed}", batch=2, top_k=40), seed)
+        both = with_rules(random_heads(seed, name=f"rules and crowd rules {seed}", batch=2, class_ids=[0, 2, 3]), seed)
+        yield with_crowd_rules(both, seed + 100)
     for class_ids in ([0], [3], [1, 3], [3, 0], [0, 1, 2, 3]):
         yield random_heads(18, name=f"only classes {class_ids}", class_ids=class_ids, top_k=30)
     for top_k in (1, 2, 31, 32, 33):
@@ -243,10 +260,12 @@ class NmsCase:
     max_detections: int = 300
     or_equal: bool = False
     plus_one: bool = False
+    across_classes: bool = False
+    max_per_class: int = 1 << 20
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of _native.nms."""
-        names = ("iou_threshold", "max_detections", "or_equal", "plus_one")
+        names = ("iou_threshold", "max_detections", "or_equal", "plus_one", "across_classes", "max_per_class")
         return {name: getattr(self, name) for name in names}
 
 
@@ -314,6 +333,17 @@ def nms_cases() -> Iterator[NmsCase]:
             yield NmsCase(f"500 boxes, {classes} classes, {iou_threshold}", *data, iou_threshold=iou_threshold)
     for maximum in (1, 2, 17, 499, 500, 501):
         yield NmsCase(f"at most {maximum}", *crowd(6, 500, extent=2000), max_detections=maximum)
+    yield nms_case("twins of two classes, across", [square, square], class_ids=[1, 0], across_classes=True)
+    # The second of class 0 is one too many, so it does not drop its neighbour of class 1.
+    rivals = [square, [30, 0, 40, 10], [31, 0, 41, 10]]
+    full: dict[str, Any] = {"class_ids": [0, 0, 1], "across_classes": True}
+    for maximum in (1, 2):
+        yield nms_case(f"at most {maximum} a class, across", rivals, max_per_class=maximum, **full)
+    for across_classes in (False, True):
+        for maximum in (1, 3, 20, 499):
+            some: dict[str, Any] = {"across_classes": across_classes, "max_per_class": maximum}
+            yield NmsCase(f"500 of 5 classes, {some}", *crowd(10, 500, classes=5, extent=600), **some)
+            yield NmsCase(f"900 of 2 classes, 150 kept, {some}", *crowd(11, 900, classes=2), max_detections=150, **some)
     yield NmsCase("3000 in a heap", *crowd(7, 3000, extent=30), max_detections=3000)
     yield NmsCase("3000 of 5 classes", *crowd(8, 3000, classes=5, extent=150), max_detections=3000)
 

@@ -50,7 +50,7 @@ class HostMemory:
 
 
 class CudaOps:
-    """preprocess_into(), decode() and nms() of `_native`, computed by `_native_cuda`.
+    """preprocess_into(), decode(), nms(), soft_nms() and fuse() of `_native`, computed by `_native_cuda`.
 
     half: logits and deltas go in, and the canvas comes out, as float16.
     """
@@ -94,10 +94,16 @@ class CudaOps:
         logit_threshold: float,
         top_k: int,
         class_ids: list[int],
+        class_thresholds: Array | None = None,
+        ignored: Array | None = None,
         **rules: Any,
     ) -> tuple[Array, Array, Array, Array]:
         """As `_native.decode`; what lies behind the counts is set to 0."""
         memory = self._memory()
+        if class_thresholds is not None:
+            rules["class_thresholds"] = memory.put(class_thresholds)
+        if ignored is not None:
+            rules |= {"ignored": memory.put(ignored), "ignored_regions": ignored.shape[1]}
         batch, channels = logits[0].shape[:2]
         anchors = len(base_anchors[0])
         classes, capacity = channels // anchors, len(logits) * top_k
@@ -178,3 +184,78 @@ class CudaOps:
             assert kept_logits[image, :count].tobytes() == logits[image, best].tobytes()
             assert kept_classes[image, :count].tobytes() == class_ids[image, best].tobytes()
         return kept, kept_counts
+
+    def soft_nms(
+        self,
+        boxes: Array,
+        logits: Array,
+        class_ids: Array,
+        counts: Array,
+        *,
+        score_thresholds: Array,
+        max_detections: int,
+        **rules: Any,
+    ) -> tuple[Array, Array, Array]:
+        """As `_native.soft_nms`; that kept candidates were gathered rightly is asserted here."""
+        memory = self._memory()
+        batch, room = len(counts), max(1, min(max_detections, logits.shape[1]))
+        kept = memory.room((batch, room), np.int32)
+        rules |= {"score_thresholds": memory.put(score_thresholds), "kept": kept}
+        shape = {"max_detections": room, "classes": len(score_thresholds)}
+        found, found_scores, found_classes, found_counts = self._scored(
+            "soft_nms", memory, (boxes, logits, class_ids, counts), shape, rules
+        )
+        indices = memory.take(kept)
+        for image, count in enumerate(found_counts):
+            best = indices[image, :count]
+            assert found[image, :count].tobytes() == boxes[image, best].tobytes()
+            assert found_classes[image, :count].tobytes() == class_ids[image, best].tobytes()
+        return indices, found_counts, found_scores
+
+    def fuse(
+        self,
+        boxes: Array,
+        logits: Array,
+        class_ids: Array,
+        counts: Array,
+        *,
+        classes: int,
+        max_detections: int,
+        **rules: Any,
+    ) -> tuple[Array, Array, Array, Array]:
+        """As `_native.fuse`."""
+        room = max(1, min(max_detections, logits.shape[1]))
+        shape = {"max_detections": room, "classes": classes}
+        return self._scored("fuse", self._memory(), (boxes, logits, class_ids, counts), shape, rules)
+
+    def _scored(
+        self, op: str, memory: Memory, candidates: tuple[Array, ...], shape: dict[str, int], rules: dict[str, Any]
+    ) -> tuple[Array, Array, Array, Array]:
+        """boxes, scores, class_ids and counts that soft_nms or fuse gives; what lies behind the counts is set to 0."""
+        boxes, logits, class_ids, counts = candidates
+        batch, room = len(counts), shape["max_detections"]
+        size = {"batch": batch, "capacity": max(1, logits.shape[1]), **shape}
+        scratch_bytes = getattr(self._native, f"{op}_scratch_bytes")(**size)
+        results = {
+            "kept_boxes": memory.room((batch, room, 4), np.float32),
+            "kept_scores": memory.room((batch, room), np.float32),
+            "kept_class_ids": memory.room((batch, room), np.int32),
+            "kept_counts": memory.room((batch,), np.int32),
+        }
+        getattr(self._native, op)(
+            boxes=memory.put(boxes),
+            logits=memory.put(logits),
+            class_ids=memory.put(class_ids),
+            counts=memory.put(counts),
+            **size,
+            **rules,
+            **results,
+            scratch=memory.room((scratch_bytes,), np.uint8),
+            scratch_bytes=scratch_bytes,
+            stream=0,
+        )
+        found, scores, classes, found_counts = (memory.take(address) for address in results.values())
+        for image, count in enumerate(found_counts):
+            for array in (found, scores, classes):
+                array[image, count:] = 0
+        return found, scores, classes, found_counts

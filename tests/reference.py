@@ -183,8 +183,14 @@ def decode(
     class_ids: Sequence[int] = (),
     or_equal: bool = False,
     drop_empty: bool = False,
+    class_thresholds: npt.NDArray[np.floating] | None = None,
+    ignored: npt.NDArray[np.floating] | None = None,
 ) -> Found:
-    """Candidates of one image. The threshold is given as a logit or as a score; both are exclusive, unless or_equal."""
+    """Candidates of one image. The threshold is given as a logit or as a score; both are exclusive, unless or_equal.
+
+    class_thresholds: (K,) logits that each class is held to besides. ignored: (R, 4) regions that a box may lie in with
+    at most half of its area; those from the first without area on do not count.
+    """
     parts = []
     for level in levels:
         if score_threshold is not None:
@@ -194,12 +200,29 @@ def decode(
         passes = values > threshold
         if or_equal:
             passes |= (values == threshold) & (level.logits > -np.inf)
+        if class_thresholds is not None:
+            limits = np.tile(class_thresholds, len(level.base_anchors))[:, None, None].astype(np.float64)
+            passes &= (level.logits > limits) | (or_equal & (level.logits == limits) & (level.logits > -np.inf))
         parts.append(_decode_level(level, clip_size, passes, top_k, coder, class_ids, drop_empty))
-    return Found(
+    found = Found(
         np.concatenate([part.boxes for part in parts]),
         np.concatenate([part.logits for part in parts]),
         np.concatenate([part.class_ids for part in parts]),
     )
+    return found if ignored is None else found[np.flatnonzero(~_is_ignored(found.boxes, ignored, coder.plus_one))]
+
+
+def _is_ignored(boxes: Array, regions: npt.NDArray[np.floating], plus_one: bool) -> npt.NDArray[np.bool_]:
+    """(n,) of boxes (n, 4)."""
+    more = 1.0 if plus_one else 0.0
+    result = np.zeros(len(boxes), dtype=bool)
+    for region in regions.astype(np.float64):
+        if not (region[2:] > region[:2]).all():
+            break
+        sides = np.minimum(boxes[:, 2:] + more, region[2:]) - np.maximum(boxes[:, :2], region[:2])
+        shared = np.where((sides > 0).all(axis=1), sides.prod(axis=1), 0.0)
+        result |= (shared > 0) & (shared > (boxes[:, 2:] - boxes[:, :2] + more).prod(axis=1) / 2)
+    return result
 
 
 # -- NMS ---------------------------------------------------------------------------------------------------------------
@@ -227,8 +250,13 @@ def nms(
     max_detections: int,
     or_equal: bool = False,
     plus_one: bool = False,
+    across_classes: bool = False,
+    max_per_class: int = 1 << 20,
 ) -> list[int]:
-    """The textbook's: take the best that is left, drop its neighbours of the same class, repeat."""
+    """The textbook's: take the best that is left, drop its neighbours of the same class, repeat.
+
+    across_classes: neighbours of any class. A class of which max_per_class are kept is out of it altogether.
+    """
     boxes, logits = boxes.astype(np.float64), logits.astype(np.float64)
     usable = np.flatnonzero(np.isfinite(boxes).all(axis=1) & ~np.isnan(logits))
     left = usable[np.lexsort((usable, -logits[usable]))]
@@ -238,7 +266,10 @@ def nms(
         kept.append(int(best))
         overlaps = iou(boxes[best], boxes[left], plus_one=plus_one)
         near = overlaps >= iou_threshold if or_equal else overlaps > iou_threshold
-        left = left[~(near & (class_ids[left] == class_ids[best]))]
+        dropped = near & (across_classes | (class_ids[left] == class_ids[best]))
+        if np.count_nonzero(class_ids[kept] == class_ids[best]) == max_per_class:
+            dropped |= class_ids[left] == class_ids[best]
+        left = left[~dropped]
     return kept
 
 

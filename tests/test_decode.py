@@ -305,6 +305,9 @@ def broken(**changes: Any) -> DecodeCase:
         ({"coder_kind": "corners"}, "coder_kind must be 'center' or 'corner', got 'corners'"),
         ({"class_ids": [2]}, "class id must be 0 to 1, got 2"),
         ({"class_ids": [-1]}, "class id must be 0 to 1, got -1"),
+        ({"class_thresholds": np.zeros(3, np.float32)}, r"class_thresholds must be \(K,\) float32.* got \(3,\)"),
+        ({"class_thresholds": np.zeros(2)}, r"class_thresholds must be \(K,\) float32.* got \(2,\) float64"),
+        ({"ignored": np.zeros((2, 1, 4), np.float32)}, r"ignored must be \(N, R, 4\) float32.* got \(2, 1, 4\)"),
     ],
 )
 def test_bad_arguments(changes: dict[str, Any], message: str) -> None:

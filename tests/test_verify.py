@@ -229,10 +229,10 @@ def test_a_wrong_score(model_path: Path, detector: Detector, images: list[Image]
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda kept: dataclasses.replace(kept, logits=np.nextafter(kept.logits, np.float32(9))),
+        lambda kept: dataclasses.replace(kept, scores=np.nextafter(kept.scores, np.float32(9))),
         lambda kept: dataclasses.replace(kept, boxes=kept.boxes + np.float32([0, 0, 0, 1e-4])),
-        lambda kept: Kept(kept.boxes[:-1], kept.logits[:-1], kept.class_ids[:-1]),
-        lambda kept: Kept(kept.boxes[::-1], kept.logits[::-1], kept.class_ids[::-1]),
+        lambda kept: Kept(kept.boxes[:-1], kept.scores[:-1], kept.class_ids[:-1]),
+        lambda kept: Kept(kept.boxes[::-1], kept.scores[::-1], kept.class_ids[::-1]),
     ],
     ids=["last bit of a logit", "an edge", "one less", "other order"],
 )

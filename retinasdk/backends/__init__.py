@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from retinasdk.spec import ModelSpec
+from retinasdk.suppression import AS_FRAMEWORK, Suppression
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from retinasdk._call_options import Thresholds
     from retinasdk.images import ImageInput
     from retinasdk.postprocess import Kept
     from retinasdk.preprocess import Transform
@@ -63,10 +65,14 @@ class Backend(Protocol):
         images: Sequence[Any],
         transforms: Sequence[Transform],
         *,
-        score_threshold: float,
+        score_threshold: Thresholds,
         class_ids: Sequence[int],
+        ignore: npt.NDArray[np.float32] | None = None,
     ) -> list[Kept]:
-        """Preprocess, network, decode and NMS for images that were `read`, of one padded size: what is left of each."""
+        """Preprocess, network, decode and NMS for images that were `read`, of one padded size: what is left of each.
+
+        ignore: (R, 4) float32, regions as `postprocess.decode` takes them, at most 64.
+        """
 
     def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
         """The network alone: raw heads of a normalised (N, 3, h, w) float32 batch, both on the host."""
@@ -79,7 +85,13 @@ class Backend(Protocol):
 
 
 def open_backend(
-    path: Path, *, device: str, spec: ModelSpec | None, threads: int | None, precision: str | None
+    path: Path,
+    *,
+    device: str,
+    spec: ModelSpec | None,
+    threads: int | None,
+    precision: str | None,
+    suppression: Suppression = AS_FRAMEWORK,
 ) -> Backend:
     """Loads the model file on the device. Raises `DeviceError`, `ModelError` or `ValueError`."""
     if device not in DEVICES:
@@ -94,11 +106,11 @@ def open_backend(
     if device == "cuda":
         from retinasdk.backends.tensorrt_gpu import TensorRtBackend
 
-        return TensorRtBackend(path, spec=spec, precision=precision)
+        return TensorRtBackend(path, spec=spec, precision=precision, suppression=suppression)
     if is_engine:
         raise ValueError(
             f"{path}: a TensorRT engine runs on the GPU, got device='cpu'; give the ONNX file it was built of"
         )
     from retinasdk.backends.onnx_cpu import OnnxCpuBackend
 
-    return OnnxCpuBackend(path, spec=spec, threads=threads)
+    return OnnxCpuBackend(path, spec=spec, threads=threads, suppression=suppression)

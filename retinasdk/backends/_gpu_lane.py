@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retinasdk._call_options import Thresholds
 from retinasdk._tensorrt import collected_errors, reason
 from retinasdk.backends import HeadOutputs
 from retinasdk.backends._cuda_device import CudaStream
@@ -18,8 +19,18 @@ from retinasdk.backends._device_image import DeviceImage, DevicePixels, borrow
 from retinasdk.backends._frame_plan import FramePlan
 from retinasdk.backends._tensorrt_engine import Engine
 from retinasdk.errors import DeviceError, ModelError
-from retinasdk.postprocess import Kept, clip_sizes, logit
+from retinasdk.postprocess import (
+    Kept,
+    clip_sizes,
+    each_class,
+    ignored_regions,
+    logit,
+    logit_thresholds,
+    lowest_threshold,
+    sigmoid,
+)
 from retinasdk.preprocess import Transform
+from retinasdk.suppression import AS_FRAMEWORK, Suppression
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -36,9 +47,10 @@ class Lane:
     refused: shapes of which capture failed, shared by the lanes of an engine.
     """
 
-    def __init__(self, engine: Engine, refused: set[Hashable]) -> None:
+    def __init__(self, engine: Engine, refused: set[Hashable], suppression: Suppression = AS_FRAMEWORK) -> None:
         device = engine.device
         self._engine = engine
+        self._suppression = suppression
         self._device = device
         self._native = device.native
         self._frame = DeviceBuffer(device, "the network's tensors, candidates and scratch")
@@ -58,7 +70,8 @@ class Lane:
         self.shape: tuple[int, ...] | None = None  # of the input that everything is set up for
         self._plan: FramePlan
         self._decode_arguments: dict[str, Any]
-        self._nms_arguments: dict[str, Any]
+        self._suppress: Callable[..., None]
+        self._suppress_arguments: dict[str, Any]
 
     @property
     def is_usable(self) -> bool:
@@ -70,12 +83,13 @@ class Lane:
         images: Sequence[npt.NDArray[np.uint8] | DeviceImage],
         transforms: Sequence[Transform],
         *,
-        score_threshold: float,
+        score_threshold: Thresholds,
         class_ids: Sequence[int],
+        ignore: npt.NDArray[np.float32] | None = None,
     ) -> list[Kept]:
         """As `Backend.detect`."""
         self._set_shape((len(images), 3, *transforms[0].padded))
-        self._set_parameters(transforms, score_threshold, class_ids)
+        self._set_parameters(transforms, score_threshold, class_ids, ignore)
         borrowed = self._preprocess(images, transforms)
         self._graph.run(self.shape, self._stream.handle, self._launch_network_to_results)
         self._stream.wait()
@@ -133,7 +147,7 @@ class Lane:
                 f"{engine.path}: wanted outputs whose size follows from the input's, got {', '.join(unknown)}, "
                 "whose size depends on the pixels; export the network with raw heads, without NMS"
             )
-        plan = FramePlan(self._native, engine.spec, shape, engine.input_dtype, outputs)
+        plan = FramePlan(self._native, engine.spec, shape, engine.input_dtype, outputs, self._suppression)
         self._frame.reserve(plan.device_bytes)
         self._parameters.reserve(plan.parameter_bytes)
         self._results.reserve(plan.result_bytes)
@@ -143,7 +157,8 @@ class Lane:
                 raise DeviceError(f"{engine.path}: TensorRT refuses the address of {name!r}")
         device, results = self._frame.address, self._results.address
         self._decode_arguments = plan.decode_arguments(device, self._parameters.address, results, engine.base_anchors)
-        self._nms_arguments = plan.nms_arguments(device, results)
+        self._suppress = getattr(self._native, plan.suppress_op)
+        self._suppress_arguments = plan.suppress_arguments(device, self._parameters.address, results)
         # TensorRT for RTX tells beforehand; others fail in the attempt.
         capturable = getattr(self._context, "is_stream_capturable", None)
         if capturable is not None and not capturable(self._stream.handle):
@@ -156,10 +171,21 @@ class Lane:
     # -- one frame -----------------------------------------------------------------------------------------------------
 
     def _set_parameters(
-        self, transforms: Sequence[Transform], score_threshold: float, class_ids: Sequence[int]
+        self,
+        transforms: Sequence[Transform],
+        score_threshold: Thresholds,
+        class_ids: Sequence[int],
+        ignore: npt.NDArray[np.float32] | None = None,
     ) -> None:
         plan, block = self._plan, self._parameters.host
-        plan.logit_threshold.view(block)[0] = logit(score_threshold)
+        thresholds = each_class(score_threshold, self._engine.spec)
+        plan.logit_threshold.view(block)[0] = logit(lowest_threshold(score_threshold, class_ids))
+        plan.class_thresholds.view(block)[:] = logit_thresholds(thresholds)
+        plan.score_thresholds.view(block)[:] = thresholds
+        regions = plan.ignored.view(block)
+        regions[:] = 0  # without area: the end of the list
+        if ignore is not None:
+            regions[:, : len(ignore)] = ignored_regions(ignore, transforms)
         plan.clip_sizes.view(block)[:] = clip_sizes(transforms, self._engine.spec)
         mask = plan.class_mask.view(block)
         mask[:] = not class_ids
@@ -222,7 +248,7 @@ class Lane:
             self._parameters.upload(0, self._plan.parameter_bytes, self._stream)
             self._launch_network()
             self._native.decode(**self._decode_arguments, stream=self._stream.handle)
-            self._native.nms(**self._nms_arguments, stream=self._stream.handle)
+            self._suppress(**self._suppress_arguments, stream=self._stream.handle)
             self._results.download(0, self._plan.result_bytes, self._stream)
 
     def _launch_network(self) -> None:
@@ -237,10 +263,11 @@ class Lane:
         again = int(plan.rescans.view(block).sum())
         if again:
             _log.debug("%d levels had more candidates than decode's buffer holds and were read twice", again)
-        boxes, logits, class_ids = (field.view(block) for field in (plan.boxes, plan.logits, plan.class_ids))
+        boxes, scores, class_ids = (field.view(block) for field in (plan.boxes, plan.scores, plan.class_ids))
+        as_scores = sigmoid if plan.gives_logits else np.copy
         # Copies: the next call writes over the block.
         return [
-            Kept(boxes[image, :count].copy(), logits[image, :count].copy(), class_ids[image, :count].copy())
+            Kept(boxes[image, :count].copy(), as_scores(scores[image, :count]), class_ids[image, :count].copy())
             for image, count in enumerate(plan.counts.view(block))
         ]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retinasdk._call_options import Thresholds
 from retinasdk._lazy import require
 from retinasdk._stages import stage
 from retinasdk.backends import HeadOutputs
@@ -18,6 +19,7 @@ from retinasdk.images import ImageInput, as_rgb
 from retinasdk.postprocess import Kept, decode, suppress
 from retinasdk.preprocess import Transform, preprocess
 from retinasdk.spec import METADATA_KEY, ModelSpec
+from retinasdk.suppression import AS_FRAMEWORK, Suppression
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,10 +37,13 @@ class OnnxCpuBackend:
     device = "cpu"
     max_batch = None
 
-    def __init__(self, path: Path, *, spec: ModelSpec | None, threads: int | None) -> None:
+    def __init__(
+        self, path: Path, *, spec: ModelSpec | None, threads: int | None, suppression: Suppression = AS_FRAMEWORK
+    ) -> None:
         self._session: Any = _open_session(path, threads)
         self._process = os.getpid()
         self._path = path
+        self._suppression = suppression
         self._cores = threads or _usable_cores()
         self._worker: OnnxCpuBackend | None = None
         self._making_worker = threading.Lock()
@@ -54,16 +59,19 @@ class OnnxCpuBackend:
         images: Sequence[npt.NDArray[np.uint8]],
         transforms: Sequence[Transform],
         *,
-        score_threshold: float,
+        score_threshold: Thresholds,
         class_ids: Sequence[int],
+        ignore: npt.NDArray[np.float32] | None = None,
     ) -> list[Kept]:
         with stage("preprocess"):
             batch = preprocess(images, transforms, self.spec)
         with stage("inference"):
             heads = self.infer(batch.tensor)
         with stage("postprocess"):
-            candidates = decode(heads, self.spec, transforms, score_threshold=score_threshold, class_ids=class_ids)
-            return suppress(candidates, self.spec)
+            candidates = decode(
+                heads, self.spec, transforms, score_threshold=score_threshold, class_ids=class_ids, ignore=ignore
+            )
+            return suppress(candidates, self.spec, self._suppression, score_threshold=score_threshold)
 
     def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
         session = self._session  # another thread may close
@@ -90,7 +98,7 @@ class OnnxCpuBackend:
             if self._cores == 1:
                 return self, 1
             if self._worker is None:
-                self._worker = OnnxCpuBackend(self._path, spec=self.spec, threads=1)
+                self._worker = OnnxCpuBackend(self._path, spec=self.spec, threads=1, suppression=self._suppression)
         return self._worker, self._cores
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retinasdk._call_options import Thresholds
 from retinasdk._stages import stage
 from retinasdk.backends import ENGINE_SUFFIX, HeadOutputs
 from retinasdk.backends._cuda_device import CudaDevice, gpu_identity
@@ -23,6 +24,7 @@ from retinasdk.images import as_rgb
 from retinasdk.postprocess import Kept
 from retinasdk.preprocess import Transform
 from retinasdk.spec import ModelSpec
+from retinasdk.suppression import AS_FRAMEWORK, Suppression
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -42,7 +44,14 @@ class TensorRtBackend:
 
     device = "cuda"
 
-    def __init__(self, path: Path, *, spec: ModelSpec | None, precision: str | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        spec: ModelSpec | None,
+        precision: str | None,
+        suppression: Suppression = AS_FRAMEWORK,
+    ) -> None:
         self._process = os.getpid()
         with ExitStack() as opened:  # closes what is open where a later step fails
             self._gpu = gpu = CudaDevice()
@@ -51,7 +60,7 @@ class TensorRtBackend:
                 self._engine = engine = Engine(gpu, _engine_file(path, spec, precision, gpu), spec)
             opened.callback(gpu.within, engine.close)
             refused: set[Hashable] = set()
-            self._pool = LanePool(lambda: _new_lane(engine, refused), _MAX_LANES)
+            self._pool = LanePool(lambda: _new_lane(engine, refused, suppression), _MAX_LANES)
             opened.callback(gpu.within, self._pool.close)
             # Closes as well when the last reference goes, and at the interpreter's exit.
             self._finalizer = weakref.finalize(self, _release, self._process, opened.pop_all())
@@ -68,14 +77,16 @@ class TensorRtBackend:
         images: Sequence[npt.NDArray[np.uint8] | DeviceImage],
         transforms: Sequence[Transform],
         *,
-        score_threshold: float,
+        score_threshold: Thresholds,
         class_ids: Sequence[int],
+        ignore: npt.NDArray[np.float32] | None = None,
     ) -> list[Kept]:
         count, missing = len(images), self._engine.profile.min[0] - len(images)
         if missing > 0:  # filled up with copies, whose results are left out
             images, transforms = [*images, *[images[-1]] * missing], [*transforms, *[transforms[-1]] * missing]
         with self._lane((len(images), 3, *transforms[0].padded)) as lane, stage("inference"):
-            return lane.detect(images, transforms, score_threshold=score_threshold, class_ids=class_ids)[:count]
+            kept = lane.detect(images, transforms, score_threshold=score_threshold, class_ids=class_ids, ignore=ignore)
+            return kept[:count]
 
     def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
         with self._lane(tensor.shape) as lane:
@@ -112,8 +123,8 @@ def _release(process: int, opened: ExitStack) -> None:
         opened.close()
 
 
-def _new_lane(engine: Engine, refused: set[Hashable]) -> Lane | None:
-    lane = Lane(engine, refused)
+def _new_lane(engine: Engine, refused: set[Hashable], suppression: Suppression) -> Lane | None:
+    lane = Lane(engine, refused, suppression)
     if lane.is_usable:
         return lane
     lane.close()

@@ -10,6 +10,7 @@ from typing import Any
 
 from retinasdk._lazy import require
 from retinasdk.backends import DEVICES
+from retinasdk.suppression import AS_FRAMEWORK, FUSED_SCORES, RULES, Suppression
 
 _MANY_ITEMS = 5  # from here on a progress bar
 
@@ -18,6 +19,54 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """`--model` and `--device`."""
     parser.add_argument("--model", help="a bundled name or an ONNX file (default: people)")
     parser.add_argument("--device", choices=DEVICES, default="auto")
+
+
+def add_suppression(parser: argparse.ArgumentParser) -> None:
+    """The fields of `Suppression`, each a switch; `suppression_of` makes one of them."""
+    given = parser.add_argument_group("boxes that overlap (default: what the model's framework does)")
+    given.add_argument("--suppression", choices=RULES, default=AS_FRAMEWORK.rule, help="the rule (%(default)s)")
+    given.add_argument("--across-classes", action="store_true", help="boxes of different classes are rivals, too")
+    given.add_argument("--iou", type=float, metavar="IOU", help="boxes overlap above this (default: the model's)")
+    given.add_argument("--sigma", type=float, default=AS_FRAMEWORK.sigma, help="of soft_gaussian (%(default)s)")
+    given.add_argument(
+        "--fused-score", choices=FUSED_SCORES, default=AS_FRAMEWORK.fused_score, help="of fusion (%(default)s)"
+    )
+    given.add_argument("--max-per-class", type=int, metavar="N", help="report at most N of each class")
+    given.add_argument("--max-detections", type=int, metavar="N", help="... of each image (default: the model's)")
+
+
+def suppression_of(arguments: argparse.Namespace) -> Suppression:
+    """Of the switches of `add_suppression`. Raises `ValueError`."""
+    return Suppression(
+        rule=arguments.suppression,
+        across_classes=arguments.across_classes,
+        iou_threshold=arguments.iou,
+        sigma=arguments.sigma,
+        fused_score=arguments.fused_score,
+        max_per_class=arguments.max_per_class,
+        max_detections=arguments.max_detections,
+    )
+
+
+def score_threshold(text: str) -> float | dict[str, float]:
+    """The number in "0.5", or the numbers by label in "person=0.5, chair=0.3"."""
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = [part.rpartition("=") for part in names(text)]
+        return {label.strip(): float(score) for label, _, score in pairs}
+    except ValueError:
+        wanted = "wanted is a score, or scores by label such as person=0.5,chair=0.3"
+        raise argparse.ArgumentTypeError(f"invalid float value: {text!r}; {wanted}") from None
+
+
+def region(text: str) -> tuple[float, ...]:
+    """(x1, y1, x2, y2) in "0,0,640,120"."""
+    try:
+        x1, y1, x2, y2 = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"four numbers are wanted, such as 0,0,640,120; got {text!r}") from None
+    return x1, y1, x2, y2
 
 
 def names(text: str) -> list[str]:

@@ -14,7 +14,17 @@ from typing import Any
 
 from retinasdk import Detections, Detector, ImageError, list_images
 from retinasdk._files import write_atomically
-from retinasdk.commands._shared import add_model, check_file, make_folder, names, progress
+from retinasdk.commands._shared import (
+    add_model,
+    add_suppression,
+    check_file,
+    make_folder,
+    names,
+    progress,
+    region,
+    score_threshold,
+    suppression_of,
+)
 from retinasdk.images import as_rgb
 
 _MANY_ROWS = 20  # from here on a table gives counts instead of a row for each object
@@ -26,7 +36,21 @@ def add_parser(commands: Any) -> None:
     detect.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
     add_model(detect)
     detect.add_argument("--classes", type=names, help="only these, e.g. person,chair")
-    detect.add_argument("--score", type=float, help="report scores above this, 0 to 1 (default: the model's)")
+    detect.add_argument(
+        "--score",
+        type=score_threshold,
+        metavar="SCORE",
+        help="report scores above this, 0 to 1, or by label: person=0.5,chair=0.3 (default: the model's)",
+    )
+    detect.add_argument(
+        "--ignore",
+        type=region,
+        action="append",
+        default=[],
+        metavar="X1,Y1,X2,Y2",
+        help="leave out what lies more than half in this region, in pixels of each image; again for more",
+    )
+    add_suppression(detect)
     detect.add_argument("--out", type=Path, metavar="DIR", help="write marked pictures here")
     detect.add_argument("--json", type=Path, metavar="FILE", help="write the detections as JSON")
     detect.set_defaults(run=run)
@@ -35,8 +59,13 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Does it. Raises the errors of `Detector`, `ValueError` and `OSError`."""
     paths = _image_paths(arguments.images)
-    detector = Detector(arguments.model, device=arguments.device, score_threshold=arguments.score)
-    call = functools.partial(detector, classes=arguments.classes)
+    detector = Detector(
+        arguments.model,
+        device=arguments.device,
+        score_threshold=arguments.score,
+        suppression=suppression_of(arguments),
+    )
+    call = functools.partial(detector, classes=arguments.classes, ignore=arguments.ignore)
     # A folder that cannot be written is found out before the work, and nothing is written before all of it succeeded.
     if arguments.json is not None:
         check_file(arguments.json)

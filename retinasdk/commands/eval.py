@@ -9,7 +9,15 @@ from typing import Any
 
 from retinasdk import Detector
 from retinasdk._files import write_atomically
-from retinasdk.commands._shared import add_model, check_file, make_folder, names, progress
+from retinasdk.commands._shared import (
+    add_model,
+    add_suppression,
+    check_file,
+    make_folder,
+    names,
+    progress,
+    suppression_of,
+)
 from retinasdk.evaluate import DEFAULT_BATCH, DEFAULT_SCORE_THRESHOLD, Evaluation, evaluate
 from retinasdk.evaluation.report import PAGE
 
@@ -35,6 +43,7 @@ def add_parser(commands: Any) -> None:
     score.add_argument("--batch", type=int, default=DEFAULT_BATCH, help="images in memory at a time (%(default)s)")
     score.add_argument("--json", type=Path, metavar="FILE", help="write the numbers as JSON")
     score.add_argument("--report", type=Path, metavar="DIR", help="write a page with curves and the worst images")
+    add_suppression(score)
     score.set_defaults(run=run)
 
 
@@ -47,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_file(arguments.json)
     if arguments.report is not None:
         make_folder(arguments.report)
-    with Detector(arguments.model, device=arguments.device) as detector:
+    with Detector(arguments.model, device=arguments.device, suppression=suppression_of(arguments)) as detector:
         result = evaluate(
             detector,
             arguments.images,

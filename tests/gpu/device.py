@@ -114,7 +114,7 @@ class OnStream:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._native, name)
-        if name not in ("preprocess", "decode", "nms"):
+        if name not in ("preprocess", "decode", "nms", "soft_nms", "fuse"):
             return function
 
         def launch(**arguments: Any) -> None:

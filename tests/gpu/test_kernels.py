@@ -22,7 +22,9 @@ from cases import (
     sprinkled,
     with_rules,
 )
+from crowd_cases import CrowdCase, fusion_cases, soft_cases
 from cuda_ops import CudaOps
+from test_fusion import assert_same_on_cuda as assert_same_fused
 from test_parity_cuda import (
     MEAN,
     SIZES,
@@ -33,6 +35,8 @@ from test_parity_cuda import (
     halved,
     one_image,
 )
+from test_soft_nms import as_batch
+from test_soft_nms import assert_same_on_cuda as assert_same_soft
 
 from gpu.device import DeviceMemory, Gpu, OnStream
 from retinasdk import _native
@@ -131,6 +135,16 @@ def test_resnet50_at_800_by_1344(gpu: Gpu, stream: CudaStream, threshold: float,
 @pytest.mark.parametrize("case", list(nms_cases()), ids=lambda case: case.name)
 def test_nms(gpu: Gpu, stream: CudaStream, case: NmsCase) -> None:
     assert_same_kept(one_image(case), ops(gpu, stream), **case.options())
+
+
+@pytest.mark.parametrize("case", list(soft_cases()), ids=str)
+def test_soft_nms(gpu: Gpu, stream: CudaStream, case: CrowdCase) -> None:
+    assert_same_soft(as_batch(case.candidates), ops(gpu, stream), **case.options())
+
+
+@pytest.mark.parametrize("case", list(fusion_cases()), ids=str)
+def test_fusion(gpu: Gpu, stream: CudaStream, case: CrowdCase) -> None:
+    assert_same_fused(as_batch(case.candidates), ops(gpu, stream), **case.options())
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 255, 256, 257, 511, 513, 2047, 2048, 2049, 5000])

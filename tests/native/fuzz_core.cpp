@@ -90,6 +90,11 @@ void check_candidates(const HeadsCase& made, const Detected& detected, int image
     check(class_id >= 0 && class_id < made.options.classes, "classes are in range");
     check(wanted.empty() || std::find(wanted.begin(), wanted.end(), class_id) != wanted.end(),
           "classes are wanted ones");
+    if (!made.class_thresholds.empty()) {
+      const float threshold = made.class_thresholds[static_cast<size_t>(class_id)];
+      check(detected.logits[i] > threshold || (made.options.or_equal && detected.logits[i] == threshold),
+            "logits are above the threshold of their class");
+    }
     if (i > first && detected.logits[i] > detected.logits[i - 1]) ++climbs;
   }
   check(climbs < static_cast<int>(made.levels.size()), "candidates fall inside a level");
@@ -112,11 +117,14 @@ void check_kept(const HeadsCase& made, const Detected& detected, int image, size
     check(before > here || (before == here && kept[place - 1] < kept[place]), "best first, then the lower index");
   }
   const auto suppressed_by_kept = [&](size_t i) {
+    int better_of_class = 0;
     for (size_t place = 0; place < kept_count; ++place) {
       const size_t other = first + static_cast<size_t>(kept[place]);
       const bool better =
           detected.logits[other] > detected.logits[i] || (detected.logits[other] == detected.logits[i] && other < i);
-      if (!better || detected.class_ids[other] != detected.class_ids[i]) continue;
+      const bool same_class = detected.class_ids[other] == detected.class_ids[i];
+      if (better && same_class && ++better_of_class == made.nms.max_per_class) return true;
+      if (!better || !(same_class || made.nms.across_classes)) continue;
       const float overlap = retinasdk::iou(retinasdk::outline(box_at(detected, other), made.nms.plus_one),
                                            retinasdk::outline(box_at(detected, i), made.nms.plus_one));
       if (overlap > made.nms.iou_threshold || (made.nms.or_equal && overlap == made.nms.iou_threshold)) return true;
@@ -127,6 +135,51 @@ void check_kept(const HeadsCase& made, const Detected& detected, int image, size
     if (is_kept[i]) check(!suppressed_by_kept(first + i), "no kept box overlaps a better kept one of its class");
     if (!is_kept[i] && kept_count < room) check(suppressed_by_kept(first + i), "nothing is dropped without cause");
   }
+}
+
+// What soft NMS and fusion promise whatever the candidates; max_detections, the thresholds and the classes are theirs.
+struct Scored {
+  std::vector<float> boxes, scores;
+  std::vector<int32_t> class_ids, kept, counts;
+
+  bool operator==(const Scored& other) const {
+    return boxes == other.boxes && scores == other.scores && class_ids == other.class_ids && kept == other.kept &&
+           counts == other.counts;
+  }
+};
+
+Scored run_crowd_rules(const HeadsCase& made, const retinasdk::Candidates& candidates, retinasdk::ScoreScale scale) {
+  const auto batch = static_cast<size_t>(made.options.batch);
+  const auto room = static_cast<size_t>(made.nms.max_detections);
+  Scored scored{std::vector<float>(4 * batch * room), std::vector<float>(2 * batch * room),
+                std::vector<int32_t>(batch * room), std::vector<int32_t>(batch * room, -1),
+                std::vector<int32_t>(2 * batch)};
+  float* soft_scores = scored.scores.data() + batch * room;
+  int32_t* soft_counts = scored.counts.data() + batch;
+  retinasdk::fuse(made.options.batch, candidates,
+                  {made.nms, made.fused_score, scale, made.models, made.options.classes},
+                  {scored.boxes.data(), scored.scores.data(), scored.class_ids.data(), scored.counts.data()});
+  retinasdk::soft_nms(made.options.batch, candidates,
+                      {made.nms, made.decay, made.sigma, made.score_thresholds.data(), made.options.classes},
+                      scored.kept.data(), soft_counts, soft_scores);
+  const auto check_scores = [&](const float* scores, int count, int image) {
+    check(count >= 0 && count <= std::min(made.nms.max_detections, candidates.counts[image]), "counts are in range");
+    for (int i = 0; i < count; ++i) {
+      check(scores[i] >= 0.0f && scores[i] <= 1.0f, "scores are from 0 to 1");
+      check(i == 0 || scores[i] <= scores[i - 1], "scores are in order");
+    }
+  };
+  for (size_t image = 0; image < batch; ++image) {
+    check_scores(scored.scores.data() + image * room, scored.counts[image], static_cast<int>(image));
+    check_scores(soft_scores + image * room, soft_counts[image], static_cast<int>(image));
+    for (size_t i = 0; i < 4 * static_cast<size_t>(scored.counts[image]); ++i) {
+      check(std::isfinite(scored.boxes[4 * image * room + i]), "fused boxes are finite");
+    }
+    const int32_t* kept = scored.kept.data() + image * room;
+    check(std::set<int32_t>(kept, kept + soft_counts[image]).size() == static_cast<size_t>(soft_counts[image]),
+          "kept indices are unique");
+  }
+  return scored;
 }
 
 Detected run(const HeadsCase& made) {
@@ -146,6 +199,8 @@ Detected run(const HeadsCase& made) {
     check_candidates(made, detected, image, static_cast<size_t>(image) * capacity);
     check_kept(made, detected, image, static_cast<size_t>(image) * capacity);
   }
+  const auto scale = retinasdk::ScoreScale::kLogit;
+  check(run_crowd_rules(made, candidates, scale) == run_crowd_rules(made, candidates, scale), "twice is alike");
   return detected;
 }
 
@@ -166,6 +221,12 @@ void run_hostile_nms(Random& random) {
   retinasdk::nms(1, {boxes.data(), logits.data(), class_ids.data(), counts.data(), count}, options, kept.data(),
                  &kept_count);
   check(kept_count >= 0 && kept_count <= std::min(count, options.max_detections), "kept counts are in range");
+  HeadsCase made = make_heads(random);
+  made.options.batch = 1;
+  made.options.classes = 65536;
+  made.score_thresholds.assign(65536, random.real(0, 1));
+  run_crowd_rules(made, {boxes.data(), logits.data(), class_ids.data(), counts.data(), count},
+                  random.chance(2) ? retinasdk::ScoreScale::kLogit : retinasdk::ScoreScale::kProbability);
   for (int place = 0; place < kept_count; ++place) {
     const auto i = static_cast<size_t>(kept[static_cast<size_t>(place)]);
     check(i < static_cast<size_t>(count) && !std::isnan(logits[i]), "what is kept has a rank");
@@ -196,6 +257,11 @@ void check_bad_arguments() {
   heads.options.class_ids = {heads.options.classes};
   check_refused("class id must be 0 to", [&] { run(heads); });
   heads.options.class_ids.clear();
+  heads.sigma = 0.0f;
+  check_refused("sigma must be above 0", [&] { run(heads); });
+  heads.sigma = 0.5f;
+  heads.models = 0;
+  check_refused("models must be 1 to", [&] { run(heads); });
   heads.levels[0].height = 60000;
   heads.levels[0].width = 60000;
   check_refused("pairs; at most 2147483647 are supported", [&] { run(heads); });

@@ -74,6 +74,62 @@ Found run_cpu(const HeadsCase& made, size_t capacity) {
   return found;
 }
 
+cuda::DeviceNmsOptions device_options(const retinasdk::NmsOptions& nms) {
+  return {nms.iou_threshold, nms.max_detections, nms.or_equal, nms.plus_one, nms.across_classes, nms.max_per_class};
+}
+
+// What soft NMS and fusion report.
+struct Scored {
+  std::vector<float> boxes, scores;
+  std::vector<int32_t> class_ids, counts, kept;
+
+  Scored(size_t batch, size_t room)
+      : boxes(4 * batch * room), scores(batch * room), class_ids(batch * room), counts(batch), kept(batch * room, -1) {}
+
+  cuda::DeviceScored device() { return {boxes.data(), scores.data(), class_ids.data(), counts.data()}; }
+};
+
+void check_soft_nms(const HeadsCase& made, Found& found, size_t capacity) {
+  const int batch = made.options.batch;
+  const auto room = static_cast<size_t>(made.nms.max_detections);
+  Scored theirs(static_cast<size_t>(batch), room), ours(static_cast<size_t>(batch), room);
+  const retinasdk::Candidates candidates{found.boxes.data(), found.logits.data(), found.class_ids.data(),
+                                         found.counts.data(), static_cast<int>(capacity)};
+  retinasdk::soft_nms(batch, candidates,
+                      {made.nms, made.decay, made.sigma, made.score_thresholds.data(), made.options.classes},
+                      theirs.kept.data(), theirs.counts.data(), theirs.scores.data());
+  const cuda::DeviceCandidates device{
+      found.boxes.data(),        found.logits.data(), found.class_ids.data(), found.counts.data(), nullptr,
+      static_cast<int>(capacity)};
+  const cuda::DeviceSoftNmsOptions options{device_options(made.nms), made.decay, made.sigma,
+                                           made.score_thresholds.data(), made.options.classes};
+  const Scratch scratch(cuda::soft_nms_scratch_bytes(batch, static_cast<int>(capacity), options));
+  cuda::soft_nms(batch, device, options, ours.kept.data(), ours.device(), scratch, nullptr);
+  check(ours.counts == theirs.counts && ours.kept == theirs.kept, "soft NMS keeps the same");
+  check(same_bytes(ours.scores, theirs.scores, 0, theirs.scores.size()), "scores fall alike");
+}
+
+void check_fusion(const HeadsCase& made, Found& found, size_t capacity) {
+  const int batch = made.options.batch;
+  const auto room = static_cast<size_t>(made.nms.max_detections);
+  Scored theirs(static_cast<size_t>(batch), room), ours(static_cast<size_t>(batch), room);
+  const retinasdk::Candidates candidates{found.boxes.data(), found.logits.data(), found.class_ids.data(),
+                                         found.counts.data(), static_cast<int>(capacity)};
+  const auto scale = retinasdk::ScoreScale::kLogit;
+  retinasdk::fuse(batch, candidates, {made.nms, made.fused_score, scale, made.models, made.options.classes},
+                  {theirs.boxes.data(), theirs.scores.data(), theirs.class_ids.data(), theirs.counts.data()});
+  const cuda::DeviceCandidates device{
+      found.boxes.data(),        found.logits.data(), found.class_ids.data(), found.counts.data(), nullptr,
+      static_cast<int>(capacity)};
+  const cuda::DeviceFusionOptions options{device_options(made.nms), made.fused_score, scale, made.models,
+                                          made.options.classes};
+  const Scratch scratch(cuda::fusion_scratch_bytes(batch, static_cast<int>(capacity), options));
+  cuda::fuse(batch, device, options, ours.device(), scratch, nullptr);
+  check(ours.counts == theirs.counts && ours.class_ids == theirs.class_ids, "fusion finds the same classes");
+  check(same_bytes(ours.boxes, theirs.boxes, 0, theirs.boxes.size()), "boxes are fused alike");
+  check(same_bytes(ours.scores, theirs.scores, 0, theirs.scores.size()), "scores are fused alike");
+}
+
 // heads[level]: the logits, then the deltas, of the type that the device is to read.
 template <typename T>
 Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type, const std::vector<std::vector<T>>& logits,
@@ -89,12 +145,13 @@ Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type, const 
   std::vector<uint8_t> mask(static_cast<size_t>(made.options.classes), made.options.class_ids.empty() ? 1 : 0);
   for (const int32_t class_id : made.options.class_ids) mask[static_cast<size_t>(class_id)] = 1;
   const std::vector<float> threshold{made.options.logit_threshold};
-  const cuda::DeviceDecodeOptions options{made.options.batch,     made.options.anchors,
-                                          made.options.classes,   made.options.top_k,
-                                          made.options.coder,     type,
-                                          threshold.data(),       mask.data(),
-                                          made.clip_sizes.data(), made.options.or_equal,
-                                          made.options.drop_empty};
+  const cuda::DeviceDecodeOptions options{made.options.batch,      made.options.anchors,
+                                          made.options.classes,    made.options.top_k,
+                                          made.options.coder,      type,
+                                          threshold.data(),        mask.data(),
+                                          made.clip_sizes.data(),  made.options.or_equal,
+                                          made.options.drop_empty, made.options.class_thresholds,
+                                          made.options.ignored,    made.options.ignored_regions};
   Found found(batch, capacity, room);
   std::vector<int32_t> rescans(batch);
   const cuda::DeviceCandidates candidates{found.boxes.data(),  found.logits.data(), found.class_ids.data(),
@@ -104,8 +161,7 @@ Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type, const 
 
   std::vector<float> boxes(batch * room * 4), kept_logits(batch * room);
   std::vector<int32_t> class_ids(batch * room);
-  const cuda::DeviceNmsOptions nms{made.nms.iou_threshold, made.nms.max_detections, made.nms.or_equal,
-                                   made.nms.plus_one};
+  const cuda::DeviceNmsOptions nms = device_options(made.nms);
   const Scratch nms_scratch(cuda::nms_scratch_bytes(made.options.batch, static_cast<int>(capacity), nms));
   cuda::nms(made.options.batch, candidates, nms,
             {found.kept.data(), found.kept_counts.data(), boxes.data(), kept_logits.data(), class_ids.data()},
@@ -122,10 +178,16 @@ Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type, const 
   return found;
 }
 
+constexpr size_t kManyCandidates = 300;  // of which the emulation takes its time
+
 void check_heads(HeadsCase made) {
   const size_t capacity = made.levels.size() * static_cast<size_t>(made.options.top_k);
-  check_same(run_cuda(made, capacity, cuda::Scalar::kFloat32, made.logits, made.deltas), run_cpu(made, capacity),
-             capacity);
+  Found found = run_cpu(made, capacity);
+  check_same(run_cuda(made, capacity, cuda::Scalar::kFloat32, made.logits, made.deltas), found, capacity);
+  if (capacity <= kManyCandidates) {
+    check_soft_nms(made, found, capacity);
+    check_fusion(made, found, capacity);
+  }
   // Both devices are fed what a half can hold.
   const auto to_half = [](std::vector<std::vector<float>>& values) {
     std::vector<std::vector<__half>> halves;

@@ -67,8 +67,15 @@ struct HeadsCase {
   std::vector<std::vector<float>> logits, deltas, base_anchors;
   std::vector<retinasdk::HeadLevel> levels;
   std::vector<float> clip_sizes;
+  std::vector<float> class_thresholds, ignored;
   retinasdk::DecodeOptions options;
   retinasdk::NmsOptions nms;
+  // Of soft NMS and fusion, whose other options are those of nms.
+  retinasdk::Decay decay;
+  float sigma;
+  std::vector<float> score_thresholds;
+  retinasdk::FusedScore fused_score;
+  int models;
 };
 
 retinasdk::BoxCoder make_coder(Random& random) {
@@ -95,7 +102,26 @@ HeadsCase make_heads(Random& random) {
                   {},
                   random.chance(3),
                   random.chance(3)};
-  made.nms = {random.real(0.0f, 1.0f), random.integer(1, 400), random.chance(3), made.options.coder.plus_one};
+  made.nms = {random.real(0.0f, 1.0f), random.integer(1, 400),
+              random.chance(3),        made.options.coder.plus_one,
+              random.chance(3),        random.chance(3) ? random.integer(1, 30) : retinasdk::kMaxPerImage};
+  made.decay = random.chance(2) ? retinasdk::Decay::kLinear : retinasdk::Decay::kGaussian;
+  made.sigma = random.real(0.001f, 1.0f);
+  for (int k = 0; k < made.options.classes; ++k) made.score_thresholds.push_back(random.real(0.0f, 0.6f));
+  made.fused_score = random.chance(2) ? retinasdk::FusedScore::kMean : retinasdk::FusedScore::kBest;
+  made.models = random.integer(1, 4);
+  if (random.chance(3)) {
+    for (int k = 0; k < made.options.classes; ++k) {
+      made.class_thresholds.push_back(random.chance(4) ? random.hostile() : random.real(-4.0f, 1.0f));
+    }
+  }
+  made.options.ignored_regions = random.chance(3) ? random.integer(1, 4) : 0;
+  for (int i = 0; i < made.options.batch * made.options.ignored_regions; ++i) {
+    const float x = random.real(-100.0f, 500.0f), y = random.real(-100.0f, 500.0f);
+    made.ignored.insert(made.ignored.end(), {x, y, x + random.real(-5.0f, 300.0f), y + random.real(-5.0f, 300.0f)});
+  }
+  made.options.class_thresholds = made.class_thresholds.empty() ? nullptr : made.class_thresholds.data();
+  made.options.ignored = made.ignored.data();
   const int kind =
       random.integer(0, 4);  // of logits: spread, all equal, few values, hostile, spread with hostile deltas
   const int level_count = random.integer(1, 5);

@@ -33,7 +33,7 @@ def run_tests(folder: Path) -> None:
     """Leaves the counts in the build folder."""
     for old in folder.rglob("*.gcda"):
         old.unlink()
-    names = ("test_parity_cuda.py", "test_cuda_device.py")
+    names = ("test_parity_cuda.py", "test_soft_nms.py", "test_fusion.py", "test_cuda_device.py")
     tests = ["pytest", "-q", "-x", *(str(_ROOT / "tests" / name) for name in names)]
     subprocess.run(tests, check=True, env={**os.environ, "RETINASDK_EMULATED_CUDA": str(folder)})
 

@@ -91,6 +91,8 @@ _INSTANCES = {
         for scalar in ("float", "__half")
     ],
     "nms_cuda.cu": [f"{_KERNELS}nms_kernel"],
+    "soft_nms_cuda.cu": [f"{_KERNELS}soft_nms_kernel"],
+    "fusion_cuda.cu": [f"{_KERNELS}fusion_kernel"],
     "preprocess_cuda.cu": [f"{_KERNELS}fill_taps"]
     + [
         f"{_KERNELS}resize<{_KERNELS}{source}, {scalar}>"
