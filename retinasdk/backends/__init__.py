@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from retinasdk.preprocess import Transform
 
 DEVICES = ("auto", "cpu", "cuda")
+CONVOLUTIONS = ("auto", "direct")
+DEFAULT_CONVOLUTION = CONVOLUTIONS[0]
 ENGINE_SUFFIX = ".engine"
 
 _log = logging.getLogger("retinasdk")
@@ -79,11 +81,19 @@ class Backend(Protocol):
 
 
 def open_backend(
-    path: Path, *, device: str, spec: ModelSpec | None, threads: int | None, precision: str | None
+    path: Path,
+    *,
+    device: str,
+    spec: ModelSpec | None,
+    threads: int | None,
+    precision: str | None,
+    convolution: str = DEFAULT_CONVOLUTION,
 ) -> Backend:
     """Loads the model file on the device. Raises `DeviceError`, `ModelError` or `ValueError`."""
     if device not in DEVICES:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}; got {device!r}")
+    if convolution not in CONVOLUTIONS:
+        raise ValueError(f"convolution must be one of {', '.join(CONVOLUTIONS)}; got {convolution!r}")
     is_engine = path.suffix == ENGINE_SUFFIX
     if device == "auto":
         from retinasdk.backends._cuda_device import why_no_gpu
@@ -101,4 +111,4 @@ def open_backend(
         )
     from retinasdk.backends.onnx_cpu import OnnxCpuBackend
 
-    return OnnxCpuBackend(path, spec=spec, threads=threads)
+    return OnnxCpuBackend(path, spec=spec, threads=threads, convolution=convolution)

@@ -1,0 +1,47 @@
+// The four loops of the Winograd convolution, once for each instruction set. winograd.cpp calls them.
+#pragma once
+
+#include <cstddef>
+
+namespace retinasdk::winograd {
+
+constexpr int kOutputTile = 6;  // a tile of 6 x 6 outputs
+constexpr int kInputTile = 8;   // is made of 8 x 8 inputs,
+constexpr int kPositions = 64;  // in as many positions of the transformed space.
+constexpr int kLanes = 8;       // channels that go through a transform together
+constexpr int kPanel = 16;      // output channels that the multiplication makes together
+constexpr int kRows = 6;        // ... for so many tiles
+
+struct Plane {
+  int height, width, tile_columns, tiles;  // tiles of one image, row by row
+};
+
+// Tiles first to first + count, counted through all images, and where they lie in scratch: position p, tile t, channel c
+// at p * stride + c / 8 * row + (t - first) * 8 + c % 8.
+struct TileBlock {
+  Plane plane;
+  int first, count;
+  std::ptrdiff_t row, stride;
+};
+
+struct Kernels {
+  // weights (16 or fewer of them, in_channels, 3, 3) to panel: position p, input channel i, output channel o at
+  // p * panel_stride + i * 16 + o. Zeros behind the last output channel and, to padded_in, the last input channel.
+  void (*transform_weights)(const float* weights, int out_channels, int in_channels, int padded_in, float* panel,
+                            std::ptrdiff_t panel_stride);
+  // Channels channel to channel + 8 of input (N, in_channels, height, width) to transformed.
+  void (*transform_input)(const float* input, int in_channels, int channel, const TileBlock& block, float* transformed);
+  // One position: products (tiles, 16 * panels) = tiles (tiles, in) * weights, which are panels of (in, 16).
+  void (*multiply)(const float* tiles, const TileBlock& block, int in, const float* weights, int panels,
+                   float* products);
+  // Channels channel to channel + 8 of products to output (N, out_channels, height, width); bias may be null, else has 8.
+  void (*transform_output)(const float* products, int product_channel, const float* bias, bool relu,
+                           const TileBlock& block, int out_channels, int channel, float* output);
+};
+
+extern const Kernels kPlainKernels;  // NEON on ARM64
+#ifdef RETINASDK_WINOGRAD_AVX2
+extern const Kernels kAvx2Kernels;
+#endif
+
+}  // namespace retinasdk::winograd
