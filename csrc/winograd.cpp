@@ -30,13 +30,6 @@ bool has_avx2_and_fma() {
 }
 #endif
 
-const Kernels& best_kernels() {
-#ifdef RETINASDK_WINOGRAD_AVX2
-  if (has_avx2_and_fma()) return kAvx2Kernels;
-#endif
-  return kPlainKernels;
-}
-
 // Vectors that lie across two cache lines cost twice.
 constexpr std::size_t kAlignment = 64;
 
@@ -55,7 +48,7 @@ struct Plan {
   int tiles;        // of all images
   int block_tiles;  // of the largest block
   int product_channels;
-  std::ptrdiff_t row, input_stride, product_stride;  // of TileBlock
+  std::ptrdiff_t input_stride, product_stride;  // from position to position in scratch
 };
 
 Plan make_plan(const WinogradWeights& weights, int batch, int height, int width) {
@@ -67,14 +60,20 @@ Plan make_plan(const WinogradWeights& weights, int batch, int height, int width)
   const int fit = kBlockChannels / (weights.padded_in + plan.product_channels);
   const int most = std::max(kRows, fit / kRows * kRows);
   const int blocks = (plan.tiles + most - 1) / most;  // of equal size, rather than one small one at the end
-  plan.block_tiles = std::min(plan.tiles, round_up((plan.tiles + blocks - 1) / blocks, kRows));
-  plan.row = static_cast<std::ptrdiff_t>(plan.block_tiles) * kLanes;
-  plan.input_stride = plan.row * (weights.padded_in / kLanes) + kSkew;
-  plan.product_stride = plan.row * (plan.product_channels / kLanes) + kSkew;
+  plan.block_tiles = round_up((plan.tiles + blocks - 1) / blocks, kRows);
+  plan.input_stride = static_cast<std::ptrdiff_t>(plan.block_tiles) * weights.padded_in + kSkew;
+  plan.product_stride = static_cast<std::ptrdiff_t>(plan.block_tiles) * plan.product_channels + kSkew;
   return plan;
 }
 
 }  // namespace
+
+const Kernels& winograd::best_kernels() {
+#ifdef RETINASDK_WINOGRAD_AVX2
+  if (has_avx2_and_fma()) return kAvx2Kernels;
+#endif
+  return kPlainKernels;
+}
 
 void AlignedDelete::operator()(float* values) const { ::operator delete[](values, std::align_val_t{kAlignment}); }
 
@@ -120,19 +119,19 @@ void WinogradConv::run(const float* input, int batch, int height, int width, flo
   const std::ptrdiff_t weights_stride = static_cast<std::ptrdiff_t>(weights.padded_out) * weights.padded_in;
   for (int first = 0; first < plan.tiles; first += plan.block_tiles) {
     const int count = std::min(plan.block_tiles, plan.tiles - first);
-    const TileBlock inputs{plan.plane, first, count, plan.row, plan.input_stride};
+    const TileBlock inputs{plan.plane, first, count, weights.padded_in, plan.input_stride};
     parallel_for(static_cast<std::size_t>(weights.padded_in / kLanes), [&](std::size_t piece) {
       kernels_.transform_input(input, weights.in_channels, static_cast<int>(piece) * kLanes, inputs, transformed);
     });
     for (int out = 0; out < weights.out_channels; out += plan.product_channels) {
       const int channels = std::min(plan.product_channels, weights.padded_out - out);
-      const TileBlock outputs{plan.plane, first, count, plan.row, plan.product_stride};
+      const TileBlock outputs{plan.plane, first, count, plan.product_channels, plan.product_stride};
       parallel_for(kPositions, [&](std::size_t piece) {
         const auto position = static_cast<std::ptrdiff_t>(piece);
         kernels_.multiply(
-            transformed + position * plan.input_stride, inputs, weights.padded_in,
+            transformed + position * plan.input_stride, inputs,
             weights.values.get() + position * weights_stride + static_cast<std::ptrdiff_t>(out) * weights.padded_in,
-            channels / kPanel, products + position * plan.product_stride);
+            channels / kPanel, products + position * plan.product_stride, outputs);
       });
       const int real = std::min(channels, weights.out_channels - out);
       parallel_for(static_cast<std::size_t>((real + kLanes - 1) / kLanes), [&](std::size_t piece) {

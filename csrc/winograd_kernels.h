@@ -16,12 +16,18 @@ struct Plane {
   int height, width, tile_columns, tiles;  // tiles of one image, row by row
 };
 
-// Tiles first to first + count, counted through all images, and where they lie in scratch: position p, tile t, channel c
-// at p * stride + c / 8 * row + (t - first) * 8 + c % 8.
+// Tiles first to first + count, counted through all images, and where they lie in scratch: in groups of kRows tiles, so
+// that the multiplication reads on and on.
 struct TileBlock {
   Plane plane;
   int first, count;
-  std::ptrdiff_t row, stride;
+  int channels;           // a multiple of kLanes
+  std::ptrdiff_t stride;  // from one position to the next
+
+  // Of channels channel to channel + 8 (a multiple of 8) of tile number i of the block, in a position.
+  std::ptrdiff_t offset(int i, int channel) const {
+    return static_cast<std::ptrdiff_t>(i / kRows) * kRows * channels + channel * kRows + i % kRows * kLanes;
+  }
 };
 
 struct Kernels {
@@ -32,8 +38,9 @@ struct Kernels {
   // Channels channel to channel + 8 of input (N, in_channels, height, width) to transformed.
   void (*transform_input)(const float* input, int in_channels, int channel, const TileBlock& block, float* transformed);
   // One position: products (tiles, 16 * panels) = tiles (tiles, in) * weights, which are panels of (in, 16).
-  void (*multiply)(const float* tiles, const TileBlock& block, int in, const float* weights, int panels,
-                   float* products);
+  // They lie as `inputs` and `outputs` say.
+  void (*multiply)(const float* tiles, const TileBlock& inputs, const float* weights, int panels, float* products,
+                   const TileBlock& outputs);
   // Channels channel to channel + 8 of products to output (N, out_channels, height, width); bias may be null, else has 8.
   void (*transform_output)(const float* products, int product_channel, const float* bias, bool relu,
                            const TileBlock& block, int out_channels, int channel, float* output);
@@ -43,5 +50,7 @@ extern const Kernels kPlainKernels;  // NEON on ARM64
 #ifdef RETINASDK_WINOGRAD_AVX2
 extern const Kernels kAvx2Kernels;
 #endif
+
+const Kernels& best_kernels();  // of those that this machine runs
 
 }  // namespace retinasdk::winograd

@@ -108,7 +108,7 @@ void transform_input(const float* input, int in_channels, int channel, const Til
     const int image = (block.first + i) / plane.tiles, tile = (block.first + i) % plane.tiles;
     const int top = tile / plane.tile_columns * kOutputTile - 1, left = tile % plane.tile_columns * kOutputTile - 1;
     const float* from = input + (static_cast<std::ptrdiff_t>(image) * in_channels + channel) * plane_size;
-    float* to = transformed + channel / kLanes * block.row + i * kLanes;
+    float* to = transformed + block.offset(i, channel);
     const bool inside = channels == kLanes && top >= 0 && left >= 0 && top + kInputTile <= plane.height &&
                         left + kInputTile <= plane.width;
     if (inside) {
@@ -134,10 +134,10 @@ void transform_input(const float* input, int in_channels, int channel, const Til
 
 // Rows tiles by sixteen output channels, in registers from the first to the last input channel.
 template <int Rows>
-inline void multiply_rows(const float* tiles, const float* weights, int in, std::ptrdiff_t row, float* products) {
+inline void multiply_rows(const float* tiles, const float* weights, int in, float* products) {
   Vec8 sums[Rows][2];
   for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = broadcast(0.0f);
-  for (int block = 0; block < in; block += kLanes, tiles += row, weights += kLanes * kPanel) {
+  for (int block = 0; block < in; block += kLanes, tiles += kRows * kLanes, weights += kLanes * kPanel) {
     RETINASDK_UNROLL
     for (int i = 0; i < kLanes; ++i) {
       const Vec8 low = load(weights + i * kPanel), high = load(weights + i * kPanel + kLanes);
@@ -150,27 +150,30 @@ inline void multiply_rows(const float* tiles, const float* weights, int in, std:
   }
   for (int r = 0; r < Rows; ++r) {
     store(products + r * kLanes, sums[r][0]);
-    store(products + row + r * kLanes, sums[r][1]);
+    store(products + (kRows + r) * kLanes, sums[r][1]);
   }
 }
 
-void multiply(const float* tiles, const TileBlock& block, int in, const float* weights, int panels, float* products) {
+void multiply(const float* tiles, const TileBlock& inputs, const float* weights, int panels, float* products,
+              const TileBlock& outputs) {
+  const int in = inputs.channels;
   const std::ptrdiff_t panel_size = static_cast<std::ptrdiff_t>(in) * kPanel;
-  for (int panel = 0; panel < panels; ++panel, weights += panel_size, products += 2 * block.row) {
-    for (int t = 0; t < block.count; t += kRows) {
-      const float* from = tiles + t * kLanes;
-      float* to = products + t * kLanes;
-      // The next panel's weights come from far away: a part of them is asked for with each row of tiles.
-      const std::ptrdiff_t done = panel_size + panel_size * t / block.count;
-      const std::ptrdiff_t wanted = panel_size + panel_size * (t + kRows) / block.count;
-      for (std::ptrdiff_t ahead = done; ahead < wanted; ahead += kPanel) prefetch(weights + ahead);
-      switch (smaller(kRows, block.count - t)) {
-        case 1: multiply_rows<1>(from, weights, in, block.row, to); break;
-        case 2: multiply_rows<2>(from, weights, in, block.row, to); break;
-        case 3: multiply_rows<3>(from, weights, in, block.row, to); break;
-        case 4: multiply_rows<4>(from, weights, in, block.row, to); break;
-        case 5: multiply_rows<5>(from, weights, in, block.row, to); break;
-        default: multiply_rows<kRows>(from, weights, in, block.row, to); break;
+  for (int panel = 0; panel < panels; ++panel, weights += panel_size) {
+    for (int t = 0; t < inputs.count; t += kRows) {
+      const float* from = tiles + inputs.offset(t, 0);
+      float* to = products + outputs.offset(t, panel * kPanel);
+      // The next panel's weights come from far away: a part of them is asked for with each group of tiles.
+      const std::ptrdiff_t wanted = panel_size + panel_size * (t + kRows) / inputs.count;
+      for (std::ptrdiff_t ahead = panel_size + panel_size * t / inputs.count; ahead < wanted; ahead += kPanel) {
+        prefetch(weights + ahead);
+      }
+      switch (smaller(kRows, inputs.count - t)) {
+        case 1: multiply_rows<1>(from, weights, in, to); break;
+        case 2: multiply_rows<2>(from, weights, in, to); break;
+        case 3: multiply_rows<3>(from, weights, in, to); break;
+        case 4: multiply_rows<4>(from, weights, in, to); break;
+        case 5: multiply_rows<5>(from, weights, in, to); break;
+        default: multiply_rows<kRows>(from, weights, in, to); break;
       }
     }
   }
@@ -201,7 +204,7 @@ void transform_output(const float* products, int product_channel, const float* b
     const int image = (block.first + i) / plane.tiles, tile = (block.first + i) % plane.tiles;
     const int top = tile / plane.tile_columns * kOutputTile, left = tile % plane.tile_columns * kOutputTile;
     const int rows = smaller(kOutputTile, plane.height - top), columns = smaller(kOutputTile, plane.width - left);
-    const float* from = products + product_channel / kLanes * block.row + i * kLanes;
+    const float* from = products + block.offset(i, product_channel);
     float* to = output + (static_cast<std::ptrdiff_t>(image) * out_channels + channel) * plane_size +
                 static_cast<std::ptrdiff_t>(top) * plane.width + left;
     Vec8 half[kOutputTile][kInputTile];  // [y][position in x], lanes are channels
