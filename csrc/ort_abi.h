@@ -49,9 +49,9 @@ struct CustomOp {
   int (*get_end_version)(const CustomOp*);
 };
 
-constexpr int kFloat = 1;                   // ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
+constexpr int kFloat = 1;                    // ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
 constexpr int kRequired = 0, kOptional = 1;  // OrtCustomOpInputOutputCharacteristic
-constexpr int kFail = 1;                    // OrtErrorCode
+constexpr int kFail = 1;                     // OrtErrorCode
 constexpr int kArenaAllocator = 1, kDefaultMemory = 0;
 
 // A function of the table by its place and type.

@@ -127,9 +127,8 @@ class Kernel {
     }
     int64_t relu = 0;
     check(api, api.get_attribute(info, "relu", &relu));
-    return WinogradConv(
-        shared_weights(data_of(api, weights), static_cast<int>(shape[0]), static_cast<int>(shape[1])),
-        bias == nullptr ? nullptr : data_of(api, bias), relu != 0);
+    return WinogradConv(shared_weights(data_of(api, weights), static_cast<int>(shape[0]), static_cast<int>(shape[1])),
+                        bias == nullptr ? nullptr : data_of(api, bias), relu != 0);
   }
 
   const Api api_;

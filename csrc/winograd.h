@@ -29,8 +29,8 @@ class WinogradWeights {
   // weights: (out_channels, in_channels, 3, 3), which may go afterwards. Throws std::invalid_argument.
   WinogradWeights(const float* weights, int out_channels, int in_channels);
 
-  int out_channels, in_channels;  // as given,
-  int padded_out, padded_in;      // and as they lie in memory
+  int out_channels, in_channels;                   // as given,
+  int padded_out, padded_in;                       // and as they lie in memory
   std::unique_ptr<float[], AlignedDelete> values;  // (64, padded_out / 16, padded_in, 16)
 };
 

@@ -41,7 +41,8 @@ struct Kernels {
   // They lie as `inputs` and `outputs` say.
   void (*multiply)(const float* tiles, const TileBlock& inputs, const float* weights, int panels, float* products,
                    const TileBlock& outputs);
-  // Channels channel to channel + 8 of products to output (N, out_channels, height, width); bias may be null, else has 8.
+  // Channels channel to channel + 8 of products to output (N, out_channels, height, width); bias may be null, else
+  // has 8.
   void (*transform_output)(const float* products, int product_channel, const float* bias, bool relu,
                            const TileBlock& block, int out_channels, int channel, float* output);
 };

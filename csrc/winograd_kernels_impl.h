@@ -22,37 +22,39 @@ namespace {
 
 // -- weights ---------------------------------------------------------------------------------------------------------
 
+using Lanes = double[kPanel];  // of one panel's output channels: plain loops, which compilers turn into vectors
+
 // G: from the three values of a kernel's row or column to eight positions.
-inline void expand(const double (&g)[3], double (&u)[8]) {
-  u[0] = g[0];
-  const double even = -2.0 / 9.0 * (g[0] + g[2]), odd = -2.0 / 9.0 * g[1];
-  u[1] = even + odd;
-  u[2] = even - odd;
-  const double even2 = (g[0] + 4.0 * g[2]) / 90.0, odd2 = 2.0 * g[1] / 90.0;
-  u[3] = even2 + odd2;
-  u[4] = even2 - odd2;
-  const double even3 = (32.0 * g[0] + 8.0 * g[2]) / 45.0, odd3 = 16.0 * g[1] / 45.0;
-  u[5] = even3 + odd3;
-  u[6] = even3 - odd3;
-  u[7] = g[2];
+inline void expand(const Lanes& a, const Lanes& b, const Lanes& c, Lanes (&u)[kInputTile]) {
+  for (int o = 0; o < kPanel; ++o) {
+    u[0][o] = a[o];
+    const double even = -2.0 / 9.0 * (a[o] + c[o]), odd = -2.0 / 9.0 * b[o];
+    u[1][o] = even + odd;
+    u[2][o] = even - odd;
+    const double even2 = (a[o] + 4.0 * c[o]) * (1.0 / 90.0), odd2 = b[o] * (2.0 / 90.0);
+    u[3][o] = even2 + odd2;
+    u[4][o] = even2 - odd2;
+    const double even3 = (32.0 * a[o] + 8.0 * c[o]) * (1.0 / 45.0), odd3 = b[o] * (16.0 / 45.0);
+    u[5][o] = even3 + odd3;
+    u[6][o] = even3 - odd3;
+    u[7][o] = c[o];
+  }
 }
 
 void transform_weights(const float* weights, int out_channels, int in_channels, int padded_in, float* panel,
                        std::ptrdiff_t panel_stride) {
   for (int i = 0; i < padded_in; ++i) {
-    for (int o = 0; o < kPanel; ++o) {
-      double columns[3][8] = {}, u[8] = {};
-      const bool inside = o < out_channels && i < in_channels;
-      const float* kernel = weights + (static_cast<std::ptrdiff_t>(o) * in_channels + i) * 9;
-      for (int x = 0; inside && x < 3; ++x) {
-        const double column[3] = {kernel[x], kernel[3 + x], kernel[6 + x]};
-        expand(column, columns[x]);
-      }
-      for (int y = 0; y < kInputTile; ++y) {
-        expand({columns[0][y], columns[1][y], columns[2][y]}, u);
-        for (int x = 0; x < kInputTile; ++x) {
-          panel[(y * kInputTile + x) * panel_stride + i * kPanel + o] = static_cast<float>(u[x]);
-        }
+    Lanes kernel[3][3] = {}, columns[3][kInputTile], row[kInputTile];
+    for (int o = 0; o < out_channels && i < in_channels; ++o) {
+      const float* from = weights + (static_cast<std::ptrdiff_t>(o) * in_channels + i) * 9;
+      for (int at = 0; at < 9; ++at) kernel[at / 3][at % 3][o] = from[at];
+    }
+    for (int x = 0; x < 3; ++x) expand(kernel[0][x], kernel[1][x], kernel[2][x], columns[x]);
+    for (int y = 0; y < kInputTile; ++y) {
+      expand(columns[0][y], columns[1][y], columns[2][y], row);
+      for (int x = 0; x < kInputTile; ++x) {
+        float* to = panel + (y * kInputTile + x) * panel_stride + i * kPanel;
+        for (int o = 0; o < kPanel; ++o) to[o] = static_cast<float>(row[x][o]);
       }
     }
   }
@@ -168,12 +170,24 @@ void multiply(const float* tiles, const TileBlock& inputs, const float* weights,
         prefetch(weights + ahead);
       }
       switch (smaller(kRows, inputs.count - t)) {
-        case 1: multiply_rows<1>(from, weights, in, to); break;
-        case 2: multiply_rows<2>(from, weights, in, to); break;
-        case 3: multiply_rows<3>(from, weights, in, to); break;
-        case 4: multiply_rows<4>(from, weights, in, to); break;
-        case 5: multiply_rows<5>(from, weights, in, to); break;
-        default: multiply_rows<kRows>(from, weights, in, to); break;
+        case 1:
+          multiply_rows<1>(from, weights, in, to);
+          break;
+        case 2:
+          multiply_rows<2>(from, weights, in, to);
+          break;
+        case 3:
+          multiply_rows<3>(from, weights, in, to);
+          break;
+        case 4:
+          multiply_rows<4>(from, weights, in, to);
+          break;
+        case 5:
+          multiply_rows<5>(from, weights, in, to);
+          break;
+        default:
+          multiply_rows<kRows>(from, weights, in, to);
+          break;
       }
     }
   }

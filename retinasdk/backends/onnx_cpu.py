@@ -98,9 +98,7 @@ class OnnxCpuBackend:
             if self._cores == 1:
                 return self, 1
             if self._worker is None:
-                self._worker = OnnxCpuBackend(
-                    self._path, spec=self.spec, threads=1, convolution=self._convolution
-                )
+                self._worker = OnnxCpuBackend(self._path, spec=self.spec, threads=1, convolution=self._convolution)
         return self._worker, self._cores
 
     def close(self) -> None:
