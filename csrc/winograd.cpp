@@ -2,8 +2,6 @@
 #include "winograd.h"
 
 #include <algorithm>
-#include <cstdint>
-#include <new>
 #include <stdexcept>
 #include <string>
 
@@ -29,19 +27,6 @@ bool has_avx2_and_fma() {
   return found;
 }
 #endif
-
-// Vectors that lie across two cache lines cost twice.
-constexpr std::size_t kAlignment = 64;
-
-float* aligned(float* scratch) {
-  const auto address = reinterpret_cast<std::uintptr_t>(scratch);
-  return scratch + (kAlignment - address % kAlignment) % kAlignment / sizeof(float);
-}
-
-std::unique_ptr<float[], AlignedDelete> make_aligned(std::size_t count) {
-  void* memory = ::operator new[](count * sizeof(float), std::align_val_t{kAlignment});
-  return std::unique_ptr<float[], AlignedDelete>(static_cast<float*>(memory));
-}
 
 struct Plan {
   Plane plane;
@@ -74,8 +59,6 @@ const Kernels& winograd::best_kernels() {
 #endif
   return kPlainKernels;
 }
-
-void AlignedDelete::operator()(float* values) const { ::operator delete[](values, std::align_val_t{kAlignment}); }
 
 WinogradWeights::WinogradWeights(const float* weights, int out_channels_, int in_channels_)
     : out_channels(out_channels_), in_channels(in_channels_) {

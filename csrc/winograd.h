@@ -5,23 +5,12 @@
 #pragma once
 
 #include <cstddef>
-#include <functional>
 #include <memory>
 #include <vector>
 
+#include "convolution.h"
+
 namespace retinasdk {
-
-namespace winograd {
-struct Kernels;
-}
-
-// Does piece(0) to piece(count - 1), in any order and in any threads, and returns when all are done.
-using Piece = std::function<void(std::size_t)>;
-using ParallelFor = std::function<void(std::size_t count, const Piece& piece)>;
-
-struct AlignedDelete {
-  void operator()(float* values) const;
-};
 
 // The weights of one convolution, in the transformed space: 7.1 times as large as they were.
 class WinogradWeights {
@@ -31,7 +20,7 @@ class WinogradWeights {
 
   int out_channels, in_channels;                   // as given,
   int padded_out, padded_in;                       // and as they lie in memory
-  std::unique_ptr<float[], AlignedDelete> values;  // (64, padded_out / 16, padded_in, 16)
+  AlignedFloats values;            // (64, padded_out / 16, padded_in, 16)
 };
 
 class WinogradConv {

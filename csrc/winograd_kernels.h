@@ -1,4 +1,4 @@
-// The four loops of the Winograd convolution, once for each instruction set. winograd.cpp calls them.
+// The loops of the convolutions, once for each instruction set. winograd.cpp and pointwise.cpp call them.
 #pragma once
 
 #include <cstddef>
@@ -45,6 +45,16 @@ struct Kernels {
   // has 8.
   void (*transform_output)(const float* products, int product_channel, const float* bias, bool relu,
                            const TileBlock& block, int out_channels, int channel, float* output);
+
+  // For pointwise convolutions pixels take the place of tiles. Channels channel to channel + 8, pixels first to first +
+  // count of input (in_channels, pixels) to where `block` puts them.
+  void (*gather_pixels)(const float* input, std::ptrdiff_t pixels, int in_channels, int channel, std::ptrdiff_t first,
+                        const TileBlock& block, float* to);
+  // ... and from there to channels channel to channel + 8 of output (out_channels, pixels), with bias, residual, ReLU.
+  // bias and residual, which lies as output does, may be null.
+  void (*scatter_pixels)(const float* products, int product_channel, const float* bias, const float* residual, bool relu,
+                         const TileBlock& block, std::ptrdiff_t pixels, int out_channels, int channel,
+                         std::ptrdiff_t first, float* output);
 };
 
 extern const Kernels kPlainKernels;  // NEON on ARM64

@@ -250,7 +250,59 @@ void transform_output(const float* products, int product_channel, const float* b
   }
 }
 
-constexpr Kernels kKernels{transform_weights, transform_input, multiply, transform_output};
+// -- pointwise -------------------------------------------------------------------------------------------------------
+
+void gather_pixels(const float* input, std::ptrdiff_t pixels, int in_channels, int channel, std::ptrdiff_t first,
+                   const TileBlock& block, float* to) {
+  const int channels = smaller(kLanes, in_channels - channel);
+  const float* from = input + channel * pixels + first;
+  for (int i = 0; i < block.count; i += kLanes) {
+    const int count = smaller(kLanes, block.count - i);
+    Vec8 lines[kLanes];
+    if (channels == kLanes && count == kLanes) {
+      for (int c = 0; c < kLanes; ++c) lines[c] = load(from + c * pixels + i);
+    } else {
+      float padded[kLanes][kLanes] = {};
+      for (int c = 0; c < channels; ++c) {
+        std::memcpy(padded[c], from + c * pixels + i, sizeof(float) * static_cast<std::size_t>(count));
+      }
+      for (int c = 0; c < kLanes; ++c) lines[c] = load(padded[c]);
+    }
+    transpose(lines);  // now a pixel each, lanes are channels
+    for (int k = 0; k < count; ++k) store(to + block.offset(i + k, channel), lines[k]);
+  }
+}
+
+void scatter_pixels(const float* products, int product_channel, const float* bias, const float* residual, bool relu,
+                    const TileBlock& block, std::ptrdiff_t pixels, int out_channels, int channel, std::ptrdiff_t first,
+                    float* output) {
+  const int channels = smaller(kLanes, out_channels - channel);
+  const Vec8 zero = broadcast(0.0f), offset = bias == nullptr ? zero : load(bias);
+  for (int i = 0; i < block.count; i += kLanes) {
+    const int count = smaller(kLanes, block.count - i);
+    Vec8 lines[kLanes];
+    for (int k = 0; k < kLanes; ++k) {
+      lines[k] = k < count ? load(products + block.offset(i + k, product_channel)) + offset : zero;
+    }
+    transpose(lines);  // now a channel each, lanes are pixels
+    for (int c = 0; c < channels; ++c) {
+      const std::ptrdiff_t at = (channel + c) * pixels + first + i;
+      float kept[kLanes] = {};
+      const bool whole = count == kLanes;
+      Vec8 line = lines[c];
+      if (residual != nullptr) {
+        if (!whole) std::memcpy(kept, residual + at, sizeof(float) * static_cast<std::size_t>(count));
+        line = line + load(whole ? residual + at : kept);
+      }
+      if (relu) line = larger(zero, line);
+      store(whole ? output + at : kept, line);
+      if (!whole) std::memcpy(output + at, kept, sizeof(float) * static_cast<std::size_t>(count));
+    }
+  }
+}
+
+constexpr Kernels kKernels{transform_weights, transform_input, multiply,
+                           transform_output,  gather_pixels,   scatter_pixels};
 
 }  // namespace
 }  // namespace retinasdk::winograd

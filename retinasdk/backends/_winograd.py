@@ -127,54 +127,112 @@ def _rewritten_graph(graph: memoryview) -> tuple[list[bytes | memoryview], int] 
     weights = {tensor.name: tensor.shape for tensor in tensors if tensor.is_plain and tensor.name not in inputs}
     readers = Counter(name for node in nodes.values() for name in node.inputs)
     readers.update(_text(list(fields(part.data)), _VALUE_NAME) for part in parts if part.number == _GRAPH_OUTPUT)
-    relus = {node.inputs[0]: index for index, node in nodes.items() if node.is_standard("Relu")}
-
+    edit = _Edit(nodes, readers, weights)
     contents: dict[int, bytes | memoryview] = {index: part.raw for index, part in enumerate(parts)}
-    replaced = 0
-    for index, node in nodes.items():
-        if not _wins(node, weights):
-            continue
-        (output,) = node.outputs
-        relu = relus.get(output) if readers[output] == 1 else None
-        if relu is not None:
-            (output,) = nodes[relu].outputs
-            del contents[relu]
-        contents[index] = _operator(node, output, relu=relu is not None)
-        replaced += 1
-    return (list(contents.values()), replaced) if replaced else None
+    for index in sorted(edit.replaced):
+        contents[index] = edit.replaced[index]
+    for index in edit.absorbed:
+        del contents[index]
+    return (list(contents.values()), len(edit.replaced)) if edit.replaced else None
 
 
-def _wins(node: _Node, weights: dict[str, tuple[int, ...]]) -> bool:
-    if not node.is_standard("Conv") or any(name not in weights for name in node.inputs[1:] if name):
-        return False
-    shape = weights.get(node.inputs[1], ())
-    if len(shape) != 4 or shape[2:] != (3, 3) or shape[0] < _MIN_OUT_CHANNELS or shape[1] < _MIN_IN_CHANNELS:
-        return False
-    attributes = node.attributes
-    padding = attributes.get("auto_pad", "NOTSET")
-    return (
-        attributes.get("group", 1) == 1
-        and attributes.get("strides", [1, 1]) == [1, 1]
-        and attributes.get("dilations", [1, 1]) == [1, 1]
-        and (padding in ("SAME_UPPER", "SAME_LOWER") or (padding == "NOTSET" and attributes.get("pads") == [1] * 4))
-    )
+class _Edit:
+    """What becomes of the nodes: `replaced`, by index, and `absorbed` into one of those."""
+
+    def __init__(self, nodes: dict[int, _Node], readers: Counter[str], weights: dict[str, tuple[int, ...]]) -> None:
+        self.replaced: dict[int, bytes] = {}
+        self.absorbed: set[int] = set()
+        self._nodes = nodes
+        self._readers = readers
+        self._weights = weights
+        self._makers = {name: index for index, node in nodes.items() for name in node.outputs}
+        # By what they read; of several readers any, as only a lone one counts.
+        self._reading = {name: index for index, node in nodes.items() for name in node.inputs}
+        made, read = set(), set()
+        for index, node in nodes.items():
+            if self._is_conv(node, 3):
+                last, relu = self._with_relu(index)
+                self._replace(last, index, OPERATOR, node.inputs, relu=relu)
+                made.update(nodes[last].outputs)
+                read.add(node.inputs[0])
+        for index, node in nodes.items():
+            if self._is_conv(node, 1):
+                self._replace_pointwise(index, node, made, read)
+
+    def _replace_pointwise(self, index: int, node: _Node, made: set[str], read: set[str]) -> None:
+        """Only one beside a Winograd convolution: in between, channels stay planes."""
+        behind = node.inputs[0] in made
+        added = self._addition(index) if behind else None
+        last, relu = self._with_relu(index if added is None else added[0])
+        if not behind and self._nodes[last].outputs[0] not in read:
+            return
+        bias = node.inputs[2] if len(node.inputs) > 2 else ""
+        inputs = node.inputs if added is None else [*node.inputs[:2], bias, added[1]]
+        self.absorbed.update({index} if added is None else {index, added[0]})
+        self._replace(last, index, "PointwiseConv", inputs, relu=relu, residual=added is not None)
+
+    def _replace(self, last: int, conv: int, kind: str, inputs: list[str], **attributes: bool) -> None:
+        """The new node stands where the last one that goes into it stood: all that it reads is made by then."""
+        nodes = self._nodes
+        self.replaced[last] = _operator(kind, nodes[conv].name, inputs, nodes[last].outputs, attributes)
+        self.absorbed = (self.absorbed | {conv}) - {last}
+
+    def _with_relu(self, index: int) -> tuple[int, bool]:
+        relu = self._lone_reader(index, "Relu")
+        return (index, False) if relu is None else (relu, True)
+
+    def _addition(self, index: int) -> tuple[int, str] | None:
+        """The Add of a residual block behind the node, and the other tensor, which has its shape."""
+        add = self._lone_reader(index, "Add")
+        if add is None:
+            return None
+        (own,) = self._nodes[index].outputs
+        others = [name for name in self._nodes[add].inputs if name != own]
+        maker = self._nodes.get(self._makers.get(others[0], -1)) if len(others) == 1 else None
+        return (add, others[0]) if maker is not None and maker.type in ("Conv", "Relu") else None
+
+    def _lone_reader(self, index: int, kind: str) -> int | None:
+        (output,) = self._nodes[index].outputs
+        reader = self._reading.get(output, -1) if self._readers[output] == 1 else -1
+        return reader if reader in self._nodes and self._nodes[reader].is_standard(kind) else None
+
+    def _is_conv(self, node: _Node, side: int) -> bool:
+        weights = self._weights
+        if not node.is_standard("Conv") or any(name not in weights for name in node.inputs[1:] if name):
+            return False
+        shape = weights.get(node.inputs[1], ())
+        if len(shape) != 4 or shape[2:] != (side, side) or shape[0] < _MIN_OUT_CHANNELS or shape[1] < _MIN_IN_CHANNELS:
+            return False
+        attributes = node.attributes
+        padding = attributes.get("auto_pad", "NOTSET")
+        same = padding in ("SAME_UPPER", "SAME_LOWER")
+        return (
+            attributes.get("group", 1) == 1
+            and attributes.get("strides", [1, 1]) == [1, 1]
+            and attributes.get("dilations", [1, 1]) == [1, 1]
+            and (same or (padding == "NOTSET" and attributes.get("pads", [0] * 4) == [side // 2] * 4))
+        )
 
 
-def _operator(conv: _Node, output: str, *, relu: bool) -> bytes:
-    attribute = (
-        bytes_field(_ATTRIBUTE_NAME, b"relu")
-        + number_field(_ATTRIBUTE_INT, int(relu))
-        + number_field(_ATTRIBUTE_TYPE, _TYPE_INT)
-    )
+def _operator(kind: str, name: str, inputs: list[str], outputs: list[str], attributes: dict[str, bool]) -> bytes:
     node = [
-        *(bytes_field(_NODE_INPUT, name.encode()) for name in conv.inputs),
-        bytes_field(_NODE_OUTPUT, output.encode()),
-        bytes_field(_NODE_NAME, conv.name.encode()),
-        bytes_field(_NODE_TYPE, OPERATOR.encode()),
-        bytes_field(_NODE_ATTRIBUTE, attribute),
+        *(bytes_field(_NODE_INPUT, item.encode()) for item in inputs),
+        *(bytes_field(_NODE_OUTPUT, item.encode()) for item in outputs),
+        bytes_field(_NODE_NAME, name.encode()),
+        bytes_field(_NODE_TYPE, kind.encode()),
+        *(bytes_field(_NODE_ATTRIBUTE, _flag(*item)) for item in attributes.items()),
         bytes_field(_NODE_DOMAIN, DOMAIN.encode()),
     ]
     return bytes_field(_GRAPH_NODE, b"".join(node))
+
+
+def _flag(name: str, value: bool) -> bytes:
+    parts = (
+        bytes_field(_ATTRIBUTE_NAME, name.encode()),
+        number_field(_ATTRIBUTE_INT, int(value)),
+        number_field(_ATTRIBUTE_TYPE, _TYPE_INT),
+    )
+    return b"".join(parts)
 
 
 def _text(parts: Sequence[Field], number: int) -> str:
