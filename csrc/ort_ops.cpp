@@ -282,7 +282,8 @@ extern "C" RETINASDK_EXPORT retinasdk::ort::Status* RegisterCustomOps(retinasdk:
   }
   const Api api{table};
   return guarded(api, "operators", [&] {
-    static const CustomOp ops[] = {make_op<Winograd>(), make_op<Pointwise>()};  // these live as long as the process: sessions keep their addresses
+    static const CustomOp ops[] = {
+        make_op<Winograd>(), make_op<Pointwise>()};  // these live as long as the process: sessions keep their addresses
     static CustomOpDomain* domain = [&] {
       CustomOpDomain* made = nullptr;
       check(api, api.create_custom_op_domain("retinasdk", &made));

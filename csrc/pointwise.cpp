@@ -13,7 +13,7 @@ using namespace winograd;
 
 namespace {
 
-constexpr int kPiecePixels = 96;          // of a piece: their products stay in the first cache
+constexpr int kPiecePixels = 96;           // of a piece: their products stay in the first cache
 constexpr int kBlockFloats = 1024 * 1024;  // of a block's input, in the shared cache
 
 int round_up(int value, int step) { return (value + step - 1) / step * step; }

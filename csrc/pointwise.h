@@ -36,8 +36,8 @@ class PointwiseConv {
 
   std::size_t scratch_floats(std::size_t pixels) const;
 
-  // input (batch, in_channels, pixels), residual (batch, out_channels, pixels) or null, to output, which is as residual.
-  // Nothing may overlap. May run in several threads at once.
+  // input (batch, in_channels, pixels), residual (batch, out_channels, pixels) or null, to output, which is as
+  // residual. Nothing may overlap. May run in several threads at once.
   void run(const float* input, const float* residual, int batch, std::size_t pixels, float* output, float* scratch,
            const ParallelFor& parallel_for) const;
 

@@ -18,9 +18,9 @@ class WinogradWeights {
   // weights: (out_channels, in_channels, 3, 3), which may go afterwards. Throws std::invalid_argument.
   WinogradWeights(const float* weights, int out_channels, int in_channels);
 
-  int out_channels, in_channels;                   // as given,
-  int padded_out, padded_in;                       // and as they lie in memory
-  AlignedFloats values;            // (64, padded_out / 16, padded_in, 16)
+  int out_channels, in_channels;  // as given,
+  int padded_out, padded_in;      // and as they lie in memory
+  AlignedFloats values;           // (64, padded_out / 16, padded_in, 16)
 };
 
 class WinogradConv {

@@ -52,8 +52,8 @@ struct Kernels {
                         const TileBlock& block, float* to);
   // ... and from there to channels channel to channel + 8 of output (out_channels, pixels), with bias, residual, ReLU.
   // bias and residual, which lies as output does, may be null.
-  void (*scatter_pixels)(const float* products, int product_channel, const float* bias, const float* residual, bool relu,
-                         const TileBlock& block, std::ptrdiff_t pixels, int out_channels, int channel,
+  void (*scatter_pixels)(const float* products, int product_channel, const float* bias, const float* residual,
+                         bool relu, const TileBlock& block, std::ptrdiff_t pixels, int out_channels, int channel,
                          std::ptrdiff_t first, float* output);
 };
 

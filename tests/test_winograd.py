@@ -92,6 +92,46 @@ def test_operator(
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.sqrt(9 * inputs))
 
 
+@settings(max_examples=40)
+@given(
+    batch=st.integers(1, 3),
+    channels=st.tuples(st.integers(1, 80), st.integers(1, 80)),
+    size=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    relu=st.booleans(),
+    biased=st.booleans(),
+    residual=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_pointwise_operator(
+    batch: int,
+    channels: tuple[int, int],
+    size: tuple[int, int],
+    relu: bool,
+    biased: bool,
+    residual: bool,
+    seed: int,
+) -> None:
+    random = np.random.default_rng(seed)
+    inputs, outputs = channels
+    given = {"x": random.standard_normal((batch, inputs, *size)).astype(np.float32)}
+    if residual:
+        given["z"] = random.standard_normal((batch, outputs, *size)).astype(np.float32)
+    tensors = {"w": random.standard_normal((outputs, inputs, 1, 1)).astype(np.float32)}
+    if biased:
+        tensors["b"] = random.standard_normal(outputs).astype(np.float32)
+    names = ["x", "w", "b" if biased else "", "z" if residual else ""]
+    node = helper.make_node("PointwiseConv", names, ["y"], domain="retinasdk", relu=int(relu), residual=int(residual))
+    model = model_of([node], tensors, inputs=tuple(given)[1:])
+    model.opset_import.append(helper.make_opsetid("retinasdk", 1))
+    (found,) = session(model.SerializeToString()).run(None, given)
+    expected = np.einsum("oc,nchw->nohw", tensors["w"][:, :, 0, 0].astype(np.float64), given["x"].astype(np.float64))
+    expected += tensors["b"][:, None, None] if biased else 0.0
+    expected += given.get("z", 0.0)
+    if relu:
+        expected = np.maximum(expected, 0.0)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.sqrt(inputs))
+
+
 def test_operator_refuses() -> None:
     weights = np.zeros((8, 4, 3, 3), np.float32)
     node = helper.make_node("WinogradConv", ["x", "w"], ["y"], domain="retinasdk", relu=0)
@@ -170,6 +210,45 @@ def test_what_is_replaced(tmp_path: Path) -> None:
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-3)
 
 
+def test_residual_blocks(tmp_path: Path) -> None:
+    """A bottleneck block: three operators are left of its eight nodes. Then two branches that share one Add."""
+    random = np.random.default_rng(0)
+    shapes = {"narrow": (64, 96, 1, 1), "wide": (64, 64, 3, 3), "expand": (96, 64, 1, 1), "stem": (96, 96, 1, 1)}
+    tensors = {name: random.standard_normal(shape).astype(np.float32) * 0.1 for name, shape in shapes.items()}
+    conv = helper.make_node
+    block = [
+        conv("Conv", ["x", "stem"], ["s"], kernel_shape=[1, 1]),
+        conv("Relu", ["s"], ["shortcut"]),
+        conv("Conv", ["shortcut", "narrow"], ["a"], kernel_shape=[1, 1]),
+        conv("Relu", ["a"], ["b"]),
+        conv("Conv", ["b", "wide"], ["c"], **SAME),
+        conv("Relu", ["c"], ["d"]),
+        conv("Conv", ["d", "expand"], ["e"], kernel_shape=[1, 1]),
+        conv("Add", ["shortcut", "e"], ["f"]),
+        conv("Relu", ["f"], ["y"]),
+    ]
+    two = [
+        *block[:6],
+        conv("Conv", ["d", "expand"], ["e"], kernel_shape=[1, 1]),
+        conv("Conv", ["d", "expand"], ["g"], kernel_shape=[1, 1]),
+        conv("Add", ["e", "g"], ["y"]),
+    ]
+    x = random.standard_normal((2, 96, 9, 11)).astype(np.float32)
+    for nodes, kinds in (
+        (block, ["Conv", "Relu", "PointwiseConv", "WinogradConv", "PointwiseConv"]),
+        (two, ["Conv", "Relu", "PointwiseConv", "WinogradConv", "PointwiseConv", "PointwiseConv"]),
+    ):
+        model = model_of(nodes, tensors)
+        path = tmp_path / "model.onnx"
+        onnx.save(model, str(path))
+        edited = _winograd.rewritten(path)
+        assert edited is not None
+        assert sorted(node.op_type for node in onnx.load_model_from_string(edited[0]).graph.node) == sorted(kinds)
+        (ours,) = session(edited[0]).run(None, {"x": x})
+        (plain,) = session(model.SerializeToString()).run(None, {"x": x})
+        np.testing.assert_allclose(ours, plain, rtol=0, atol=1e-4 * plain.std())
+
+
 def test_files_that_are_left_alone(tmp_path: Path) -> None:
     weights = np.zeros(WIDE, np.float32)
     node = helper.make_node("Conv", ["x", "w"], ["y"], **SAME)
@@ -202,7 +281,7 @@ def test_bundled_heads_agree(name: str) -> None:
     path = find_model(name)
     edited = _winograd.rewritten(path)
     assert edited is not None
-    assert edited[1] == 33
+    assert edited[1] == 34  # 33 of 3x3, and a lateral one
     fast, plain = (OnnxCpuBackend(path, spec=None, threads=2, convolution=each) for each in ("auto", "direct"))
     assert_heads_agree(fast, plain, (320, 416))
 
@@ -228,7 +307,7 @@ def test_switch(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatc
     caplog.set_level(logging.DEBUG, "retinasdk")
     picture = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     Detector("people", device="cpu")(picture)
-    assert caplog.messages == ["people.onnx: 33 convolutions by Winograd"]
+    assert caplog.messages == ["people.onnx: 34 convolutions by retinasdk's operators"]
     caplog.clear()
     plain = Detector("people", device="cpu", convolution="direct")(picture)
     assert caplog.messages == []

@@ -1,8 +1,9 @@
 """3x3 convolutions by Winograd's algorithm, in place of ONNX Runtime's direct ones: an edit of the graph on loading.
 
-The operator is `retinasdk::WinogradConv` of `csrc/ort_ops.cpp`; `csrc/winograd.h` says what it computes. A Conv becomes
-one where it is 3x3 of stride 1, padding 1, one group, with constant float32 weights in the file itself, and wide enough
-to win; a Relu behind it goes into it. All else stays ONNX Runtime's.
+The operators are those of `csrc/ort_ops.cpp`; `csrc/winograd.h` says what is computed. A Conv becomes `WinogradConv`
+where it is 3x3 of stride 1, padding 1, one group, with constant float32 weights in the file itself, and wide enough; a
+Relu behind it goes into it. 1x1 ones beside those become `PointwiseConv`, which also takes a residual block's Add: ONNX
+Runtime would reorder the channels in between, and do Add and Relu alone. All else stays ONNX Runtime's.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from pathlib import Path
 
 from retinasdk._onnx_wire import Field, bytes_field, fields, integers, length_prefix, number_field
 
-DOMAIN, OPERATOR = "retinasdk", "WinogradConv"
+DOMAIN, WINOGRAD, POINTWISE = "retinasdk", "WinogradConv", "PointwiseConv"
 
-# Narrower ones take ONNX Runtime less time: benchmarks/winograd.py.
+# Narrower ones are not where a RetinaNet's time goes.
 _MIN_IN_CHANNELS, _MIN_OUT_CHANNELS = 64, 8
 _MAX_BYTES = 1 << 31  # of a protocol buffer
 
@@ -152,7 +153,7 @@ class _Edit:
         for index, node in nodes.items():
             if self._is_conv(node, 3):
                 last, relu = self._with_relu(index)
-                self._replace(last, index, OPERATOR, node.inputs, relu=relu)
+                self._replace(last, index, WINOGRAD, node.inputs, relu=relu)
                 made.update(nodes[last].outputs)
                 read.add(node.inputs[0])
         for index, node in nodes.items():
@@ -169,7 +170,7 @@ class _Edit:
         bias = node.inputs[2] if len(node.inputs) > 2 else ""
         inputs = node.inputs if added is None else [*node.inputs[:2], bias, added[1]]
         self.absorbed.update({index} if added is None else {index, added[0]})
-        self._replace(last, index, "PointwiseConv", inputs, relu=relu, residual=added is not None)
+        self._replace(last, index, POINTWISE, inputs, relu=relu, residual=added is not None)
 
     def _replace(self, last: int, conv: int, kind: str, inputs: list[str], **attributes: bool) -> None:
         """The new node stands where the last one that goes into it stood: all that it reads is made by then."""
@@ -193,8 +194,11 @@ class _Edit:
 
     def _lone_reader(self, index: int, kind: str) -> int | None:
         (output,) = self._nodes[index].outputs
-        reader = self._reading.get(output, -1) if self._readers[output] == 1 else -1
-        return reader if reader in self._nodes and self._nodes[reader].is_standard(kind) else None
+        if self._readers[output] != 1 or output not in self._reading:
+            return None
+        reader = self._reading[output]
+        taken = reader in self.absorbed or reader in self.replaced
+        return reader if not taken and self._nodes[reader].is_standard(kind) else None
 
     def _is_conv(self, node: _Node, side: int) -> bool:
         weights = self._weights

@@ -140,7 +140,7 @@ def _open_winograd_session(runtime: Any, path: Path, threads: int | None) -> Any
     except Exception as error:  # the file may be no ONNX: the plain way tells that better
         _log.info("%s: direct convolutions, as Winograd's are not to be had: %s", path.name, _first_line(error))
         return None
-    _log.debug("%s: %d convolutions by Winograd", path.name, replaced)
+    _log.debug("%s: %d convolutions by retinasdk's operators", path.name, replaced)
     return session
 
 

@@ -1,4 +1,4 @@
-// The Winograd convolution against a direct one in float64, without Python: winograd [seed [rounds]].
+// The convolutions against direct ones in float64, without Python: winograd [seed [rounds]].
 //
 // Buffers are exactly as large as the contract says, so that the address sanitizer sees a step beyond; pieces are done
 // by threads, so that the thread sanitizer sees two that touch the same output.
@@ -13,6 +13,7 @@
 #include <string>
 #include <thread>
 
+#include "pointwise.h"
 #include "random_cases.h"
 #include "winograd_kernels.h"
 
@@ -105,6 +106,31 @@ void check_close(const Case& made, const std::vector<float>& output, Random& ran
   for (const float value : output) check(std::isfinite(value), "every output is written");
 }
 
+void run_pointwise(Random& random, const retinasdk::winograd::Kernels& kernels) {
+  const int batch = random.integer(1, 2), in = random.integer(1, 90), out = random.integer(1, 40);
+  const int pixels = random.integer(1, 400);
+  const bool relu = random.chance(2), adds = random.chance(2), biased = random.chance(2);
+  const std::vector<float> input = values(random, batch * in * pixels), weights = values(random, out * in);
+  const std::vector<float> bias = values(random, out), residual = values(random, batch * out * pixels);
+  const retinasdk::PointwiseConv conv(std::make_shared<const retinasdk::PointwiseWeights>(weights.data(), out, in),
+                                      biased ? bias.data() : nullptr, relu, kernels);
+  std::vector<float> scratch(conv.scratch_floats(static_cast<size_t>(pixels)), kNan);
+  std::vector<float> output(residual.size(), kNan);
+  conv.run(input.data(), adds ? residual.data() : nullptr, batch, static_cast<size_t>(pixels), output.data(),
+           scratch.data(), in_threads);
+  for (int at = 0; at < batch * out * pixels; ++at) {
+    const int image = at / pixels / out, channel = at / pixels % out, pixel = at % pixels;
+    double sum = biased ? bias[static_cast<size_t>(channel)] : 0.0;
+    if (adds) sum += residual[static_cast<size_t>(at)];
+    for (int i = 0; i < in; ++i) {
+      sum += static_cast<double>(weights[static_cast<size_t>(channel * in + i)]) *
+             input[static_cast<size_t>((image * in + i) * pixels + pixel)];
+    }
+    const double wanted = relu && sum < 0 ? 0.0 : sum;
+    check(std::fabs(output[static_cast<size_t>(at)] - wanted) < 1e-4, "pointwise outputs are the products");
+  }
+}
+
 void check_nan_spreads() {
   Random random(5);
   Case made{1, 1, 1, 6, 6, true, std::vector<float>(36, 1.0f), values(random, 9), {}};
@@ -136,6 +162,8 @@ int main(int argc, char** argv) {
     const Case made = make_case(random);
     check_close(made, run(made, retinasdk::winograd::kPlainKernels), random);
     check_close(made, run(made, retinasdk::winograd::best_kernels()), random);
+    run_pointwise(random, retinasdk::winograd::kPlainKernels);
+    run_pointwise(random, retinasdk::winograd::best_kernels());
   }
   std::printf("winograd: %d rounds with seed %llu, plain and %s: all held\n", rounds,
               static_cast<unsigned long long>(seed), retinasdk::winograd_simd_name());
