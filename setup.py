@@ -1,6 +1,7 @@
 """Builds retinasdk._native by one call of CMake; metadata is in pyproject.toml, compiler flags in CMakeLists.txt."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,14 @@ class CMakeBuild(build_ext):  # type: ignore[misc]
         ]
         subprocess.run(configure, check=True)
         subprocess.run(["cmake", "--build", str(build), "--target", "install"], check=True)
+
+    def copy_extensions_to_source(self) -> None:
+        """For editable installs: also what CMake installed besides `_native`, which setuptools does not know of."""
+        super().copy_extensions_to_source()
+        package = Path(self.get_ext_fullpath(self.extensions[0].name)).parent
+        for built in (Path(self.build_lib) / "retinasdk").glob("_*"):
+            if built.suffix in (".so", ".pyd", ".dll"):
+                shutil.copy2(built, package / built.name)
 
 
 setup(ext_modules=[Extension("retinasdk._native", sources=[])], cmdclass={"build_ext": CMakeBuild})

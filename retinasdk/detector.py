@@ -14,7 +14,7 @@ import numpy as np
 from retinasdk._call_options import ScoreThreshold, Thresholds, checked_regions, checked_thresholds
 from retinasdk._labels import class_ids_of
 from retinasdk._stages import stage
-from retinasdk.backends import open_backend
+from retinasdk.backends import DEFAULT_CONVOLUTION, open_backend
 from retinasdk.detections import Detections
 from retinasdk.images import ImageInput
 from retinasdk.models import DEFAULT_MODEL, find_model
@@ -46,6 +46,8 @@ class Detector:
     precision: "fp32", "fp16" or "int8" of the engine that is built where the GPU is given an ONNX file; None: "fp16".
         The CPU always computes in float32.
     suppression: what becomes of boxes that overlap; None: what the model's framework does.
+    convolution: of the CPU, "auto" or "direct"; "auto" computes 3x3 ones by Winograd's algorithm where that is faster,
+        which rounds otherwise than "direct": heads agree within 1e-3 of their range.
 
     One detector may be called from many threads at once: a call keeps everything it needs to itself.
 
@@ -62,6 +64,7 @@ class Detector:
         threads: int | None = None,
         precision: str | None = None,
         suppression: Suppression | None = None,
+        convolution: str = DEFAULT_CONVOLUTION,
     ) -> None:
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads must be an integer of at least 1, got {threads!r}; leave it out for one a core")
@@ -72,7 +75,13 @@ class Detector:
         path = find_model(DEFAULT_MODEL if model is None else model)
         self.suppression: Suppression = suppression or AS_FRAMEWORK
         self._backend = open_backend(
-            path, device=device, spec=spec, threads=threads, precision=precision, suppression=self.suppression
+            path,
+            device=device,
+            spec=spec,
+            threads=threads,
+            precision=precision,
+            suppression=self.suppression,
+            convolution=convolution,
         )
         self.model_path: Path = path
         self.spec: ModelSpec = self._backend.spec

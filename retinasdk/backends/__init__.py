@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from retinasdk.preprocess import Transform
 
 DEVICES = ("auto", "cpu", "cuda")
+CONVOLUTIONS = ("auto", "direct")
+DEFAULT_CONVOLUTION = CONVOLUTIONS[0]
 ENGINE_SUFFIX = ".engine"
 
 _log = logging.getLogger("retinasdk")
@@ -92,10 +94,13 @@ def open_backend(
     threads: int | None,
     precision: str | None,
     suppression: Suppression = AS_FRAMEWORK,
+    convolution: str = DEFAULT_CONVOLUTION,
 ) -> Backend:
     """Loads the model file on the device. Raises `DeviceError`, `ModelError` or `ValueError`."""
     if device not in DEVICES:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}; got {device!r}")
+    if convolution not in CONVOLUTIONS:
+        raise ValueError(f"convolution must be one of {', '.join(CONVOLUTIONS)}; got {convolution!r}")
     is_engine = path.suffix == ENGINE_SUFFIX
     if device == "auto":
         from retinasdk.backends._cuda_device import why_no_gpu
@@ -113,4 +118,4 @@ def open_backend(
         )
     from retinasdk.backends.onnx_cpu import OnnxCpuBackend
 
-    return OnnxCpuBackend(path, spec=spec, threads=threads, suppression=suppression)
+    return OnnxCpuBackend(path, spec=spec, threads=threads, suppression=suppression, convolution=convolution)

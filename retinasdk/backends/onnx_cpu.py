@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import numpy as np
 from retinasdk._call_options import Thresholds
 from retinasdk._lazy import require
 from retinasdk._stages import stage
-from retinasdk.backends import HeadOutputs
+from retinasdk.backends import DEFAULT_CONVOLUTION, HeadOutputs, _winograd
 from retinasdk.errors import DeviceError, ModelError
 from retinasdk.images import ImageInput, as_rgb
 from retinasdk.postprocess import Kept, decode, suppress
@@ -24,6 +25,9 @@ from retinasdk.suppression import AS_FRAMEWORK, Suppression
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+_log = logging.getLogger("retinasdk")
+
+_PROVIDERS = ["CPUExecutionProvider"]
 _CLOSED = "the model is closed; make a new Detector"
 _HOW_TO_SPEC = "write a spec beside it (retinasdk.ModelSpec(...).save(path)), or pass Detector(..., spec=...)"
 
@@ -32,15 +36,23 @@ class OnnxCpuBackend:
     """A heads-only RetinaNet in ONNX, with its spec: the one given, else `<model>.json`, else the file's metadata.
 
     threads: of ONNX Runtime inside one call; None: its own choice, which is one a core.
+    convolution: "auto": 3x3 ones by Winograd's algorithm where that is faster; "direct": as ONNX Runtime has them.
     """
 
     device = "cpu"
     max_batch = None
 
     def __init__(
-        self, path: Path, *, spec: ModelSpec | None, threads: int | None, suppression: Suppression = AS_FRAMEWORK
+        self,
+        path: Path,
+        *,
+        spec: ModelSpec | None,
+        threads: int | None,
+        suppression: Suppression = AS_FRAMEWORK,
+        convolution: str = DEFAULT_CONVOLUTION,
     ) -> None:
-        self._session: Any = _open_session(path, threads)
+        self._session: Any = _open_session(path, threads, convolution)
+        self._convolution = convolution
         self._process = os.getpid()
         self._path = path
         self._suppression = suppression
@@ -98,7 +110,13 @@ class OnnxCpuBackend:
             if self._cores == 1:
                 return self, 1
             if self._worker is None:
-                self._worker = OnnxCpuBackend(self._path, spec=self.spec, threads=1, suppression=self._suppression)
+                self._worker = OnnxCpuBackend(
+                    self._path,
+                    spec=self.spec,
+                    threads=1,
+                    suppression=self._suppression,
+                    convolution=self._convolution,
+                )
         return self._worker, self._cores
 
     def close(self) -> None:
@@ -108,19 +126,48 @@ class OnnxCpuBackend:
                 self._worker.close()
 
 
-def _open_session(path: Path, threads: int | None) -> Any:
+def _open_session(path: Path, threads: int | None, convolution: str) -> Any:
     runtime = require("onnxruntime", "running ONNX models on the CPU")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors come as exceptions
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    if convolution != "direct":
+        session = _open_winograd_session(runtime, path, threads)
+        if session is not None:
+            return session
     try:
-        return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(str(path), _options(runtime, threads), providers=_PROVIDERS)
     except Exception as error:  # its exceptions have no common base
         raise ModelError(
             f"{path}: ONNX Runtime cannot load it: {_first_line(error)}; "
             "is it a complete ONNX file of an opset that this ONNX Runtime knows?"
         ) from error
+
+
+def _open_winograd_session(runtime: Any, path: Path, threads: int | None) -> Any:
+    """None where it cannot be, or would not help; the log says why."""
+    library = _winograd.library()
+    if library is None:
+        _log.info("%s: direct convolutions, as retinasdk was built without its operators for ONNX Runtime", path.name)
+        return None
+    try:
+        edited = _winograd.rewritten(path)
+        if edited is None:
+            return None
+        content, replaced = edited
+        options = _options(runtime, threads)
+        options.register_custom_ops_library(str(library))
+        session = runtime.InferenceSession(content, options, providers=_PROVIDERS)
+    except Exception as error:  # the file may be no ONNX: the plain way tells that better
+        _log.info("%s: direct convolutions, as Winograd's are not to be had: %s", path.name, _first_line(error))
+        return None
+    _log.debug("%s: %d convolutions by retinasdk's operators", path.name, replaced)
+    return session
+
+
+def _options(runtime: Any, threads: int | None) -> Any:
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors come as exceptions
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
 
 
 def _usable_cores() -> int:

@@ -1,0 +1,40 @@
+// What the convolutions share: how their work is given to threads, and memory that vectors like.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <new>
+
+namespace retinasdk {
+
+namespace winograd {
+struct Kernels;
+}
+
+// Does piece(0) to piece(count - 1), in any order and in any threads, and returns when all are done.
+using Piece = std::function<void(std::size_t)>;
+using ParallelFor = std::function<void(std::size_t count, const Piece& piece)>;
+
+// Vectors that lie across two cache lines cost twice.
+constexpr std::size_t kAlignment = 64;
+
+struct AlignedDelete {
+  void operator()(float* values) const { ::operator delete[](values, std::align_val_t{kAlignment}); }
+};
+
+using AlignedFloats = std::unique_ptr<float[], AlignedDelete>;
+
+inline AlignedFloats make_aligned(std::size_t count) {
+  void* memory = ::operator new[](count * sizeof(float), std::align_val_t{kAlignment});
+  return AlignedFloats(static_cast<float*>(memory));
+}
+
+// The first aligned address of scratch, which has kAlignment bytes more than are needed.
+inline float* aligned(float* scratch) {
+  const auto address = reinterpret_cast<std::uintptr_t>(scratch);
+  return scratch + (kAlignment - address % kAlignment) % kAlignment / sizeof(float);
+}
+
+}  // namespace retinasdk
