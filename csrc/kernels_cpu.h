@@ -17,6 +17,7 @@ void preprocess(const ImageView& image, const PreprocessOptions& options, float*
 void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, const float* clip_sizes,
             const Candidates& candidates);
 void nms(int batch, const Candidates& candidates, const NmsOptions& options, int32_t* kept, int32_t* kept_counts);
+int merge_tiles(const TileBoxes& boxes, const TileGrid& grid, const MergeOptions& options, int32_t* kept);
 
 // Writes the positions i with values[i] > threshold to positions, ascending, and returns how many: passes() of
 // box_math.h for many values at once. positions must have room for count entries.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from retinasdk.models import BundledModel, list_models
     from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
     from retinasdk.throughput import Prediction
+    from retinasdk.tiling import Tiles
 
 __all__ = [
     "BoxCoder",
@@ -42,6 +43,7 @@ __all__ = [
     "RetinaSdkError",
     "Stream",
     "StreamError",
+    "Tiles",
     "build_engine",
     "import_onnx",
     "list_images",
@@ -62,6 +64,7 @@ _NAMES_OF_MODULE = {
     "models": ("BundledModel", "list_models"),
     "spec": ("BoxCoder", "Level", "ModelSpec", "Normalise", "Resize"),
     "throughput": ("Prediction",),
+    "tiling": ("Tiles",),
 }
 _MODULE_OF_NAME = {name: module for module, names in _NAMES_OF_MODULE.items() for name in names}
 

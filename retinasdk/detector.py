@@ -14,6 +14,7 @@ import numpy as np
 
 from retinasdk._labels import class_ids_of
 from retinasdk._stages import stage
+from retinasdk._tiled import detect_tiled
 from retinasdk.backends import open_backend
 from retinasdk.detections import Detections
 from retinasdk.images import ImageInput
@@ -22,6 +23,8 @@ from retinasdk.postprocess import to_detections
 from retinasdk.preprocess import Transform
 from retinasdk.spec import ModelSpec
 from retinasdk.throughput import Prediction, predict
+from retinasdk.tiling import TilesOption, check_tiles, resolve
+from retinasdk.windows import open_windows
 
 # Of a list, so many images are in memory at a time, and so many pixels go through the network together: activations
 # take far more memory than pixels.
@@ -88,6 +91,7 @@ class Detector:
         *,
         score_threshold: float | None = ...,
         classes: Sequence[str | int] | None = ...,
+        tiles: TilesOption = ...,
     ) -> Detections: ...
 
     @overload
@@ -97,6 +101,7 @@ class Detector:
         *,
         score_threshold: float | None = ...,
         classes: Sequence[str | int] | None = ...,
+        tiles: TilesOption = ...,
     ) -> list[Detections]: ...
 
     def __call__(
@@ -105,6 +110,7 @@ class Detector:
         *,
         score_threshold: float | None = None,
         classes: Sequence[str | int] | None = None,
+        tiles: TilesOption = None,
     ) -> Detections | list[Detections]:
         """Detects in one image, or in each of a list.
 
@@ -112,12 +118,21 @@ class Detector:
             network inputs are of one size go through the network together; the result is that of single calls.
             device="cuda" also takes arrays that lie on the GPU (CuPy, PyTorch, ...), and does not copy them.
         classes: only these (names or indices), as if the model knew no others.
+        tiles: a large image is cut, and each part goes through the network on its own: see `Tiles`. "auto": where the
+            network would else see it much smaller than it is (`Tiles.auto`). On the CPU all cores work on tiles at
+            once. What is not decoded before is read band by band where it can be (windows.py), so that memory does
+            not grow with the image.
 
         Returns one `Detections` for an image, a list of them for a list.
         Raises `ImageError`, `TypeError` or `ValueError` for images, `ValueError` for options.
         """
         threshold = self.score_threshold if score_threshold is None else self._checked_threshold(score_threshold)
         class_ids = self._default_class_ids if classes is None else class_ids_of(classes, self.labels)
+        check_tiles(tiles)
+        if tiles is not None:
+            images = image if isinstance(image, (list, tuple)) else [image]
+            found = [self._detect_tiled(item, tiles, threshold, class_ids) for item in images]
+            return found if isinstance(image, (list, tuple)) else found[0]
         if not isinstance(image, (list, tuple)):
             return self._detect([self._backend.read(image)], threshold, class_ids)[0]
         results: list[Detections] = []
@@ -163,14 +178,38 @@ class Detector:
                 results.update(zip(members, to_detections(kept, self.spec, plans), strict=True))
         return [results[i] for i in range(len(images))]
 
+    def _detect_tiled(
+        self, image: ImageInput, tiles: TilesOption, score_threshold: float, class_ids: list[int]
+    ) -> Detections:
+        with open_windows(image, self._backend.read) as windows:
+            resolved = resolve(tiles, self.spec, *windows.size)
+            if resolved is None:
+                whole = self._backend.read(windows.whole(windows.size))
+                return self._detect([whole], score_threshold, class_ids)[0]
+            # On the CPU a worker for each core is best off with one tile at a time.
+            size = 1 if self.device == "cpu" else self._batch_size(Transform.plan(resolved.sides, self.spec).padded)
+            return detect_tiled(
+                windows,
+                resolved,
+                self._backend,
+                batch=self._backend.fixed_batch or size,
+                score_threshold=score_threshold,
+                class_ids=class_ids,
+            )
+
+    def _batch_size(self, padded: tuple[int, int]) -> int:
+        """How many images of that padded size go through the network together."""
+        fits = min(max(1, _MAX_BATCH_PIXELS // (padded[0] * padded[1])), self._backend.max_batch or _MAX_IMAGES)
+        return self._backend.fixed_batch or fits
+
     def _batches(self, transforms: list[Transform]) -> Iterable[list[int]]:
         """Indices of the images that go through the network together: those of one padded size."""
         groups: dict[tuple[int, int], list[int]] = {}
         for index, transform in enumerate(transforms):
             groups.setdefault(transform.padded, []).append(index)
-        for (height, width), members in groups.items():
-            fixed = self._backend.fixed_batch
-            size = fixed or min(max(1, _MAX_BATCH_PIXELS // (height * width)), self._backend.max_batch or _MAX_IMAGES)
+        fixed = self._backend.fixed_batch
+        for padded, members in groups.items():
+            size = self._batch_size(padded)
             for start in range(0, len(members), size):
                 batch = members[start : start + size]
                 # A network of a fixed batch is filled up with copies, whose results are equal.
