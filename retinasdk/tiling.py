@@ -108,7 +108,7 @@ class Tiles:
             return cls(side) if max(height, width) > side else None
         if not is_shrunk:
             return None
-        return cls(size if rule == "squash" else (size[0], size[0]), whole_image=True)  # type: ignore[arg-type]
+        return cls((size[0], size[-1] if rule == "squash" else size[0]), whole_image=True)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Large images part by part: rows of an array, or of a file that is never decoded whole.
 
 Files of more than `WHOLE_PIXELS` are read in windows where rasterio (GDAL; the extra [large]) is installed and their
-format allows it: TIFF, JPEG and PNG of 8-bit RGB or grey, upright, without transparency. Others are decoded whole, by
-images.py and within its limits. The pixels are the same either way.
+format allows it: TIFF and PNG of 8-bit RGB or grey, upright, without transparency. The pixels are those of images.py,
+which decodes all others whole, within its limits. JPEG, alone or in TIFF, is read in windows only beyond these limits:
+GDAL interpolates its colours otherwise than Pillow.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 WHOLE_PIXELS = 1 << 25  # 33.5 million, 100 MB as RGB
 MAX_SIDE = 1 << 20
 _CACHE_BYTES = 32 << 20  # of GDAL while it reads; more where two rows of the file's blocks need it
+_MAX_BLOCK_BYTES = 512 << 20  # as much as images.py takes as a whole
 _ROWS_AT_ONCE = 64
 # By how files begin: GDAL's driver, and Pillow's class, which reads the header and never refuses a size.
 _FORMATS = {
@@ -97,7 +99,7 @@ class FileWindows:
         self._window = require("rasterio.windows", "reading an image in windows").Window
 
     def rows(self, top: int, bottom: int) -> npt.NDArray[np.uint8]:
-        """What the band before had already is copied from it: a JPEG or PNG would be read again from its start."""
+        """What the band before had already is copied from it: a PNG would be read again from its start."""
         band = np.empty((bottom - top, self.size[1], 3), np.uint8)
         known = self._band[max(0, top - self._top) : bottom - self._top]
         band[: len(known)] = known
@@ -130,17 +132,19 @@ def _driver(path: str) -> str | None:
         with open(path, "rb") as file:
             beginning = file.read(4)
         driver, module, plugin = next(kind for magic, kind in _FORMATS.items() if beginning.startswith(magic))
-        with getattr(require(module, "reading image files"), plugin)(path) as header:
-            width, height = header.size
-            if width * height <= WHOLE_PIXELS:
-                return None
-            is_plain = header.mode in ("RGB", "L") and "transparency" not in header.info
-            is_upright = header.getexif().get(_ORIENTATION, 1) == 1
-    except (OSError, StopIteration, SyntaxError, ValueError):  # images.py says what is wrong with it
+        image_class = getattr(require(module, "reading image files"), plugin)
+        with warnings.catch_warnings():  # who decodes it in the end warns
+            warnings.simplefilter("ignore")
+            with image_class(path) as header:
+                width, height = header.size
+                is_plain = header.mode in ("RGB", "L") and "transparency" not in header.info
+                is_upright = header.getexif().get(_ORIENTATION, 1) == 1
+                is_jpeg = driver == "JPEG" or header.info.get("compression") == "jpeg"
+    except Exception:  # of many kinds, from Pillow's parsers; images.py says what is wrong with it
         return None
-    if not (is_plain and is_upright) or max(width, height) > MAX_SIDE:
+    if width * height <= WHOLE_PIXELS or max(width, height) > MAX_SIDE or not (is_plain and is_upright):
         return None
-    if importlib.util.find_spec("rasterio") is None and width * height <= MAX_PIXELS:
+    if width * height <= MAX_PIXELS and (is_jpeg or importlib.util.find_spec("rasterio") is None):
         return None
     require("rasterio", f"reading {path} of {width} x {height} pixels in windows")
     return driver
@@ -154,9 +158,13 @@ def _open_file(path: str, driver: str) -> Iterator[FileWindows]:
             with warnings.catch_warnings():  # a photo that is no map is nothing to warn of
                 warnings.simplefilter("ignore")
                 dataset = stack.enter_context(rasterio.open(path, driver=driver))
-            block_rows = max(shape[0] for shape in dataset.block_shapes)
+            block_bytes = max(rows for rows, _ in dataset.block_shapes) * dataset.width * dataset.count
         except Exception as error:
             raise ImageError(f"{path}: cannot be read as an image: {error}; is it complete, and an image?") from error
-        cache_bytes = max(_CACHE_BYTES, 2 * block_rows * dataset.width * dataset.count)
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=cache_bytes))
+        if block_bytes > _MAX_BLOCK_BYTES:
+            raise ImageError(
+                f"{path}: wanted strips or rows of blocks of at most {_MAX_BLOCK_BYTES >> 20} MB, got "
+                f"{block_bytes >> 20} MB; write it anew in tiles, such as by gdal_translate -co TILED=YES"
+            )
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=max(_CACHE_BYTES, 2 * block_bytes)))
         yield FileWindows(dataset, path)
