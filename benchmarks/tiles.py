@@ -2,9 +2,9 @@
 
     python benchmarks/tiles.py --images DIR --annotations COCO.json [--model NAME] [--tile 640] [--rounds 5]
 
-AP counts 1,000 detections of an image, with scores above 0.05. SAHI (pip install sahi) gets a detection model that calls
-the same ONNX session with all cores, image by image as it asks; its slices have the same size and overlap. Times are
-of the first image, A B A B, already decoded. Without SAHI its rows are left out.
+AP counts 1,000 detections of an image, with scores above 0.05. SAHI (pip install sahi) gets a detection model that
+calls the same ONNX session with all cores, image by image as it asks; its slices have the same size and overlap. Times
+are of the first image, A B A B, already decoded. Without SAHI its rows are left out.
 """
 
 from __future__ import annotations
@@ -128,12 +128,12 @@ def print_quality(truth: Truth, detector: Detector, tile: int) -> None:
     print(f"\nAP, {COUNTED} detections counted, scores above {LOW}; network seconds are summed over threads")
     for name, one in ((f"longest side {tile}", fixed), (f"as the spec says ({detector.spec.resize.rule})", detector)):
         truth.print_row(f"no tiles, {name}", lambda image, one=one: one(image, score_threshold=LOW))
-    for side in (tile // 2, tile, 2 * tile):
+    for side in (tile, 2 * tile):
         for whole in (False, True):
             tiles = Tiles(side, OVERLAP, whole_image=whole)
             name = f"tiles of {side}, longest side {tile}{', and the whole' if whole else ''}"
             truth.print_row(name, lambda image, tiles=tiles: fixed(image, score_threshold=LOW, tiles=tiles))
-    for side in (384, 512, tile, 1024):
+    for side in (384, 512, 1024):
         tiles = Tiles(side, OVERLAP)
         truth.print_row(
             f"tiles of {side}, as the spec says",
@@ -148,10 +148,10 @@ SAHI = {
 }
 
 
-def print_against_sahi(truth: Truth, detector: Detector, tile: int, rounds: int) -> None:
+def print_against_sahi(truth: Truth, detector: Detector, tile: int, rounds: int, thresholds: list[float]) -> None:
     one_thread = Detector(detector.model_path, threads=1)
-    tiles = Tiles(tile, OVERLAP)
-    for threshold in (LOW, detector.score_threshold):
+    tiles, image = Tiles(tile, OVERLAP), truth.images[0]
+    for threshold in thresholds or (LOW, detector.score_threshold):
         print(f"\nagainst SAHI: tiles of {tile}, overlap {OVERLAP}, scores above {threshold}")
         candidates: dict[str, Callable[[Image], Detections]] = {
             "tiles": lambda image, threshold=threshold: detector(image, score_threshold=threshold, tiles=tiles)
@@ -161,7 +161,6 @@ def print_against_sahi(truth: Truth, detector: Detector, tile: int, rounds: int)
             candidates[name] = sahi_caller(detector, tile, threshold, **options)
         for name, call in candidates.items():
             truth.print_row(name, call)
-        image = truth.images[0]
         calls = {name: (lambda call=call: call(image)) for name, call in candidates.items()}
         calls["tiles, one thread"] = lambda threshold=threshold: one_thread(
             image, score_threshold=threshold, tiles=tiles
@@ -189,6 +188,9 @@ def main() -> None:
     parser.add_argument("--annotations", type=Path, required=True)
     parser.add_argument("--tile", type=int, default=640)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--threshold", type=float, nargs="*", help="of the rows against SAHI (default: 0.05, the model's)"
+    )
     parser.add_argument("--only", choices=("quality", "sahi"))
     arguments = parser.parse_args()
     has_sahi = find_spec("sahi") is not None
@@ -198,7 +200,7 @@ def main() -> None:
         if arguments.only != "sahi":
             print_quality(truth, detector, arguments.tile)
         if arguments.only != "quality" and has_sahi:
-            print_against_sahi(truth, detector, arguments.tile, arguments.rounds)
+            print_against_sahi(truth, detector, arguments.tile, arguments.rounds, arguments.threshold)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("photo", type=Path)
     parser.add_argument("annotations", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/tiles_tree_crowns.jpg"))
-    parser.add_argument("--part", type=int, nargs=4, default=(0, 0, 800, 800), metavar=("X1", "Y1", "X2", "Y2"))
+    parser.add_argument("--part", type=int, nargs=4, default=(1130, 1560, 1730, 2160), metavar=("X1", "Y1", "X2", "Y2"))
     arguments = parser.parse_args()
     truth = read_annotations(arguments.annotations)
     boxes = truth.boxes[[path.name for path in truth.paths(arguments.photo.parent)].index(arguments.photo.name)]
@@ -74,7 +74,7 @@ def main() -> None:
         page.paste(picture, (left, HEADER))
         draw.text((left + 2, 3), title, font=ImageFont.load_default(size=22), fill="black")
         draw.text((left + 2, 30), numbers, font=ImageFont.load_default(size=17), fill=(90, 90, 90))
-    page.save(arguments.out, quality=82, optimize=True)
+    page.save(arguments.out, quality=76, optimize=True)
     print(f"wrote {arguments.out}: {page.width} x {page.height}, {arguments.out.stat().st_size / 1e3:.0f} kB")
 
 
