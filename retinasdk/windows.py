@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
@@ -138,7 +139,9 @@ def _driver(path: str) -> str | None:
             with image_class(path) as header:
                 width, height = header.size
                 is_plain = header.mode in ("RGB", "L") and "transparency" not in header.info
-                is_upright = header.getexif().get(_ORIENTATION, 1) == 1
+                # Of the base class: PNG's own would decode the picture, for what may stand behind it.
+                is_upright = require("PIL.Image", "reading image files").Image.getexif(header).get(_ORIENTATION, 1) == 1
+                is_upright &= driver != "PNG" or not _says_more_behind(path)
                 is_jpeg = driver == "JPEG" or header.info.get("compression") == "jpeg"
     except Exception:  # of many kinds, from Pillow's parsers; images.py says what is wrong with it
         return None
@@ -148,6 +151,20 @@ def _driver(path: str) -> str | None:
         return None
     require("rasterio", f"reading {path} of {width} x {height} pixels in windows")
     return driver
+
+
+def _says_more_behind(path: str) -> bool:
+    """Has a PNG file text or EXIF behind its pixels? It may turn the picture."""
+    with open(path, "rb") as file:
+        file.seek(8)
+        kind, pixels_seen = b"", False
+        while kind != b"IEND" and len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            pixels_seen |= kind == b"IDAT"
+            if pixels_seen and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+                return True
+            file.seek(length + 4, os.SEEK_CUR)
+    return False
 
 
 @contextlib.contextmanager

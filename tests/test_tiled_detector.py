@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import threading
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +249,14 @@ def test_what_windows_cannot_do_is_decoded_whole(small_windows: None, image: Ima
     picture = PillowImage.fromarray(image)
     picture.save(tmp_path / "rotated.jpg", exif=rotated)
     picture.save(tmp_path / "rotated.tif", exif=rotated)
+    picture.save(tmp_path / "rotated.png", exif=rotated)
+    picture.save(tmp_path / "upright.png")
+    exif = rotated.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+    upright = (tmp_path / "upright.png").read_bytes()
+    (tmp_path / "rotated_behind.png").write_bytes(upright[:-12] + chunk + upright[-12:])
+    (tmp_path / "upright.png").unlink()
+    assert as_rgb(tmp_path / "rotated_behind.png").shape == (430, 300, 3)
     picture.convert("RGBA").save(tmp_path / "alpha.png")
     picture.convert("P").save(tmp_path / "palette.png")
     picture.convert("CMYK").save(tmp_path / "cmyk.tif")
