@@ -4,6 +4,9 @@ Files of more than `WHOLE_PIXELS` are read in windows where rasterio (GDAL; the 
 format allows it: TIFF and PNG of 8-bit RGB or grey, upright, without transparency. The pixels are those of images.py,
 which decodes all others whole, within its limits. JPEG, alone or in TIFF, is read in windows only beyond these limits:
 GDAL interpolates its colours otherwise than Pillow.
+
+In windows, memory holds two bands of rows, each (rows asked for) x width x 3 bytes, and GDAL's cache: 32 MB, or two rows
+of the file's blocks.
 """
 
 from __future__ import annotations
