@@ -5,8 +5,8 @@ format allows it: TIFF and PNG of 8-bit RGB or grey, upright, without transparen
 which decodes all others whole, within its limits. JPEG, alone or in TIFF, is read in windows only beyond these limits:
 GDAL interpolates its colours otherwise than Pillow.
 
-In windows, memory holds two bands of rows, each (rows asked for) x width x 3 bytes, and GDAL's cache: 32 MB, or two rows
-of the file's blocks.
+In windows, memory holds two bands of rows, each (rows asked for) x width x 3 bytes, and GDAL's cache: 32 MB, or two
+rows of the file's blocks.
 """
 
 from __future__ import annotations
