@@ -8,7 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "bindings_arrays.h"
 #include "bindings_coder.h"
+#include "bindings_merge.h"
 #include "bindings_rules.h"
 #include "ops.h"
 
@@ -16,26 +18,6 @@ namespace py = pybind11;
 
 namespace retinasdk {
 namespace {
-
-// No conversion and no copy: an array of another dtype or order is an error that says so.
-template <typename T>
-using Array = py::array_t<T, py::array::c_style>;
-
-std::string describe(const py::array& array) {
-  return py::str(py::tuple(array.attr("shape"))).cast<std::string>() + " " + py::str(array.dtype()).cast<std::string>();
-}
-
-template <typename T>
-Array<T> checked(const py::handle& object, const std::vector<py::ssize_t>& shape, const std::string& wanted) {
-  if (!py::isinstance<py::array>(object)) {
-    throw py::type_error(wanted + ", got " + std::string(py::str(py::type::of(object))));
-  }
-  const auto array = py::reinterpret_borrow<py::array>(object);
-  bool fits = py::isinstance<Array<T>>(object) && array.ndim() == static_cast<py::ssize_t>(shape.size());
-  for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] < 0 || array.shape(static_cast<int>(i)) == shape[i];
-  if (!fits) throw py::value_error(wanted + ", C-contiguous; got " + describe(array));
-  return py::reinterpret_borrow<Array<T>>(object);
-}
 
 void preprocess_into(const py::array& image, const Array<float>& canvas, std::array<int, 2> resized,
                      std::array<float, 3> mean, std::array<float, 3> std, bool reverse_channels, bool antialias) {
@@ -266,5 +248,6 @@ PYBIND11_MODULE(_native, module) {
              py::arg("plus_one") = false, py::arg("across_classes") = false,
              py::arg("max_per_class") = retinasdk::kMaxPerImage,
              "Weighted boxes fusion: (boxes (N, M, 4), scores (N, M), class_ids (N, M), counts (N,)), best first.");
+  retinasdk::bind_merge(module);
   module.def("simd_name", &retinasdk::simd_name, "Instruction set of the logit filter: avx2, neon or plain.");
 }

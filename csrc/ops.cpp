@@ -11,7 +11,8 @@
 namespace retinasdk {
 namespace {
 
-constexpr int kMaxSide = 1 << 16;  // pixels; keeps every product below within int64 and every cell within int
+constexpr int kMaxSide = 1 << 16;    // pixels; keeps every product below within int64 and every cell within int
+constexpr int kMaxExtent = 1 << 20;  // pixels of an image that is only seen in tiles: float32 still tells 1/8 of one
 constexpr int32_t kMaxClasses = 1 << 16;
 
 void require(bool condition, const std::string& message) {
@@ -22,6 +23,17 @@ void require_in(int value, int low, int high, const char* name) {
   if (value >= low && value <= high) return;
   throw std::invalid_argument(std::string(name) + " must be " + std::to_string(low) + " to " + std::to_string(high) +
                               ", got " + std::to_string(value));
+}
+
+void require_axis(const TileAxis& axis, const std::string& name) {
+  require_in(axis.count, 1, kMaxSide / 2, ("tiles along " + name).c_str());
+  require_in(axis.extent, 1, kMaxExtent, ("image size along " + name).c_str());
+  require_in(axis.length, 1, axis.extent, ("tile length along " + name).c_str());
+  bool covers = axis.starts[0] == 0 && axis.starts[axis.count - 1] + axis.length == axis.extent;
+  for (int i = 1; covers && i < axis.count; ++i) {
+    covers = axis.starts[i] > axis.starts[i - 1] && axis.starts[i] <= axis.starts[i - 1] + axis.length;
+  }
+  require(covers, "tiles along " + name + " must ascend from 0 and cover the image without gaps");
 }
 
 void require_side(int value, const char* name) { require_in(value, 1, kMaxSide, name); }
@@ -92,6 +104,20 @@ void fuse(int batch, const Candidates& candidates, const FusionOptions& options,
   require_suppression(batch, candidates, options.nms, options.classes);
   require_in(options.models, 1, kMaxPerImage, "models");
   cpu::fuse(batch, candidates, options, fused);
+}
+
+int merge_tiles(const TileBoxes& boxes, const TileGrid& grid, const MergeOptions& options, int32_t* kept) {
+  require_axis(grid.y, "y");
+  require_axis(grid.x, "x");
+  require(options.iou_threshold == options.iou_threshold, "iou_threshold must be a number, got NaN");
+  require(options.cover_limit >= 0.0f && options.cover_limit <= 1.0f, "cover_limit must be from 0 to 1");
+  require(options.cut_slack_y >= 0.0f && options.cut_slack_x >= 0.0f, "cut slacks must be at least 0");
+  const int tiles = grid.y.count * grid.x.count;
+  for (int i = 0; i < boxes.count; ++i) {
+    require_in(boxes.class_ids[i], 0, kMaxClasses - 1, "class id");
+    require_in(boxes.tiles[i], 0, tiles, "tile");
+  }
+  return cpu::merge_tiles(boxes, grid, options, kept);
 }
 
 const char* simd_name() { return cpu::simd_name(); }

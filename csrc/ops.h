@@ -35,6 +35,7 @@ struct PreprocessOptions {
 void preprocess(const ImageView& image, const PreprocessOptions& options, float* output);
 
 constexpr int kMaxPerImage = 1 << 20;  // upper bound of top_k and max_detections
+constexpr int kMaxMerged = 1 << 26;    // boxes of all tiles of an image
 
 // -- decode ----------------------------------------------------------------------------------------------------------
 
@@ -136,6 +137,41 @@ struct FusedBoxes {
 // most 1. Best first, of equal scores the older cluster. Candidates whose score is 0 are left out, as are those that
 // are not finite.
 void fuse(int batch, const Candidates& candidates, const FusionOptions& options, const FusedBoxes& fused);
+
+// -- merge -----------------------------------------------------------------------------------------------------------
+
+// Tiles along one axis of an image, in pixels: spans of one length that cover 0 to extent.
+struct TileAxis {
+  const int32_t* starts;  // (count,) ascending, from 0
+  int count, length, extent;
+};
+
+// Tile row * x.count + column is the span `row` of y and the span `column` of x.
+struct TileGrid {
+  TileAxis y, x;
+};
+
+// What was found in the tiles of one image, each of which had its own NMS.
+struct TileBoxes {
+  const float* boxes;        // (count, 4) xyxy, pixels of the whole image; see Note [Box convention]
+  const float* logits;       // (count,)
+  const int32_t* class_ids;  // (count,)
+  const int32_t* tiles;      // (count,) the tile in the grid; the number of tiles: the image as a whole
+  int count;
+};
+
+struct MergeOptions {
+  float iou_threshold;             // as in NmsOptions
+  bool or_equal, plus_one;         // as in NmsOptions
+  float cut_slack_y, cut_slack_x;  // pixels; Note [Cut boxes]
+  float cover_limit;               // a cut box is dropped where a kept box of its class covers more of it, 0 to 1
+};
+
+// Greedy, class-aware suppression between boxes of different tiles; boxes of one tile leave each other alone. First
+// Note [Cut boxes] decides which cut ones are left out; then come the whole boxes, best first, then the remaining cut
+// ones. kept: (count,) int32 indices, best first as in nms(); returns how many. Boxes that are not finite and NaN
+// logits are left out. On the host for both devices: it works on what their NMS has brought home.
+int merge_tiles(const TileBoxes& boxes, const TileGrid& grid, const MergeOptions& options, int32_t* kept);
 
 // Name of the instruction set that the filter of decode() uses on this machine: "avx2", "neon" or "plain".
 const char* simd_name();

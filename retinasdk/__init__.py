@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
     from retinasdk.suppression import Suppression
     from retinasdk.throughput import Prediction
+    from retinasdk.tiling import Tiles
 
 __all__ = [
     "BoxCoder",
@@ -48,6 +49,7 @@ __all__ = [
     "Stream",
     "StreamError",
     "Suppression",
+    "Tiles",
     "build_engine",
     "fuse",
     "import_onnx",
@@ -73,6 +75,7 @@ _NAMES_OF_MODULE = {
     "spec": ("BoxCoder", "Level", "ModelSpec", "Normalise", "Resize"),
     "suppression": ("Suppression",),
     "throughput": ("Prediction",),
+    "tiling": ("Tiles",),
 }
 _MODULE_OF_NAME = {name: module for module, names in _NAMES_OF_MODULE.items() for name in names}
 

@@ -17,6 +17,7 @@ _INSTALL = {
     "pycocotools": "retinasdk[eval]",
     "prometheus_client": "retinasdk[prometheus]",
     "pycuda": "retinasdk[gpu]",
+    "rasterio": "retinasdk[large]",
     "rosbags": "retinasdk[rosbag]",
     "starlette": "retinasdk[web]",
     "supervision": "retinasdk[supervision]",

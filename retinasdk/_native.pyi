@@ -78,4 +78,20 @@ def fuse(
     across_classes: bool = False,
     max_per_class: int = ...,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
+def merge_tiles(
+    boxes: npt.NDArray[np.float32],
+    logits: npt.NDArray[np.float32],
+    class_ids: npt.NDArray[np.int32],
+    tiles: npt.NDArray[np.int32],
+    *,
+    tops: npt.NDArray[np.int32],
+    lefts: npt.NDArray[np.int32],
+    tile_size: tuple[int, int],
+    image_size: tuple[int, int],
+    iou_threshold: float,
+    or_equal: bool,
+    plus_one: bool,
+    cut_slack: tuple[float, float],
+    cover_limit: float,
+) -> npt.NDArray[np.int32]: ...
 def simd_name() -> str: ...

@@ -14,6 +14,7 @@ import numpy as np
 from retinasdk._call_options import ScoreThreshold, Thresholds, checked_regions, checked_thresholds
 from retinasdk._labels import class_ids_of
 from retinasdk._stages import stage
+from retinasdk._tiled import detect_tiled
 from retinasdk.backends import DEFAULT_CONVOLUTION, open_backend
 from retinasdk.detections import Detections
 from retinasdk.images import ImageInput
@@ -23,6 +24,8 @@ from retinasdk.preprocess import Transform
 from retinasdk.spec import ModelSpec
 from retinasdk.suppression import AS_FRAMEWORK, Suppression
 from retinasdk.throughput import Prediction, predict
+from retinasdk.tiling import TilesOption, check_tiles, resolve
+from retinasdk.windows import open_windows
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -111,6 +114,7 @@ class Detector:
         score_threshold: ScoreThreshold | None = ...,
         classes: Sequence[str | int] | None = ...,
         ignore: Sequence[Sequence[float]] = ...,
+        tiles: TilesOption = ...,
     ) -> Detections: ...
 
     @overload
@@ -121,6 +125,7 @@ class Detector:
         score_threshold: ScoreThreshold | None = ...,
         classes: Sequence[str | int] | None = ...,
         ignore: Sequence[Sequence[float]] = ...,
+        tiles: TilesOption = ...,
     ) -> list[Detections]: ...
 
     def __call__(
@@ -130,6 +135,7 @@ class Detector:
         score_threshold: ScoreThreshold | None = None,
         classes: Sequence[str | int] | None = None,
         ignore: Sequence[Sequence[float]] = (),
+        tiles: TilesOption = None,
     ) -> Detections | list[Detections]:
         """Detects in one image, or in each of a list.
 
@@ -140,6 +146,10 @@ class Detector:
         classes: only these (names or indices), as if the model knew no others.
         ignore: regions (x1, y1, x2, y2) in pixels of each image, at most 64. A box of which more than half of the area
             lies in one of them is left out before any is suppressed.
+        tiles: a large image is cut, and each part goes through the network on its own: see `Tiles`. "auto": where the
+            network would else see it much smaller than it is (`Tiles.auto`). On the CPU all cores work on tiles at
+            once. What is not decoded before is read band by band where it can be (windows.py), so that memory does
+            not grow with the image.
 
         Returns one `Detections` for an image, a list of them for a list.
         Raises `ImageError`, `TypeError` or `ValueError` for images, `ValueError` for options.
@@ -149,6 +159,11 @@ class Detector:
             threshold = checked_thresholds(score_threshold, self.labels, self.score_threshold)
         class_ids = self._default_class_ids if classes is None else class_ids_of(classes, self.labels)
         regions = checked_regions(ignore)
+        check_tiles(tiles)
+        if tiles is not None:
+            images = image if isinstance(image, (list, tuple)) else [image]
+            found = [self._detect_tiled(item, tiles, threshold, class_ids, regions) for item in images]
+            return found if isinstance(image, (list, tuple)) else found[0]
         if not isinstance(image, (list, tuple)):
             return self._detect([self._backend.read(image)], threshold, class_ids, regions)[0]
         results: list[Detections] = []
@@ -198,14 +213,46 @@ class Detector:
                 results.update(zip(members, to_detections(kept, self.spec, plans), strict=True))
         return [results[i] for i in range(len(images))]
 
+    def _detect_tiled(
+        self,
+        image: ImageInput,
+        tiles: TilesOption,
+        score_threshold: Thresholds,
+        class_ids: list[int],
+        ignore: npt.NDArray[np.float32],
+    ) -> Detections:
+        with open_windows(image, self._backend.read) as windows:
+            resolved = resolve(tiles, self.spec, *windows.size)
+            if resolved is None:
+                whole = self._backend.read(windows.whole(windows.size))
+                return self._detect([whole], score_threshold, class_ids, ignore)[0]
+            # On the CPU a worker for each core is best off with one tile at a time.
+            # So it is where there are regions: they lie elsewhere in each tile.
+            size = 1 if self.device == "cpu" or len(ignore) else self._batch_size(Transform.plan(resolved.sides, self.spec).padded)
+            return detect_tiled(
+                windows,
+                resolved,
+                self._backend,
+                batch=self._backend.fixed_batch or size,
+                score_threshold=score_threshold,
+                class_ids=class_ids,
+                ignore=ignore,
+                suppression=self.suppression,
+            )
+
+    def _batch_size(self, padded: tuple[int, int]) -> int:
+        """How many images of that padded size go through the network together."""
+        fits = min(max(1, _MAX_BATCH_PIXELS // (padded[0] * padded[1])), self._backend.max_batch or _MAX_IMAGES)
+        return self._backend.fixed_batch or fits
+
     def _batches(self, transforms: list[Transform]) -> Iterable[list[int]]:
         """Indices of the images that go through the network together: those of one padded size."""
         groups: dict[tuple[int, int], list[int]] = {}
         for index, transform in enumerate(transforms):
             groups.setdefault(transform.padded, []).append(index)
-        for (height, width), members in groups.items():
-            fixed = self._backend.fixed_batch
-            size = fixed or min(max(1, _MAX_BATCH_PIXELS // (height * width)), self._backend.max_batch or _MAX_IMAGES)
+        fixed = self._backend.fixed_batch
+        for padded, members in groups.items():
+            size = self._batch_size(padded)
             for start in range(0, len(members), size):
                 batch = members[start : start + size]
                 # A network of a fixed batch is filled up with copies, whose results are equal.

@@ -16,6 +16,7 @@ from retinasdk.evaluation.annotations import TrueBox, read_annotations
 from retinasdk.evaluation.categories import ScoredClasses, scored_classes
 from retinasdk.evaluation.coco import METRICS, SIZES, CocoNumbers, CocoScorer, check_pycocotools
 from retinasdk.evaluation.operating_point import OperatingPoint, best_f1, worst_images
+from retinasdk.tiling import TilesOption, check_tiles
 
 if TYPE_CHECKING:
     from retinasdk.evaluation.report import DrawnImage
@@ -24,6 +25,7 @@ __all__ = ["DEFAULT_BATCH", "DEFAULT_SCORE_THRESHOLD", "METRICS", "ClassResult",
 
 DEFAULT_SCORE_THRESHOLD = 0.01  # average precision counts low scores too
 DEFAULT_BATCH = 8
+DEFAULT_COUNTED = 100  # detections of an image, as COCO has it
 _MOST_PICTURES = 12
 _IOU_50 = 0
 
@@ -84,6 +86,8 @@ def evaluate(
     classes: Sequence[str | int] | None = None,
     rename: Mapping[str, str] | None = None,
     batch: int = DEFAULT_BATCH,
+    tiles: TilesOption = None,
+    counted: int = DEFAULT_COUNTED,
     report: str | os.PathLike[str] | None = None,
     progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> Evaluation:
@@ -95,6 +99,8 @@ def evaluate(
     classes: score only these labels of the model (names or indices), as if it knew no others; None: all that have a
         category. rename: the model's label for categories that are called otherwise, {category: label}; several may
         become one label.
+    tiles: as in a call of the detector. counted: the best so many detections of an image and class count; COCO's 100
+        hide most of what is found in large images. The metric "AR100" carries that number.
     report: an existing folder, where a page is written (index.html) with precision-recall curves, a histogram of
         scores, and pictures of the images with most mistakes at the best F1; needs matplotlib.
     progress: wraps the sequence of batches, e.g. `tqdm.tqdm`.
@@ -104,15 +110,18 @@ def evaluate(
     """
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise ValueError(f"batch must be an integer of at least 1, got {batch!r}")
+    if isinstance(counted, bool) or not isinstance(counted, int) or counted < 1:
+        raise ValueError(f"counted must be an integer of at least 1, got {counted!r}")
+    check_tiles(tiles)
     check_pycocotools()
     if report is not None:
         _check_report(Path(report))
     truth = read_annotations(Path(annotations))
     scored = scored_classes(truth, detector.labels, rename=rename or {}, classes=classes)
     paths = truth.paths(Path(images))
-    run = _Run(detector, scored, paths, [_scored_boxes(boxes, scored) for boxes in truth.boxes])
+    run = _Run(detector, scored, paths, [_scored_boxes(boxes, scored) for boxes in truth.boxes], tiles)
 
-    scorer = CocoScorer(scored.labels)
+    scorer = CocoScorer(scored.labels, counted)
     for members in progress([range(start, min(start + batch, len(paths))) for start in range(0, len(paths), batch)]):
         for index, detections in zip(members, run.detect(members, score_threshold), strict=True):
             scorer.add(run.boxes[index], detections)
@@ -136,6 +145,7 @@ class _Run:
     scored: ScoredClasses
     paths: Sequence[Path]
     boxes: Sequence[Sequence[TrueBox]]
+    tiles: TilesOption
 
     def detect(self, members: Sequence[int], score_threshold: float) -> list[Detections]:
         number_of_class = np.zeros(len(self.detector.labels), np.int32)
@@ -144,6 +154,7 @@ class _Run:
             [str(self.paths[index]) for index in members],
             score_threshold=score_threshold,
             classes=sorted(self.scored.class_ids),
+            **({} if self.tiles is None else {"tiles": self.tiles}),  # any other callable need not know of tiles
         )
         return [
             Detections(item.xyxy, item.scores, number_of_class[item.class_ids], self.scored.labels) for item in found

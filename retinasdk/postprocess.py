@@ -224,11 +224,8 @@ def suppress(
     return results
 
 
-def to_detections(kept: Sequence[Kept], spec: ModelSpec, transforms: Sequence[Transform]) -> list[Detections]:
-    """One `Detections` for each image, boxes in pixels of the original image.
-
-    What the spec clips and drops after NMS is clipped and dropped here.
-    """
+def to_original(kept: Sequence[Kept], spec: ModelSpec, transforms: Sequence[Transform]) -> list[Kept]:
+    """The same in pixels of the original images; what the spec clips and drops after NMS is clipped and dropped."""
     results = []
     for image, transform in zip(kept, transforms, strict=True):
         xyxy = transform.to_original(image.boxes)
@@ -238,15 +235,18 @@ def to_detections(kept: Sequence[Kept], spec: ModelSpec, transforms: Sequence[Tr
         reported = np.ones(len(xyxy), dtype=bool)
         if spec.drop_empty == "after_nms":
             reported = (xyxy[:, 2:] - xyxy[:, :2] + np.float32(spec.plus_one) > 0).all(axis=1)
-        results.append(
-            Detections(
-                xyxy=xyxy[reported],
-                scores=image.scores[reported],
-                class_ids=image.class_ids[reported],
-                labels=spec.labels,
-            )
-        )
+        results.append(Kept(xyxy[reported], image.scores[reported], image.class_ids[reported]))
     return results
+
+
+def to_scores(kept: Kept, spec: ModelSpec) -> Detections:
+    """`Detections` of boxes that are in pixels of the original image."""
+    return Detections(xyxy=kept.boxes, scores=kept.scores, class_ids=kept.class_ids, labels=spec.labels)
+
+
+def to_detections(kept: Sequence[Kept], spec: ModelSpec, transforms: Sequence[Transform]) -> list[Detections]:
+    """One `Detections` for each image, boxes in pixels of the original image."""
+    return [to_scores(image, spec) for image in to_original(kept, spec, transforms)]
 
 
 def postprocess(

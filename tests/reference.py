@@ -273,6 +273,66 @@ def nms(
     return kept
 
 
+# -- tiles -------------------------------------------------------------------------------------------------------------
+
+
+def clear_of(span: tuple[int, int], extent: int, low: float, high: float, slack: float) -> bool:
+    """Does low..high keep off the edges of span that are not those of 0..extent?"""
+    return (span[0] == 0 or low - span[0] > slack) and (span[1] == extent or span[1] - high > slack)
+
+
+def merge_tiles(
+    boxes: npt.NDArray[np.floating],
+    logits: npt.NDArray[np.floating],
+    class_ids: npt.NDArray[np.integer],
+    tiles: npt.NDArray[np.integer],
+    *,
+    tops: Sequence[int],
+    lefts: Sequence[int],
+    tile_size: tuple[int, int],
+    image_size: tuple[int, int],
+    iou_threshold: float,
+    cut_slack: tuple[float, float],
+    cover_limit: float,
+    or_equal: bool = False,
+    plus_one: bool = False,
+) -> list[int]:
+    """By pairs: tile by tile for what is cut and who shows it whole, then one box against all kept."""
+    rows = [(int(top), int(top) + tile_size[0]) for top in tops]
+    columns = [(int(left), int(left) + tile_size[1]) for left in lefts]
+    spans = [(row, column) for row in rows for column in columns]
+    more = 1.0 if plus_one else 0.0
+    boxes, logits = boxes.astype(np.float64), logits.astype(np.float64)
+
+    def is_clear(i: int, span: tuple[tuple[int, int], tuple[int, int]]) -> bool:
+        x1, y1, x2, y2 = boxes[i]
+        in_y = clear_of(span[0], image_size[0], y1, y2 + more, cut_slack[0])
+        return in_y and clear_of(span[1], image_size[1], x1, x2 + more, cut_slack[1])
+
+    whole, cut = [], []
+    for i in range(len(boxes)):
+        if not np.isfinite(boxes[i]).all() or np.isnan(logits[i]):
+            continue
+        if tiles[i] == len(spans) or is_clear(i, spans[tiles[i]]):
+            whole.append(i)
+        elif not any(is_clear(i, span) for span in spans):
+            cut.append(i)
+    kept: list[int] = []
+    for group in (whole, cut):
+        for i in sorted(group, key=lambda i: (-logits[i], i)):
+            others = [j for j in kept if class_ids[j] == class_ids[i] and tiles[j] != tiles[i]]
+            overlaps = iou(boxes[i], boxes[others].reshape(-1, 4), plus_one=plus_one)
+            dropped = (overlaps >= iou_threshold if or_equal else overlaps > iou_threshold).any()
+            if group is cut:
+                sides = np.minimum(boxes[i, 2:], boxes[others][:, 2:]) - np.maximum(boxes[i, :2], boxes[others][:, :2])
+                shared = np.where((sides + more > 0).all(axis=1), (sides + more).prod(axis=1), 0.0)
+                area = (boxes[i, 2:] - boxes[i, :2] + more).prod()
+                dropped |= bool((shared > cover_limit * area).any())
+            if not dropped:
+                kept.append(i)
+    return sorted(kept, key=lambda i: (-logits[i], i))
+
+
 # -- the whole of it ---------------------------------------------------------------------------------------------------
 
 

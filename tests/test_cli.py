@@ -12,7 +12,7 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from conftest import blocks
 from PIL import Image as PillowImage
 
 import retinasdk
-from retinasdk import Detector, list_models
+from retinasdk import Detector, Tiles, list_models
 from retinasdk.cli import main
 
 Run = Callable[..., tuple[int, str, str]]
@@ -67,6 +67,63 @@ def test_detect_prints_counts_of_many(run: Run, photos: Path, detector: Detector
     counts = {row.split()[2]: int(row.split()[0]) for row in out.splitlines()[1:]}
     assert status == 0
     assert counts == {name: wanted.names.count(name) for name in set(wanted.names)}
+
+
+@pytest.mark.parametrize(
+    ("options", "tiles"),
+    [
+        (["--tiles", "100"], Tiles(100)),
+        (["--tiles", "90x120", "--overlap", "0.3", "--whole-image"], Tiles((90, 120), 0.3, whole_image=True)),
+        (["--tiles", "100", "--overlap", "25"], Tiles(100, 25)),
+        (["--tiles", "auto"], "auto"),
+    ],
+)
+def test_detect_by_tiles(
+    run: Run, tmp_path: Path, detector: Detector, options: list[str], tiles: Tiles | Literal["auto"]
+) -> None:
+    image = blocks(300, 430, seed=5)
+    PillowImage.fromarray(image).save(tmp_path / "large.png")
+    status, out, err = run("detect", tmp_path / "large.png", *options, "--json", tmp_path / "found.json")
+    assert (status, err) == (0, "")
+    wanted = detector(image, tiles=tiles)
+    entry = json.loads((tmp_path / "found.json").read_text())[0]
+    assert (entry["height"], entry["width"]) == (300, 430)
+    assert entry["detections"] == wanted.to_dicts()
+    assert out.startswith(f"{tmp_path / 'large.png'}  430 x 300  {len(wanted)} detections")
+
+
+def test_detect_in_windows_draws_a_smaller_picture(
+    run: Run, tmp_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rasterio", reason="rasterio is not installed (the extra [large])")
+    image = blocks(300, 430, seed=5)
+    PillowImage.fromarray(image).save(tmp_path / "large.tif")
+    monkeypatch.setattr("retinasdk.windows.WHOLE_PIXELS", 1000)
+    monkeypatch.setattr("retinasdk.commands.detect._PICTURE_SIDE", 215)
+    assert (
+        run("detect", tmp_path / "large.tif", "--tiles", "100", "--out", tmp_path, "--json", tmp_path / "f.json")[0]
+        == 0
+    )
+    assert (
+        json.loads((tmp_path / "f.json").read_text())[0]["detections"] == detector(image, tiles=Tiles(100)).to_dicts()
+    )
+    with PillowImage.open(tmp_path / "large_detections.jpg") as picture:
+        assert picture.size == (215, 150)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--overlap", "0.2"], "--overlap and --whole-image belong to --tiles with a size, such as --tiles 640"),
+        (["--tiles", "auto", "--whole-image"], "belong to --tiles with a size"),
+        (["--tiles", "100", "--overlap", "100"], "overlap must be a share of the tile"),
+        (["--tiles", "0"], "a tile's sides must be 1 to 16384 pixels, got 0"),
+    ],
+)
+def test_tiles_that_cannot_be(run: Run, photos: Path, options: list[str], message: str) -> None:
+    status, out, err = run("detect", photos / "a.png", *options)
+    assert (status, out) == (2, "")
+    assert message in err
 
 
 def test_detect_says_so_when_there_is_nothing(run: Run, photos: Path) -> None:

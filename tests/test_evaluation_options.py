@@ -213,3 +213,35 @@ def test_ids_of_two_kinds(write: Write) -> None:
     images = [{"id": 1, "file_name": "0.png"}, {"id": "two", "file_name": "1.png"}]
     with pytest.raises(ValueError, match=r"truth\.json: wanted COCO's lists"):
         check(write, truth({"0.png": []}, images=images), Oracle({}))
+
+
+# -- large images ------------------------------------------------------------------------------------------------------
+
+
+def test_more_detections_may_count_than_cocos_hundred(write: Write) -> None:
+    """120 trees, all found: 100 that count are 100 of 120."""
+    boxes = [
+        (10.0 * column, 10.0 * row, 10.0 * column + 8, 10.0 * row + 8) for row in range(12) for column in range(10)
+    ]
+    path = write(truth({"0.png": [("person", box) for box in boxes]}))
+    oracle = Oracle({"0.png": [("person", 0.9 - index / 1000, box) for index, box in enumerate(boxes)]})
+    few, all_of_them = (evaluate(oracle, path.parent, path, **options) for options in ({}, {"counted": 120}))
+    assert few.metrics["AR100"] == near(100 / 120)
+    assert few.metrics["AP"] == near(84 / 101)  # recalls of 0, 0.01, ... 0.83 are reached
+    assert (all_of_them.metrics["AR120"], all_of_them.metrics["AP"]) == (near(1.0), near(1.0))
+    with pytest.raises(ValueError, match="counted must be an integer of at least 1, got 0"):
+        evaluate(oracle, path.parent, path, counted=0)
+
+
+def test_tiles_are_the_detectors(write: Write, detector: Detector, model_path: Path, tmp_path: Path) -> None:
+    path = write(own_truth(detector))
+    words = ["eval", "--model", str(model_path), "--images", str(path.parent), "--annotations", str(path)]
+    target = tmp_path / "numbers.json"
+    results = []
+    for options in ([], ["--tiles", "1000"], ["--tiles", "50"]):
+        assert main([*words, "--score", "0.3", "--json", str(target), *options]) == 0
+        results.append(json.loads(target.read_text()))
+    assert results[0] == results[1]  # one tile is the image
+    assert results[2]["AP"] < results[0]["AP"]
+    with pytest.raises(TypeError, match="tiles must be"):
+        evaluate(detector, path.parent, path, tiles=640)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ import pytest
 from conftest import blocks
 from PIL import Image as PillowImage
 
-from retinasdk import Detector
+from retinasdk import Detector, Tiles
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SIZES = ((90, 120), (60, 160), (160, 60), (90, 121), (61, 47))
@@ -65,7 +65,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 
 def test_none_is_forgotten() -> None:
     names = {path.name for path in EXAMPLES.glob("*.py")}
-    tested = {"count_people.py", "detect_photo.py", "embed_in_product.py", "filter_classes.py"}
+    tested = {"count_people.py", "detect_large.py", "detect_photo.py", "embed_in_product.py", "filter_classes.py"}
     elsewhere = {"export_other_frameworks.py": "test_export_torchvision.py"}  # wants torch
     elsewhere |= dict.fromkeys(("bag_in_bag_out.py", "count_in_video.py", "ros2_node.py"), "test_live_examples.py")
     assert names == tested | set(elsewhere)
@@ -99,6 +99,19 @@ def test_count_people(run: Any, photos: Path, tmp_path: Path, detector: Detector
         assert int(rows[index]["people"]) == len(people)
         assert rows[index]["best_score"] == (f"{people.scores[0]:.6f}" if len(people) else "")
     assert max(int(row["people"]) for row in rows if row["people"]) > 0
+
+
+def test_detect_large(run: Any, tmp_path: Path, detector: Detector) -> None:
+    PillowImage.fromarray(blocks(300, 430, seed=5)).save(tmp_path / "large.tif")
+    out = run("detect_large.py", tmp_path / "large.tif", "--tile", "100", "--overlap", "0.3")
+    wanted = detector(tmp_path / "large.tif", tiles=Tiles(100, 0.3))
+    assert out == f"{len(wanted)} found by tiles of 100 pixels, written to found.csv\n"
+    with open(tmp_path / "found.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["label"], row["score"]) for row in rows] == [(item.label, f"{item.score:.4f}") for item in wanted]
+    boxes = [[float(row[name]) for name in ("x1", "y1", "x2", "y2")] for row in rows]
+    np.testing.assert_allclose(boxes, wanted.xyxy, atol=0.051)
+    assert len(wanted) > 10
 
 
 def test_filter_classes(run: Any, photos: Path, detector: Detector) -> None:
@@ -164,7 +177,7 @@ def test_the_service_makes_one_detector(
     assert len(made) == 2
 
 
-@pytest.mark.parametrize("name", ["count_people", "detect_photo", "embed_in_product", "filter_classes"])
+@pytest.mark.parametrize("name", ["count_people", "detect_large", "detect_photo", "embed_in_product", "filter_classes"])
 def test_examples_can_be_imported(load: Any, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Spawned processes import the main program: it must not start again, nor keep anything at module level."""
     module = load(name)

@@ -37,6 +37,7 @@ OPTIONAL = (
     "matplotlib",
     "pycocotools",
     "prometheus_client",
+    "rasterio",
     "scipy",
     "starlette",
     "supervision",

@@ -11,6 +11,7 @@ from typing import Any
 from retinasdk._lazy import require
 from retinasdk.backends import DEVICES
 from retinasdk.suppression import AS_FRAMEWORK, FUSED_SCORES, RULES, Suppression
+from retinasdk.tiling import Tiles, TilesOption
 
 _MANY_ITEMS = 5  # from here on a progress bar
 
@@ -67,6 +68,40 @@ def region(text: str) -> tuple[float, ...]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"four numbers are wanted, such as 0,0,640,120; got {text!r}") from None
     return x1, y1, x2, y2
+
+
+def add_tiles(parser: argparse.ArgumentParser) -> None:
+    """`--tiles`, `--overlap` and `--whole-image`."""
+    parser.add_argument(
+        "--tiles",
+        type=_tile_size,
+        metavar="SIZE",
+        help="cut large images into tiles of so many pixels (640, 480x640: height x width), or auto",
+    )
+    parser.add_argument(
+        "--overlap", type=_overlap, help="of tiles: a share of their side (0.2, the default) or pixels (128)"
+    )
+    parser.add_argument("--whole-image", action="store_true", help="with --tiles SIZE: look at the whole image as well")
+
+
+def tiles_of(arguments: argparse.Namespace) -> TilesOption:
+    """What `add_tiles` brought. Raises `ValueError`."""
+    if isinstance(arguments.tiles, (int, tuple)):
+        overlap = {} if arguments.overlap is None else {"overlap": arguments.overlap}
+        return Tiles(arguments.tiles, whole_image=arguments.whole_image, **overlap)
+    if arguments.overlap is not None or arguments.whole_image:
+        raise ValueError("--overlap and --whole-image belong to --tiles with a size, such as --tiles 640")
+    return None if arguments.tiles is None else "auto"
+
+
+def _tile_size(text: str) -> int | tuple[int, int] | str:
+    if text == "auto":
+        return text
+    return int(text) if text.isdigit() else image_size(text)
+
+
+def _overlap(text: str) -> int | float:
+    return int(text) if text.isdigit() else float(text)
 
 
 def names(text: str) -> list[str]:

@@ -12,11 +12,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from retinasdk import Detections, Detector, ImageError, list_images
 from retinasdk._files import write_atomically
 from retinasdk.commands._shared import (
     add_model,
     add_suppression,
+    add_tiles,
     check_file,
     make_folder,
     names,
@@ -24,9 +27,13 @@ from retinasdk.commands._shared import (
     region,
     score_threshold,
     suppression_of,
+    tiles_of,
 )
 from retinasdk.images import as_rgb
+from retinasdk.tiling import TilesOption
+from retinasdk.windows import FileWindows, open_windows
 
+_PICTURE_SIDE = 4096  # of a picture of an image that is never decoded whole
 _MANY_ROWS = 20  # from here on a table gives counts instead of a row for each object
 
 
@@ -51,7 +58,13 @@ def add_parser(commands: Any) -> None:
         help="leave out what lies more than half in this region, in pixels of each image; again for more",
     )
     add_suppression(detect)
-    detect.add_argument("--out", type=Path, metavar="DIR", help="write marked pictures here")
+    add_tiles(detect)
+    detect.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help=f"write marked pictures here; of images that are read in windows, at most {_PICTURE_SIDE} pixels a side",
+    )
     detect.add_argument("--json", type=Path, metavar="FILE", help="write the detections as JSON")
     detect.set_defaults(run=run)
 
@@ -65,7 +78,8 @@ def run(arguments: argparse.Namespace) -> None:
         score_threshold=arguments.score,
         suppression=suppression_of(arguments),
     )
-    call = functools.partial(detector, classes=arguments.classes, ignore=arguments.ignore)
+    tiles = tiles_of(arguments)
+    call = functools.partial(detector, classes=arguments.classes, ignore=arguments.ignore, tiles=tiles)
     # A folder that cannot be written is found out before the work, and nothing is written before all of it succeeded.
     if arguments.json is not None:
         check_file(arguments.json)
@@ -73,14 +87,14 @@ def run(arguments: argparse.Namespace) -> None:
         make_folder(arguments.out)
     found: list[tuple[str, int, int, Detections]] = []
     for path in progress("detect", "image")(paths):
-        image = as_rgb(path)
-        found.append((path, image.shape[1], image.shape[0], call(image)))
+        image, (height, width) = _read(path, tiles)
+        found.append((path, width, height, call(image)))
 
     for path, width, height, detections in found:
         print(_table(f"{path}  {width} x {height}", detections))
     if arguments.out is not None:
         for target, (path, _, _, detections) in zip(_picture_paths(arguments.out, paths), found, strict=True):
-            detections.draw(path).save(target, quality=92)
+            _marked(path, detections, tiles).save(target, quality=92)
             print(f"wrote {target}")
     if arguments.json is not None:
         entries = [
@@ -89,6 +103,27 @@ def run(arguments: argparse.Namespace) -> None:
         ]
         write_atomically(arguments.json, (json.dumps(entries, indent=1) + "\n").encode())
         print(f"wrote {arguments.json}")
+
+
+def _read(path: str, tiles: TilesOption) -> tuple[Any, tuple[int, int]]:
+    """The image as the detector is to get it, which is the path where tiles read it in windows; (height, width)."""
+    if tiles is None:
+        image = as_rgb(path)
+        return image, image.shape[:2]
+    with open_windows(path, as_rgb) as windows:
+        return path if isinstance(windows, FileWindows) else windows.whole(windows.size), windows.size
+
+
+def _marked(path: str, detections: Detections, tiles: TilesOption) -> Any:
+    """The picture with boxes; smaller where the image was read in windows."""
+    if tiles is None:
+        return detections.draw(path)
+    with open_windows(path, as_rgb) as windows:
+        height, width = windows.size
+        scale = min(1.0, _PICTURE_SIDE / max(height, width)) if isinstance(windows, FileWindows) else 1.0
+        picture = windows.whole((max(1, round(height * scale)), max(1, round(width * scale))))
+        boxes = detections.xyxy * np.float32(scale)
+        return Detections(boxes, detections.scores, detections.class_ids, detections.labels).draw(picture)
 
 
 def _image_paths(inputs: Iterable[str]) -> list[str]:

@@ -12,13 +12,15 @@ from retinasdk._files import write_atomically
 from retinasdk.commands._shared import (
     add_model,
     add_suppression,
+    add_tiles,
     check_file,
     make_folder,
     names,
     progress,
     suppression_of,
+    tiles_of,
 )
-from retinasdk.evaluate import DEFAULT_BATCH, DEFAULT_SCORE_THRESHOLD, Evaluation, evaluate
+from retinasdk.evaluate import DEFAULT_BATCH, DEFAULT_COUNTED, DEFAULT_SCORE_THRESHOLD, Evaluation, evaluate
 from retinasdk.evaluation.report import PAGE
 
 
@@ -41,6 +43,14 @@ def add_parser(commands: Any) -> None:
         "--score", type=float, default=DEFAULT_SCORE_THRESHOLD, help="count scores above this (%(default)s)"
     )
     score.add_argument("--batch", type=int, default=DEFAULT_BATCH, help="images in memory at a time (%(default)s)")
+    add_tiles(score)
+    score.add_argument(
+        "--counted",
+        type=int,
+        default=DEFAULT_COUNTED,
+        metavar="N",
+        help="the best N detections of an image and class count (%(default)s, as COCO has it)",
+    )
     score.add_argument("--json", type=Path, metavar="FILE", help="write the numbers as JSON")
     score.add_argument("--report", type=Path, metavar="DIR", help="write a page with curves and the worst images")
     add_suppression(score)
@@ -65,6 +75,8 @@ def run(arguments: argparse.Namespace) -> None:
             classes=arguments.classes,
             rename=rename,
             batch=arguments.batch,
+            tiles=tiles_of(arguments),
+            counted=arguments.counted,
             report=arguments.report,
             progress=progress("eval", "batch"),
         )

@@ -14,7 +14,7 @@ from retinasdk import Detector
 from retinasdk._labels import class_ids_of
 from retinasdk._lazy import require
 from retinasdk.commands._live_sinks import open_sinks
-from retinasdk.commands._shared import add_model, names
+from retinasdk.commands._shared import add_model, add_tiles, names, tiles_of
 from retinasdk.live import Frame, Stream, stream
 from retinasdk.live.counting import Counter, Counts
 from retinasdk.live.sources import as_source
@@ -33,6 +33,7 @@ def add_parser(commands: Any) -> None:
     add_model(live)
     live.add_argument("--classes", type=names, help="only these, e.g. person,chair")
     live.add_argument("--score", type=float, help="report scores above this, 0 to 1 (default: the model's)")
+    add_tiles(live)
     live.add_argument(
         "--policy",
         help="latest, all, bounded:N or bounded:N:newest: what is dropped when the detector is slower than the source "
@@ -73,6 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
         zones = Zones.load(arguments.zones)
     if arguments.jsonl == arguments.csv == "-":
         raise ValueError("--jsonl and --csv cannot both go to standard output")
+    tiles = tiles_of(arguments)
     policy = arguments.policy or ("latest" if source.live else "all")
     with contextlib.ExitStack() as stack:
         detector = stack.enter_context(
@@ -81,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.classes is not None:
             class_ids_of(arguments.classes, detector.labels)  # an unknown name is found out before the work
         counter = None if zones is None else Counter(zones, detector.labels)
-        call = functools.partial(detector, classes=arguments.classes)
+        call = functools.partial(detector, classes=arguments.classes, tiles=tiles)
         frames = stack.enter_context(
             stream(source, call, policy=policy, max_fps=arguments.max_fps, deadline_s=arguments.deadline)
         )

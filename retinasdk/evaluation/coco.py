@@ -34,8 +34,8 @@ _IMAGE_ID = 1
 class ImageMatches:
     """Hits and misses of one image at IoU 0.50.
 
-    true, false: (n,) bool, of its n detections; neither where a detection lies on a crowd, or behind the hundredth of
-    its class. missed: (m,) bool, of its m true boxes.
+    true, false: (n,) bool, of its n detections; neither where a detection lies on a crowd, or behind the last of
+    its class that counts. missed: (m,) bool, of its m true boxes.
     """
 
     true: npt.NDArray[np.bool_]
@@ -47,8 +47,8 @@ class ImageMatches:
 class CocoNumbers:
     """The numbers of all images. Classes come in the order of the scorer's labels.
 
-    metrics: by the names in `METRICS`, None where undefined.
-    precision: (10 IoUs, 101 recalls, classes, sizes) float64, of `SIZES`, with 100 detections an image; -1: undefined.
+    metrics: by the names in `METRICS`, None where undefined; with another count, that number's "AR100".
+    precision: (10 IoUs, 101 recalls, classes, sizes) float64, of `SIZES`, of all that count; -1: undefined.
     boxes: (classes, sizes) int64, true boxes without crowds.
     scores, is_true, image: (n,) float64, bool and int64 of the n detections that count at IoU 0.50, best first.
     boxes_of_image: (images,) int64, true boxes without crowds.
@@ -76,13 +76,14 @@ def check_pycocotools() -> None:
 
 
 class CocoScorer:
-    """Takes images one after the other."""
+    """Takes images one after the other. counted: the best so many detections of an image and class count."""
 
-    def __init__(self, labels: Sequence[str]) -> None:
+    def __init__(self, labels: Sequence[str], counted: int = 100) -> None:
         self._coco: Any = require("pycocotools.coco", "evaluation").COCO
         self._eval: Any = require("pycocotools.cocoeval", "evaluation").COCOeval
         self._records = [_ClassRecord() for _ in labels]
         self._images = 0
+        self._counted = [1, 10, counted]
 
     def add(self, boxes: Sequence[TrueBox], detections: Detections) -> None:
         """boxes, detections: of the next image; categories and class ids are numbers of the scorer's labels."""
@@ -111,11 +112,13 @@ class CocoScorer:
                 scorer.evalImgs = record.entries()
                 scorer.params.imgIds = list(range(len(record.images)))
                 scorer.params.catIds = [0]
+                scorer.params.maxDets = self._counted
                 scorer._paramsEval = scorer.params  # as evaluate() leaves it behind
                 scorer.accumulate()
                 precision.append(scorer.eval["precision"])
                 recall.append(scorer.eval["recall"])
             scorer.eval.update(precision=np.concatenate(precision, axis=2), recall=np.concatenate(recall, axis=1))
+            scorer.params.maxDets = [1, 10, 100]  # what summarize() looks for; the tables keep their places
             scorer.summarize()
         defined = [float(value) if value > -1 else None for value in scorer.stats]
         hits = [record.hits() for record in self._records]
@@ -125,7 +128,7 @@ class CocoScorer:
         for record in self._records:
             boxes_of_image[record.images] += record.true_boxes()[:, 0]
         return CocoNumbers(
-            metrics=dict(zip(METRICS, defined, strict=True)),
+            metrics=dict(zip((*METRICS[:8], f"AR{self._counted[-1]}", *METRICS[9:]), defined, strict=True)),
             precision=scorer.eval["precision"][..., -1],
             boxes=np.array([record.true_boxes().sum(axis=0) for record in self._records]),
             scores=scores[order],
@@ -154,6 +157,7 @@ class CocoScorer:
         present = sorted({item["category_id"] for item in (*truth, *found)})
         with contextlib.redirect_stdout(io.StringIO()):
             scorer = self._eval(self._index(truth, present), self._index(found, present), "bbox")
+            scorer.params.maxDets = self._counted
             scorer.evaluate()
         entries = list(scorer.evalImgs)
         sizes = len(SIZES)

@@ -234,6 +234,43 @@ void run_hostile_nms(Random& random) {
   }
 }
 
+// Tiles that cover an image, and boxes that no tile would give among those that one would.
+void run_merge(Random& random) {
+  const int extent = random.integer(1, 400);
+  const int length = random.integer(1, extent);
+  std::vector<int32_t> starts{0};
+  while (starts.back() + length < extent) {
+    starts.push_back(std::min(starts.back() + random.integer(1, length), extent - length));
+  }
+  const retinasdk::TileAxis axis{starts.data(), static_cast<int>(starts.size()), length, extent};
+  const int tiles = axis.count * axis.count;
+  const int count = random.integer(0, 300);
+  std::vector<float> boxes, logits;
+  std::vector<int32_t> class_ids, numbers;
+  for (int i = 0; i < count; ++i) {
+    for (int side = 0; side < 4; ++side) {
+      boxes.push_back(random.chance(20) ? random.hostile() : random.real(-50, static_cast<float>(extent)));
+    }
+    logits.push_back(random.chance(6) ? random.hostile() : static_cast<float>(random.integer(-3, 3)));
+    class_ids.push_back(random.chance(20) ? 65535 : random.integer(0, 1));
+    numbers.push_back(random.integer(0, tiles));
+  }
+  const retinasdk::MergeOptions options{random.real(0, 1), random.chance(2),  random.chance(2),
+                                        random.real(0, 9), random.real(0, 9), random.real(0, 1)};
+  std::vector<int32_t> kept(static_cast<size_t>(count), -1);
+  const int kept_count = retinasdk::merge_tiles({boxes.data(), logits.data(), class_ids.data(), numbers.data(), count},
+                                                {axis, axis}, options, kept.data());
+  check(kept_count >= 0 && kept_count <= count, "merged counts are in range");
+  std::set<int32_t> seen;
+  for (int place = 0; place < kept_count; ++place) {
+    const auto i = static_cast<size_t>(kept[static_cast<size_t>(place)]);
+    check(i < static_cast<size_t>(count) && seen.insert(static_cast<int32_t>(i)).second, "merged indices are unique");
+    check(!std::isnan(logits[i]), "what is merged has a rank");
+    for (size_t side = 0; side < 4; ++side) check(std::isfinite(boxes[4 * i + side]), "what is merged is finite");
+    if (place > 0) check(logits[static_cast<size_t>(kept[static_cast<size_t>(place) - 1])] >= logits[i], "best first");
+  }
+}
+
 void check_refused(const std::string& message, const std::function<void()>& call) {
   try {
     call();
@@ -311,6 +348,7 @@ int main(int argc, char** argv) {
                         random.integer(1, 90)));
     run(make_heads(random));
     run_hostile_nms(random);
+    run_merge(random);
     run_filter(random);
     if (round % 20 == 0) {
       run_in_threads(make_preprocess(random, 70, 50, 60, 90));

@@ -1,0 +1,295 @@
+"""`Detector(..., tiles=...)` on the tiny network, and images in windows."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import reference
+from conftest import Image, blocks
+from PIL import Image as PillowImage
+from test_merge_tiles import TWO
+
+from retinasdk import Detections, Detector, ImageError, MissingDependencyError, ModelSpec, Resize, Tiles, windows
+from retinasdk.images import as_rgb
+
+TILES = Tiles(100, 0.3)
+
+
+@pytest.fixture(scope="module")
+def image() -> Image:
+    return blocks(300, 430, seed=5)
+
+
+def assembled(detector: Detector, image: Image, tiles: Tiles, **options: Any) -> Detections:
+    """By crops of the image, one call for each, and the oracle's merge."""
+    grid = tiles.plan(*image.shape[:2])
+    parts, numbers = [], []
+    corners = [(top, left) for top in grid.tops.tolist() for left in grid.lefts.tolist()]
+    for top, left in corners:
+        found = detector(image[top : top + grid.tile[0], left : left + grid.tile[1]].copy(), **options)
+        parts.append((found.xyxy + np.float32([left, top, left, top]), found.scores, found.class_ids))
+    if tiles.whole_image:
+        found = detector(image, **options)
+        parts.append((found.xyxy, found.scores, found.class_ids))
+    numbers = np.repeat(np.arange(len(parts)), [len(part[1]) for part in parts])
+    boxes, scores, class_ids = (np.concatenate(column) for column in zip(*parts, strict=True))
+    ratio = [side / resized for side, resized in zip(grid.tile, detector.spec.resize.target(*grid.tile), strict=True)]
+    kept = reference.merge_tiles(
+        boxes,
+        scores,
+        class_ids,
+        numbers,
+        **{
+            **TWO,
+            "tops": grid.tops,
+            "lefts": grid.lefts,
+            "tile_size": grid.tile,
+            "image_size": grid.image,
+            "iou_threshold": detector.spec.nms_iou_threshold,
+            "cut_slack": (4 * ratio[0], 4 * ratio[1]),
+        },
+    )
+    return Detections(boxes[kept], scores[kept], class_ids[kept], detector.labels)
+
+
+@pytest.mark.parametrize("tiles", [TILES, Tiles((120, 90), 20, whole_image=True), Tiles((300, 200), 0)])
+def test_is_what_crops_and_the_oracle_give(detector: Detector, image: Image, tiles: Tiles) -> None:
+    found = detector(image, tiles=tiles, score_threshold=0.3)
+    assert found == assembled(detector, image, tiles, score_threshold=0.3)
+    assert len(found) > 10
+    assert (np.diff(found.scores) <= 0).all()
+
+
+@pytest.mark.parametrize("size", [500, (300, 430), (1000, 1000)])
+@pytest.mark.parametrize("whole_image", [False, True])
+def test_one_tile_is_the_image_itself(
+    detector: Detector, image: Image, size: int | tuple[int, int], whole_image: bool
+) -> None:
+    for options in ({}, {"score_threshold": 0.05}, {"classes": ["dog"]}):
+        assert detector(image, tiles=Tiles(size, whole_image=whole_image), **options) == detector(image, **options)
+
+
+@pytest.mark.parametrize("changes", [{"clip": "original"}, {"plus_one": True, "drop_empty": "after_nms"}])
+def test_one_tile_under_other_rules(model_path: Path, spec: ModelSpec, image: Image, changes: dict[str, Any]) -> None:
+    detector = Detector(model_path, spec=spec.replace(**changes), threads=1)
+    assert detector(image, tiles=Tiles(500)) == detector(image)
+
+
+def test_every_tile_reports_up_to_the_limit(model_path: Path, spec: ModelSpec, image: Image) -> None:
+    detector = Detector(model_path, spec=spec.replace(max_detections=7), threads=1)
+    assert len(detector(image, score_threshold=0.05)) == 7
+    assert len(detector(image, score_threshold=0.05, tiles=TILES)) > 7
+
+
+def test_batches_and_threads_change_nothing(
+    model_path: Path, network: onnx.ModelProto, spec: ModelSpec, image: Image, tmp_path: Path, monkeypatch: Any
+) -> None:
+    wanted = Detector(model_path, threads=1)(image, tiles=TILES)
+    assert Detector(model_path, threads=3)(image, tiles=TILES) == wanted
+    on_gpu = Detector(model_path)
+    monkeypatch.setattr(type(on_gpu), "device", "not the cpu")  # batches as on a GPU
+    shapes, backend = [], on_gpu._backend.for_workers()[0]
+    infer = backend.infer
+    monkeypatch.setattr(backend, "infer", lambda tensor: shapes.append(len(tensor)) or infer(tensor))
+    assert on_gpu(image, tiles=TILES) == wanted
+    assert max(shapes) > 1
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(network)
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(fixed, str(tmp_path / "fixed.onnx"))
+    assert Detector(tmp_path / "fixed.onnx", spec=spec)(image, tiles=TILES) == wanted
+
+
+def test_all_that_a_call_takes(detector: Detector, image: Image, tmp_path: Path) -> None:
+    wanted = detector(image, tiles=TILES)
+    PillowImage.fromarray(image).save(tmp_path / "image.png")
+    mapped = np.memmap(tmp_path / "image.raw", np.uint8, "w+", shape=image.shape)
+    mapped[:] = image
+    given = [image, tmp_path / "image.png", PillowImage.fromarray(image), mapped, image[:, ::-1][:, ::-1]]
+    assert detector(given, tiles=TILES) == [wanted] * len(given)
+    flipped = np.asfortranarray(image)
+    assert detector(flipped, tiles=TILES) == wanted
+    found = list(detector.predict(given, tiles=TILES))
+    assert [item.detections for item in found] == [wanted] * len(given)
+
+
+def test_tiles_are_views_of_the_image(detector: Detector, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = detector._backend.for_workers()[0]
+    seen: list[Image] = []
+    detect = backend.detect
+    monkeypatch.setattr(backend, "detect", lambda images, *a, **k: seen.extend(images) or detect(images, *a, **k))
+    detector(image, tiles=TILES)
+    assert len(seen) == len(TILES.plan(*image.shape[:2]))
+    assert all(np.shares_memory(tile, image) for tile in seen)
+
+
+def test_auto(detector: Detector, image: Image) -> None:
+    """The network takes a shorter side of 128: an image of 300 would be shrunk, one of 130 nearly is not."""
+    assert (
+        detector(image, tiles="auto") == detector(image, tiles=Tiles((128, 128), whole_image=True)) != detector(image)
+    )
+    small = image[:130, :170]
+    assert detector(small, tiles="auto") == detector(small)
+    assert detector([], tiles="auto") == []
+
+
+def test_an_error_in_a_tile_ends_the_call(detector: Detector, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = detector._backend.for_workers()[0]
+
+    def broken(tensor: Any) -> Any:
+        raise ImageError("broken")
+
+    monkeypatch.setattr(backend, "infer", broken)
+    with pytest.raises(ImageError, match="broken"):
+        detector(image, tiles=TILES)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("retinasdk-tiles")]
+
+
+@pytest.mark.parametrize("tiles", [640, "Auto", (640, 640), True])
+def test_what_is_no_tiles(detector: Detector, image: Image, tiles: Any) -> None:
+    with pytest.raises(TypeError, match=r'tiles must be Tiles\(size=\.\.\.\), "auto" or None, got'):
+        detector(image, tiles=tiles)
+
+
+def test_images_that_are_none(detector: Detector, tmp_path: Path) -> None:
+    (tmp_path / "broken.tif").write_bytes(b"II*\0 and no more")
+    for given, error, message in [
+        (np.zeros((10, 10), np.uint8), ValueError, r"image must be \(H, W, 3\) uint8"),
+        (np.zeros((10, 10, 3)), ValueError, "float64"),
+        (np.zeros((0, 10, 3), np.uint8), ImageError, "at least 1 x 1 pixels"),
+        ("gone.tif", ImageError, "no such file"),
+        (tmp_path / "broken.tif", ImageError, "cannot be read as an image"),
+        (tmp_path, ImageError, "got a folder"),
+        (None, TypeError, "image must be a path"),
+    ]:
+        with pytest.raises(error, match=message):
+            detector(given, tiles=TILES)  # type: ignore[arg-type]
+
+
+# -- windows -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file is a large one."""
+    pytest.importorskip("rasterio", reason="rasterio is not installed (the extra [large])")
+    monkeypatch.setattr(windows, "WHOLE_PIXELS", 1)
+
+
+FILES: dict[str, dict[str, Any]] = {
+    "plain.tif": {},
+    "deflate.tif": {"compression": "tiff_deflate"},
+    "lzw.tif": {"compression": "tiff_lzw"},
+    "photo.png": {},
+}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("name", FILES)
+def test_windows_have_the_pixels_of_the_whole(
+    small_windows: None, image: Image, tmp_path: Path, name: str, mode: str
+) -> None:
+    path = tmp_path / name
+    PillowImage.fromarray(image).convert(mode).save(path, **FILES[name])
+    wanted = as_rgb(path)
+    with windows.open_windows(path, as_rgb) as opened:
+        assert isinstance(opened, windows.FileWindows)
+        assert opened.size == (300, 430)
+        for top, bottom in [(0, 100), (70, 170), (70, 170), (140, 240), (240, 260), (299, 300)]:
+            np.testing.assert_array_equal(opened.rows(top, bottom), wanted[top:bottom])
+        np.testing.assert_array_equal(opened.whole((300, 430)), wanted)
+        half = wanted.reshape(150, 2, 215, 2, 3).mean(axis=(1, 3))
+        assert opened.whole((150, 215)).shape == half.shape
+        assert np.abs(opened.whole((150, 215)) - half).mean() < 2
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "jpeg.tif"])
+def test_jpeg_comes_in_windows_where_it_cannot_be_decoded_whole(
+    small_windows: None, image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    PillowImage.fromarray(image).save(tmp_path / name, quality=95, **({"compression": "jpeg"} if "tif" in name else {}))
+    with windows.open_windows(tmp_path / name, as_rgb) as opened:
+        assert isinstance(opened, windows.ArrayWindows)
+    monkeypatch.setattr(windows, "MAX_PIXELS", 1000)
+    with windows.open_windows(tmp_path / name, as_rgb) as opened:
+        assert isinstance(opened, windows.FileWindows)
+        difference = opened.rows(0, 300).astype(int) - as_rgb(tmp_path / name)
+        assert np.abs(difference).mean() < 4
+
+
+def test_detections_are_those_of_the_whole(
+    detector: Detector, image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_windows: None
+) -> None:
+    PillowImage.fromarray(image).save(tmp_path / "image.tif")
+    opened = []
+    monkeypatch.setattr(windows.FileWindows, "rows", _recorded(windows.FileWindows.rows, opened))
+    assert detector(tmp_path / "image.tif", tiles=TILES) == detector(image, tiles=TILES)
+    assert opened == [(int(top), int(top) + 100) for top in TILES.plan(300, 430).tops]
+    assert len(detector(tmp_path / "image.tif", tiles=Tiles(100, whole_image=True))) > 0
+
+
+def _recorded(rows: Any, calls: list[tuple[int, int]]) -> Any:
+    def call(self: Any, top: int, bottom: int) -> Any:
+        calls.append((top, bottom))
+        return rows(self, top, bottom)
+
+    return call
+
+
+def test_what_windows_cannot_do_is_decoded_whole(small_windows: None, image: Image, tmp_path: Path) -> None:
+    rotated = PillowImage.Exif()
+    rotated[0x0112] = 6
+    picture = PillowImage.fromarray(image)
+    picture.save(tmp_path / "rotated.jpg", exif=rotated)
+    picture.save(tmp_path / "rotated.tif", exif=rotated)
+    picture.save(tmp_path / "rotated.png", exif=rotated)
+    picture.save(tmp_path / "upright.png")
+    exif = rotated.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+    upright = (tmp_path / "upright.png").read_bytes()
+    (tmp_path / "rotated_behind.png").write_bytes(upright[:-12] + chunk + upright[-12:])
+    (tmp_path / "upright.png").unlink()
+    assert as_rgb(tmp_path / "rotated_behind.png").shape == (430, 300, 3)
+    picture.convert("RGBA").save(tmp_path / "alpha.png")
+    picture.convert("P").save(tmp_path / "palette.png")
+    picture.convert("CMYK").save(tmp_path / "cmyk.tif")
+    picture.save(tmp_path / "photo.jpg")
+    picture.save(tmp_path / "photo.webp")
+    for path in sorted(tmp_path.iterdir()):
+        with windows.open_windows(path, as_rgb) as opened:
+            assert isinstance(opened, windows.ArrayWindows), path
+            np.testing.assert_array_equal(opened.rows(0, opened.size[0]), as_rgb(path))
+
+
+def test_a_file_that_breaks_off(small_windows: None, detector: Detector, image: Image, tmp_path: Path) -> None:
+    path = tmp_path / "broken.tif"
+    PillowImage.fromarray(image).save(path, compression="tiff_deflate")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match=r"broken\.tif: cannot be"):
+        detector(path, tiles=TILES)
+
+
+def test_without_rasterio(detector: Detector, image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    PillowImage.fromarray(image).save(tmp_path / "image.tif")
+    monkeypatch.setattr(windows, "WHOLE_PIXELS", 1)
+    monkeypatch.setitem(__import__("sys").modules, "rasterio", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert detector(tmp_path / "image.tif", tiles=TILES) == detector(image, tiles=TILES)
+    monkeypatch.setattr(windows, "MAX_PIXELS", 1000)  # too large to be decoded whole
+    with pytest.raises(MissingDependencyError, match=r"430 x 300 pixels in windows.*pip install 'retinasdk\[large\]'"):
+        detector(tmp_path / "image.tif", tiles=TILES)
+
+
+def test_resize_rules_that_enlarge(model_path: Path, spec: ModelSpec, image: Image) -> None:
+    """Tiles of 60 are seen at 96 x 96, boxes and slack are in pixels of the image."""
+    detector = Detector(model_path, spec=spec.replace(resize=Resize("squash", (96, 96))), threads=1)
+    found = detector(image, tiles=Tiles(60), score_threshold=0.4)
+    assert found == assembled(detector, image, Tiles(60), score_threshold=0.4)
+    assert found.xyxy.max() > 300
