@@ -22,7 +22,9 @@ IOU_THRESHOLD = 0.5
 Call = Callable[[], npt.NDArray[np.int64]]
 
 
-def candidates(count: int, classes: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+def candidates(
+    count: int, classes: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
     """boxes (count, 4) xyxy, scores (count,) float32, class ids (count,) int32: about 20 boxes an object."""
     random = np.random.default_rng(0)
     objects = max(1, count // 20)

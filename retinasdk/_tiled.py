@@ -67,9 +67,7 @@ def detect_tiled(
         if missing > 0:  # filled up with copies, whose results are equal
             images, transforms = images + images[-1:] * missing, transforms + transforms[-1:] * missing
         regions = ignore - np.array([parts[0].left, parts[0].top] * 2, np.float32)  # where there are any, of one part
-        kept = worker.detect(
-            images, transforms, score_threshold=score_threshold, class_ids=class_ids, ignore=regions
-        )
+        kept = worker.detect(images, transforms, score_threshold=score_threshold, class_ids=class_ids, ignore=regions)
         return to_original(kept[: len(parts)], spec, transforms[: len(parts)])
 
     found: list[tuple[_Part, Kept]] = []

@@ -228,7 +228,11 @@ class Detector:
                 return self._detect([whole], score_threshold, class_ids, ignore)[0]
             # On the CPU a worker for each core is best off with one tile at a time.
             # So it is where there are regions: they lie elsewhere in each tile.
-            size = 1 if self.device == "cpu" or len(ignore) else self._batch_size(Transform.plan(resolved.sides, self.spec).padded)
+            size = (
+                1
+                if self.device == "cpu" or len(ignore)
+                else self._batch_size(Transform.plan(resolved.sides, self.spec).padded)
+            )
             return detect_tiled(
                 windows,
                 resolved,

@@ -150,11 +150,13 @@ class _Run:
     def detect(self, members: Sequence[int], score_threshold: float) -> list[Detections]:
         number_of_class = np.zeros(len(self.detector.labels), np.int32)
         number_of_class[list(self.scored.class_ids)] = range(len(self.scored.labels))
+        # Any other callable need not know of tiles.
+        options: dict[str, Any] = {} if self.tiles is None else {"tiles": self.tiles}
         found = self.detector(
             [str(self.paths[index]) for index in members],
             score_threshold=score_threshold,
             classes=sorted(self.scored.class_ids),
-            **({} if self.tiles is None else {"tiles": self.tiles}),  # any other callable need not know of tiles
+            **options,
         )
         return [
             Detections(item.xyxy, item.scores, number_of_class[item.class_ids], self.scored.labels) for item in found
