@@ -19,7 +19,7 @@ def assert_detects_without_upload(gpu: Gpu, on_gpu: Detector, given: Any, image:
         for _ in range(3):  # launched plainly, recorded, replayed
             assert on_gpu(given) == wanted
     assert len(wanted) > 0
-    assert all(source.nbytes < 100 for _, source, _ in uploads)
+    assert all(source.nbytes < 2000 for _, source, _ in uploads)  # thresholds, sizes, regions to ignore
 
 
 @pytest.mark.parametrize("size", IMAGE_SIZES)
