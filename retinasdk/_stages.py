@@ -1,7 +1,11 @@
-"""How long the stages of calls take, for whoever collects them in the same thread. Nobody does: nothing is measured."""
+"""How long the stages of calls take, for whoever collects them. Nobody does: nothing is measured.
+
+Of the thread that collects, and of workers that run in a copy of its context: their times are summed.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,6 +16,7 @@ from typing import Literal
 Stage = Literal["preprocess", "inference", "postprocess"]
 
 _collected: ContextVar[dict[str, float] | None] = ContextVar("retinasdk_stages", default=None)
+_adding = threading.Lock()  # workers of one call may add at once
 
 
 @contextmanager
@@ -36,4 +41,6 @@ def stage(name: Stage) -> Iterator[None]:
     try:
         yield
     finally:
-        seconds[name] += time.perf_counter() - start
+        elapsed = time.perf_counter() - start
+        with _adding:
+            seconds[name] += elapsed

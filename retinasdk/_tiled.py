@@ -6,7 +6,7 @@ import contextvars
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +89,7 @@ def detect_tiled(
 def _take(pending: deque[tuple[Sequence[_Part], Future[list[Kept]]]], found: list[tuple[_Part, Kept]]) -> None:
     parts, future = pending.popleft()
     for part, kept in zip(parts, future.result(), strict=True):
-        # Without its pixels, which may go now.
-        found.append((_Part(part.number, None, part.transform, part.left, part.top), kept))
+        found.append((replace(part, pixels=None), kept))  # its pixels may go now
 
 
 def _batches(windows: Windows, grid: TileGrid, tiles: Tiles, spec: ModelSpec, size: int) -> Iterator[Sequence[_Part]]:
