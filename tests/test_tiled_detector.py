@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,21 @@ from conftest import Image, blocks
 from PIL import Image as PillowImage
 from test_merge_tiles import TWO
 
-from retinasdk import Detections, Detector, ImageError, MissingDependencyError, ModelSpec, Resize, Tiles, windows
+from retinasdk import (
+    Detections,
+    Detector,
+    ImageError,
+    MissingDependencyError,
+    ModelSpec,
+    Resize,
+    Suppression,
+    Tiles,
+    windows,
+)
 from retinasdk.images import as_rgb
 
 TILES = Tiles(100, 0.3)
+REGION = [(60, 40, 260, 210)]
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +39,20 @@ def image() -> Image:
     return blocks(300, 430, seed=5)
 
 
-def assembled(detector: Detector, image: Image, tiles: Tiles, **options: Any) -> Detections:
-    """By crops of the image, one call for each, and the oracle's merge."""
+def assembled(
+    detector: Detector, image: Image, tiles: Tiles, *, ignore: Sequence[Sequence[float]] = (), **options: Any
+) -> Detections:
+    """By crops of the image, one call for each, with the regions where the crop has them, and the oracle's merge."""
     grid = tiles.plan(*image.shape[:2])
     parts, numbers = [], []
     corners = [(top, left) for top in grid.tops.tolist() for left in grid.lefts.tolist()]
     for top, left in corners:
-        found = detector(image[top : top + grid.tile[0], left : left + grid.tile[1]].copy(), **options)
+        crop = image[top : top + grid.tile[0], left : left + grid.tile[1]].copy()
+        regions = [(x1 - left, y1 - top, x2 - left, y2 - top) for x1, y1, x2, y2 in ignore]
+        found = detector(crop, ignore=regions, **options)
         parts.append((found.xyxy + np.float32([left, top, left, top]), found.scores, found.class_ids))
     if tiles.whole_image:
-        found = detector(image, **options)
+        found = detector(image, ignore=ignore, **options)
         parts.append((found.xyxy, found.scores, found.class_ids))
     numbers = np.repeat(np.arange(len(parts)), [len(part[1]) for part in parts])
     boxes, scores, class_ids = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -44,7 +60,7 @@ def assembled(detector: Detector, image: Image, tiles: Tiles, **options: Any) ->
     kept = reference.merge_tiles(
         boxes,
         scores,
-        class_ids,
+        np.zeros_like(class_ids) if detector.suppression.across_classes else class_ids,
         numbers,
         **{
             **TWO,
@@ -65,6 +81,35 @@ def test_is_what_crops_and_the_oracle_give(detector: Detector, image: Image, til
     assert found == assembled(detector, image, tiles, score_threshold=0.3)
     assert len(found) > 10
     assert (np.diff(found.scores) <= 0).all()
+
+
+@pytest.mark.parametrize("whole_image", [False, True])
+def test_regions_lie_where_they_lie_in_the_image(detector: Detector, image: Image, whole_image: bool) -> None:
+    tiles = Tiles(100, 0.3, whole_image=whole_image)
+    options: dict[str, Any] = {"score_threshold": {"dog": 0.35, "person": 0.3}, "ignore": REGION}
+    found = detector(image, tiles=tiles, **options)
+    assert found == assembled(detector, image, tiles, **options)
+    assert 0 < len(found) < len(detector(image, tiles=tiles, score_threshold=options["score_threshold"]))
+
+
+@pytest.mark.parametrize(
+    "suppression",
+    [
+        Suppression(across_classes=True, iou_threshold=0.3),
+        Suppression("soft_gaussian"),
+        Suppression("fusion", max_per_class=5),
+    ],
+    ids=lambda suppression: suppression.rule,
+)
+def test_other_rules_hold_inside_a_tile_and_the_plain_one_between(
+    model_path: Path, image: Image, suppression: Suppression
+) -> None:
+    detector = Detector(model_path, suppression=suppression)
+    merging = detector.spec.replace(nms_iou_threshold=suppression.op(detector.spec)[1]["iou_threshold"])
+    found = detector(image, tiles=TILES, score_threshold=0.3)
+    detector.spec = merging
+    assert found == assembled(detector, image, TILES, score_threshold=0.3)
+    assert len(found) > 10
 
 
 @pytest.mark.parametrize("size", [500, (300, 430), (1000, 1000)])
@@ -92,6 +137,7 @@ def test_batches_and_threads_change_nothing(
     model_path: Path, network: onnx.ModelProto, spec: ModelSpec, image: Image, tmp_path: Path, monkeypatch: Any
 ) -> None:
     wanted = Detector(model_path, threads=1)(image, tiles=TILES)
+    without_region = Detector(model_path, threads=1)(image, tiles=TILES, ignore=REGION)
     assert Detector(model_path, threads=3)(image, tiles=TILES) == wanted
     on_gpu = Detector(model_path)
     monkeypatch.setattr(type(on_gpu), "device", "not the cpu")  # batches as on a GPU
@@ -100,6 +146,7 @@ def test_batches_and_threads_change_nothing(
     monkeypatch.setattr(backend, "infer", lambda tensor: shapes.append(len(tensor)) or infer(tensor))
     assert on_gpu(image, tiles=TILES) == wanted
     assert max(shapes) > 1
+    assert on_gpu(image, tiles=TILES, ignore=REGION) == without_region
     fixed = onnx.ModelProto()
     fixed.CopyFrom(network)
     fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
