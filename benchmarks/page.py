@@ -68,7 +68,8 @@ def photo_to_boxes(rounds: int, threads: int) -> Section:
         calls[f'{OURS}, convolution="direct"'] = lambda: direct(photo)
         calls["torchvision, eager"] = lambda: model([whole_call.as_tensor(photo)])
         networks = cpu_peers.contestants(path, x, names, threads, only=("OpenVINO", "ncnn"))
-        calls.update({name: call for name, call in networks.items() if not name.startswith(OURS)})
+        networks = {name: call for name, call in networks.items() if not name.startswith(OURS)}
+        calls.update(networks)
         times = interleave(calls, rounds=rounds, warmup=EXTRA_WARMUP)
     notes = dict.fromkeys(networks, "the network alone")
     return Section(f"photo to boxes: ResNet-50-FPN, {x.shape[2]} x {x.shape[3]}, 91 classes", times, notes)

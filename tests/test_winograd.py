@@ -210,6 +210,36 @@ def test_what_is_replaced(tmp_path: Path) -> None:
         np.testing.assert_allclose(one, other, rtol=0, atol=2e-3)
 
 
+def test_weights_by_another_name(tmp_path: Path) -> None:
+    """PyTorch writes equal tensors once, and an Identity for each of their other names."""
+    random = np.random.default_rng(3)
+    tensors = {
+        "wide": random.standard_normal((64, 64, 3, 3)).astype(np.float32) / 24,
+        "bias": random.standard_normal(64).astype(np.float32),
+    }
+    node = helper.make_node
+    nodes = [
+        node("Identity", ["wide"], ["second"]),
+        node("Identity", ["second"], ["third"]),
+        node("Identity", ["bias"], ["other bias"]),
+        node("Identity", ["x"], ["same x"]),
+        node("Conv", ["same x", "second", "other bias"], ["a"], **SAME),
+        node("Conv", ["a", "third", "bias"], ["y"], **SAME),
+    ]
+    path = tmp_path / "model.onnx"
+    model = model_of(nodes, tensors, ("y",))
+    onnx.save(model, str(path))
+    edited = _winograd.rewritten(path)
+    assert edited is not None
+    content, replaced = edited
+    assert replaced == 2
+    operators = [node for node in onnx.load_model_from_string(content).graph.node if node.domain == "retinasdk"]
+    assert [list(node.input) for node in operators] == [["same x", "wide", "bias"], ["a", "wide", "bias"]]
+    x = random.standard_normal((1, 64, 9, 11)).astype(np.float32)
+    (ours,), (plain,) = (session(each).run(None, {"x": x}) for each in (content, model.SerializeToString()))
+    np.testing.assert_allclose(ours, plain, rtol=0, atol=2e-3)
+
+
 def test_residual_blocks(tmp_path: Path) -> None:
     """A bottleneck block: three operators are left of its eight nodes. Then two branches that share one Add."""
     random = np.random.default_rng(0)

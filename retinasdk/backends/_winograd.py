@@ -9,7 +9,7 @@ Runtime would reorder the channels in between, and do Add and Relu alone. All el
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -126,6 +126,7 @@ def _rewritten_graph(graph: memoryview) -> tuple[list[bytes | memoryview], int] 
     # What is an input, too, is only a default.
     inputs = {_text(list(fields(part.data)), _VALUE_NAME) for part in parts if part.number == _GRAPH_INPUT}
     weights = {tensor.name: tensor.shape for tensor in tensors if tensor.is_plain and tensor.name not in inputs}
+    _see_through_identities(nodes.values(), weights)
     readers = Counter(name for node in nodes.values() for name in node.inputs)
     readers.update(_text(list(fields(part.data)), _VALUE_NAME) for part in parts if part.number == _GRAPH_OUTPUT)
     edit = _Edit(nodes, readers, weights)
@@ -135,6 +136,15 @@ def _rewritten_graph(graph: memoryview) -> tuple[list[bytes | memoryview], int] 
     for index in edit.absorbed:
         del contents[index]
     return (list(contents.values()), len(edit.replaced)) if edit.replaced else None
+
+
+def _see_through_identities(nodes: Iterable[_Node], weights: Container[str]) -> None:
+    """PyTorch's exporter writes equal weights once and gives them their other names by Identity nodes."""
+    names: dict[str, str] = {}
+    for node in nodes:  # makers stand before readers
+        node.inputs = [names.get(name, name) for name in node.inputs]
+        if node.is_standard("Identity") and node.inputs[0] in weights:
+            names[node.outputs[0]] = node.inputs[0]
 
 
 class _Edit:
