@@ -397,13 +397,15 @@ class Listed:
     class_ids: npt.NDArray[np.integer]
 
 
-def assert_same_detections(ours: Listed, theirs: Listed, *, tie: float = 0.0) -> None:
-    """Same boxes within 1e-2 px, scores within 1e-5, classes and order.
+def assert_same_detections(
+    ours: Listed, theirs: Listed, *, tie: float = 0.0, box_tolerance: float = 1e-2, score_tolerance: float = 1e-5
+) -> None:
+    """Same boxes within `box_tolerance` pixels, scores within `score_tolerance`, classes and order.
 
     tie: neighbours in their list whose scores differ by no more may have changed places; 0: only equal scores.
     """
     assert len(ours.scores) == len(theirs.scores), f"{len(ours.scores)} detections, wanted {len(theirs.scores)}"
-    np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0, atol=score_tolerance)
     runs = np.cumsum(-np.diff(theirs.scores.astype(np.float64), prepend=theirs.scores[:1]) > tie)
     order = np.arange(len(runs))
     for run in np.unique(runs[:-1][np.diff(runs) == 0]):  # those with more than one member
@@ -413,4 +415,4 @@ def assert_same_detections(ours: Listed, theirs: Listed, *, tie: float = 0.0) ->
             other_class = ours.class_ids[left] != theirs.class_ids[place]
             order[place] = left.pop(int(np.argmin(distance + 1e6 * other_class)))
     np.testing.assert_array_equal(ours.class_ids[order], theirs.class_ids)
-    np.testing.assert_allclose(ours.boxes[order], theirs.boxes, rtol=0, atol=1e-2)
+    np.testing.assert_allclose(ours.boxes[order], theirs.boxes, rtol=0, atol=box_tolerance)

@@ -30,6 +30,12 @@ detection = pytest.importorskip("torchvision.models.detection", reason="compares
 pytestmark = pytest.mark.heavy
 
 VERSIONS = {"v1": ("v1", 91), "v2": ("v2", 5)}
+# By the way of computing convolutions: scores as close as `tie` may change places. Winograd's rounding is coarser; the
+# worst box was 0.015 px off in a picture of 720 x 1280.
+TOLERANCES: dict[str, dict[str, float]] = {
+    "direct": {"tie": 1e-5},
+    "auto": {"tie": 1e-4, "box_tolerance": 5e-2, "score_tolerance": 1e-4},
+}
 SMALL = (320, 533)  # shorter and longer side: a sixth of the work of the default (800, 1333)
 
 
@@ -113,9 +119,9 @@ def compare_one_image(pair: Pair, size: tuple[int, int], limits: tuple[int, int]
     # PyTorch's float32 sigmoid may give two logits one score, or swap their last bit.
     assert_same_detections(listed(ours), theirs, tie=1.2e-7)
 
-    with Detector(pair.onnx, spec=spec) as detector:
-        # Another engine's convolutions: scores this close may change places.
-        assert_same_detections(listed(detector(picture)), theirs, tie=1e-5)
+    for convolution, tolerances in TOLERANCES.items():
+        with Detector(pair.onnx, spec=spec, convolution=convolution) as detector:
+            assert_same_detections(listed(detector(picture)), theirs, **tolerances)
 
 
 @pytest.mark.parametrize(
@@ -130,15 +136,16 @@ def test_one_image_in_the_default_size(pair: Pair) -> None:
     compare_one_image(pair, (480, 640), (800, 1333))
 
 
-def test_a_batch_of_three(pair: Pair) -> None:
+@pytest.mark.parametrize("convolution", TOLERANCES)
+def test_a_batch_of_three(pair: Pair, convolution: str) -> None:
     spec = pair.with_limits(SMALL)
     pictures = [scene(30, 240, 320), image(31, 240, 320), scene(32, 480, 640)]  # all of one network-input size
     together = pair.eager(pictures)
-    with Detector(pair.onnx, spec=spec) as detector:
+    with Detector(pair.onnx, spec=spec, convolution=convolution) as detector:
         results = detector(pictures)
         for ours, theirs in zip(results, together, strict=True):
-            assert_same_detections(listed(ours), theirs, tie=1e-5)
+            assert_same_detections(listed(ours), theirs, **TOLERANCES[convolution])
         # Images of other sizes: torchvision pads all to the largest, retinasdk groups, so single calls are the measure.
         mixed = [pictures[0], scene(33, 300, 300), pictures[2]]
         for picture, ours in zip(mixed, detector(mixed), strict=True):
-            assert_same_detections(listed(ours), pair.eager([picture])[0], tie=1e-5)
+            assert_same_detections(listed(ours), pair.eager([picture])[0], **TOLERANCES[convolution])
