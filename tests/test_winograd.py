@@ -279,6 +279,47 @@ def test_residual_blocks(tmp_path: Path) -> None:
         np.testing.assert_allclose(ours, plain, rtol=0, atol=1e-4 * plain.std())
 
 
+@pytest.mark.parametrize(
+    ("shortcut", "fused"),
+    [
+        ([("Conv", ["x", "project"], {"strides": [2, 2]})], True),  # of a stage's first block
+        ([("Conv", ["x", "project"], {"strides": [2, 2]}), ("Relu", [], {})], True),
+        ([("Conv", ["x", "project"], {"strides": [2, 2]}), ("GlobalAveragePool", [], {})], False),
+        ([("GlobalAveragePool", ["x"], {}), ("Conv", ["", "project"], {})], False),
+        ([("AveragePool", ["x"], {"kernel_shape": [2, 2], "strides": [2, 2]}), ("Conv", ["", "project"], {})], False),
+        ([("Conv", ["x", "one"], {"strides": [2, 2]})], False),
+    ],
+    ids=["projected", "with Relu", "pooled last", "pooled first", "by another way", "one channel"],
+)
+def test_sums_that_may_broadcast_are_left_alone(
+    shortcut: list[tuple[str, list[str], dict[str, list[int]]]], fused: bool, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(7)
+    shapes = {"narrow": (64, 64, 1, 1), "wide": (64, 64, 3, 3), "expand": (96, 64, 1, 1)}
+    shapes |= {"project": (96, 64, 1, 1), "one": (1, 64, 1, 1)}
+    tensors = {name: random.standard_normal(shape).astype(np.float32) * 0.1 for name, shape in shapes.items()}
+    node = helper.make_node
+    nodes, last = [], "x"
+    for index, (kind, inputs, attributes) in enumerate(shortcut):
+        nodes.append(node(kind, [last, *inputs[1:]], [f"s{index}"], **attributes))
+        last = f"s{index}"
+    nodes += [
+        node("Conv", ["x", "narrow"], ["a"], strides=[2, 2]),
+        node("Conv", ["a", "wide"], ["b"], **SAME),
+        node("Conv", ["b", "expand"], ["c"]),
+        node("Add", ["c", last], ["y"]),
+    ]
+    path = tmp_path / "model.onnx"
+    model = model_of(nodes, tensors)
+    onnx.save(model, str(path))
+    edited = _winograd.rewritten(path)
+    assert edited is not None
+    assert ("Add" not in [item.op_type for item in onnx.load_model_from_string(edited[0]).graph.node]) == fused
+    x = random.standard_normal((2, 64, 10, 14)).astype(np.float32)
+    (ours,), (plain,) = (session(each).run(None, {"x": x}) for each in (edited[0], model.SerializeToString()))
+    np.testing.assert_allclose(ours, plain, rtol=0, atol=1e-4 * plain.std())
+
+
 def test_files_that_are_left_alone(tmp_path: Path) -> None:
     weights = np.zeros(WIDE, np.float32)
     node = helper.make_node("Conv", ["x", "w"], ["y"], **SAME)

@@ -199,8 +199,51 @@ class _Edit:
             return None
         (own,) = self._nodes[index].outputs
         others = [name for name in self._nodes[add].inputs if name != own]
-        maker = self._nodes.get(self._makers.get(others[0], -1)) if len(others) == 1 else None
-        return (add, others[0]) if maker is not None and maker.type in ("Conv", "Relu") else None
+        return (add, others[0]) if len(others) == 1 and self._have_one_shape(own, others[0]) else None
+
+    def _have_one_shape(self, one: str, other: str) -> bool:
+        """Whether they surely do: equally many channels, and made of one tensor with equal strides on the way."""
+        channels = self._channels(one)
+        if channels is None or channels != self._channels(other):
+            return False
+        return not self._sources(one).isdisjoint(self._sources(other))
+
+    def _channels(self, name: str) -> int | None:
+        """None where it is not known."""
+        seen: set[str] = set()  # a broken file may go in circles
+        while name not in seen and (node := self._maker(name)) is not None:
+            seen.add(name)
+            if node.is_standard("Conv"):
+                return self._weights.get(node.inputs[1], (None,))[0]
+            if not (node.is_standard("Relu") or node.is_standard("Add")):
+                return None
+            # A sum has the channels of either: one that is broadcast has a single one, and no convolution makes it.
+            name = next((item for item in node.inputs if self._is_made_by_conv(item)), node.inputs[0])
+        return None
+
+    def _sources(self, name: str) -> set[tuple[str, tuple[int, ...]]]:
+        """The tensors that it is made of, each with the strides in between."""
+        found: dict[str, tuple[int, ...]] = {}
+        strides: tuple[int, ...] = ()
+        while name not in found:
+            found[name] = strides
+            node = self._maker(name)
+            if node is not None and node.is_standard("Conv"):
+                stride = node.attributes.get("strides", [1, 1])
+                if not isinstance(stride, list) or not _is_padded(node, self._weights.get(node.inputs[1], ())):
+                    break
+                strides = strides if stride == [1, 1] else (*stride, *strides)
+            elif node is None or not node.is_standard("Relu"):
+                break
+            name = node.inputs[0]
+        return set(found.items())
+
+    def _maker(self, name: str) -> _Node | None:
+        return self._nodes.get(self._makers.get(name, -1))
+
+    def _is_made_by_conv(self, name: str) -> bool:
+        maker = self._maker(name)
+        return maker is not None and maker.is_standard("Conv")
 
     def _lone_reader(self, index: int, kind: str) -> int | None:
         (output,) = self._nodes[index].outputs
@@ -218,14 +261,20 @@ class _Edit:
         if len(shape) != 4 or shape[2:] != (side, side) or shape[0] < _MIN_OUT_CHANNELS or shape[1] < _MIN_IN_CHANNELS:
             return False
         attributes = node.attributes
-        padding = attributes.get("auto_pad", "NOTSET")
-        same = padding in ("SAME_UPPER", "SAME_LOWER")
-        return (
-            attributes.get("group", 1) == 1
-            and attributes.get("strides", [1, 1]) == [1, 1]
-            and attributes.get("dilations", [1, 1]) == [1, 1]
-            and (same or (padding == "NOTSET" and attributes.get("pads", [0] * 4) == [side // 2] * 4))
-        )
+        plain = attributes.get("group", 1) == 1 and attributes.get("strides", [1, 1]) == [1, 1]
+        return plain and _is_padded(node, shape)
+
+
+def _is_padded(conv: _Node, shape: tuple[int, ...]) -> bool:
+    """Whether only its strides change the height and width. shape: of its weights."""
+    if len(shape) != 4 or shape[2] % 2 == 0 or shape[3] % 2 == 0:
+        return False
+    padding = conv.attributes.get("auto_pad", "NOTSET")
+    pads = conv.attributes.get("pads", [0] * 4)
+    same = padding in ("SAME_UPPER", "SAME_LOWER") or (
+        padding == "NOTSET" and pads == [shape[2] // 2, shape[3] // 2] * 2
+    )
+    return same and conv.attributes.get("dilations", [1, 1]) == [1, 1]
 
 
 def _operator(kind: str, name: str, inputs: list[str], outputs: list[str], attributes: dict[str, bool]) -> bytes:
