@@ -15,10 +15,10 @@ TileAxis axis_of(const Array<int32_t>& starts, int length, int extent, const std
   return {starts.data(), static_cast<int>(starts.size()), length, extent};
 }
 
-Array<int32_t> merge(const py::object& boxes, const py::object& logits, const py::object& class_ids,
-                     const py::object& tiles, const py::object& tops, const py::object& lefts,
-                     std::array<int, 2> tile_size, std::array<int, 2> image_size, float iou_threshold, bool or_equal,
-                     bool plus_one, std::array<float, 2> cut_slack, float cover_limit) {
+py::tuple merge(const py::object& boxes, const py::object& logits, const py::object& class_ids, const py::object& tiles,
+                const py::object& tops, const py::object& lefts, std::array<int, 2> tile_size,
+                std::array<int, 2> image_size, float iou_threshold, bool or_equal, bool plus_one,
+                std::array<float, 2> cut_slack, float cover_limit) {
   const auto box_array = checked<float>(boxes, {-1, 4}, "boxes must be (n, 4) float32");
   const py::ssize_t count = box_array.shape(0);
   if (count > kMaxMerged) {
@@ -33,15 +33,15 @@ Array<int32_t> merge(const py::object& boxes, const py::object& logits, const py
                       axis_of(left_array, tile_size[1], image_size[1], "lefts")};
   const TileBoxes given{box_array.data(), logit_array.data(), class_array.data(), tile_array.data(),
                         static_cast<int>(count)};
-  Array<int32_t> kept(count);
+  Array<int32_t> kept(count), joined(count);
   int kept_count = 0;
   {
     const py::gil_scoped_release unlocked;
     kept_count = merge_tiles(given, grid, {iou_threshold, or_equal, plus_one, cut_slack[0], cut_slack[1], cover_limit},
-                             kept.mutable_data());
+                             kept.mutable_data(), joined.mutable_data());
   }
   kept.resize({static_cast<py::ssize_t>(kept_count)});
-  return kept;
+  return py::make_tuple(kept, joined);
 }
 
 }  // namespace
@@ -51,7 +51,8 @@ void bind_merge(py::module_& module) {
              py::kw_only(), py::arg("tops"), py::arg("lefts"), py::arg("tile_size"), py::arg("image_size"),
              py::arg("iou_threshold"), py::arg("or_equal"), py::arg("plus_one"), py::arg("cut_slack"),
              py::arg("cover_limit"),
-             "Suppression between tiles of one image, boxes (n, 4) in its pixels: kept indices (m,), best first.");
+             "Suppression between tiles of one image, boxes (n, 4) in its pixels: kept indices (m,), best first; and "
+             "for each box the kept one that it is or goes into, (n,), -1: none.");
 }
 
 }  // namespace retinasdk

@@ -20,7 +20,8 @@ void nms(int batch, const Candidates& candidates, const NmsOptions& options, int
 void soft_nms(int batch, const Candidates& candidates, const SoftNmsOptions& options, int32_t* kept,
               int32_t* kept_counts, float* scores);
 void fuse(int batch, const Candidates& candidates, const FusionOptions& options, const FusedBoxes& fused);
-int merge_tiles(const TileBoxes& boxes, const TileGrid& grid, const MergeOptions& options, int32_t* kept);
+int merge_tiles(const TileBoxes& boxes, const TileGrid& grid, const MergeOptions& options, int32_t* kept,
+                int32_t* joined);
 
 // Writes the positions i with values[i] > threshold to positions, ascending, and returns how many: passes() of
 // box_math.h for many values at once. positions must have room for count entries.

@@ -29,9 +29,29 @@ bool is_shown_whole_elsewhere(const Box& box, const TileGrid& grid, const MergeO
          is_shown_whole(grid.x, box.x1, box.x2, options.cut_slack_x);
 }
 
+// Of the survivors that drop the member; there is one.
+template <typename Drops>
+int32_t most_overlapped(const Member& member, const BoxGrid& survivors, const std::vector<Member>& members,
+                        const float* logits, const Drops& drops) {
+  float most = -1.0f;
+  uint64_t best = 0;
+  survivors.any_near(member.outline, [&](int index) {
+    if (!drops(index)) return false;
+    const float overlap = iou(members[static_cast<size_t>(index)].outline, member.outline);
+    const uint64_t key = rank_key(logits[index], static_cast<uint32_t>(index));
+    if (overlap > most || (overlap == most && key < best)) {
+      most = overlap;
+      best = key;
+    }
+    return false;  // sees all
+  });
+  return static_cast<int32_t>(index_of(best));
+}
+
 }  // namespace
 
-int merge_tiles(const TileBoxes& boxes, const TileGrid& grid, const MergeOptions& options, int32_t* kept) {
+int merge_tiles(const TileBoxes& boxes, const TileGrid& grid, const MergeOptions& options, int32_t* kept,
+                int32_t* joined) {
   const float iou_limit = strict_limit(options.iou_threshold, options.or_equal);
   std::vector<Member> members(static_cast<size_t>(boxes.count));
   std::vector<uint64_t> whole, cut;  // Note [Rank]
@@ -50,19 +70,25 @@ int merge_tiles(const TileBoxes& boxes, const TileGrid& grid, const MergeOptions
   // Where boxes without a common area suppress each other too, there is no neighbourhood.
   BoxGrid survivors(iou_limit < 0.0f ? std::vector<Box>{} : outlines);
   std::vector<uint64_t> kept_keys;
+  if (joined != nullptr) std::fill(joined, joined + boxes.count, -1);
   for (const std::vector<uint64_t>* keys : {&whole, &cut}) {
     for (const uint64_t key : *keys) {
       const auto index = static_cast<int>(index_of(key));
       const Member& member = members[static_cast<size_t>(index)];
-      const bool is_dropped = survivors.any_near(member.outline, [&](int other_index) {
+      const auto drops = [&](int other_index) {
         const Member& other = members[static_cast<size_t>(other_index)];
         if (other.class_id != member.class_id || other.tile == member.tile) return false;
         return suppresses(other.outline, member.outline, iou_limit) ||
                (member.is_cut && covered(member.outline, other.outline) > options.cover_limit);
-      });
-      if (is_dropped) continue;
-      survivors.add(member.outline, index);
-      kept_keys.push_back(key);
+      };
+      const bool is_dropped = survivors.any_near(member.outline, drops);
+      if (!is_dropped) {
+        survivors.add(member.outline, index);
+        kept_keys.push_back(key);
+      }
+      if (joined != nullptr && !(is_dropped && member.is_cut)) {
+        joined[index] = is_dropped ? most_overlapped(member, survivors, members, boxes.logits, drops) : index;
+      }
     }
   }
   std::sort(kept_keys.begin(), kept_keys.end());

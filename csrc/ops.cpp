@@ -106,7 +106,8 @@ void fuse(int batch, const Candidates& candidates, const FusionOptions& options,
   cpu::fuse(batch, candidates, options, fused);
 }
 
-int merge_tiles(const TileBoxes& boxes, const TileGrid& grid, const MergeOptions& options, int32_t* kept) {
+int merge_tiles(const TileBoxes& boxes, const TileGrid& grid, const MergeOptions& options, int32_t* kept,
+                int32_t* joined) {
   require_axis(grid.y, "y");
   require_axis(grid.x, "x");
   require(options.iou_threshold == options.iou_threshold, "iou_threshold must be a number, got NaN");
@@ -117,7 +118,7 @@ int merge_tiles(const TileBoxes& boxes, const TileGrid& grid, const MergeOptions
     require_in(boxes.class_ids[i], 0, kMaxClasses - 1, "class id");
     require_in(boxes.tiles[i], 0, tiles, "tile");
   }
-  return cpu::merge_tiles(boxes, grid, options, kept);
+  return cpu::merge_tiles(boxes, grid, options, kept, joined);
 }
 
 const char* simd_name() { return cpu::simd_name(); }

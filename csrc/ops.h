@@ -171,7 +171,10 @@ struct MergeOptions {
 // Note [Cut boxes] decides which cut ones are left out; then come the whole boxes, best first, then the remaining cut
 // ones. kept: (count,) int32 indices, best first as in nms(); returns how many. Boxes that are not finite and NaN
 // logits are left out. On the host for both devices: it works on what their NMS has brought home.
-int merge_tiles(const TileBoxes& boxes, const TileGrid& grid, const MergeOptions& options, int32_t* kept);
+// joined: (count,), or null: the kept box that each one is or, where it is whole and suppressed, goes into: the one
+// that it overlaps most (of equal ones the best). -1 for those left out for anything else.
+int merge_tiles(const TileBoxes& boxes, const TileGrid& grid, const MergeOptions& options, int32_t* kept,
+                int32_t* joined = nullptr);
 
 // Name of the instruction set that the filter of decode() uses on this machine: "avx2", "neon" or "plain".
 const char* simd_name();

@@ -13,9 +13,11 @@ using namespace winograd;
 
 namespace {
 
-// Tiles of a block, times input and product channels: 64 positions of these are what passes through the shared cache.
-constexpr int kBlockChannels = 36 * 1024;
-constexpr int kProductChannels = 128;  // output channels whose products are kept at a time
+// A block has enough tiles that reading all weights for them pays, and so few that what it keeps, 64 positions of input
+// and product channels for each tile, stays in the shared cache.
+constexpr int kBlockTiles = 96;
+constexpr int kBlockChannels = 36 * 1024;  // tiles times channels
+constexpr int kProductChannels = 128;      // output channels whose products are kept at a time
 // Between two positions, so that the 64 values of one tile and channel do not all fall into one set of the cache.
 constexpr std::ptrdiff_t kSkew = 16;
 
@@ -42,7 +44,7 @@ Plan make_plan(const WinogradWeights& weights, int batch, int height, int width)
   plan.plane = {height, width, columns, rows * columns};
   plan.tiles = batch * plan.plane.tiles;
   plan.product_channels = std::min(weights.padded_out, kProductChannels);
-  const int fit = kBlockChannels / (weights.padded_in + plan.product_channels);
+  const int fit = std::min(kBlockTiles, kBlockChannels / (weights.padded_in + plan.product_channels));
   const int most = std::max(kRows, fit / kRows * kRows);
   const int blocks = (plan.tiles + most - 1) / most;  // of equal size, rather than one small one at the end
   plan.block_tiles = round_up((plan.tiles + blocks - 1) / blocks, kRows);

@@ -122,8 +122,8 @@ def _merge(
     class_ids = np.concatenate([kept.class_ids for _, kept in found])
     tiles = np.repeat(np.array([part.number for part, _ in found], np.int32), [len(kept.scores) for _, kept in found])
     resized = Transform.plan(grid.tile, spec).resized
-    _, rules = suppression.op(spec)
-    best = _native.merge_tiles(
+    op, rules = suppression.op(spec)
+    best, joined = _native.merge_tiles(
         boxes,
         scores,
         np.zeros_like(class_ids) if suppression.across_classes else class_ids,
@@ -136,4 +136,50 @@ def _merge(
         cover_limit=_COVER_LIMIT,
         **{name: rules[name] for name in ("iou_threshold", "or_equal", "plus_one")},
     )
-    return to_scores(Kept(boxes[best], scores[best], class_ids[best]), spec)
+    merged = Kept(boxes[best], scores[best], class_ids[best])
+    if op == "fuse":
+        fused_boxes, means = fused(boxes, scores, best, joined)
+        merged = Kept(fused_boxes, means if suppression.fused_score == "mean" else merged.scores, merged.class_ids)
+    return to_scores(_limited(merged, suppression), spec)
+
+
+def fused(
+    boxes: npt.NDArray[np.float32],
+    scores: npt.NDArray[np.float32],
+    best: npt.NDArray[np.int32],
+    joined: npt.NDArray[np.int32],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """What `merge_tiles` says is one object as one box: corners averaged, weighted by the scores, and the mean score.
+
+    boxes (n, 4), scores (n,): of all parts; best (m,), joined (n,): as `merge_tiles` returns them.
+    Returns boxes (m, 4) and scores (m,) float32 in the order of `best`, summed in float64.
+    """
+    place = np.full(len(scores), len(best))
+    place[best] = np.arange(len(best))
+    members = np.flatnonzero(joined >= 0)
+    group = place[joined[members]]
+
+    def total(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.bincount(group, values, minlength=len(best)).astype(np.float64, copy=False)
+
+    weights = scores[members].astype(np.float64)
+    sums = total(weights)
+    corners = np.stack([total(weights * boxes[members, side]) for side in range(4)], axis=1)
+    weighed = sums > 0  # a box whose score is 0 stays as it is
+    averaged = boxes[best].astype(np.float64)
+    averaged[weighed] = corners[weighed] / sums[weighed, None]
+    means = sums / total(np.ones(len(members)))
+    return averaged.astype(np.float32), means.astype(np.float32)
+
+
+def _limited(merged: Kept, suppression: Suppression) -> Kept:
+    """Best first, no more of a class and of the image than the suppression says."""
+    order = np.argsort(-merged.scores, kind="stable")
+    if suppression.max_per_class is not None:
+        by_class = np.argsort(merged.class_ids[order], kind="stable")
+        sorted_ids = merged.class_ids[order][by_class]
+        rank = np.empty(len(order), dtype=np.int64)
+        rank[by_class] = np.arange(len(order)) - np.searchsorted(sorted_ids, sorted_ids)
+        order = order[rank < suppression.max_per_class]
+    order = order[: suppression.max_detections]
+    return Kept(merged.boxes[order], merged.scores[order], merged.class_ids[order])

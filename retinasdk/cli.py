@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import keyword
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -13,12 +14,14 @@ from retinasdk import RetinaSdkError, __version__
 
 _COMMANDS = ("detect", "live", "models", "eval", "bench", "import", "export", "quantize", "build", "verify", "doctor")
 _BAD_INPUT = 2
+_READER_LEFT = 141  # as a shell says of a program that SIGPIPE ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status.
 
-    0; 1 where what was asked for is not so (verify, doctor); 2 with one line on stderr for bad input.
+    0; 1 where what was asked for is not so (verify, doctor); 2 with one line on stderr for bad input; 130 after Ctrl-C,
+    141 where nobody reads standard output any more.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     # One command imports what it needs, not what others need: the doctor has to come where those cannot be imported.
@@ -29,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(stop.code or 0)
     try:
         status: int | None = arguments.run(arguments)
+    except BrokenPipeError:  # its reader, such as head, has enough; what is still in the buffer is nobody's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _READER_LEFT
     except (RetinaSdkError, ValueError, OSError) as error:
         print(f"retinasdk: error: {' '.join(str(error).split())}", file=sys.stderr)
         return _BAD_INPUT

@@ -39,7 +39,9 @@ class Tiles:
 
     Of boxes cut by a tile's inner edge those are left out that another tile shows whole. Those of an object that no
     tile shows whole remain, one for each tile, unless a whole box or a better one covers more than half of them.
-    Every tile reports up to the spec's `max_detections`, and there is no other limit for the image.
+    Of whole boxes of one object in several tiles the best stays; a detector with `Suppression("fusion")` averages them.
+    Every other rule holds inside the tiles: what two tiles both show is surely one object.
+    Every tile reports up to the spec's `max_detections`. The image has no limit but those of a `Suppression`.
 
     Raises `ValueError` and `TypeError` for what cannot be.
     """

@@ -296,8 +296,11 @@ def merge_tiles(
     cover_limit: float,
     or_equal: bool = False,
     plus_one: bool = False,
-) -> list[int]:
-    """By pairs: tile by tile for what is cut and who shows it whole, then one box against all kept."""
+) -> tuple[list[int], list[int]]:
+    """By pairs: tile by tile for what is cut and who shows it whole, then one box against all kept.
+
+    Returns what is kept, best first, and for each box the kept one that it is or goes into, or -1.
+    """
     rows = [(int(top), int(top) + tile_size[0]) for top in tops]
     columns = [(int(left), int(left) + tile_size[1]) for left in lefts]
     spans = [(row, column) for row in rows for column in columns]
@@ -318,11 +321,20 @@ def merge_tiles(
         elif not any(is_clear(i, span) for span in spans):
             cut.append(i)
     kept: list[int] = []
+    joined = [-1] * len(boxes)
     for group in (whole, cut):
         for i in sorted(group, key=lambda i: (-logits[i], i)):
             others = [j for j in kept if class_ids[j] == class_ids[i] and tiles[j] != tiles[i]]
             overlaps = iou(boxes[i], boxes[others].reshape(-1, 4), plus_one=plus_one)
-            dropped = (overlaps >= iou_threshold if or_equal else overlaps > iou_threshold).any()
+            near = overlaps >= iou_threshold if or_equal else overlaps > iou_threshold
+            dropped = near.any()
+            if dropped and group is whole:
+                rivals = [
+                    (-overlap, -logits[j], j)
+                    for overlap, j, is_near in zip(overlaps, others, near, strict=True)
+                    if is_near
+                ]
+                joined[i] = min(rivals)[2]
             if group is cut:
                 sides = np.minimum(boxes[i, 2:], boxes[others][:, 2:]) - np.maximum(boxes[i, :2], boxes[others][:, :2])
                 shared = np.where((sides + more > 0).all(axis=1), (sides + more).prod(axis=1), 0.0)
@@ -330,7 +342,20 @@ def merge_tiles(
                 dropped |= bool((shared > cover_limit * area).any())
             if not dropped:
                 kept.append(i)
-    return sorted(kept, key=lambda i: (-logits[i], i))
+                joined[i] = i
+    return sorted(kept, key=lambda i: (-logits[i], i)), joined
+
+
+def fuse_tiles(
+    boxes: npt.NDArray[np.floating], scores: npt.NDArray[np.floating], kept: Sequence[int], joined: Sequence[int]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Boxes and mean scores of what goes together, in the order of `kept`."""
+    corners, means = np.zeros((len(kept), 4)), np.zeros(len(kept))
+    for place, leader in enumerate(kept):
+        members = [i for i, other in enumerate(joined) if other == leader]
+        corners[place] = np.average(boxes[members].astype(np.float64), axis=0, weights=scores[members])
+        means[place] = scores[members].astype(np.float64).mean()
+    return corners, means
 
 
 # -- the whole of it ---------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import pytest
 from conftest import blocks
 from PIL import Image as PillowImage
 
-from retinasdk import Detector, list_models
+from retinasdk import Detector, Suppression, Tiles, list_models
 from retinasdk.cli import main
 from retinasdk.live import StreamError, stream
 from retinasdk.live.video_writer import VideoWriter
@@ -88,6 +88,39 @@ def test_json_lines_to_standard_output(run: Run, gif: Path) -> None:
     assert len(entries) == 3
     assert {item["label"] for entry in entries for item in entry["detections"]} == {"dog"}
     assert "frames captured" in err
+
+
+def test_what_is_asked_of_the_detector_reaches_it(run: Run, gif: Path, tmp_path: Path, model_path: Path) -> None:
+    target = tmp_path / "found.jsonl"
+    tiles = ("--tiles", "60x80", "--overlap", "20", "--whole-image")
+    rules = ("--suppression", "fusion", "--iou", "0.4", "--max-per-class", "3")
+    filters = ("--score", "person=0.2,dog=0.3", "--ignore", "0,0,40,40", "--classes", "person,dog")
+    assert run(gif, *tiles, *rules, *filters, "--jsonl", target)[0] == 0
+    detector = Detector(model_path, suppression=Suppression("fusion", iou_threshold=0.4, max_per_class=3))
+    with PillowImage.open(gif) as image:
+        for entry in lines_of(target):
+            image.seek(entry["index"])
+            found = detector(
+                image.convert("RGB"),
+                tiles=Tiles((60, 80), 20, whole_image=True),
+                score_threshold={"person": 0.2, "dog": 0.3},
+                ignore=[(0, 0, 40, 40)],
+                classes=["person", "dog"],
+            )
+            assert entry["detections"] == found.to_dicts()
+            assert len(found) > 0
+
+
+def test_a_reader_that_leaves_ends_it_quietly(gif: Path, model_path: Path) -> None:
+    command = [sys.executable, "-m", "retinasdk.cli", "live", str(gif), "--model", str(model_path), "--jsonl", "-"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["index"] == 0
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == 141
+    assert "error" not in err.lower()
 
 
 def test_policy_reaches_the_stream(run: Run, gif: Path, tmp_path: Path) -> None:

@@ -37,10 +37,15 @@ def arrays(found: Found) -> list[npt.NDArray[Any]]:
     return [made[0].reshape(-1, 4), *made[1:]]
 
 
-def run(given: list[npt.NDArray[Any]], **options: Any) -> list[int]:
+def merge(given: list[npt.NDArray[Any]], **options: Any) -> tuple[list[int], list[int]]:
     options = {**TWO, **options}
     starts = {name: np.array(options.pop(name), np.int32) for name in ("tops", "lefts")}
-    return _native.merge_tiles(*given, **starts, **options).tolist()
+    kept, joined = _native.merge_tiles(*given, **starts, **options)
+    return kept.tolist(), joined.tolist()
+
+
+def run(given: list[npt.NDArray[Any]], **options: Any) -> list[int]:
+    return merge(given, **options)[0]
 
 
 WHOLE = (70, 10, 90, 30)  # between the edges of both tiles
@@ -76,6 +81,26 @@ WHOLE = (70, 10, 90, 30)  # between the edges of both tiles
 )
 def test_by_hand(name: str, found: Found, kept: list[int]) -> None:
     assert run(arrays(found)) == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "joined"),
+    [
+        ("into the better one", [(WHOLE, 1, 0, 0), (WHOLE, 2, 0, 1)], [1, 1]),
+        ("a tile's own boxes stay apart", [(WHOLE, 1, 0, 0), (WHOLE, 2, 0, 0)], [0, 1]),
+        # Both kept boxes of tile 0 drop the one of tile 1; the second overlaps it more, though its score is lower.
+        ("most overlap", [(WHOLE, 3, 0, 0), ((70, 10, 90, 36), 2, 0, 0), ((70, 10, 90, 37), 1, 0, 1)], [0, 1, 1]),
+        (
+            "equal overlap: the better",
+            [((70, 10, 90, 29), 2, 0, 0), ((70, 11, 90, 30), 3, 0, 0), (WHOLE, 1, 0, 1)],
+            [0, 1, 1],
+        ),
+        ("cut ones go nowhere", [((70, 10, 100, 30), 9, 0, 0), ((70, 10, 100, 30), 1, 0, 1)], [-1, 1]),
+        ("nor into a whole one", [((20, 10, 100, 30), 3, 0, 0), ((20, 10, 110, 30), 1, 0, 2)], [-1, 1]),
+    ],
+)
+def test_what_goes_into_what(name: str, found: Found, joined: list[int]) -> None:
+    assert merge(arrays(found))[1] == joined
 
 
 def test_the_threshold_itself_and_inclusive_pixels() -> None:
@@ -118,7 +143,7 @@ def random_case(seed: int, count: int, classes: int = 2) -> tuple[list[npt.NDArr
 @pytest.mark.parametrize("seed", range(60))
 def test_is_what_the_oracle_says(seed: int) -> None:
     given, options = random_case(seed, count=int(np.random.default_rng(seed).choice([0, 1, 30, 300])))
-    assert run(given, **options) == reference.merge_tiles(*given, **options)
+    assert merge(given, **options) == reference.merge_tiles(*given, **options)
 
 
 def test_boxes_of_all_sizes_anywhere() -> None:
@@ -133,8 +158,8 @@ def test_boxes_of_all_sizes_anywhere() -> None:
     grid = Tiles(250, 0.25).plan(1000, 1000)
     assert len(grid) == 25
     options = {"tops": grid.tops, "lefts": grid.lefts, "tile_size": grid.tile, "image_size": grid.image}
-    kept = run(given, **options)
-    assert kept == reference.merge_tiles(*given, **{**TWO, **options})
+    kept, joined = merge(given, **options)
+    assert (kept, joined) == reference.merge_tiles(*given, **{**TWO, **options})
     assert 100 < len(kept) < 1000
 
 

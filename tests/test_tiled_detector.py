@@ -57,7 +57,7 @@ def assembled(
     numbers = np.repeat(np.arange(len(parts)), [len(part[1]) for part in parts])
     boxes, scores, class_ids = (np.concatenate(column) for column in zip(*parts, strict=True))
     ratio = [side / resized for side, resized in zip(grid.tile, detector.spec.resize.target(*grid.tile), strict=True)]
-    kept = reference.merge_tiles(
+    kept, joined = reference.merge_tiles(
         boxes,
         scores,
         np.zeros_like(class_ids) if detector.suppression.across_classes else class_ids,
@@ -72,6 +72,10 @@ def assembled(
             "cut_slack": (4 * ratio[0], 4 * ratio[1]),
         },
     )
+    if detector.suppression.rule == "fusion":
+        boxes, scores = (values.astype(np.float32) for values in reference.fuse_tiles(boxes, scores, kept, joined))
+        class_ids = class_ids[kept]
+        kept = np.argsort(-scores, kind="stable")
     return Detections(boxes[kept], scores[kept], class_ids[kept], detector.labels)
 
 
@@ -97,19 +101,48 @@ def test_regions_lie_where_they_lie_in_the_image(detector: Detector, image: Imag
     [
         Suppression(across_classes=True, iou_threshold=0.3),
         Suppression("soft_gaussian"),
-        Suppression("fusion", max_per_class=5),
+        Suppression("fusion"),
     ],
     ids=lambda suppression: suppression.rule,
 )
-def test_other_rules_hold_inside_a_tile_and_the_plain_one_between(
+def test_other_rules_hold_inside_a_tile_and_fusion_between_tiles_too(
     model_path: Path, image: Image, suppression: Suppression
 ) -> None:
     detector = Detector(model_path, suppression=suppression)
     merging = detector.spec.replace(nms_iou_threshold=suppression.op(detector.spec)[1]["iou_threshold"])
     found = detector(image, tiles=TILES, score_threshold=0.3)
     detector.spec = merging
-    assert found == assembled(detector, image, TILES, score_threshold=0.3)
+    wanted = assembled(detector, image, TILES, score_threshold=0.3)
+    np.testing.assert_array_equal(found.class_ids, wanted.class_ids)
+    np.testing.assert_allclose(found.xyxy, wanted.xyxy, rtol=0, atol=0 if suppression.rule != "fusion" else 1e-4)
+    np.testing.assert_allclose(found.scores, wanted.scores, rtol=0, atol=0 if suppression.rule != "fusion" else 1e-6)
     assert len(found) > 10
+
+
+def test_fusion_moves_boxes_and_keeps_their_number(model_path: Path, image: Image) -> None:
+    means, best = (
+        Detector(model_path, suppression=Suppression("fusion", fused_score=score))(
+            image, tiles=TILES, score_threshold=0.3
+        )
+        for score in ("mean", "best")
+    )
+    assert len(means) == len(best) > 10
+    assert sorted(map(tuple, means.xyxy.tolist())) == sorted(map(tuple, best.xyxy.tolist()))
+    assert means.scores.sum() < best.scores.sum()
+    assert (np.diff(means.scores) <= 0).all()
+    assert (np.diff(best.scores) <= 0).all()
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_per_class": 3}, {"max_detections": 4}, {"max_per_class": 2, "max_detections": 3}]
+)
+def test_limits_of_a_suppression_are_the_images(model_path: Path, image: Image, limits: dict[str, int]) -> None:
+    found = Detector(model_path, suppression=Suppression(**limits))(image, tiles=TILES, score_threshold=0.3)
+    plain = Detector(model_path)(image, tiles=TILES, score_threshold=0.3)
+    most = limits.get("max_per_class", 1000)
+    assert np.bincount(plain.class_ids).max() > most or len(plain) > limits["max_detections"]
+    wanted = [i for i, k in enumerate(plain.class_ids) if (plain.class_ids[:i] == k).sum() < most]
+    assert found == plain[wanted[: limits.get("max_detections")]]
 
 
 @pytest.mark.parametrize("size", [500, (300, 430), (1000, 1000)])

@@ -22,6 +22,25 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=DEVICES, default="auto")
 
 
+def add_filters(parser: argparse.ArgumentParser) -> None:
+    """`--classes`, `--score` and `--ignore`."""
+    parser.add_argument("--classes", type=names, help="only these, e.g. person,chair")
+    parser.add_argument(
+        "--score",
+        type=score_threshold,
+        metavar="SCORE",
+        help="report scores above this, 0 to 1, or by label: person=0.5,chair=0.3 (default: the model's)",
+    )
+    parser.add_argument(
+        "--ignore",
+        type=region,
+        action="append",
+        default=[],
+        metavar="X1,Y1,X2,Y2",
+        help="leave out what lies more than half in this region, in pixels of each image; again for more",
+    )
+
+
 def add_suppression(parser: argparse.ArgumentParser) -> None:
     """The fields of `Suppression`, each a switch; `suppression_of` makes one of them."""
     given = parser.add_argument_group("boxes that overlap (default: what the model's framework does)")

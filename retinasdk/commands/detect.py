@@ -17,15 +17,13 @@ import numpy as np
 from retinasdk import Detections, Detector, ImageError, list_images
 from retinasdk._files import write_atomically
 from retinasdk.commands._shared import (
+    add_filters,
     add_model,
     add_suppression,
     add_tiles,
     check_file,
     make_folder,
-    names,
     progress,
-    region,
-    score_threshold,
     suppression_of,
     tiles_of,
 )
@@ -42,21 +40,7 @@ def add_parser(commands: Any) -> None:
     detect = commands.add_parser("detect", help="detect objects in images")
     detect.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
     add_model(detect)
-    detect.add_argument("--classes", type=names, help="only these, e.g. person,chair")
-    detect.add_argument(
-        "--score",
-        type=score_threshold,
-        metavar="SCORE",
-        help="report scores above this, 0 to 1, or by label: person=0.5,chair=0.3 (default: the model's)",
-    )
-    detect.add_argument(
-        "--ignore",
-        type=region,
-        action="append",
-        default=[],
-        metavar="X1,Y1,X2,Y2",
-        help="leave out what lies more than half in this region, in pixels of each image; again for more",
-    )
+    add_filters(detect)
     add_suppression(detect)
     add_tiles(detect)
     detect.add_argument(

@@ -14,7 +14,14 @@ from retinasdk import Detector
 from retinasdk._labels import class_ids_of
 from retinasdk._lazy import require
 from retinasdk.commands._live_sinks import open_sinks
-from retinasdk.commands._shared import add_model, add_tiles, names, tiles_of
+from retinasdk.commands._shared import (
+    add_filters,
+    add_model,
+    add_suppression,
+    add_tiles,
+    suppression_of,
+    tiles_of,
+)
 from retinasdk.live import Frame, Stream, stream
 from retinasdk.live.counting import Counter, Counts
 from retinasdk.live.sources import as_source
@@ -31,8 +38,8 @@ def add_parser(commands: Any) -> None:
         help="video file, image folder, GIF, URL (rtsp, http), camera (0, /dev/video0), GStreamer pipeline, ROS 2 bag",
     )
     add_model(live)
-    live.add_argument("--classes", type=names, help="only these, e.g. person,chair")
-    live.add_argument("--score", type=float, help="report scores above this, 0 to 1 (default: the model's)")
+    add_filters(live)
+    add_suppression(live)
     add_tiles(live)
     live.add_argument(
         "--policy",
@@ -78,12 +85,17 @@ def run(arguments: argparse.Namespace) -> None:
     policy = arguments.policy or ("latest" if source.live else "all")
     with contextlib.ExitStack() as stack:
         detector = stack.enter_context(
-            Detector(arguments.model, device=arguments.device, score_threshold=arguments.score)
+            Detector(
+                arguments.model,
+                device=arguments.device,
+                score_threshold=arguments.score,
+                suppression=suppression_of(arguments),
+            )
         )
         if arguments.classes is not None:
             class_ids_of(arguments.classes, detector.labels)  # an unknown name is found out before the work
         counter = None if zones is None else Counter(zones, detector.labels)
-        call = functools.partial(detector, classes=arguments.classes, tiles=tiles)
+        call = functools.partial(detector, classes=arguments.classes, ignore=arguments.ignore, tiles=tiles)
         frames = stack.enter_context(
             stream(source, call, policy=policy, max_fps=arguments.max_fps, deadline_s=arguments.deadline)
         )

@@ -257,9 +257,9 @@ void run_merge(Random& random) {
   }
   const retinasdk::MergeOptions options{random.real(0, 1), random.chance(2),  random.chance(2),
                                         random.real(0, 9), random.real(0, 9), random.real(0, 1)};
-  std::vector<int32_t> kept(static_cast<size_t>(count), -1);
-  const int kept_count = retinasdk::merge_tiles({boxes.data(), logits.data(), class_ids.data(), numbers.data(), count},
-                                                {axis, axis}, options, kept.data());
+  std::vector<int32_t> kept(static_cast<size_t>(count), -1), joined(static_cast<size_t>(count), -2);
+  const retinasdk::TileBoxes given{boxes.data(), logits.data(), class_ids.data(), numbers.data(), count};
+  const int kept_count = retinasdk::merge_tiles(given, {axis, axis}, options, kept.data(), joined.data());
   check(kept_count >= 0 && kept_count <= count, "merged counts are in range");
   std::set<int32_t> seen;
   for (int place = 0; place < kept_count; ++place) {
@@ -268,7 +268,9 @@ void run_merge(Random& random) {
     check(!std::isnan(logits[i]), "what is merged has a rank");
     for (size_t side = 0; side < 4; ++side) check(std::isfinite(boxes[4 * i + side]), "what is merged is finite");
     if (place > 0) check(logits[static_cast<size_t>(kept[static_cast<size_t>(place) - 1])] >= logits[i], "best first");
+    check(joined[i] == static_cast<int32_t>(i), "what is kept goes into itself");
   }
+  for (const int32_t leader : joined) check(leader == -1 || seen.count(leader) == 1, "boxes go into kept ones");
 }
 
 void check_refused(const std::string& message, const std::function<void()>& call) {
