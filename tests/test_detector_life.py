@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,15 @@ def test_detectors_share_nothing(model_path: Path, detector: Detector, spec: Mod
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/statm")
+def test_a_call_leaves_no_thread_busy() -> None:
+    """By the processor's time, which other processes do not lengthen: waiting for more work took 0.1 s and more."""
+    with Detector("people", device="cpu", threads=4) as waiting:
+        waiting(np.zeros((200, 300, 3), np.uint8))
+        before = time.process_time()
+        time.sleep(0.2)
+        assert time.process_time() - before < 0.02
+
+
 def test_memory_does_not_grow(detector: Detector) -> None:
     def resident_mib() -> float:
         gc.collect()
