@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import threading
 import zlib
 from collections.abc import Sequence
@@ -354,6 +355,38 @@ def test_a_file_that_breaks_off(small_windows: None, detector: Detector, image: 
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ImageError, match=r"broken\.tif: cannot be"):
         detector(path, tiles=TILES)
+
+
+# Prints by how many MB the peak of this process's memory rises from a first image on.
+PEAK = """
+import pathlib, sys
+from retinasdk import Detector, Tiles
+import numpy as np
+
+def peak_mb():
+    return int(pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
+
+model, image = sys.argv[1:]
+with Detector(model, device="cpu") as detector:
+    detector(np.zeros((1000, 1000, 3), np.uint8), tiles=Tiles(500))
+    loaded = peak_mb()
+    assert len(detector(image, tiles=Tiles(500, 0.1), score_threshold=0.99)) >= 0
+    print(peak_mb() - loaded)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+@pytest.mark.filterwarnings("ignore")  # rasterio's, of a file without a place on Earth
+def test_memory_does_not_grow_with_the_image(model_path: Path, tmp_path: Path, run_python: Any) -> None:
+    """243 MB of pixels through two bands of 13 MB each and 32 MB of GDAL's cache, beside GDAL itself."""
+    rasterio = pytest.importorskip("rasterio", reason="rasterio is not installed (the extra [large])")
+    side = 9000
+    options = {"driver": "GTiff", "compress": "deflate", "tiled": True, "zlevel": 1, "interleave": "pixel"}
+    with rasterio.open(tmp_path / "large.tif", "w", width=side, height=side, count=3, dtype="uint8", **options) as file:
+        file.write(np.broadcast_to(np.uint8(90), (3, side, side)))
+    done = run_python(["-W", "ignore", "-c", PEAK, model_path, tmp_path / "large.tif"])
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 140
 
 
 def test_without_rasterio(detector: Detector, image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
