@@ -494,7 +494,7 @@ def test_ctrl_c(policy: str, where: str) -> None:
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert out.splitlines()[-1] == "threads 1"
+    assert out.endswith("threads 1\n")  # the signal may come within a print
     assert (process.returncode, err) == (0, "")
 
 
