@@ -3,13 +3,17 @@
     python benchmarks/throughput.py [--model NAME_OR_PATH] [--images DIR | --size 1080x1920] [--count N] [--rounds N]
 
 Both take the same files in turn and use the same cores. Without --images: synthetic photos as JPEG files of three
-sizes. The larger the files, the more there is besides the network for one core to do while the others wait.
+sizes. The larger the files, the more there is besides the network for one core to do while the others wait. How busy
+the cores are bounds what can be gained: where calls one by one use 90 % of them, predict() can be 1.11 times as fast.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,7 +33,17 @@ def measure(detector: retinasdk.Detector, paths: list[str], *, batch: int, round
     }
     times = interleave(candidates, rounds=rounds, warmup=1)
     print_times(times)
+    for name, call in candidates.items():
+        print(f"  {name}: the cores are {busy_share(call):.0%} busy")
     print_ratio(times, "one by one", "predict", target="at least 1.25")
+
+
+def busy_share(call: Callable[[], object]) -> float:
+    """This process's time on the processors over the time that there was on them."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    start, used = time.perf_counter(), time.process_time()
+    call()
+    return (time.process_time() - used) / (time.perf_counter() - start) / cores
 
 
 def main() -> None:

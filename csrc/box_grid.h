@@ -10,8 +10,9 @@
 namespace retinasdk::cpu {
 
 // Boxes by the cell of their upper left corner. Cells are as large as all boxes but the largest few, which are kept in
-// a list of their own, so a box's neighbours lie in the cells under it and one more to the left and above. Nothing
-// depends on the cells but the time: any_near() sees every box that has area in common with the one asked about.
+// a list of their own, so a box's neighbours begin in the cells under it or within a cell's side to the left and above.
+// Nothing depends on the cells but the time: any_near() sees every box that has area in common with the one asked
+// about.
 class BoxGrid {
  public:
   // boxes: all that may be added later; finite.
@@ -28,11 +29,13 @@ class BoxGrid {
     const auto large = sides.begin() + static_cast<std::ptrdiff_t>(sides.size() - 1 - sides.size() / kLargeShare);
     std::nth_element(sides.begin(), large, sides.end());
     const float extent = longer_side(around);
-    cell_ = std::max(*large, extent / kMaxCells);
+    cell_ = std::max(*large, extent / std::min(static_cast<float>(kMaxCells), most_cells(boxes.size())));
     // Sides that are not finite, or all 0: one list of large ones.
     if (!(cell_ > 0.0f && std::isfinite(extent))) cell_ = 0.0f;
     left_ = around.x1;
     top_ = around.y1;
+    const float farthest = std::max({std::abs(left_), std::abs(top_), std::abs(around.x2), std::abs(around.y2)});
+    reach_ = cell_ + 1e-6f * farthest;  // sides and corners are rounded
     columns_ = cell_ > 0.0f ? column(around.x2, kMaxCells) + 1 : 0;
     rows_ = cell_ > 0.0f ? row(around.y2, kMaxCells) + 1 : 0;
     cells_.resize(static_cast<size_t>(rows_) * static_cast<size_t>(columns_));
@@ -53,9 +56,8 @@ class BoxGrid {
     if (cells_.empty()) return false;
     const int last_row = row(box.y2, rows_ - 1);
     const int last_column = column(box.x2, columns_ - 1);
-    // One cell more than its size says: the division rounds.
-    const int first_row = std::max(0, row(box.y1, rows_ - 1) - 2);
-    const int first_column = std::max(0, column(box.x1, columns_ - 1) - 2);
+    const int first_row = row(box.y1 - reach_, rows_ - 1);
+    const int first_column = column(box.x1 - reach_, columns_ - 1);
     for (int y = first_row; y <= last_row; ++y) {
       for (int x = first_column; x <= last_column; ++x) {
         const std::vector<int>& cell = cells_[at(y, x)];
@@ -66,9 +68,11 @@ class BoxGrid {
   }
 
  private:
-  static constexpr int kMaxCells = 256;      // on each axis
-  static constexpr size_t kLargeShare = 64;  // one box in so many may be larger than a cell
+  static constexpr int kMaxCells = 256;     // on each axis
+  static constexpr size_t kLargeShare = 8;  // one box in so many may be larger than a cell
 
+  // On each axis: about four for each box.
+  static float most_cells(size_t boxes) { return 1.0f + 2.0f * std::sqrt(static_cast<float>(boxes)); }
   static float longer_side(const Box& box) { return std::max(box.x2 - box.x1, box.y2 - box.y1); }
   size_t at(int row, int column) const {
     return static_cast<size_t>(row) * static_cast<size_t>(columns_) + static_cast<size_t>(column);
@@ -81,7 +85,7 @@ class BoxGrid {
     return static_cast<int>(std::min(std::max(cells, 0.0f), static_cast<float>(last)));
   }
 
-  float cell_ = 0.0f, left_ = 0.0f, top_ = 0.0f;
+  float cell_ = 0.0f, reach_ = 0.0f, left_ = 0.0f, top_ = 0.0f;
   int rows_ = 0, columns_ = 0;
   std::vector<std::vector<int>> cells_;
   std::vector<int> large_;

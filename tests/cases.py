@@ -289,6 +289,19 @@ def crowd(
     return boxes.astype(np.float32), logits.astype(np.float32), random.integers(0, classes, count).astype(np.int32)
 
 
+def scattered(seed: int, count: int, *, offset: int = 0, spread: int = 4000) -> tuple[Floats, Floats, Ints]:
+    """As crowd(), with sides of 1 to 2000 pixels and corners anywhere around `offset`, of three classes."""
+    random = np.random.default_rng(seed)
+    corner = offset + random.integers(-spread, spread, (count, 2))
+    sides = np.floor(2.0 ** random.uniform(0, 11, (count, 2))).astype(np.int64)
+    boxes = np.concatenate([corner, corner + sides], axis=1).astype(np.float32)
+    return (
+        boxes,
+        (random.integers(-50, 50, count) / 16).astype(np.float32),
+        random.integers(0, 3, count).astype(np.int32),
+    )
+
+
 def nms_cases() -> Iterator[NmsCase]:
     """Everything that test_nms.py holds against the oracle."""
     square = [0, 0, 10, 10]
@@ -344,6 +357,14 @@ def nms_cases() -> Iterator[NmsCase]:
             some: dict[str, Any] = {"across_classes": across_classes, "max_per_class": maximum}
             yield NmsCase(f"500 of 5 classes, {some}", *crowd(10, 500, classes=5, extent=600), **some)
             yield NmsCase(f"900 of 2 classes, 150 kept, {some}", *crowd(11, 900, classes=2), max_detections=150, **some)
+    for spread in (400, 4000):
+        for offset in (0, 1_000_000):
+            some = {"iou_threshold": 0.25, "max_detections": 2000, "across_classes": offset == 0}
+            yield NmsCase(
+                f"2000 of all sizes, {spread} around {offset}",
+                *scattered(spread, 2000, offset=offset, spread=spread),
+                **some,
+            )
     yield NmsCase("3000 in a heap", *crowd(7, 3000, extent=30), max_detections=3000)
     yield NmsCase("3000 of 5 classes", *crowd(8, 3000, classes=5, extent=150), max_detections=3000)
 
