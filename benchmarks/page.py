@@ -36,6 +36,7 @@ OURS = "retinasdk"
 PHOTOS = Path(__file__).resolve().parent.parent / "examples" / "photos"
 PACKAGES = ("onnxruntime", "torch", "torchvision", "openvino", "ncnn", "supervision", "sahi", "numpy")
 EXTRA_WARMUP = 1
+SPARSE = 2e-5  # of a tile's scores pass: some dozens of boxes
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,36 @@ def large_photo(rounds: int, threads: int) -> Section:
     return Section(f"tiles of {side}: tree-crowns, photo of {photo.shape[0]} x {photo.shape[1]}", times, notes)
 
 
+def large_photo_of_torchvision(rounds: int, threads: int) -> Section:
+    """SAHI as it comes: its own model type for torchvision, in tiles that torchvision enlarges to 800 pixels."""
+    import torch
+    from sahi import AutoDetectionModel
+    from sahi.predict import get_sliced_prediction
+
+    torch.set_num_threads(threads)
+    torch.set_grad_enabled(False)
+    photo = as_rgb(PHOTOS / "tree-crowns" / "yellowstone.jpg")
+    side, threshold = 400, 0.4
+    model, tensor = whole_call.prepared_model(photo[:side, :side], threshold, passing=SPARSE)
+    spec = flavour_spec("torchvision")
+    with TemporaryDirectory() as folder:
+        path = whole_call.export_heads(model, tensor, spec, Path(folder) / "retinanet.onnx")
+        detector = retinasdk.Detector(path, threads=threads)
+        labels = {str(index): label for index, label in enumerate(detector.labels)}
+        sliced = AutoDetectionModel.from_pretrained(
+            "torchvision", model=model, confidence_threshold=threshold, category_mapping=labels, device="cpu"
+        )
+        options = {f"slice_{axis}": side for axis in ("height", "width")}
+        options |= {f"overlap_{axis}_ratio": tiles.OVERLAP for axis in ("height", "width")}
+        calls: dict[str, Callable[[], object]] = {
+            OURS: lambda: detector(photo, tiles=retinasdk.Tiles(side, tiles.OVERLAP), score_threshold=threshold),
+            "SAHI": lambda: get_sliced_prediction(photo, sliced, perform_standard_pred=False, verbose=0, **options),
+        }
+        times = interleave(calls, rounds=min(rounds, 3), warmup=EXTRA_WARMUP)
+    title = f"tiles of {side}: ResNet-50-FPN at 800 x 800, photo of {photo.shape[0]} x {photo.shape[1]}"
+    return Section(title, times, {"SAHI": "torchvision eager, as it comes"})
+
+
 def many_photos(rounds: int, threads: int) -> Section:
     paths = retinasdk.list_images(PHOTOS / "people") * 8
     detector = retinasdk.Detector("people", threads=threads)
@@ -157,6 +188,8 @@ def main() -> None:
     makers: list[Any] = [suppression, large_photo, many_photos]
     if {"torch", "torchvision"}.isdisjoint(missing):
         makers = [photo_to_boxes, heads_to_boxes, *makers]
+        if "sahi" not in missing:
+            makers.append(large_photo_of_torchvision)
     for make in makers:
         print_section(make(arguments.rounds, arguments.threads))
 

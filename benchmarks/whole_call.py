@@ -49,13 +49,15 @@ def as_tensor(image: npt.NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(image).permute(2, 0, 1).float() / 255
 
 
-def prepared_model(image: npt.NDArray[np.uint8], threshold: float) -> tuple[RetinaNet, torch.Tensor]:
-    """The network with its class bias moved, and the tensor that it sees of the photo."""
+def prepared_model(
+    image: npt.NDArray[np.uint8], threshold: float, passing: float = PASSING
+) -> tuple[RetinaNet, torch.Tensor]:
+    """The network with its class bias moved until this share of scores passes, and the tensor it sees of the photo."""
     torch.manual_seed(0)
     model = retinanet_resnet50_fpn(weights=None, weights_backbone=None).eval()
     tensor = model.transform([as_tensor(image)])[0].tensors
     logits = torch.cat([level.flatten() for level in Heads(model)(tensor)[:5]])
-    surplus = int(PASSING * logits.numel())
+    surplus = int(passing * logits.numel())
     model.head.classification_head.cls_logits.bias += logit(threshold) - logits.topk(surplus).values[-1]
     return model, tensor
 
