@@ -4,7 +4,8 @@
 
 MODEL: a bundled name or an ONNX file in float32; without any, a ResNet-50-FPN with random weights. All layers are
 quantised, with ranges from the one photo that is timed: which of them `retinasdk quantize` leaves in float32 depends on
-its images, and its report says what the file gains. Needs onnx.
+its images, and its report says what the file gains. float32 is shown twice: as ONNX Runtime has it, and as a `Detector`
+runs it, with convolutions by Winograd's algorithm. Needs onnx.
 """
 
 from __future__ import annotations
@@ -71,9 +72,12 @@ def compare(name: str, path: Path, photo: Any, threads: int, rounds: int) -> Non
     print(f"{name}: input {tensor.shape}, {sum(observed.work.values()) / 1e9:.1f} billion multiplications")
     print(f"  as ONNX Runtime runs it: {', '.join(f'{count} {kind}' for kind, count in kinds.most_common())}")
     calls = {key: _call(session, network.input, tensor) for key, session in sessions.items()}
+    detector = Detector(path, device="cpu", threads=threads)
+    calls[f"{name} float32, Winograd"] = lambda: detector._backend.infer(tensor)
     times = interleave(calls, rounds=rounds, warmup=1)
     print_times(times)
     print_ratio(times, f"{name} float32", f"{name} 8 bits", target="at least 1.8 for ResNet-50")
+    print_ratio(times, f"{name} float32, Winograd", f"{name} 8 bits", target="above 1, for 8 bits to be of use here")
 
 
 def _session(model: onnx.ModelProto, threads: int, optimised: Path | None = None) -> Any:

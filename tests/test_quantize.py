@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -67,6 +68,10 @@ def test_the_report(written: QuantizationReport, network: onnx.ModelProto) -> No
     assert written.speed > 0
     text = str(written)
     assert "AP was not measured" in text
+    assert ("float32 is faster here" in text) == (written.speed < 1)
+    slower, faster = (str(dataclasses.replace(written, speed=speed)) for speed in (0.6, 1.4))
+    assert "0.60 times as fast as float32 on this machine\n  float32 is faster here" in slower
+    assert "float32 is faster here" not in faster
     assert all(name in text for name in weights)
     kinds = [node.op_type for node in onnx.load(written.output).graph.node]
     assert kinds.count("QuantizeLinear") > 3

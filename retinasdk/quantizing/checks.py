@@ -29,9 +29,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Checks:
-    """Runs whole detectors, from files in `folder`. images: that are compared. root: the folder of annotated ones."""
+    """Runs whole detectors, from the file `path`, which holds the network that was checked last.
 
-    folder: Path
+    images: that are compared. root: the folder of annotated ones.
+    """
+
+    path: Path
     spec: ModelSpec
     images: Sequence[ImageInput]
     root: Any
@@ -39,9 +42,8 @@ class Checks:
     progress: Progress
 
     def of(self, model: Any, title: str) -> Outcome:
-        path = self.folder / "model.onnx"
-        path.write_bytes(model.SerializeToString())
-        with Detector(path, device="cpu", spec=self.spec) as detector:
+        self.path.write_bytes(model.SerializeToString())
+        with Detector(self.path, device="cpu", spec=self.spec) as detector:
             found = [detector(image) for image in self.progress(self.images, f"compare, {title}")]
             return Outcome(found, self._average_precision(detector, title))
 

@@ -20,7 +20,7 @@ from retinasdk.images import ImageInput
 from retinasdk.models import find_model
 from retinasdk.quantizing.checks import Checks, Progress, agreement_of, why_refused
 from retinasdk.quantizing.graph import Network, prepared
-from retinasdk.quantizing.observing import Observed, observe, open_session
+from retinasdk.quantizing.observing import Observed, observe
 from retinasdk.quantizing.report import QuantizationReport, QuantizedLayer
 from retinasdk.quantizing.sensitivity import HeadLoss, layers_to_keep, sweep, worthwhile
 from retinasdk.quantizing.writing import quantised
@@ -79,7 +79,9 @@ def quantize_onnx(
 
     chosen = _evenly(found, _MOST_IMAGES)
     with tempfile.TemporaryDirectory() as folder:
-        checks = Checks(Path(folder), backend.spec, _evenly(chosen, _COMPARED_IMAGES), images, annotations, progress)
+        checks = Checks(
+            Path(folder) / "model.onnx", backend.spec, _evenly(chosen, _COMPARED_IMAGES), images, annotations, progress
+        )
         exact = checks.of(network.model, "float32")
         if exact.AP is None and not any(map(len, exact.detections)):
             raise ValueError(
@@ -104,6 +106,7 @@ def quantize_onnx(
                 f"{source}: {why} in 8 bits, even with {len(losses) - len(layers)} of {len(losses)} layers in float32; "
                 "nothing is written; give more images like those to come, or allow more"
             )
+        speed = _speed(source, checks.path, backend.spec, swept[0])
     if not layers:
         raise ModelError(
             f"{source}: wanted layers that 8 bits make faster without costing too much, found none of {len(losses)}; "
@@ -121,7 +124,7 @@ def quantize_onnx(
         agreement=agreement,
         AP_before=exact.AP,
         AP_after=outcome.AP,
-        speed=_speed(network.model, model, swept[0]),
+        speed=speed,
     )
     write_together({target: model.SerializeToString(), target.with_suffix(".json"): changed.to_json().encode()})
     return report
@@ -204,14 +207,15 @@ def _layers(losses: dict[str, float], observed: Observed, quantised: set[str]) -
     )
 
 
-def _speed(exact: Any, quantised: Any, tensor: npt.NDArray[np.float32]) -> float:
-    """The time of one run of the first over that of the second: the shortest of several in turn, after one of each."""
-    sessions = [open_session(model) for model in (exact, quantised)]
+def _speed(exact: Path, quantised: Path, spec: ModelSpec, tensor: npt.NDArray[np.float32]) -> float:
+    """The time of one run of the first over that of the second, both as a `Detector` runs them: the shortest of several
+    in turn, after one of each."""
+    backends = [OnnxCpuBackend(path, spec=spec, threads=None) for path in (exact, quantised)]
     times: list[list[float]] = [[], []]
     for _ in range(1 + _TIMED_ROUNDS):
-        for session, taken in zip(sessions, times, strict=True):
+        for backend, taken in zip(backends, times, strict=True):
             began = time.perf_counter()
-            session.run(None, {session.get_inputs()[0].name: tensor})
+            backend.infer(tensor)
             taken.append(time.perf_counter() - began)
     before, after = (min(taken[1:]) for taken in times)
     return before / after
