@@ -113,7 +113,8 @@ def test_what_is_asked_of_the_detector_reaches_it(run: Run, gif: Path, tmp_path:
 
 def test_a_reader_that_leaves_ends_it_quietly(gif: Path, model_path: Path) -> None:
     command = [sys.executable, "-m", "retinasdk.cli", "live", str(gif), "--model", str(model_path), "--jsonl", "-"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, cwd=gif.parent) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert json.loads(process.stdout.readline())["index"] == 0
