@@ -13,6 +13,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Image, blocks
 from fakes import fake_gpu
@@ -22,7 +23,7 @@ from PIL import Image as PillowImage
 
 from retinasdk import Detections, Detector, ModelSpec
 from retinasdk._stages import collect
-from retinasdk.live import CorruptFrameError, Reconnect, Shot, StreamError, stream
+from retinasdk.live import CorruptFrameError, Histogram, Metrics, Reconnect, Shot, StreamError, stream
 from retinasdk.live._limited_log import LimitedLog
 
 PICTURES = [blocks(90, 120, seed=seed) for seed in range(4)]
@@ -268,3 +269,64 @@ def test_each_kind_has_lines_of_its_own(caplog: pytest.LogCaptureFixture) -> Non
         *(f"b {number}" for number in range(5)),
         "b 7 (the last of 3 not logged)",
     ]
+
+
+# -- histograms --------------------------------------------------------------------------------------------------------
+
+
+def test_histogram_against_numpy() -> None:
+    random = np.random.default_rng(0)
+    for scale in (1e-3, 0.02, 3.0):
+        values = random.lognormal(np.log(scale), 1.0, 5000)
+        histogram = Histogram()
+        for value in values:
+            histogram.add(float(value))
+        assert histogram.count == 5000
+        assert histogram.sum_s == pytest.approx(values.sum())
+        assert (histogram.min_s, histogram.max_s) == (values.min(), values.max())
+        for share in (0.0, 0.01, 0.5, 0.9, 0.99, 1.0):
+            exact = float(np.quantile(values, share, method="inverted_cdf"))
+            assert exact * (1 - 1e-9) <= histogram.quantile(share) <= exact * 1.0906
+        buckets, total = histogram.cumulative()
+        edges, counts = zip(*buckets, strict=True)
+        assert list(counts) == [int((values <= edge).sum()) for edge in edges]
+        assert (len(edges), counts[-1], total) == (26, 5000, histogram.sum_s)
+
+
+def test_histogram_edges() -> None:
+    histogram = Histogram()
+    assert np.isnan(histogram.quantile(0.5))
+    assert histogram.to_dict() == {"count": 0}
+    assert {count for _, count in histogram.cumulative()[0]} == {0}
+    for seconds in (0.0, 1e-9, 1e6):
+        histogram.add(seconds)
+    assert histogram.quantile(1.0) == 1e6
+    buckets, _ = histogram.cumulative()
+    assert (buckets[0], buckets[-2][1], buckets[-1]) == ((1e-5, 2), 2, (float("inf"), 3))
+    with pytest.raises(ValueError, match="from 0 to 1, got 50"):
+        histogram.quantile(50)
+
+
+def test_metrics_print_and_export() -> None:
+    metrics = Metrics()
+    metrics.detect.add(0.02)
+    assert metrics.to_dict()["detect"] == {
+        "count": 1,
+        "mean_s": 0.02,
+        "p50_s": 0.02,
+        "p95_s": 0.02,
+        "max_s": 0.02,
+    }
+    assert list(metrics.to_dict()) == [
+        "capture",
+        "wait",
+        "detect",
+        "preprocess",
+        "inference",
+        "postprocess",
+        "hand_over",
+        "age",
+    ]
+    lines = str(metrics).splitlines()
+    assert lines[3].split() == ["detect", "1", "20.0", "20.0", "20.0", "20.0"]
+    assert lines[1].split() == ["capture", "0"]
