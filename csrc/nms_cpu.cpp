@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <optional>
 
 #include "box_grid.h"
 #include "box_math.h"
@@ -24,15 +23,13 @@ class Survivors {
  public:
   // crowd: the outlines of all candidates, where their neighbourhoods are to be used.
   Survivors(size_t classes, float iou_limit, const std::vector<Box>& crowd)
-      : iou_limit_(iou_limit), newest_of_class_(classes, kNone) {
-    if (!crowd.empty()) grid_.emplace(crowd);
-  }
+      : iou_limit_(iou_limit), is_crowd_(!crowd.empty()), newest_of_class_(classes, kNone), grid_(crowd) {}
 
   int count() const { return static_cast<int>(kept_.size()); }
 
   bool suppress(const Box& outline, int32_t class_id) const {
-    if (grid_) {
-      return grid_->any_near(outline, [&](int i) {
+    if (is_crowd_) {
+      return grid_.any_near(outline, [&](int i) {
         const Kept& other = kept_[static_cast<size_t>(i)];
         return other.class_id == class_id && suppresses(other.outline, outline, iou_limit_);
       });
@@ -47,16 +44,17 @@ class Survivors {
 
   void add(const Box& outline, int32_t class_id) {
     int& newest = newest_of_class_[static_cast<size_t>(class_id)];
-    if (grid_) grid_->add(outline, count());
+    if (is_crowd_) grid_.add(outline, count());
     kept_.push_back({outline, newest, class_id});
     newest = count() - 1;
   }
 
  private:
   float iou_limit_;
+  bool is_crowd_;
   std::vector<Kept> kept_;
   std::vector<int> newest_of_class_;
-  std::optional<BoxGrid> grid_;
+  BoxGrid grid_;
 };
 
 // The outlines of all candidates that are finite.
