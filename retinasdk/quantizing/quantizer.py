@@ -90,10 +90,10 @@ def quantize_onnx(
         observed = observe(network, network_inputs(progress(chosen, "calibrate"), backend.spec, batch=batch))
         swept = list(network_inputs(_evenly(chosen, sweep_images), backend.spec, batch=batch))
         loss = HeadLoss(network, backend.spec, swept)
-        losses = sweep(network, observed.ranges, loss, lambda layers: progress(layers, "sweep"))
+        losses = sweep(network, observed, loss, lambda layers: progress(layers, "sweep"))
         for attempt, share in enumerate(_ATTEMPTS, start=1):
             layers = worthwhile(network, losses.keys() - layers_to_keep(losses, observed.work, share), observed)
-            model = quantised(network, layers, observed.ranges)
+            model = quantised(network, layers, observed.ranges, observed.means)
             outcome = checks.of(model, f"attempt {attempt}")
             agreement = agreement_of(exact.detections, outcome.detections)
             why = why_refused(exact.AP, outcome.AP, agreement, max_ap_drop=max_ap_drop, min_agreement=min_agreement)
