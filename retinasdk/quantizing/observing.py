@@ -84,7 +84,7 @@ def observe(network: Network, inputs: Iterable[npt.NDArray[np.float32]]) -> Obse
 
 
 def open_session(model: Any) -> Any:
-    """ONNX Runtime's session of a model in memory, on the CPU, as a `Detector` opens it."""
+    """ONNX Runtime's session of a model in memory, on the CPU."""
     runtime = require("onnxruntime", _PURPOSE)
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors come as exceptions
