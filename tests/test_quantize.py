@@ -65,6 +65,9 @@ def test_the_report(written: QuantizationReport, network: onnx.ModelProto) -> No
     assert sum(layer.work for layer in written.layers) == pytest.approx(1)
     assert all(0 <= layer.loss < 0.5 for layer in written.layers)
     assert any(layer.is_quantised for layer in written.layers)
+    outputs = {value.name for value in network.graph.output}
+    last = {node.input[1] for node in network.graph.node if node.output[0] in outputs}
+    assert not any(layer.is_quantised for layer in written.layers if layer.name in last)
     assert written.speed > 0
     text = str(written)
     assert "AP was not measured" in text

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from retinasdk._lazy import require
 from retinasdk.calibration import check_finite
 from retinasdk.errors import ModelError
+from retinasdk.precision import layers_before
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -78,7 +79,7 @@ def _check_float(onnx: Any, model: Any) -> None:
 class Network:
     """A prepared float32 network, seen as layers: each a set of weights with all convolutions that share it.
 
-    layers: by the name of the weights, in the order of the graph.
+    layers: by the name of the weights, in the order of the graph. last: those of them that write the outputs.
     """
 
     def __init__(self, model: Any) -> None:
@@ -92,6 +93,8 @@ class Network:
         for node in graph.node:
             if node.op_type == "Conv" and all(name in self.constants for name in node.input[1:]):
                 self.layers.setdefault(node.input[1], []).append(node)
+        before = layers_before(graph, self.outputs)
+        self.last = self.layers.keys() & {node.input[1] for node in before if len(node.input) > 1}
         consumers: dict[str, list[Any]] = {}
         for node in graph.node:
             for name in node.input:

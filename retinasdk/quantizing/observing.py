@@ -1,4 +1,4 @@
-"""What the float32 network does on the calibration's images: the range of each tensor, the work of each layer."""
+"""What the float32 network does on the calibration's images: ranges and means of tensors, the work of each layer."""
 
 from __future__ import annotations
 
@@ -21,29 +21,32 @@ _PURPOSE = "quantising a model"
 
 @dataclass(frozen=True)
 class Observed:
-    """Over all images. ranges, sizes: of each tensor that may get codes, and its numbers; work: multiplications of each
-    layer."""
+    """Over all images. ranges, sizes: of each tensor that may get codes, and its numbers; means: of each tensor that a
+    layer reads, (channels,), all images alike; work: multiplications of each layer."""
 
     ranges: dict[str, Range]
     sizes: dict[str, int]
+    means: dict[str, npt.NDArray[np.float64]]
     work: dict[str, int]
 
 
 def observe(network: Network, inputs: Iterable[npt.NDArray[np.float32]]) -> Observed:
-    """Runs the network on each input (N, 3, h, w). Nothing but two numbers and a shape of a tensor is kept of a run.
+    """Runs the network on each input (N, 3, h, w). Of a tensor a run leaves two numbers, a shape and channels' means.
 
     Raises `ModelError` where a number is not finite.
     """
     onnx = require("onnx", _PURPOSE)
     tensors = network.tensors(network.layers)
     convolutions = [node.output[0] for nodes in network.layers.values() for node in nodes]
+    read = list(dict.fromkeys(node.input[0] for nodes in network.layers.values() for node in nodes))
     wanted = [(kind, name) for name in tensors for kind in ("ReduceMin", "ReduceMax")]
     wanted += [("Shape", name) for name in dict.fromkeys([*tensors, *convolutions])]
+    wanted += [("GlobalAveragePool", name) for name in read]
     names = [f"{name}/{kind}" for kind, name in wanted]
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
     for (kind, name), output in zip(wanted, names, strict=True):
-        options = {} if kind == "Shape" else {"keepdims": 0}
+        options = {"keepdims": 0} if kind in ("ReduceMin", "ReduceMax") else {}
         model.graph.node.append(onnx.helper.make_node(kind, [name], [output], **options))
         of = onnx.TensorProto.INT64 if kind == "Shape" else onnx.TensorProto.FLOAT
         model.graph.output.append(onnx.helper.make_tensor_value_info(output, of, None))
@@ -51,10 +54,13 @@ def observe(network: Network, inputs: Iterable[npt.NDArray[np.float32]]) -> Obse
 
     lows, highs = dict.fromkeys(tensors, math.inf), dict.fromkeys(tensors, -math.inf)
     sizes = dict.fromkeys([*tensors, *convolutions], 0)
+    means: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in read}
     for tensor in inputs:
         for (kind, name), value in zip(wanted, session.run(names, {network.input: tensor}), strict=True):
             if kind == "Shape":
                 sizes[name] += math.prod(map(int, value))
+            elif kind == "GlobalAveragePool":  # (N, channels, 1, 1)
+                means[name].append(value.reshape(value.shape[:2]).mean(axis=0, dtype=np.float64))
             elif not np.isfinite(value):
                 raise ModelError(
                     f"wanted finite activations on the images, got {value} in {name!r}; is the normalisation in the "
@@ -69,7 +75,12 @@ def observe(network: Network, inputs: Iterable[npt.NDArray[np.float32]]) -> Obse
         name: sum(sizes[node.output[0]] for node in nodes) * math.prod(network.constants[name].dims[1:])
         for name, nodes in network.layers.items()
     }
-    return Observed({name: Range(lows[name], highs[name]) for name in tensors}, sizes, work)
+    return Observed(
+        ranges={name: Range(lows[name], highs[name]) for name in tensors},
+        sizes=sizes,
+        means={name: np.mean(found, axis=0) for name, found in means.items()},
+        work=work,
+    )
 
 
 def open_session(model: Any) -> Any:

@@ -27,7 +27,7 @@ class QuantizationReport:
 
     head_loss: of the whole, as `HeadLoss` measures it. agreement: part of the detections of either network that have a
     counterpart in the other's; None where neither has any. AP_before, AP_after: on the annotated images; None without.
-    speed: the time of one image in float32 over that in 8 bits, on this machine, in turn, as `Detector` runs them.
+    speed: the time of one image in float32 over that in 8 bits, on this machine, in turn, as a `Detector` runs them.
     """
 
     output: Path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retinasdk.quantizing.graph import Network, Range
+from retinasdk.quantizing.graph import Network
 from retinasdk.quantizing.observing import Observed, open_session
 from retinasdk.quantizing.writing import quantised
 from retinasdk.spec import ModelSpec
@@ -87,12 +87,15 @@ def _by_anchor(level: npt.NDArray[np.float32], numbers: int) -> npt.NDArray[np.f
 
 def sweep(
     network: Network,
-    ranges: Mapping[str, Range],
+    observed: Observed,
     loss: HeadLoss,
     progress: Callable[[Sequence[Any]], Iterable[Any]],
 ) -> dict[str, float]:
     """The loss of each layer, when it alone is quantised."""
-    return {name: loss.of(quantised(network, [name], ranges)) for name in progress(list(network.layers))}
+    return {
+        name: loss.of(quantised(network, [name], observed.ranges, observed.means))
+        for name in progress(list(network.layers))
+    }
 
 
 def layers_to_keep(losses: Mapping[str, float], work: Mapping[str, int], share: float) -> set[str]:

@@ -10,6 +10,11 @@ order of the sum (row, column, channel), and of one sign, have codes that sum up
 leaves each channel between seven and eight bits. Depthwise convolutions, whose kernels add in 32 bits, have all eight.
 Where there is VNNI, such codes are as fast as others.
 
+Note [Corrected biases]: rounded weights shift the mean of what a channel writes by (rounded - exact) * mean of what it
+reads, which all that follows reads as well. The bias takes that shift out (Nagel et al., Data-free quantization through
+weight equalization and bias correction, 2019, section 4.2; with means of the calibration's images here, each reader of
+shared weights with its own). Padding is left out of account.
+
 Note [Float convolutions]: ONNX Runtime quantises the weights of any convolution whose input comes from a
 DequantizeLinear with one scale, when it loads the graph, with one scale for all channels. A convolution that is to stay
 in float32 therefore reads through a DequantizeLinear of its own, which has the same scale once for each channel.
@@ -36,9 +41,17 @@ _MAX_BIAS = 1 << 30  # leaves room for the sum
 _KEPT_FROM_RUNTIME = ("Conv", "ConvTranspose")  # Note [Float convolutions]
 
 
-def quantised(network: Network, layers: Collection[str], ranges: Mapping[str, Range]) -> Any:
-    """The model with these layers in 8 bits. ranges: of `network.tensors(layers)` at least."""
-    return _Writer(network, layers, ranges).model
+def quantised(
+    network: Network,
+    layers: Collection[str],
+    ranges: Mapping[str, Range],
+    means: Mapping[str, npt.NDArray[np.float64]] | None = None,
+) -> Any:
+    """The model with these layers in 8 bits. ranges: of `network.tensors(layers)` at least.
+
+    means: (channels,) of what these layers read; with them their biases are corrected: Note [Corrected biases].
+    """
+    return _Writer(network, layers, ranges, means).model
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,24 @@ def weight_scales(weight: npt.NDArray[np.float32], is_depthwise: bool) -> npt.ND
     return scales
 
 
+def mean_shift(error: npt.NDArray[np.float64], means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(outputs,) what a convolution writes too little on average. error: (outputs, inputs of a group, ...), the exact
+    weights less the rounded ones. means: (inputs,)."""
+    by_group = means.reshape(-1, error.shape[1])
+    missing = error.reshape(*error.shape[:2], -1).sum(axis=2).reshape(len(by_group), -1, error.shape[1])
+    shift: npt.NDArray[np.float64] = np.einsum("goc,gc->go", missing, by_group).ravel()
+    return shift
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """name: of a layer's weights behind their DequantizeLinear. error: the exact ones less those."""
+
+    name: str
+    scales: npt.NDArray[np.float32]
+    error: npt.NDArray[np.float64]
+
+
 def _is_depthwise(node: Any, weight: npt.NDArray[np.float32]) -> bool:
     return weight.shape[1] == 1 and any(item.name == "group" and item.i == len(weight) > 1 for item in node.attribute)
 
@@ -76,13 +107,20 @@ def _is_depthwise(node: Any, weight: npt.NDArray[np.float32]) -> bool:
 class _Writer:
     """Writes the nodes again, in order, with Q/DQ pairs behind every tensor that has codes."""
 
-    def __init__(self, network: Network, layers: Collection[str], ranges: Mapping[str, Range]) -> None:
+    def __init__(
+        self,
+        network: Network,
+        layers: Collection[str],
+        ranges: Mapping[str, Range],
+        means: Mapping[str, npt.NDArray[np.float64]] | None,
+    ) -> None:
         self._onnx = onnx = require("onnx", "quantising a model")
-        self._network, self._ranges = network, ranges
+        self._network, self._ranges, self._means = network, ranges, means
         self._written = network.written_in_codes(layers)
         self._nodes: list[Any] = []
         self._constants = dict(network.constants)
         self._codes: dict[str, Codes] = {}
+        self._rounded: dict[str, _Weights] = {}
         self._decoded: dict[str, str] = {}  # of a tensor with codes: its name behind the pair
         quantised = {id(node): name for name in layers for node in network.layers[name]}
         for node in network.model.graph.node:
@@ -100,16 +138,21 @@ class _Writer:
         self.model = self._assembled()
 
     def _quantise(self, node: Any, copy: Any) -> None:
-        scale = self._codes_of(node.input[0]).scale
-        copy.input[0] = self._decode(node.input[0])
-        copy.input[1], weight_scale = self._weights(node.input[1])
+        scale, weights = self._codes_of(node.input[0]).scale, self._weights(node.input[1])
+        copy.input[:] = [self._decode(node.input[0]), weights.name]
+        bias = np.zeros(len(weights.scales))
         if len(node.input) > 2:
-            scales = (scale * weight_scale).astype(np.float32)
-            steps = np.rint(self._network.values(node.input[2]).astype(np.float64) / scales)
-            copy.input[2] = self._dequantised(f"{node.output[0]}/bias", steps.astype(np.int32), scales)
+            bias += self._network.values(node.input[2])
+        if self._means is not None:
+            bias += mean_shift(weights.error, self._means[node.input[0]])
+        if bias.any() or len(node.input) > 2:
+            scales = (scale * weights.scales).astype(np.float32)
+            steps = np.rint(bias / scales).astype(np.int32)
+            copy.input.append(self._dequantised(f"{node.output[0]}/bias", steps, scales))
 
-    def _weights(self, name: str) -> tuple[str, npt.NDArray[np.float32]]:
-        """The name of a layer's weights behind their DequantizeLinear, and their scales."""
+    def _weights(self, name: str) -> _Weights:
+        if name in self._rounded:  # for another of its convolutions
+            return self._rounded[name]
         weight, nodes = self._network.values(name), self._network.layers[name]
         wanted = weight_scales(weight, _is_depthwise(nodes[0], weight))
         for node in nodes:  # wide enough for the biases to fit into their codes, where weights are next to nothing
@@ -117,11 +160,11 @@ class _Writer:
                 biases = np.abs(self._network.values(node.input[2]).astype(np.float64))
                 wanted = np.maximum(wanted, biases / _MAX_BIAS / self._codes_of(node.input[0]).scale)
         scales = np.where(wanted < np.finfo(np.float32).tiny, 1, wanted).astype(np.float32)
-        decoded = f"{name}/weights"
-        if f"{decoded}/codes" not in self._constants:  # the first of its convolutions
-            by_channel = scales.reshape(-1, *[1] * (weight.ndim - 1))
-            self._dequantised(decoded, np.rint(weight / by_channel).astype(np.int8), scales)
-        return decoded, scales
+        by_channel = scales.reshape(-1, *[1] * (weight.ndim - 1))
+        codes = np.rint(weight / by_channel).astype(np.int8)
+        error = weight.astype(np.float64) - codes * by_channel.astype(np.float64)
+        self._rounded[name] = _Weights(self._dequantised(f"{name}/weights", codes, scales), scales, error)
+        return self._rounded[name]
 
     def _dequantised(self, name: str, codes: npt.NDArray[Any], scales: npt.NDArray[np.float32]) -> str:
         """Writes constant codes with a scale for each of the first axis, and names what they stand for."""
