@@ -4,7 +4,7 @@
 
 Both take the same files in turn and use the same cores. Without --images: synthetic photos as JPEG files of three
 sizes. The larger the files, the more there is besides the network for one core to do while the others wait. How busy
-the cores are bounds what can be gained: where calls one by one use 90 % of them, predict() can be 1.11 times as fast.
+the cores are tells of that waiting alone: threads that wait for each other inside a call of the network count as busy.
 """
 
 from __future__ import annotations

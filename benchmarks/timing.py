@@ -19,17 +19,12 @@ Times = dict[str, npt.NDArray[np.float64]]
 _REST_SECONDS = 0.25
 
 
-def interleave(
-    candidates: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2, rest: float = _REST_SECONDS
-) -> Times:
-    """Milliseconds of each candidate, (rounds,) float64 by name: A B A B ..., after `warmup` untimed rounds.
-
-    rest: seconds before each turn; 0 where no candidate has threads of its own.
-    """
+def interleave(candidates: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 2) -> Times:
+    """Milliseconds of each candidate, (rounds,) float64 by name: A B A B ..., after `warmup` untimed rounds."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(warmup + rounds):
         for name, call in candidates.items():
-            time.sleep(rest)
+            time.sleep(_REST_SECONDS)
             start = time.perf_counter()
             result = call()
             elapsed = time.perf_counter() - start

@@ -6,6 +6,9 @@
 #include <functional>
 #include <memory>
 #include <new>
+#include <stdexcept>
+#include <string>
+#include <vector>
 
 namespace retinasdk {
 
@@ -35,6 +38,24 @@ inline AlignedFloats make_aligned(std::size_t count) {
 inline float* aligned(float* scratch) {
   const auto address = reinterpret_cast<std::uintptr_t>(scratch);
   return scratch + (kAlignment - address % kAlignment) % kAlignment / sizeof(float);
+}
+
+inline int round_up(int value, int step) { return (value + step - 1) / step * step; }
+
+// Throws std::invalid_argument.
+inline void require_channels(int out_channels, int in_channels) {
+  if (out_channels < 1 || in_channels < 1 || out_channels > 65536 || in_channels > 65536) {
+    throw std::invalid_argument("channels must be 1 to 65536, got " + std::to_string(out_channels) + " out, " +
+                                std::to_string(in_channels) + " in");
+  }
+}
+
+// bias (out_channels,), with zeros behind it; none where it is null.
+inline std::vector<float> padded_bias(const float* bias, int out_channels, int padded_out) {
+  if (bias == nullptr) return {};
+  std::vector<float> padded(bias, bias + out_channels);
+  padded.resize(static_cast<std::size_t>(padded_out));
+  return padded;
 }
 
 }  // namespace retinasdk

@@ -2,8 +2,6 @@
 #include "pointwise.h"
 
 #include <algorithm>
-#include <stdexcept>
-#include <string>
 
 #include "winograd_kernels.h"
 
@@ -16,8 +14,6 @@ namespace {
 constexpr int kPiecePixels = 96;           // of a piece: their products stay in the first cache
 constexpr int kBlockFloats = 1024 * 1024;  // of a block's input, in the shared cache
 
-int round_up(int value, int step) { return (value + step - 1) / step * step; }
-
 int block_pixels(const PointwiseWeights& weights, std::size_t pixels) {
   const int most = std::max(1, kBlockFloats / weights.padded_in / kPiecePixels) * kPiecePixels;
   return pixels < static_cast<std::size_t>(most) ? round_up(static_cast<int>(pixels), kPiecePixels) : most;
@@ -27,10 +23,7 @@ int block_pixels(const PointwiseWeights& weights, std::size_t pixels) {
 
 PointwiseWeights::PointwiseWeights(const float* weights, int out_channels_, int in_channels_)
     : out_channels(out_channels_), in_channels(in_channels_) {
-  if (out_channels < 1 || in_channels < 1 || out_channels > 65536 || in_channels > 65536) {
-    throw std::invalid_argument("channels must be 1 to 65536, got " + std::to_string(out_channels) + " out, " +
-                                std::to_string(in_channels) + " in");
-  }
+  require_channels(out_channels, in_channels);
   padded_out = round_up(out_channels, kPanel);
   padded_in = round_up(in_channels, kLanes);
   const auto count = static_cast<std::size_t>(padded_out) * static_cast<std::size_t>(padded_in);
@@ -48,11 +41,10 @@ PointwiseConv::PointwiseConv(std::shared_ptr<const PointwiseWeights> weights, co
 
 PointwiseConv::PointwiseConv(std::shared_ptr<const PointwiseWeights> weights, const float* bias, bool relu,
                              const Kernels& kernels)
-    : weights_(std::move(weights)), relu_(relu), kernels_(kernels) {
-  if (bias == nullptr) return;
-  bias_.assign(bias, bias + weights_->out_channels);
-  bias_.resize(static_cast<std::size_t>(weights_->padded_out));
-}
+    : weights_(std::move(weights)),
+      bias_(padded_bias(bias, weights_->out_channels, weights_->padded_out)),
+      relu_(relu),
+      kernels_(kernels) {}
 
 std::size_t PointwiseConv::scratch_floats(std::size_t pixels) const {
   const auto block = static_cast<std::size_t>(block_pixels(*weights_, pixels));

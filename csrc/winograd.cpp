@@ -2,8 +2,6 @@
 #include "winograd.h"
 
 #include <algorithm>
-#include <stdexcept>
-#include <string>
 
 #include "winograd_kernels.h"
 
@@ -20,8 +18,6 @@ constexpr int kBlockChannels = 36 * 1024;  // tiles times channels
 constexpr int kProductChannels = 128;      // output channels whose products are kept at a time
 // Between two positions, so that the 64 values of one tile and channel do not all fall into one set of the cache.
 constexpr std::ptrdiff_t kSkew = 16;
-
-int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
 #ifdef RETINASDK_WINOGRAD_AVX2
 bool has_avx2_and_fma() {
@@ -64,10 +60,7 @@ const Kernels& winograd::best_kernels() {
 
 WinogradWeights::WinogradWeights(const float* weights, int out_channels_, int in_channels_)
     : out_channels(out_channels_), in_channels(in_channels_) {
-  if (out_channels < 1 || in_channels < 1 || out_channels > 65536 || in_channels > 65536) {
-    throw std::invalid_argument("channels must be 1 to 65536, got " + std::to_string(out_channels) + " out, " +
-                                std::to_string(in_channels) + " in");
-  }
+  require_channels(out_channels, in_channels);
   padded_out = round_up(out_channels, kPanel);
   padded_in = round_up(in_channels, kLanes);
   const std::ptrdiff_t stride = static_cast<std::ptrdiff_t>(padded_out) * padded_in;
@@ -84,11 +77,10 @@ WinogradConv::WinogradConv(std::shared_ptr<const WinogradWeights> weights, const
 
 WinogradConv::WinogradConv(std::shared_ptr<const WinogradWeights> weights, const float* bias, bool relu,
                            const Kernels& kernels)
-    : weights_(std::move(weights)), relu_(relu), kernels_(kernels) {
-  if (bias == nullptr) return;
-  bias_.assign(bias, bias + weights_->out_channels);
-  bias_.resize(static_cast<std::size_t>(weights_->padded_out));
-}
+    : weights_(std::move(weights)),
+      bias_(padded_bias(bias, weights_->out_channels, weights_->padded_out)),
+      relu_(relu),
+      kernels_(kernels) {}
 
 std::size_t WinogradConv::scratch_floats(int batch, int height, int width) const {
   const Plan plan = make_plan(*weights_, batch, height, width);

@@ -138,12 +138,12 @@ def _merge(
     )
     merged = Kept(boxes[best], scores[best], class_ids[best])
     if op == "fuse":
-        fused_boxes, means = fused(boxes, scores, best, joined)
+        fused_boxes, means = _fused(boxes, scores, best, joined)
         merged = Kept(fused_boxes, means if suppression.fused_score == "mean" else merged.scores, merged.class_ids)
     return to_scores(_limited(merged, suppression), spec)
 
 
-def fused(
+def _fused(
     boxes: npt.NDArray[np.float32],
     scores: npt.NDArray[np.float32],
     best: npt.NDArray[np.int32],

@@ -2,7 +2,7 @@
 
 A single call keeps one core busy with decoding, preprocessing and post-processing while the others wait; here each
 worker does a whole batch from file to boxes on its own, so that all of them are busy all the time. The network runs on
-one thread a worker where it runs on the CPU: it scales worse over threads than over images.
+one thread a worker where it runs on the CPU: small networks scale worse over threads than over images.
 """
 
 from __future__ import annotations
