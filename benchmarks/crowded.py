@@ -26,8 +26,8 @@ from retinasdk.evaluation.categories import scored_classes
 from retinasdk.evaluation.coco import CocoNumbers, CocoScorer
 from retinasdk.evaluation.operating_point import best_f1
 from retinasdk.images import as_rgb
-from retinasdk.postprocess import decode, suppress, to_detections
-from retinasdk.preprocess import Transform, preprocess
+from retinasdk.pipeline.postprocess import decode, suppress, to_detections
+from retinasdk.pipeline.preprocess import Transform, preprocess
 
 LOWEST_SCORE = 0.01
 

@@ -34,15 +34,14 @@ from inputs import photo, random_model, read_or_make, size
 from timing import interleave
 
 import retinasdk
-from retinasdk._files import write_atomically
-from retinasdk._tensorrt import import_tensorrt
-from retinasdk.backends import ENGINE_SUFFIX
-from retinasdk.backends._cuda_device import CudaDevice, why_no_gpu
-from retinasdk.engine_info import EngineInfo
+from retinasdk._util.files import write_atomically
+from retinasdk.cuda.device import CudaDevice, why_no_gpu
 from retinasdk.errors import RetinaSdkError
 from retinasdk.models import find_model
-from retinasdk.postprocess import logit
-from retinasdk.preprocess import Transform, preprocess
+from retinasdk.pipeline.preprocess import Transform, preprocess
+from retinasdk.pipeline.rules import logit
+from retinasdk.tensorrt.engine_info import ENGINE_SUFFIX, EngineInfo
+from retinasdk.tensorrt.versions import import_tensorrt
 
 RANDOM_PRIOR = 0.001  # around which the random scores lie: as in overhead.py
 CALIBRATION_IMAGES = 8

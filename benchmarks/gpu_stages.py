@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retinasdk.backends._cuda_device import CudaDevice
-from retinasdk.backends._cuda_memory import DeviceBuffer
-from retinasdk.backends._device_image import DeviceImage
-from retinasdk.backends._gpu_lane import Lane
-from retinasdk.backends._tensorrt_engine import Engine
-from retinasdk.preprocess import Transform
+from retinasdk.cuda.device import CudaDevice
+from retinasdk.cuda.device_image import DeviceImage
+from retinasdk.cuda.memory import DeviceBuffer
+from retinasdk.pipeline.preprocess import Transform
+from retinasdk.tensorrt.lane import Lane
+from retinasdk.tensorrt.loaded_engine import Engine
 
 STAGES = ("upload", "preprocess", "network", "decode", "nms", "download")
 LAUNCHES = 10  # of a kernel in the graph that is timed

@@ -3,7 +3,7 @@
     python benchmarks/int8.py [MODEL ...] [--image FILE | --size 480x640] [--classes K] [--threads N] [--rounds N]
 
 MODEL: a bundled name or an ONNX file in float32; without any, a ResNet-50-FPN with random weights. All layers are
-quantised, with ranges from the one photo that is timed: which of them `retinasdk quantize` leaves in float32 depends on
+quantized, with ranges from the one photo that is timed: which of them `retinasdk quantize` leaves in float32 depends on
 its images, and its report says what the file gains. float32 is shown twice: as ONNX Runtime has it, and as a `Detector`
 runs it, with convolutions by Winograd's algorithm. Needs onnx.
 """
@@ -24,11 +24,11 @@ from inputs import random_model, read_or_make, size
 from timing import interleave, print_machine, print_ratio, print_times
 
 from retinasdk import Detector
-from retinasdk.calibration import network_inputs
 from retinasdk.models import find_model
-from retinasdk.quantizing.graph import Network, prepared
-from retinasdk.quantizing.observing import observe
-from retinasdk.quantizing.writing import quantised
+from retinasdk.onnx_graph.calibration import network_inputs
+from retinasdk.onnx_graph.network import Network, prepared
+from retinasdk.onnx_graph.ranges import observe
+from retinasdk.quantization.writing import quantized
 
 # Fused multiplying and adding of bytes: with it one instruction does what takes three without.
 _DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "asimddp")
@@ -62,7 +62,7 @@ def compare(name: str, path: Path, photo: Any, threads: int, rounds: int) -> Non
         (tensor,) = network_inputs([photo], detector.spec)
     network = Network(prepared(onnx.load(path)))
     observed = observe(network, [tensor])
-    in_codes = quantised(network, network.layers, observed.ranges)
+    in_codes = quantized(network, network.layers, observed.ranges)
     with TemporaryDirectory() as folder:
         sessions = {
             f"{name} float32": _session(network.model, threads),

@@ -29,7 +29,7 @@ from memory import private_mb, resident_mb
 from timing import print_machine
 
 import retinasdk
-from retinasdk.live import CorruptFrameError, Reconnect, Shot, stream
+from retinasdk.live import CorruptFrameError, RawFrame, Reconnect, stream
 
 
 def camera(fps: float, shape: tuple[int, int]) -> Iterator[npt.NDArray[np.uint8]]:
@@ -94,7 +94,7 @@ class UnsteadyCamera:
     def open(self) -> None:
         self._handle = open(os.devnull, "rb")  # noqa: SIM115 - what a real one holds, to be counted
 
-    def read(self) -> Shot:
+    def read(self) -> RawFrame:
         self._count += 1
         time.sleep(1.0 / _RATE)
         if self._count % 90 == 0:
@@ -102,7 +102,7 @@ class UnsteadyCamera:
         if self._count % 50 == 7:
             raise CorruptFrameError("a packet was lost")
         image = self._images[self._count // 40 % len(self._images)]
-        return Shot(image.copy)
+        return RawFrame(image.copy)
 
     def close(self) -> None:
         if self._handle is not None:

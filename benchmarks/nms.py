@@ -53,7 +53,7 @@ def contestants(count: int, classes: int) -> dict[str, Call]:
             iou_threshold=IOU_THRESHOLD,
             max_detections=count,
             or_equal=False,
-            plus_one=False,
+            inclusive_pixels=False,
         )
         return kept[0, : kept_counts[0]].astype(np.int64)
 

@@ -21,8 +21,9 @@ from inputs import has_bundled_model, random_model, read_or_make, size
 from timing import interleave, print_machine, print_ratio, print_times
 
 import retinasdk
-from retinasdk.postprocess import logit, postprocess
-from retinasdk.preprocess import Transform, preprocess
+from retinasdk.pipeline.postprocess import postprocess
+from retinasdk.pipeline.preprocess import Transform, preprocess
+from retinasdk.pipeline.rules import logit
 
 # Around which the random scores lie: then 0.3 % are above the threshold of 0.05, as in a busy photo.
 RANDOM_PRIOR = 0.001

@@ -28,9 +28,9 @@ import whole_call
 from timing import Times, interleave, print_machine
 
 import retinasdk
-from retinasdk.flavours import flavour_spec
+from retinasdk.convert.flavours import flavour_spec
 from retinasdk.images import as_rgb
-from retinasdk.preprocess import Transform, preprocess
+from retinasdk.pipeline.preprocess import Transform, preprocess
 
 OURS = "retinasdk"
 PHOTOS = Path(__file__).resolve().parent.parent / "examples" / "photos"

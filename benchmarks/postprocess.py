@@ -19,10 +19,11 @@ import numpy as np
 from timing import interleave, print_machine, print_ratio, print_times
 
 from retinasdk import Detections, _native
-from retinasdk.backends import HeadOutputs
-from retinasdk.flavours import flavour_spec
-from retinasdk.postprocess import decode, logit, nms, postprocess
-from retinasdk.preprocess import Transform
+from retinasdk.convert.flavours import flavour_spec
+from retinasdk.pipeline.postprocess import decode, nms, postprocess
+from retinasdk.pipeline.preprocess import Transform
+from retinasdk.pipeline.rules import logit
+from retinasdk.pipeline.types import HeadOutputs
 from retinasdk.spec import ModelSpec
 
 CELLS = ((100, 136), (50, 68), (25, 34), (13, 17), (7, 9))  # P3 to P7 of 800 x 1088

@@ -24,11 +24,11 @@ import numpy.typing as npt
 from timing import interleave, print_machine, print_ratio, print_times
 
 from retinasdk import Detections, Detector, Resize, Tiles
-from retinasdk._stages import collect
 from retinasdk.evaluation.annotations import read_annotations
 from retinasdk.evaluation.categories import scored_classes
 from retinasdk.evaluation.coco import CocoScorer
 from retinasdk.images import as_rgb
+from retinasdk.pipeline.stage_timing import collect
 
 Image = npt.NDArray[np.uint8]
 COUNTED = 1000

@@ -22,8 +22,8 @@ from timing import interleave, print_machine, print_ratio, print_times
 from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
 
 import retinasdk
-from retinasdk.flavours import flavour_spec
-from retinasdk.postprocess import logit
+from retinasdk.convert.flavours import flavour_spec
+from retinasdk.pipeline.rules import logit
 from retinasdk.spec import ModelSpec
 
 PASSING = 0.003

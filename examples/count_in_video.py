@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import retinasdk
-from retinasdk.live import Shot, Video
+from retinasdk.live import RawFrame, Video
 
 SMOOTH_S = 1.0
 
@@ -27,7 +27,7 @@ class Thinned(Video):
         super().__init__(path)
         self.every = every
 
-    def read(self) -> Shot | None:
+    def read(self) -> RawFrame | None:
         for _ in range(self.every - 1):
             super().read()
         return super().read()

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from retinasdk.exporting import export_heads
-from retinasdk.flavours import flavour_spec
+from retinasdk.convert.export_torch import export_heads
+from retinasdk.convert.flavours import flavour_spec
 
 
 class Detectron2Heads(torch.nn.Module):

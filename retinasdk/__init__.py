@@ -9,21 +9,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from retinasdk.convert.importing import ImportReport, import_onnx
     from retinasdk.detections import Detection, Detections
     from retinasdk.detector import Detector
-    from retinasdk.engine import build_engine
-    from retinasdk.engine_info import EngineInfo
     from retinasdk.errors import DeviceError, ImageError, MissingDependencyError, ModelError, RetinaSdkError
-    from retinasdk.fusion import fuse
     from retinasdk.images import list_images
-    from retinasdk.importing import ImportReport, import_onnx
     from retinasdk.live import Frame, Stream, StreamError, stream
     from retinasdk.models import BundledModel, list_models
-    from retinasdk.quantizing import QuantizationReport, QuantizedLayer, quantize_onnx
+    from retinasdk.pipeline.fusion import fuse
+    from retinasdk.pipeline.suppression import Suppression
+    from retinasdk.pipeline.throughput import Prediction
+    from retinasdk.quantization import QuantizationReport, QuantizedLayer, quantize_onnx
     from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
-    from retinasdk.suppression import Suppression
-    from retinasdk.throughput import Prediction
-    from retinasdk.tiling import Tiles
+    from retinasdk.tensorrt.build import build_engine
+    from retinasdk.tensorrt.engine_info import EngineInfo
+    from retinasdk.tiling.grid import Tiles
 
 __all__ = [
     "BoxCoder",
@@ -63,19 +63,19 @@ __version__ = "0.1.0"
 _NAMES_OF_MODULE = {
     "detections": ("Detection", "Detections"),
     "detector": ("Detector",),
-    "engine": ("build_engine",),
-    "engine_info": ("EngineInfo",),
+    "tensorrt.build": ("build_engine",),
+    "tensorrt.engine_info": ("EngineInfo",),
     "errors": ("DeviceError", "ImageError", "MissingDependencyError", "ModelError", "RetinaSdkError"),
-    "fusion": ("fuse",),
+    "pipeline.fusion": ("fuse",),
     "images": ("list_images",),
-    "importing": ("ImportReport", "import_onnx"),
+    "convert.importing": ("ImportReport", "import_onnx"),
     "live": ("Frame", "Stream", "StreamError", "stream"),
     "models": ("BundledModel", "list_models"),
-    "quantizing": ("QuantizationReport", "QuantizedLayer", "quantize_onnx"),
+    "quantization": ("QuantizationReport", "QuantizedLayer", "quantize_onnx"),
     "spec": ("BoxCoder", "Level", "ModelSpec", "Normalise", "Resize"),
-    "suppression": ("Suppression",),
-    "throughput": ("Prediction",),
-    "tiling": ("Tiles",),
+    "pipeline.suppression": ("Suppression",),
+    "pipeline.throughput": ("Prediction",),
+    "tiling.grid": ("Tiles",),
 }
 _MODULE_OF_NAME = {name: module for module, names in _NAMES_OF_MODULE.items() for name in names}
 

@@ -26,7 +26,7 @@ def decode(
     coder_kind: str = "center",
     coder_means: tuple[float, float, float, float] = ...,
     coder_clamp_min: float = ...,
-    plus_one: bool = False,
+    inclusive_pixels: bool = False,
     or_equal: bool = False,
     drop_empty: bool = False,
     class_thresholds: npt.NDArray[np.float32] | None = None,
@@ -41,7 +41,7 @@ def nms(
     iou_threshold: float,
     max_detections: int,
     or_equal: bool = False,
-    plus_one: bool = False,
+    inclusive_pixels: bool = False,
     across_classes: bool = False,
     max_per_class: int = ...,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
@@ -57,7 +57,7 @@ def soft_nms(
     iou_threshold: float,
     max_detections: int,
     or_equal: bool = False,
-    plus_one: bool = False,
+    inclusive_pixels: bool = False,
     across_classes: bool = False,
     max_per_class: int = ...,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32]]: ...
@@ -74,7 +74,7 @@ def fuse(
     iou_threshold: float,
     max_detections: int,
     or_equal: bool = False,
-    plus_one: bool = False,
+    inclusive_pixels: bool = False,
     across_classes: bool = False,
     max_per_class: int = ...,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
@@ -90,7 +90,7 @@ def merge_tiles(
     image_size: tuple[int, int],
     iou_threshold: float,
     or_equal: bool,
-    plus_one: bool,
+    inclusive_pixels: bool,
     cut_slack: tuple[float, float],
     cover_limit: float,
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...

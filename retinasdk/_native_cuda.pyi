@@ -64,7 +64,7 @@ def decode(
     coder_kind: str = "center",
     coder_means: tuple[float, float, float, float] = ...,
     coder_clamp_min: float = ...,
-    plus_one: bool = False,
+    inclusive_pixels: bool = False,
     or_equal: bool = False,
     drop_empty: bool = False,
     class_thresholds: int = 0,
@@ -91,7 +91,7 @@ def nms(
     scratch_bytes: int,
     stream: int,
     or_equal: bool = False,
-    plus_one: bool = False,
+    inclusive_pixels: bool = False,
     across_classes: bool = False,
     max_per_class: int = ...,
 ) -> None: ...
@@ -119,7 +119,7 @@ def soft_nms(
     scratch_bytes: int,
     stream: int,
     or_equal: bool = False,
-    plus_one: bool = False,
+    inclusive_pixels: bool = False,
     across_classes: bool = False,
     max_per_class: int = ...,
 ) -> None: ...
@@ -146,7 +146,7 @@ def fuse(
     scratch_bytes: int,
     stream: int,
     or_equal: bool = False,
-    plus_one: bool = False,
+    inclusive_pixels: bool = False,
     across_classes: bool = False,
     max_per_class: int = ...,
 ) -> None: ...

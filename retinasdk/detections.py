@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retinasdk._labels import class_ids_of
-from retinasdk._lazy import require
+from retinasdk._util.labels import class_ids_of
+from retinasdk._util.lazy import require
 
 if TYPE_CHECKING:
     import numpy.typing as npt

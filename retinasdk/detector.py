@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from retinasdk._call_options import ScoreThreshold, Thresholds, checked_regions, checked_thresholds
-from retinasdk._labels import class_ids_of
-from retinasdk._stages import stage
-from retinasdk._tiled import detect_tiled
-from retinasdk.backends import DEFAULT_CONVOLUTION, open_backend
+from retinasdk._util.labels import class_ids_of
+from retinasdk.backends.base import DEFAULT_CONVOLUTION, open_backend
 from retinasdk.detections import Detections
 from retinasdk.images import ImageInput
 from retinasdk.models import DEFAULT_MODEL, find_model
-from retinasdk.postprocess import to_detections
-from retinasdk.preprocess import Transform
+from retinasdk.pipeline.call_options import ScoreThreshold, Thresholds, checked_regions, checked_thresholds
+from retinasdk.pipeline.postprocess import to_detections
+from retinasdk.pipeline.preprocess import Transform
+from retinasdk.pipeline.stage_timing import stage
+from retinasdk.pipeline.suppression import AS_FRAMEWORK, Suppression
+from retinasdk.pipeline.throughput import Prediction, predict
 from retinasdk.spec import ModelSpec
-from retinasdk.suppression import AS_FRAMEWORK, Suppression
-from retinasdk.throughput import Prediction, predict
-from retinasdk.tiling import TilesOption, check_tiles, resolve
-from retinasdk.windows import open_windows
+from retinasdk.tiling.grid import TilesOption, check_tiles, resolve
+from retinasdk.tiling.tiled_detection import detect_tiled
+from retinasdk.tiling.windows import open_windows
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -255,13 +255,10 @@ class Detector:
         groups: dict[tuple[int, int], list[int]] = {}
         for index, transform in enumerate(transforms):
             groups.setdefault(transform.padded, []).append(index)
-        fixed = self._backend.fixed_batch
         for padded, members in groups.items():
             size = self._batch_size(padded)
             for start in range(0, len(members), size):
-                batch = members[start : start + size]
-                # A network of a fixed batch is filled up with copies, whose results are equal.
-                yield batch + batch[-1:] * (size - len(batch)) if fixed else batch
+                yield members[start : start + size]
 
     def __repr__(self) -> str:
         return f"Detector({self.spec.name!r}, {len(self.labels)} classes, device={self.device!r})"

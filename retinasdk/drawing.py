@@ -6,7 +6,7 @@ import colorsys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from retinasdk._lazy import require
+from retinasdk._util.lazy import require
 from retinasdk.images import ImageInput, as_rgb
 
 if TYPE_CHECKING:

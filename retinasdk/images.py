@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from retinasdk._lazy import require
+from retinasdk._util.lazy import require
 from retinasdk.errors import ImageError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retinasdk._spec_json import dump_readable, from_json_object, to_json_object
+from retinasdk._util.dataclass_json import dump_readable, from_json_object, to_json_object
 from retinasdk.errors import ModelError
 
 FORMAT = 1
@@ -178,8 +178,8 @@ class ModelSpec:
     clip_limit: x is clipped to 0..width ("edge") or to 0..width - 1 ("last_pixel": ODTK, keras-retinanet); so is y.
     drop_empty: boxes without area, as they are clipped by then, are dropped "before_nms" (mmdetection) or "after_nms"
         (detectron2), or "never".
-    plus_one: x2 and y2 name the last pixel inside the box (ODTK), so that a width is x2 - x1 + 1: an anchor's, in NMS,
-        and in what is empty. Detections are reported so, too.
+    inclusive_pixels: x2 and y2 name the last pixel inside the box (ODTK), so that a width is x2 - x1 + 1: an anchor's,
+        in NMS, and in what is empty. Detections are reported so, too.
     nms_iou_threshold: strictly above, a worse box of the same class is dropped; with nms_comparison ">=" also at it.
     max_detections: per image, of all classes; a limit per class that is no lower changes nothing.
     rescale: boxes go back to the original image by the ratio of original to resized size on each axis ("per_axis"), or
@@ -209,7 +209,7 @@ class ModelSpec:
     nms_comparison: str = ">"
     clip_limit: str = "edge"
     drop_empty: str = "never"
-    plus_one: bool = False
+    inclusive_pixels: bool = False
     rescale: str = "per_axis"
     source: Mapping[str, str] = field(default_factory=dict)
 
@@ -246,7 +246,7 @@ class ModelSpec:
         )
         for name in ("score_comparison", "nms_comparison"):
             _check(getattr(self, name) in _COMPARISONS, f"{name} is one of {_COMPARISONS}", getattr(self, name))
-        _check(isinstance(self.plus_one, bool), "plus_one is true or false", self.plus_one)
+        _check(isinstance(self.inclusive_pixels, bool), "inclusive_pixels is true or false", self.inclusive_pixels)
 
     @property
     def anchors_per_cell(self) -> int:
@@ -280,6 +280,8 @@ class ModelSpec:
                 f"{origin}: wanted a model spec of format {FORMAT}, got {version!r}; "
                 "write it with this version of retinasdk, or update retinasdk"
             )
+        if "plus_one" in content:  # its name in specs written before 0.1.0
+            content["inclusive_pixels"] = content.pop("plus_one")
         try:
             return from_json_object(cls, content)
         except ModelError as error:
@@ -287,7 +289,7 @@ class ModelSpec:
 
     def save(self, path: str | Path) -> None:
         """Writes the spec as JSON, whole or not at all."""
-        from retinasdk._files import write_atomically
+        from retinasdk._util.files import write_atomically
 
         write_atomically(Path(path), self.to_json().encode())
 

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import pytest
 from hypothesis import settings
 from onnx import numpy_helper
+from pictures import LABELS, Image, blocks
 from random_retinanet import random_retinanet
 
 from retinasdk import Detector, ModelSpec, Resize
@@ -22,16 +22,6 @@ from retinasdk import Detector, ModelSpec, Resize
 # A busy machine is no failure.
 settings.register_profile("retinasdk", deadline=None)
 settings.load_profile("retinasdk")
-
-LABELS = ("person", "chair", "dog")
-
-Image = npt.NDArray[np.uint8]
-
-
-def blocks(height: int = 90, width: int = 120, seed: int = 0) -> Image:
-    """A picture of random coloured blocks: enough for the random network to give scores from 0.1 to 0.7."""
-    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    return np.kron(small, np.ones((height // 6 + 1, width // 6 + 1, 1), np.uint8))[:height, :width].copy()
 
 
 @pytest.fixture(scope="session")

@@ -10,20 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from found import found
 
 from retinasdk import Detection, Detections
 
 LABELS = ("person", "chair", "dog")
-
-
-def found(**changes: Any) -> Detections:
-    arrays = {
-        "xyxy": [[10, 20, 30, 60], [0, 0, 5.5, 5], [40, 10, 80, 50], [1, 2, 3, 4]],
-        "scores": [0.9, 0.8, 0.5, 0.25],
-        "class_ids": [0, 2, 0, 1],
-        "labels": LABELS,
-    }
-    return Detections(**{**arrays, **changes})  # type: ignore[arg-type]
 
 
 # -- a value -----------------------------------------------------------------------------------------------------------

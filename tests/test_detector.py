@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import LABELS, Image, blocks
+from pictures import LABELS, Image, blocks
 from PIL import Image as PillowImage
 
 from retinasdk import Detector, ImageError, ModelSpec, Resize

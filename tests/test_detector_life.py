@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import LABELS, blocks
+from pictures import LABELS, blocks
 
 from retinasdk import Detections, Detector, DeviceError, ModelError, ModelSpec
 

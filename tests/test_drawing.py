@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LABELS, blocks
+from found import found
+from pictures import LABELS, blocks
 from PIL import Image as PillowImage
-from test_detections import found
 
 from retinasdk import Detections, ImageError
 from retinasdk.drawing import class_color

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import blocks
+from paths import EXAMPLES, ROOT
+from pictures import blocks
 from PIL import Image as PillowImage
 
 from retinasdk import Detector, Tiles
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 SIZES = ((90, 120), (60, 160), (160, 60), (90, 121), (61, 47))
 
 
@@ -66,11 +66,11 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 def test_none_is_forgotten() -> None:
     names = {path.name for path in EXAMPLES.glob("*.py")}
     tested = {"count_people.py", "detect_large.py", "detect_photo.py", "embed_in_product.py", "filter_classes.py"}
-    elsewhere = {"export_other_frameworks.py": "test_export_torchvision.py"}  # wants torch
-    elsewhere |= dict.fromkeys(("bag_in_bag_out.py", "count_in_video.py", "ros2_node.py"), "test_live_examples.py")
+    elsewhere = {"export_other_frameworks.py": "convert/test_export_torch.py"}  # wants torch
+    elsewhere |= dict.fromkeys(("bag_in_bag_out.py", "count_in_video.py", "ros2_node.py"), "live/test_examples.py")
     assert names == tested | set(elsewhere)
     for name, test in elsewhere.items():
-        assert name.removesuffix(".py") in Path(__file__).with_name(test).read_text("utf-8")
+        assert name.removesuffix(".py") in (ROOT / "tests" / test).read_text("utf-8")
     readme = (EXAMPLES / "README.md").read_text("utf-8")
     for name in (*names, "embed_cpp/"):
         assert f"[{name}](" in readme

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Image, blocks
+from pictures import Image, blocks
 from PIL import Image as PillowImage
 
 from retinasdk import Detector, ImageError

@@ -13,7 +13,7 @@ import pytest
 
 import retinasdk
 from retinasdk import MissingDependencyError
-from retinasdk._lazy import require
+from retinasdk._util.lazy import require
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -133,7 +133,7 @@ def test_typing_marker_is_installed() -> None:
         ),
         (
             "pycocotools",
-            "from retinasdk.evaluate import evaluate; evaluate(retinasdk.Detector(model), '.', 'none.json')",
+            "from retinasdk.evaluation.evaluate import evaluate; evaluate(retinasdk.Detector(model), '.', 'none.json')",
             "pip install 'retinasdk[eval]'",
         ),
     ],

@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import DATA
+from small_spec import ANCHOR, small_spec
 
 from retinasdk import BoxCoder, Level, ModelError, ModelSpec, Normalise, Resize
-from retinasdk.flavours import flavour_spec, list_flavours
-from retinasdk.preprocess import Transform
+from retinasdk.convert.flavours import flavour_spec, list_flavours
+from retinasdk.pipeline.preprocess import Transform
 
-FORMAT1 = Path(__file__).parent / "data" / "spec_format1.json"
+FORMAT1 = DATA / "spec_format1.json"
 NAN, INFINITY = float("nan"), float("inf")
-ANCHOR = (-8.0, -8.0, 8.0, 8.0)
-
-
-def small_spec(**changes: Any) -> ModelSpec:
-    spec = ModelSpec(
-        name="small",
-        flavour="retinasdk",
-        labels=("a", "b"),
-        levels=(Level("logits_p3", "deltas_p3", (ANCHOR,), (8.0, 8.0)),),
-        resize=Resize("squash", (64, 96)),
-        normalise=Normalise((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
-        pad_multiple=32,
-    )
-    return spec.replace(**changes)
 
 
 def level(**changes: Any) -> Level:
@@ -69,7 +56,7 @@ def level(**changes: Any) -> Level:
         (lambda: small_spec(drop_empty="always"), r"drop_empty is one of .*'before_nms', .*got 'always'"),
         (lambda: small_spec(score_comparison="<"), r"score_comparison is one of \('>', '>='\), got '<'"),
         (lambda: small_spec(nms_comparison="=>"), r"nms_comparison is one of \('>', '>='\), got '=>'"),
-        (lambda: small_spec(plus_one=1), "plus_one is true or false, got 1"),
+        (lambda: small_spec(inclusive_pixels=1), "inclusive_pixels is true or false, got 1"),
         (lambda: level(logits=""), "names its logits and deltas"),
         (lambda: level(deltas=""), "names its logits and deltas"),
         (lambda: level(base_anchors=()), "at least one base anchor"),

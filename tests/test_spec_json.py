@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_spec import small_spec
+from paths import DATA
+from small_spec import small_spec
 
 from retinasdk import BoxCoder, Level, ModelError, ModelSpec, Normalise, Resize
 
-FORMAT1 = Path(__file__).parent / "data" / "spec_format1.json"
+FORMAT1 = DATA / "spec_format1.json"
 NAN = float("nan")
 
 
@@ -58,7 +59,7 @@ def altered(path: tuple[str | int, ...], value: Any) -> str:
         (("score_threshold",), "0.5", "score_threshold must be of type float, got '0.5'"),
         (("score_threshold",), 1.5, "score_threshold is from 0 to 1, got 1.5"),
         (("score_threshold",), NAN, "score_threshold is from 0 to 1, got nan"),
-        (("plus_one",), 1, "plus_one must be of type bool, got 1"),
+        (("inclusive_pixels",), 1, "inclusive_pixels must be of type bool, got 1"),
         (("nms_comparison",), "<", "nms_comparison is one of ('>', '>='), got '<'"),
         (("box_coder", "kind"), "edges", "box coder kind is one of ('center', 'corner'), got 'edges'"),
         (("box_coder", "means"), [0, 0], "box_coder.means must have 4 entries, got [0, 0]"),
@@ -109,7 +110,7 @@ def test_left_out_fields_have_their_defaults() -> None:
         "nms_comparison",
         "clip_limit",
         "drop_empty",
-        "plus_one",
+        "inclusive_pixels",
     ):
         del content[name]
     assert ModelSpec.from_json(json.dumps(content)) == small_spec()
@@ -155,7 +156,7 @@ def test_format_1_stays_readable() -> None:
     # Fields that came later mean what was the only rule then.
     assert (spec.box_coder.kind, spec.box_coder.clamp_min, spec.box_coder.means) == ("center", None, (0, 0, 0, 0))
     assert (spec.score_comparison, spec.nms_comparison) == (">", ">")
-    assert (spec.clip_limit, spec.drop_empty, spec.plus_one) == ("edge", "never", False)
+    assert (spec.clip_limit, spec.drop_empty, spec.inclusive_pixels) == ("edge", "never", False)
     assert ModelSpec.from_json(spec.to_json()) == spec
 
 
@@ -211,7 +212,7 @@ def _spec_strategy() -> st.SearchStrategy[ModelSpec]:
         nms_comparison=st.sampled_from([">", ">="]),
         clip_limit=st.sampled_from(["edge", "last_pixel"]),
         drop_empty=st.sampled_from(["never", "before_nms", "after_nms"]),
-        plus_one=st.booleans(),
+        inclusive_pixels=st.booleans(),
         source=st.dictionaries(text, text, max_size=3),
     )
 

@@ -13,7 +13,8 @@ from evaluate import evaluate as evaluate_checkpoint
 from recipe import HERE, Recipe, data_root, load_recipe, runs_dir
 
 from retinasdk import Detector
-from retinasdk.evaluate import METRICS, Evaluation, evaluate
+from retinasdk.evaluation.evaluate import METRICS, evaluate
+from retinasdk.evaluation.results import Evaluation
 
 
 def _score_table(found: Evaluation) -> str:

@@ -6,7 +6,7 @@
 #include <exception>
 #include <vector>
 
-#include "ops.h"
+#include "retinasdk/ops.h"
 
 namespace {
 

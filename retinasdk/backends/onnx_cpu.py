@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retinasdk._call_options import Thresholds
-from retinasdk._lazy import require
-from retinasdk._stages import stage
-from retinasdk.backends import DEFAULT_CONVOLUTION, HeadOutputs, _winograd
+from retinasdk._util.lazy import require
+from retinasdk.backends import winograd_graph
+from retinasdk.backends.base import DEFAULT_CONVOLUTION
 from retinasdk.errors import DeviceError, ModelError
 from retinasdk.images import ImageInput, as_rgb
-from retinasdk.postprocess import Kept, decode, suppress
-from retinasdk.preprocess import Transform, preprocess
-from retinasdk.spec import METADATA_KEY, ModelSpec
-from retinasdk.suppression import AS_FRAMEWORK, Suppression
+from retinasdk.onnx_graph.model_file import TensorInfo, check_fits, find_spec
+from retinasdk.pipeline.call_options import Thresholds
+from retinasdk.pipeline.postprocess import decode, suppress
+from retinasdk.pipeline.preprocess import Transform, preprocess
+from retinasdk.pipeline.stage_timing import stage
+from retinasdk.pipeline.suppression import AS_FRAMEWORK, Suppression
+from retinasdk.pipeline.types import HeadOutputs, Kept
+from retinasdk.spec import ModelSpec
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,7 +32,6 @@ _log = logging.getLogger("retinasdk")
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _CLOSED = "the model is closed; make a new Detector"
-_HOW_TO_SPEC = "write a spec beside it (retinasdk.ModelSpec(...).save(path)), or pass Detector(..., spec=...)"
 
 
 class OnnxCpuBackend:
@@ -59,8 +61,8 @@ class OnnxCpuBackend:
         self._cores = threads or _usable_cores()
         self._worker: OnnxCpuBackend | None = None
         self._making_worker = threading.Lock()
-        self.spec = spec or _find_spec(path, self._session.get_modelmeta().custom_metadata_map)
-        self.fixed_batch = _check_fits(self._session, self.spec, path)
+        self.spec = spec or find_spec(path, self._session.get_modelmeta().custom_metadata_map)
+        self.fixed_batch = check_fits(*_inputs_and_outputs(self._session), self.spec, path)
         self._outputs = [level.logits for level in self.spec.levels] + [level.deltas for level in self.spec.levels]
 
     def read(self, image: ImageInput) -> npt.NDArray[np.uint8]:
@@ -94,13 +96,16 @@ class OnnxCpuBackend:
                 "the Detector was made before this process was forked; make it after the fork, or start processes by "
                 'multiprocessing.get_context("spawn")'
             )
+        count = len(tensor)
+        if self.fixed_batch is not None and count < self.fixed_batch:  # filled up with copies of the last
+            tensor = np.concatenate([tensor, np.repeat(tensor[-1:], self.fixed_batch - count, axis=0)])
         try:
             outputs = session.run(self._outputs, {self.spec.input: tensor})
         except Exception as error:
             raise ModelError(
                 f"ONNX Runtime failed on an input of shape {tensor.shape}: {_first_line(error)}"
             ) from error
-        levels = len(self.spec.levels)
+        levels, outputs = len(self.spec.levels), [output[:count] for output in outputs]
         return HeadOutputs(tuple(outputs[:levels]), tuple(outputs[levels:]))
 
     def for_workers(self) -> tuple[OnnxCpuBackend, int]:
@@ -143,12 +148,12 @@ def _open_session(path: Path, threads: int | None, convolution: str) -> Any:
 
 def _open_winograd_session(runtime: Any, path: Path, threads: int | None) -> Any:
     """None where it cannot be, or would not help; the log says why."""
-    library = _winograd.library()
+    library = winograd_graph.library()
     if library is None:
         _log.info("%s: direct convolutions, as retinasdk was built without its operators for ONNX Runtime", path.name)
         return None
     try:
-        edited = _winograd.rewritten(path)
+        edited = winograd_graph.rewritten(path)
         if edited is None:
             return None
         content, replaced = edited
@@ -181,54 +186,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _find_spec(path: Path, metadata: dict[str, str]) -> ModelSpec:
-    beside = path.with_suffix(".json")
-    if beside.is_file():
-        return ModelSpec.load(beside)
-    if METADATA_KEY in metadata:
-        return ModelSpec.from_json(metadata[METADATA_KEY], origin=f"{path}, metadata {METADATA_KEY}")
-    raise ModelError(
-        f"{path}: wanted a model spec in {beside.name} or in the file's metadata {METADATA_KEY!r}, found neither; "
-        + _HOW_TO_SPEC
+def _inputs_and_outputs(session: Any) -> tuple[list[TensorInfo], list[TensorInfo]]:
+    inputs, outputs = (
+        [TensorInfo(item.name, item.shape, item.type) for item in items]
+        for items in (session.get_inputs(), session.get_outputs())
     )
-
-
-def _check_fits(session: Any, spec: ModelSpec, path: Path) -> int | None:
-    """Raises `ModelError` unless inputs, outputs and channels are the spec's. Returns the fixed batch, if any."""
-    inputs = {item.name: item for item in session.get_inputs()}
-    if list(inputs) != [spec.input]:
-        raise ModelError(
-            f"{path}: wanted one input named {spec.input!r}, got {', '.join(inputs) or 'none'}; "
-            "is it a RetinaNet with raw heads, and does the spec belong to it?"
-        )
-    tensor = inputs[spec.input]
-    channels_first = len(tensor.shape) == 4 and (tensor.shape[1] == 3 or not isinstance(tensor.shape[1], int))
-    if tensor.type != "tensor(float)" or not channels_first:
-        raise ModelError(
-            f"{path}: input {spec.input!r} must be (N, 3, H, W) float32, got {tensor.shape} {tensor.type}; "
-            "export the network without its preprocessing, channels first"
-        )
-    for axis, name in ((2, "height"), (3, "width")):
-        side = tensor.shape[axis]
-        if isinstance(side, int) and (spec.resize.rule != "squash" or spec.padded(*spec.resize.size)[axis - 2] != side):
-            raise ModelError(
-                f"{path}: input {name} is fixed to {side}, but the spec's resize rule {spec.resize.rule!r} "
-                "gives other sizes; export with dynamic height and width, or use the rule 'squash' with that size"
-            )
-    outputs = {item.name: item for item in session.get_outputs()}
-    anchors, classes = spec.anchors_per_cell, len(spec.labels)
-    for level in spec.levels:
-        for name, channels in ((level.logits, anchors * classes), (level.deltas, anchors * 4)):
-            if name not in outputs:
-                raise ModelError(
-                    f"{path}: wanted an output named {name!r}, got {', '.join(outputs)}; does the spec belong to it?"
-                )
-            shape = outputs[name].shape
-            wrong_channels = isinstance(shape[1], int) and shape[1] != channels if len(shape) == 4 else True
-            if outputs[name].type != "tensor(float)" or wrong_channels:
-                raise ModelError(
-                    f"{path}: output {name!r} must be (N, {channels}, h, w) float32 for {anchors} anchors and "
-                    f"{classes} classes, got {shape} {outputs[name].type}; does the spec belong to it?"
-                )
-    batch = tensor.shape[0]
-    return batch if isinstance(batch, int) else None
+    return inputs, outputs

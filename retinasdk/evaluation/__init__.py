@@ -1,1 +1,1 @@
-"""The parts of `retinasdk.evaluate`: annotations, categories, COCO's numbers, the report's charts and pictures."""
+"""Scores a detector on annotated images: COCO average precision, and a report with charts and pictures."""

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from retinasdk._labels import class_ids_of
+from retinasdk._util.labels import class_ids_of
 from retinasdk.evaluation.annotations import Annotations
 
 

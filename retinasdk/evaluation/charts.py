@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from retinasdk._charts import INK, add_legend, as_png, new_chart
+from retinasdk._util.charts import INK, add_legend, as_png, new_chart
 from retinasdk.evaluation.coco import CocoNumbers
 from retinasdk.evaluation.operating_point import OperatingPoint
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retinasdk._lazy import require
+from retinasdk._util.lazy import require
 from retinasdk.detections import Detections
 from retinasdk.evaluation.annotations import TrueBox
 

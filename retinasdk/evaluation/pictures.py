@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from retinasdk._lazy import require
+from retinasdk._util.lazy import require
 from retinasdk.detections import Detections
 from retinasdk.evaluation.annotations import TrueBox
 from retinasdk.evaluation.charts import FALSE, MISSED, TRUE

@@ -9,19 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retinasdk._files import write_atomically
-from retinasdk.evaluation.charts import (
-    MISSED,
-    TRUE,
-    precision_recall,
-    precision_recall_of_classes,
-    score_histogram,
-)
+from retinasdk._util.files import write_atomically
+from retinasdk.evaluation.charts import MISSED, TRUE, precision_recall, precision_recall_of_classes, score_histogram
 from retinasdk.evaluation.coco import SIZES, CocoNumbers
 from retinasdk.evaluation.operating_point import ImageMistakes
 
 if TYPE_CHECKING:
-    from retinasdk.evaluate import Evaluation
+    from retinasdk.evaluation.results import Evaluation
 
 PAGE = "index.html"
 NUMBERS = "evaluation.json"

@@ -6,7 +6,7 @@ from retinasdk.live.frame import Counters, Frame
 from retinasdk.live.metrics import Histogram, Metrics
 from retinasdk.live.policies import Policy, bounded, every, latest
 from retinasdk.live.reconnect import Reconnect, StateChange
-from retinasdk.live.sources import Animation, Arrays, Camera, Folder, Pipeline, RosBag, Shot, Source, Video
+from retinasdk.live.sources import Animation, Arrays, Camera, Folder, Pipeline, RawFrame, RosBag, Source, Video
 from retinasdk.live.streaming import Stream, stream
 
 __all__ = [
@@ -22,9 +22,9 @@ __all__ = [
     "Metrics",
     "Pipeline",
     "Policy",
+    "RawFrame",
     "Reconnect",
     "RosBag",
-    "Shot",
     "Source",
     "StateChange",
     "Stream",

@@ -9,14 +9,14 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from retinasdk.live._limited_log import LimitedLog
 from retinasdk.live.clock import Clock
 from retinasdk.live.errors import CorruptFrameError, StreamError
 from retinasdk.live.frame import Counters
+from retinasdk.live.limited_log import LimitedLog
 from retinasdk.live.metrics import Metrics
 from retinasdk.live.policies import Playback, Policy, RateCap
 from retinasdk.live.reconnect import Reconnect, SourceState, StateChange
-from retinasdk.live.sources import Shot, Source
+from retinasdk.live.sources import RawFrame, Source
 
 _LOGGER = logging.getLogger("retinasdk.live")
 _MAX_CORRUPT = 300  # in a row: ten seconds of a camera. Until the next key frame a lost packet may spoil many
@@ -26,7 +26,7 @@ _MAX_CORRUPT = 300  # in a row: ten seconds of a camera. Until the next key fram
 class Waiting:
     """A frame in line."""
 
-    shot: Shot
+    shot: RawFrame
     index: int
     captured_s: float
 
@@ -204,7 +204,7 @@ class Capture:
     def _has_room(self) -> bool:
         return not self._line if self._source.on_demand else self._policy.has_room(len(self._line))
 
-    def _offer(self, shot: Shot) -> None:
+    def _offer(self, shot: RawFrame) -> None:
         with self._changed:
             if self._stopped:
                 return

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retinasdk._labels import class_ids_of
-from retinasdk._lazy import require
+from retinasdk._util.labels import class_ids_of
+from retinasdk._util.lazy import require
 from retinasdk.detections import Detections
 from retinasdk.live.frame import Frame
 from retinasdk.live.zones import Line, Zone, Zones

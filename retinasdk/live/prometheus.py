@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
-from retinasdk._lazy import require
+from retinasdk._util.lazy import require
 from retinasdk.live.streaming import Stream
 
 _PURPOSE = "metrics for Prometheus"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retinasdk._lazy import require
+from retinasdk._util.lazy import require
 from retinasdk.errors import ImageError
 from retinasdk.images import as_rgb
 

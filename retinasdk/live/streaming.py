@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from retinasdk._stages import collect
 from retinasdk.images import as_rgb
 from retinasdk.live.capture import Capture, Waiting
 from retinasdk.live.clock import Clock
@@ -24,6 +23,7 @@ from retinasdk.live.metrics import Metrics
 from retinasdk.live.policies import Playback, Policy, RateCap, as_policy
 from retinasdk.live.reconnect import Reconnect, StateChange
 from retinasdk.live.sources import as_source
+from retinasdk.pipeline.stage_timing import collect
 
 if TYPE_CHECKING:
     import numpy.typing as npt

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from retinasdk._lazy import require
+from retinasdk._util.lazy import require
 from retinasdk.live.errors import StreamError
 
 if TYPE_CHECKING:

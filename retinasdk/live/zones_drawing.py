@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from retinasdk._lazy import require
+from retinasdk._util.lazy import require
 from retinasdk.live.zones import Point, Zones
 
 if TYPE_CHECKING:

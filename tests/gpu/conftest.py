@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 from fakes import fake_gpu
+from gpu_device import IMAGE_SIZES, Gpu
 
-from gpu.device import IMAGE_SIZES, Gpu
 from retinasdk import Detector, DeviceError, MissingDependencyError
-from retinasdk._tensorrt import import_tensorrt
-from retinasdk.backends._cuda_device import CudaDevice, CudaStream
+from retinasdk.cuda.device import CudaDevice, CudaStream
+from retinasdk.tensorrt.versions import import_tensorrt
 
 _FAKE = os.environ.get("RETINASDK_GPU_TESTS") == "fake"
 _REQUIRED = os.environ.get("RETINASDK_REQUIRE_CUDA") == "1"

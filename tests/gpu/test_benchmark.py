@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import blocks
 from fakes import fake_gpu
 from fakes.gpu import memory_at
+from gpu_device import Gpu
+from paths import ROOT
+from pictures import blocks
 from PIL import Image as PillowImage
 
 import retinasdk
-from gpu.device import Gpu
 
-_FOLDER = Path(__file__).parents[2] / "benchmarks"
+_FOLDER = ROOT / "benchmarks"
 
 
 def run_benchmark(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Image, blocks
+from gpu_device import IMAGE_SIZES, DeviceArray, Gpu, counted
+from pictures import Image, blocks
 
-from gpu.device import IMAGE_SIZES, DeviceArray, Gpu, counted
 from retinasdk import Detector
-from retinasdk.backends._cuda_device import CudaStream
+from retinasdk.cuda.device import CudaStream
 
 
 def assert_detects_without_upload(gpu: Gpu, on_gpu: Detector, given: Any, image: Image) -> None:

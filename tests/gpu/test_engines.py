@@ -20,21 +20,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+import paths
 import pytest
-from conftest import Image, blocks
+from gpu_device import IMAGE_SIZES, Gpu, converted_graph
+from pictures import Image, blocks
 
-from gpu.device import IMAGE_SIZES, Gpu, converted_graph
 from retinasdk import Detections, Detector, ModelSpec, Resize
-from retinasdk.backends import HeadOutputs
-from retinasdk.backends._gpu_lane import Lane
 from retinasdk.images import as_rgb
 from retinasdk.models import find_model
-from retinasdk.postprocess import postprocess
-from retinasdk.preprocess import Transform, preprocess
+from retinasdk.pipeline.postprocess import postprocess
+from retinasdk.pipeline.preprocess import Transform, preprocess
+from retinasdk.pipeline.types import HeadOutputs
+from retinasdk.tensorrt.lane import Lane
 
 FP32_TOLERANCE = 1e-4
 ALLOWED = {"fp16": 4.0, "int8": 1.5}
-PHOTOS = Path(__file__).parents[2] / "examples" / "photos" / "people"
+PHOTOS = paths.PHOTOS / "people"
 
 
 @dataclass(frozen=True)

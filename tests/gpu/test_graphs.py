@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import LABELS, Image, blocks
+from gpu_device import IMAGE_SIZES, Gpu, counted
+from pictures import LABELS, Image, blocks
 
-from gpu.device import IMAGE_SIZES, Gpu, counted
 from retinasdk import Detections, Detector
-from retinasdk._labels import class_ids_of
-from retinasdk.backends._cuda_graph import GraphRunner
-from retinasdk.postprocess import postprocess
-from retinasdk.preprocess import Transform, preprocess
+from retinasdk._util.labels import class_ids_of
+from retinasdk.cuda.graph import GraphRunner
+from retinasdk.pipeline.postprocess import postprocess
+from retinasdk.pipeline.preprocess import Transform, preprocess
 
 Call = tuple[Any, dict[str, Any]]  # what a detector is called with
 

@@ -22,25 +22,25 @@ from cases import (
     sprinkled,
     with_rules,
 )
-from crowd_cases import CrowdCase, fusion_cases, soft_cases
 from cuda_ops import CudaOps
-from test_fusion import assert_same_on_cuda as assert_same_fused
-from test_parity_cuda import (
+from cuda_parity import (
     MEAN,
     SIZES,
     STD,
+    as_batch,
     assert_same_candidates,
+    assert_same_fused,
     assert_same_kept,
+    assert_same_soft,
     bt601,
     halved,
     one_image,
 )
-from test_soft_nms import as_batch
-from test_soft_nms import assert_same_on_cuda as assert_same_soft
+from gpu_device import DeviceMemory, Gpu, OnStream
+from overlap_cases import OverlapCase, fusion_cases, soft_cases
 
-from gpu.device import DeviceMemory, Gpu, OnStream
 from retinasdk import _native
-from retinasdk.backends._cuda_device import CudaStream
+from retinasdk.cuda.device import CudaStream
 
 HALVES = pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
 
@@ -138,12 +138,12 @@ def test_nms(gpu: Gpu, stream: CudaStream, case: NmsCase) -> None:
 
 
 @pytest.mark.parametrize("case", list(soft_cases()), ids=str)
-def test_soft_nms(gpu: Gpu, stream: CudaStream, case: CrowdCase) -> None:
+def test_soft_nms(gpu: Gpu, stream: CudaStream, case: OverlapCase) -> None:
     assert_same_soft(as_batch(case.candidates), ops(gpu, stream), **case.options())
 
 
 @pytest.mark.parametrize("case", list(fusion_cases()), ids=str)
-def test_fusion(gpu: Gpu, stream: CudaStream, case: CrowdCase) -> None:
+def test_fusion(gpu: Gpu, stream: CudaStream, case: OverlapCase) -> None:
     assert_same_fused(as_batch(case.candidates), ops(gpu, stream), **case.options())
 
 
@@ -178,7 +178,7 @@ def test_any_candidates(gpu: Gpu, stream: CudaStream, seed: int) -> None:
         "iou_threshold": float(random.random(dtype=np.float32)),
         "max_detections": int(random.integers(1, 500)),
         "or_equal": bool(random.integers(2)),
-        "plus_one": bool(random.integers(2)),
+        "inclusive_pixels": bool(random.integers(2)),
     }
     assert_same_kept([boxes, logits, class_ids, counts], ops(gpu, stream), **options)
 

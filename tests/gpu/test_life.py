@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import LABELS, blocks
+from gpu_device import IMAGE_SIZES, DeviceArray, Gpu
+from pictures import LABELS, blocks
 
-from gpu.device import IMAGE_SIZES, DeviceArray, Gpu
 from retinasdk import Detector
 
 # Other programs allocate too, and where memory is shared with the CPU, all of them. A leak of 1 KiB a frame is 9 MiB.

@@ -13,10 +13,10 @@
 #include <thread>
 #include <vector>
 
-#include "box_math.h"
-#include "kernels_cpu.h"
-#include "ops.h"
+#include "cpu/kernels_cpu.h"
+#include "math/box_math.h"
 #include "random_cases.h"
+#include "retinasdk/ops.h"
 
 namespace {
 
@@ -76,11 +76,11 @@ void check_candidates(const HeadsCase& made, const Detected& detected, int image
     check(width < 0 || (box.x1 >= 0 && box.x1 <= width && box.x2 >= 0 && box.x2 <= width), "boxes are clipped in x");
     check(height < 0 || (box.y1 >= 0 && box.y1 <= height && box.y2 >= 0 && box.y2 <= height), "boxes are clipped in y");
     const retinasdk::BoxCoder& coder = made.options.coder;
-    if (coder.coding == retinasdk::BoxCoding::kCenter && !coder.plus_one) {
+    if (coder.coding == retinasdk::BoxCoding::kCenter && !coder.inclusive_pixels) {
       check(box.x1 <= box.x2 && box.y1 <= box.y2, "corners are in order");
     }
     if (made.options.drop_empty) {
-      check(!retinasdk::is_empty(retinasdk::outline(box, coder.plus_one)), "no box is empty");
+      check(!retinasdk::is_empty(retinasdk::outline(box, coder.inclusive_pixels)), "no box is empty");
     }
     check(detected.logits[i] > made.options.logit_threshold ||
               (made.options.or_equal && detected.logits[i] == made.options.logit_threshold),
@@ -125,8 +125,8 @@ void check_kept(const HeadsCase& made, const Detected& detected, int image, size
       const bool same_class = detected.class_ids[other] == detected.class_ids[i];
       if (better && same_class && ++better_of_class == made.nms.max_per_class) return true;
       if (!better || !(same_class || made.nms.across_classes)) continue;
-      const float overlap = retinasdk::iou(retinasdk::outline(box_at(detected, other), made.nms.plus_one),
-                                           retinasdk::outline(box_at(detected, i), made.nms.plus_one));
+      const float overlap = retinasdk::iou(retinasdk::outline(box_at(detected, other), made.nms.inclusive_pixels),
+                                           retinasdk::outline(box_at(detected, i), made.nms.inclusive_pixels));
       if (overlap > made.nms.iou_threshold || (made.nms.or_equal && overlap == made.nms.iou_threshold)) return true;
     }
     return false;

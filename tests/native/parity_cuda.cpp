@@ -7,8 +7,8 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "ops_cuda.h"
 #include "random_cases.h"
+#include "retinasdk/ops_cuda.h"
 
 namespace {
 
@@ -75,7 +75,8 @@ Found run_cpu(const HeadsCase& made, size_t capacity) {
 }
 
 cuda::DeviceNmsOptions device_options(const retinasdk::NmsOptions& nms) {
-  return {nms.iou_threshold, nms.max_detections, nms.or_equal, nms.plus_one, nms.across_classes, nms.max_per_class};
+  return {nms.iou_threshold,    nms.max_detections, nms.or_equal,
+          nms.inclusive_pixels, nms.across_classes, nms.max_per_class};
 }
 
 // What soft NMS and fusion report.

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "ops.h"
+#include "retinasdk/ops.h"
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
@@ -87,7 +87,7 @@ retinasdk::BoxCoder make_coder(Random& random) {
     for (float& weight : coder.weights) weight = random.real(0.5f, 10.0f);
     for (float& mean : coder.means) mean = random.real(-0.5f, 0.5f);
   }
-  coder.plus_one = random.chance(3);
+  coder.inclusive_pixels = random.chance(3);
   return coder;
 }
 
@@ -103,7 +103,7 @@ HeadsCase make_heads(Random& random) {
                   random.chance(3),
                   random.chance(3)};
   made.nms = {random.real(0.0f, 1.0f), random.integer(1, 400),
-              random.chance(3),        made.options.coder.plus_one,
+              random.chance(3),        made.options.coder.inclusive_pixels,
               random.chance(3),        random.chance(3) ? random.integer(1, 30) : retinasdk::kMaxPerImage};
   made.decay = random.chance(2) ? retinasdk::Decay::kLinear : retinasdk::Decay::kGaussian;
   made.sigma = random.real(0.001f, 1.0f);

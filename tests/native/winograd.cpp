@@ -2,7 +2,7 @@
 //
 // Buffers are exactly as large as the contract says, so that the address sanitizer sees a step beyond; pieces are done
 // by threads, so that the thread sanitizer sees two that touch the same output.
-#include "winograd.h"
+#include "convolution/winograd.h"
 
 #include <atomic>
 #include <cmath>
@@ -13,9 +13,9 @@
 #include <string>
 #include <thread>
 
-#include "pointwise.h"
+#include "convolution/pointwise.h"
+#include "convolution/winograd_kernels.h"
 #include "random_cases.h"
-#include "winograd_kernels.h"
 
 namespace {
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from retinasdk.errors import ImageError
 from retinasdk.images import SUFFIXES
-from retinasdk.live.sources.base import Shot, Source
+from retinasdk.live.sources.base import RawFrame, Source
 from retinasdk.live.sources.opencv import Camera, Pipeline
 from retinasdk.live.sources.pictures import Animation, Arrays, Folder
 from retinasdk.live.sources.rosbag import RosBag
 from retinasdk.live.sources.video import Video
 
-__all__ = ["Animation", "Arrays", "Camera", "Folder", "Pipeline", "RosBag", "Shot", "Source", "Video", "as_source"]
+__all__ = ["Animation", "Arrays", "Camera", "Folder", "Pipeline", "RawFrame", "RosBag", "Source", "Video", "as_source"]
 
 _BAG_PARTS = (".mcap", ".db3")
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Shot:
+class RawFrame:
     """One frame as its source gives it.
 
     rgb: makes its picture, RGB uint8 (H, W, 3). Called at most once, and only for frames that the detector gets: a
@@ -40,7 +40,7 @@ class Source(Protocol):
     def open(self) -> None:
         """Opens it. Raises whatever says best why it cannot be; the stream adds the name."""
 
-    def read(self) -> Shot | None:
+    def read(self) -> RawFrame | None:
         """The next frame, waiting for it; None: there is no more.
 
         Raises `CorruptFrameError` for one bad frame, anything else where the source is lost. Must come back within

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from retinasdk._lazy import require
+from retinasdk._util.lazy import require
 from retinasdk.errors import MissingDependencyError
 from retinasdk.live.errors import StreamError
-from retinasdk.live.sources.base import Shot
+from retinasdk.live.sources.base import RawFrame
 
 
 class _OpenCv:
@@ -30,13 +30,13 @@ class _OpenCv:
         if not self._capture.isOpened():
             raise StreamError("cannot be opened; is it there, free, and may this user read it?")
 
-    def read(self) -> Shot | None:
+    def read(self) -> RawFrame | None:
         there, bgr = self._capture.read()
         if not there:
             if self.live:
                 raise StreamError("gives no more frames")
             return None
-        return Shot(lambda: self._cv2.cvtColor(bgr, self._cv2.COLOR_BGR2RGB))
+        return RawFrame(lambda: self._cv2.cvtColor(bgr, self._cv2.COLOR_BGR2RGB))
 
     def close(self) -> None:
         if self._capture is not None:

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from retinasdk._lazy import require
+from retinasdk._util.lazy import require
 from retinasdk.errors import ImageError
 from retinasdk.images import as_rgb, list_images
 from retinasdk.live.errors import CorruptFrameError
-from retinasdk.live.sources.base import Shot
+from retinasdk.live.sources.base import RawFrame
 
 _DEFAULT_STEP_S = 0.1  # of a GIF that names no duration, as browsers have it
 
@@ -31,7 +31,7 @@ class Folder:
     def open(self) -> None:
         self._rest = iter(self._paths)
 
-    def read(self) -> Shot | None:
+    def read(self) -> RawFrame | None:
         path = next(self._rest, None)
         if path is None:
             return None
@@ -39,7 +39,7 @@ class Folder:
             image = as_rgb(path)
         except ImageError as error:
             raise CorruptFrameError(str(error)) from error
-        return Shot(lambda: image)
+        return RawFrame(lambda: image)
 
     def close(self) -> None:
         self._rest = iter(())
@@ -61,12 +61,12 @@ class Animation:
         self._image = require("PIL.Image", "reading image files").open(self.name)
         self._next, self._time_s = 0, 0.0
 
-    def read(self) -> Shot | None:
+    def read(self) -> RawFrame | None:
         if self._next >= getattr(self._image, "n_frames", 1):
             return None
         self._image.seek(self._next)
         image = as_rgb(self._image)
-        shot = Shot(lambda: image, self._time_s)
+        shot = RawFrame(lambda: image, self._time_s)
         self._time_s += self._image.info.get("duration", 0) / 1000.0 or _DEFAULT_STEP_S
         self._next += 1
         return shot
@@ -95,7 +95,7 @@ class Arrays:
     def open(self) -> None:
         pass
 
-    def read(self) -> Shot | None:
+    def read(self) -> RawFrame | None:
         try:
             array = next(self._arrays)
         except StopIteration:
@@ -104,7 +104,7 @@ class Arrays:
             image = as_rgb(array).copy()
         except (ImageError, TypeError, ValueError) as error:
             raise CorruptFrameError(str(error)) from error
-        return Shot(lambda: image)
+        return RawFrame(lambda: image)
 
     def close(self) -> None:
         close = getattr(self._arrays, "close", None)

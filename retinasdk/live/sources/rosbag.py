@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from retinasdk._lazy import require
+from retinasdk._util.lazy import require
 from retinasdk.live.errors import CorruptFrameError, StreamError
 from retinasdk.live.ros import PICTURE_TYPES, picture_of, typestore
-from retinasdk.live.sources.base import Shot
+from retinasdk.live.sources.base import RawFrame
 
 
 class RosBag:
@@ -45,7 +45,7 @@ class RosBag:
             )
         self._messages = self._reader.messages(connections=[found[topic]])
 
-    def read(self) -> Shot | None:
+    def read(self) -> RawFrame | None:
         entry = next(self._messages, None)
         if entry is None:
             return None
@@ -54,7 +54,7 @@ class RosBag:
             image = picture_of(self._reader.deserialize(raw, connection.msgtype))
         except Exception as error:  # the parser of foreign data may stumble over anything
             raise CorruptFrameError(f"a message cannot be read: {error}") from error
-        return Shot(lambda: image, time_ns / 1e9)
+        return RawFrame(lambda: image, time_ns / 1e9)
 
     def close(self) -> None:
         self._messages = iter(())

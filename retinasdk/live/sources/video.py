@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from retinasdk._lazy import require
+from retinasdk._util.lazy import require
 from retinasdk.live.errors import CorruptFrameError, StreamError
-from retinasdk.live.sources.base import Shot
+from retinasdk.live.sources.base import RawFrame
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -72,7 +72,7 @@ class Video:
         stream.thread_type = "SLICE" if self.live else "AUTO"
         self._packets = self._container.demux(stream)
 
-    def read(self) -> Shot | None:
+    def read(self) -> RawFrame | None:
         while not self._frames:
             try:
                 packet = next(self._packets, None)
@@ -87,7 +87,7 @@ class Video:
         frame = self._frames.popleft()
         if frame.is_corrupt:
             raise CorruptFrameError("decoded with damage")
-        return Shot(functools.partial(_rgb, frame), frame.time)
+        return RawFrame(functools.partial(_rgb, frame), frame.time)
 
     def close(self) -> None:
         self._frames.clear()

@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from retinasdk._lazy import require
+from retinasdk._util.lazy import require
 from retinasdk.live.frame import Frame
 
 _LONGEST_SIDE = 1280  # pixels of a picture; boxes stay in pixels of the frame

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any
 
-from retinasdk._lazy import require
+from retinasdk._util.lazy import require
 from retinasdk.live.frame import Frame
 from retinasdk.live.web.address import DEFAULT, Address, Gate
 from retinasdk.live.web.feed import Feed, packed

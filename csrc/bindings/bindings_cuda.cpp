@@ -1,0 +1,292 @@
+// Python's door to ops_cuda.h: addresses and streams as integers. Checks nothing that ops_cuda.h checks itself.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/bindings_coder.h"
+#include "bindings/bindings_rules.h"
+#include "retinasdk/ops_cuda.h"
+
+namespace py = pybind11;
+
+namespace retinasdk::cuda {
+namespace {
+
+using Size = std::array<int, 2>;  // height, width
+
+template <typename T>
+T* at(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+Scalar scalar_named(const std::string& dtype) {
+  if (dtype == "float32") return Scalar::kFloat32;
+  if (dtype == "float16") return Scalar::kFloat16;
+  throw py::value_error("dtype must be 'float32' or 'float16', got '" + dtype + "'");
+}
+
+py::tuple count_devices() {
+  std::string reason;
+  const int count = device_count(&reason);
+  return py::make_tuple(count, reason);
+}
+
+py::dict properties_of(int device) {
+  const DeviceProperties properties = device_properties(device);
+  py::dict result;
+  result["name"] = properties.name;
+  result["compute_capability"] = py::make_tuple(properties.compute_capability[0], properties.compute_capability[1]);
+  result["multiprocessors"] = properties.multiprocessors;
+  result["memory_bytes"] = properties.memory_bytes;
+  result["integrated"] = properties.integrated;
+  return result;
+}
+
+DeviceImage image_of(const std::string& format, uintptr_t pixels, std::ptrdiff_t row_bytes, uintptr_t chroma,
+                     std::ptrdiff_t chroma_row_bytes, Size size) {
+  if (format != "rgb" && format != "nv12") {
+    throw py::value_error("format must be 'rgb' (three interleaved channels) or 'nv12', got '" + format + "'");
+  }
+  return {format == "nv12" ? PixelFormat::kNv12 : PixelFormat::kInterleaved,
+          at<const uint8_t>(pixels),
+          row_bytes,
+          at<const uint8_t>(chroma),
+          chroma_row_bytes,
+          size[0],
+          size[1]};
+}
+
+size_t preprocess_scratch(Size size, Size resized, Size padded, bool antialias) {
+  const DevicePreprocessOptions options{resized[0], resized[1], padded[0], padded[1],       {0, 0, 0},
+                                        {1, 1, 1},  false,      antialias, Scalar::kFloat32};
+  return preprocess_scratch_bytes(image_of("rgb", 0, 0, 0, 0, size), options);
+}
+
+void preprocess_image(const std::string& format, uintptr_t pixels, std::ptrdiff_t row_bytes, uintptr_t chroma,
+                      std::ptrdiff_t chroma_row_bytes, Size size, Size resized, Size padded, std::array<float, 3> mean,
+                      std::array<float, 3> std, bool reverse_channels, bool antialias, uintptr_t output,
+                      const std::string& dtype, uintptr_t scratch, size_t scratch_bytes, uintptr_t stream) {
+  const DeviceImage image = image_of(format, pixels, row_bytes, chroma, chroma_row_bytes, size);
+  const DevicePreprocessOptions options{resized[0],
+                                        resized[1],
+                                        padded[0],
+                                        padded[1],
+                                        {mean[0], mean[1], mean[2]},
+                                        {std[0], std[1], std[2]},
+                                        reverse_channels,
+                                        antialias,
+                                        scalar_named(dtype)};
+  const py::gil_scoped_release unlocked;
+  preprocess(image, options, at<void>(output), {at<void>(scratch), scratch_bytes}, at<void>(stream));
+}
+
+size_t decode_scratch(const std::vector<Size>& sizes, int batch, int anchors, int classes, int top_k) {
+  std::vector<DeviceLevel> levels;
+  for (const Size& size : sizes) levels.push_back({nullptr, nullptr, nullptr, size[0], size[1], 1.0f, 1.0f});
+  DeviceDecodeOptions options{};
+  options.batch = batch;
+  options.anchors = anchors;
+  options.classes = classes;
+  options.top_k = top_k;
+  return decode_scratch_bytes(levels, options);
+}
+
+void decode_heads(const std::vector<uintptr_t>& logits, const std::vector<uintptr_t>& deltas,
+                  const std::vector<uintptr_t>& base_anchors, const std::vector<Size>& sizes,
+                  const std::vector<std::array<float, 2>>& strides, int batch, int anchors, int classes,
+                  const std::string& dtype, int top_k, std::array<float, 4> coder_weights, float coder_clamp_max,
+                  uintptr_t logit_threshold, uintptr_t class_mask, uintptr_t clip_sizes, uintptr_t boxes,
+                  uintptr_t out_logits, uintptr_t class_ids, uintptr_t counts, uintptr_t rescans, uintptr_t scratch,
+                  size_t scratch_bytes, uintptr_t stream, const std::string& coder_kind,
+                  std::array<float, 4> coder_means, float coder_clamp_min, bool inclusive_pixels, bool or_equal,
+                  bool drop_empty, uintptr_t class_thresholds, uintptr_t ignored, int ignored_regions) {
+  const size_t count = sizes.size();
+  if (logits.size() != count || deltas.size() != count || base_anchors.size() != count || strides.size() != count) {
+    throw py::value_error("logits, deltas, base_anchors, sizes and strides need one entry for each level");
+  }
+  std::vector<DeviceLevel> levels;
+  for (size_t l = 0; l < count; ++l) {
+    levels.push_back({at<const void>(logits[l]), at<const void>(deltas[l]), at<const float>(base_anchors[l]),
+                      sizes[l][0], sizes[l][1], strides[l][0], strides[l][1]});
+  }
+  const DeviceDecodeOptions options{
+      batch,
+      anchors,
+      classes,
+      top_k,
+      coder_of(coder_kind, coder_weights, coder_means, coder_clamp_max, coder_clamp_min, inclusive_pixels),
+      scalar_named(dtype),
+      at<const float>(logit_threshold),
+      at<const uint8_t>(class_mask),
+      at<const float>(clip_sizes),
+      or_equal,
+      drop_empty,
+      at<const float>(class_thresholds),
+      at<const float>(ignored),
+      ignored_regions};
+  const DeviceCandidates candidates{at<float>(boxes),    at<float>(out_logits), at<int32_t>(class_ids),
+                                    at<int32_t>(counts), at<int32_t>(rescans),  static_cast<int>(count) * top_k};
+  const py::gil_scoped_release unlocked;
+  decode(levels, options, candidates, {at<void>(scratch), scratch_bytes}, at<void>(stream));
+}
+
+DeviceCandidates candidates_at(int capacity, uintptr_t boxes, uintptr_t logits, uintptr_t class_ids, uintptr_t counts) {
+  return {at<float>(boxes), at<float>(logits), at<int32_t>(class_ids), at<int32_t>(counts), nullptr, capacity};
+}
+
+size_t nms_scratch(int batch, int capacity, int max_detections) {
+  return nms_scratch_bytes(batch, capacity, {0.5f, max_detections});
+}
+
+void nms_candidates(int batch, int capacity, uintptr_t boxes, uintptr_t logits, uintptr_t class_ids, uintptr_t counts,
+                    float iou_threshold, int max_detections, uintptr_t kept, uintptr_t kept_counts,
+                    uintptr_t kept_boxes, uintptr_t kept_logits, uintptr_t kept_class_ids, uintptr_t scratch,
+                    size_t scratch_bytes, uintptr_t stream, bool or_equal, bool inclusive_pixels, bool across_classes,
+                    int max_per_class) {
+  const DeviceCandidates candidates = candidates_at(capacity, boxes, logits, class_ids, counts);
+  const DeviceDetections detections{at<int32_t>(kept), at<int32_t>(kept_counts), at<float>(kept_boxes),
+                                    at<float>(kept_logits), at<int32_t>(kept_class_ids)};
+  const py::gil_scoped_release unlocked;
+  nms(batch, candidates, {iou_threshold, max_detections, or_equal, inclusive_pixels, across_classes, max_per_class},
+      detections, {at<void>(scratch), scratch_bytes}, at<void>(stream));
+}
+
+size_t soft_nms_scratch(int batch, int capacity, int max_detections, int classes) {
+  return soft_nms_scratch_bytes(batch, capacity, {{0.5f, max_detections}, Decay::kLinear, 1.0f, nullptr, classes});
+}
+
+void soft_nms_candidates(int batch, int capacity, uintptr_t boxes, uintptr_t logits, uintptr_t class_ids,
+                         uintptr_t counts, uintptr_t score_thresholds, int classes, const std::string& decay,
+                         float sigma, float iou_threshold, int max_detections, uintptr_t kept, uintptr_t kept_counts,
+                         uintptr_t kept_boxes, uintptr_t kept_scores, uintptr_t kept_class_ids, uintptr_t scratch,
+                         size_t scratch_bytes, uintptr_t stream, bool or_equal, bool inclusive_pixels,
+                         bool across_classes, int max_per_class) {
+  const DeviceCandidates candidates = candidates_at(capacity, boxes, logits, class_ids, counts);
+  const DeviceSoftNmsOptions options{
+      {iou_threshold, max_detections, or_equal, inclusive_pixels, across_classes, max_per_class},
+      decay_named(decay),
+      sigma,
+      at<const float>(score_thresholds),
+      classes};
+  const py::gil_scoped_release unlocked;
+  soft_nms(batch, candidates, options, at<int32_t>(kept),
+           {at<float>(kept_boxes), at<float>(kept_scores), at<int32_t>(kept_class_ids), at<int32_t>(kept_counts)},
+           {at<void>(scratch), scratch_bytes}, at<void>(stream));
+}
+
+size_t fuse_scratch(int batch, int capacity, int max_detections, int classes) {
+  return fusion_scratch_bytes(batch, capacity,
+                              {{0.5f, max_detections}, FusedScore::kMean, ScoreScale::kLogit, 1, classes});
+}
+
+void fuse_candidates(int batch, int capacity, uintptr_t boxes, uintptr_t logits, uintptr_t class_ids, uintptr_t counts,
+                     int classes, const std::string& fused_score, const std::string& scale, int models,
+                     float iou_threshold, int max_detections, uintptr_t kept_counts, uintptr_t kept_boxes,
+                     uintptr_t kept_scores, uintptr_t kept_class_ids, uintptr_t scratch, size_t scratch_bytes,
+                     uintptr_t stream, bool or_equal, bool inclusive_pixels, bool across_classes, int max_per_class) {
+  const DeviceCandidates candidates = candidates_at(capacity, boxes, logits, class_ids, counts);
+  const DeviceFusionOptions options{
+      {iou_threshold, max_detections, or_equal, inclusive_pixels, across_classes, max_per_class},
+      fused_score_named(fused_score),
+      score_scale_named(scale),
+      models,
+      classes};
+  const py::gil_scoped_release unlocked;
+  fuse(batch, candidates, options,
+       {at<float>(kept_boxes), at<float>(kept_scores), at<int32_t>(kept_class_ids), at<int32_t>(kept_counts)},
+       {at<void>(scratch), scratch_bytes}, at<void>(stream));
+}
+
+// Errors of CUDA are DeviceError; the class is looked up when one happens, so that importing this module imports
+// nothing.
+void translate(std::exception_ptr error) {
+  try {
+    if (error) std::rethrow_exception(error);
+  } catch (const Error& failure) {
+    const py::object type = py::module_::import("retinasdk.errors").attr("DeviceError");
+    PyErr_SetString(type.ptr(), failure.what());
+  }
+}
+
+}  // namespace
+}  // namespace retinasdk::cuda
+
+PYBIND11_MODULE(_native_cuda, module) {
+  using namespace retinasdk::cuda;
+  module.doc() = "Preprocess, decode and NMS on a CUDA device: the contract of csrc/ops_cuda.h over addresses.";
+  py::register_exception_translator(translate);
+  module.def("device_count", &count_devices, "(count of usable GPUs, why there is none)");
+  module.def("device_properties", &properties_of, py::arg("device"),
+             "name, compute_capability, multiprocessors, memory_bytes, integrated of a GPU.");
+  module.def("runtime_version", &runtime_version, "Of the CUDA runtime built in: 1000 * major + 10 * minor.");
+  module.def("driver_version", &driver_version, "The newest CUDA that the driver supports; 0: no driver.");
+  module.def(
+      "wait_for_stream",
+      [](uintptr_t stream, uintptr_t earlier) { wait_for_stream(at<void>(stream), at<void>(earlier)); },
+      py::arg("stream"), py::arg("earlier"), "Work launched on the stream waits for what is on the earlier one now.");
+  module.def(
+      "begin_capture", [](uintptr_t stream) { begin_capture(at<void>(stream)); }, py::arg("stream"),
+      "From here on, what is launched on the stream is recorded instead of run.");
+  module.def(
+      "end_capture", [](uintptr_t stream) { return reinterpret_cast<uintptr_t>(end_capture(at<void>(stream))); },
+      py::arg("stream"), "Ends the recording and gives it as an executable graph.");
+  module.def(
+      "launch_graph",
+      [](uintptr_t graph, uintptr_t stream) {
+        const py::gil_scoped_release unlocked;
+        launch_graph(at<void>(graph), at<void>(stream));
+      },
+      py::arg("graph"), py::arg("stream"), "Launches all that was recorded.");
+  module.def("destroy_graph", [](uintptr_t graph) { destroy_graph(at<void>(graph)); }, py::arg("graph"));
+  module.def("preprocess_scratch_bytes", &preprocess_scratch, py::kw_only(), py::arg("size"), py::arg("resized"),
+             py::arg("padded"), py::arg("antialias"));
+  module.def("preprocess", &preprocess_image, py::kw_only(), py::arg("format"), py::arg("pixels"), py::arg("row_bytes"),
+             py::arg("chroma") = 0, py::arg("chroma_row_bytes") = 0, py::arg("size"), py::arg("resized"),
+             py::arg("padded"), py::arg("mean"), py::arg("std"), py::arg("reverse_channels"), py::arg("antialias"),
+             py::arg("output"), py::arg("dtype"), py::arg("scratch"), py::arg("scratch_bytes"), py::arg("stream"),
+             "One image into its place in the network's input.");
+  module.def("decode_scratch_bytes", &decode_scratch, py::kw_only(), py::arg("sizes"), py::arg("batch"),
+             py::arg("anchors"), py::arg("classes"), py::arg("top_k"));
+  module.def("decode", &decode_heads, py::kw_only(), py::arg("logits"), py::arg("deltas"), py::arg("base_anchors"),
+             py::arg("sizes"), py::arg("strides"), py::arg("batch"), py::arg("anchors"), py::arg("classes"),
+             py::arg("dtype"), py::arg("top_k"), py::arg("coder_weights"), py::arg("coder_clamp_max"),
+             py::arg("logit_threshold"), py::arg("class_mask"), py::arg("clip_sizes"), py::arg("boxes"),
+             py::arg("out_logits"), py::arg("class_ids"), py::arg("counts"), py::arg("rescans"), py::arg("scratch"),
+             py::arg("scratch_bytes"), py::arg("stream"), py::arg("coder_kind") = "center",
+             py::arg("coder_means") = std::array<float, 4>{}, py::arg("coder_clamp_min") = -retinasdk::kUnbounded,
+             py::arg("inclusive_pixels") = false, py::arg("or_equal") = false, py::arg("drop_empty") = false,
+             py::arg("class_thresholds") = 0, py::arg("ignored") = 0, py::arg("ignored_regions") = 0,
+             "Head outputs to candidates, levels * top_k an image.");
+  module.def("nms_scratch_bytes", &nms_scratch, py::kw_only(), py::arg("batch"), py::arg("capacity"),
+             py::arg("max_detections"));
+  module.def("nms", &nms_candidates, py::kw_only(), py::arg("batch"), py::arg("capacity"), py::arg("boxes"),
+             py::arg("logits"), py::arg("class_ids"), py::arg("counts"), py::arg("iou_threshold"),
+             py::arg("max_detections"), py::arg("kept"), py::arg("kept_counts"), py::arg("kept_boxes"),
+             py::arg("kept_logits"), py::arg("kept_class_ids"), py::arg("scratch"), py::arg("scratch_bytes"),
+             py::arg("stream"), py::arg("or_equal") = false, py::arg("inclusive_pixels") = false,
+             py::arg("across_classes") = false, py::arg("max_per_class") = 1 << 20,
+             "Candidates to kept ones, best first, gathered side by side.");
+  module.def("soft_nms_scratch_bytes", &soft_nms_scratch, py::kw_only(), py::arg("batch"), py::arg("capacity"),
+             py::arg("max_detections"), py::arg("classes"));
+  module.def("soft_nms", &soft_nms_candidates, py::kw_only(), py::arg("batch"), py::arg("capacity"), py::arg("boxes"),
+             py::arg("logits"), py::arg("class_ids"), py::arg("counts"), py::arg("score_thresholds"),
+             py::arg("classes"), py::arg("decay"), py::arg("sigma"), py::arg("iou_threshold"),
+             py::arg("max_detections"), py::arg("kept"), py::arg("kept_counts"), py::arg("kept_boxes"),
+             py::arg("kept_scores"), py::arg("kept_class_ids"), py::arg("scratch"), py::arg("scratch_bytes"),
+             py::arg("stream"), py::arg("or_equal") = false, py::arg("inclusive_pixels") = false,
+             py::arg("across_classes") = false, py::arg("max_per_class") = 1 << 20,
+             "Candidates to kept ones with fallen scores, best first, gathered side by side.");
+  module.def("fuse_scratch_bytes", &fuse_scratch, py::kw_only(), py::arg("batch"), py::arg("capacity"),
+             py::arg("max_detections"), py::arg("classes"));
+  module.def("fuse", &fuse_candidates, py::kw_only(), py::arg("batch"), py::arg("capacity"), py::arg("boxes"),
+             py::arg("logits"), py::arg("class_ids"), py::arg("counts"), py::arg("classes"), py::arg("fused_score"),
+             py::arg("scale") = "logit", py::arg("models") = 1, py::arg("iou_threshold"), py::arg("max_detections"),
+             py::arg("kept_counts"), py::arg("kept_boxes"), py::arg("kept_scores"), py::arg("kept_class_ids"),
+             py::arg("scratch"), py::arg("scratch_bytes"), py::arg("stream"), py::arg("or_equal") = false,
+             py::arg("inclusive_pixels") = false, py::arg("across_classes") = false, py::arg("max_per_class") = 1 << 20,
+             "Candidates to fused boxes, best first, side by side.");
+}

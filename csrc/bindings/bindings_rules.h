@@ -1,0 +1,33 @@
+// The names of crowd_rules.h as both Python modules take them.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+
+#include "retinasdk/overlap_rules.h"
+
+namespace retinasdk {
+
+// The one of two values that is named; `what` is the argument.
+template <typename T>
+T named(const std::string& what, const std::string& given, const char* first, T first_value, const char* second,
+        T second_value) {
+  if (given == first) return first_value;
+  if (given == second) return second_value;
+  throw pybind11::value_error(what + " must be '" + first + "' or '" + second + "', got '" + given + "'");
+}
+
+inline Decay decay_named(const std::string& name) {
+  return named("decay", name, "linear", Decay::kLinear, "gaussian", Decay::kGaussian);
+}
+
+inline ScoreScale score_scale_named(const std::string& name) {
+  return named("scale", name, "logit", ScoreScale::kLogit, "probability", ScoreScale::kProbability);
+}
+
+inline FusedScore fused_score_named(const std::string& name) {
+  return named("fused_score", name, "mean", FusedScore::kMean, "best", FusedScore::kBest);
+}
+
+}  // namespace retinasdk

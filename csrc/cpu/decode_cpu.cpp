@@ -1,0 +1,143 @@
+#include <algorithm>
+#include <limits>
+
+#include "cpu/kernels_cpu.h"
+#include "math/box_math.h"
+
+namespace retinasdk::cpu {
+namespace {
+
+// The best top_k of a stream of (logit, index), in memory that does not grow with the stream: whenever the buffer is
+// full, all but the best are dropped, and from then on the filter lets only those through that can still matter.
+class BestOfLevel {
+ public:
+  BestOfLevel(int top_k, float threshold)
+      : top_k_(static_cast<size_t>(top_k)), capacity_(std::max<size_t>(4 * top_k_, 8192)), threshold_(threshold) {
+    keys_.reserve(capacity_);
+  }
+
+  float threshold() const { return threshold_; }
+
+  void add(float logit, uint32_t index) {
+    if (keys_.size() == capacity_) shrink();
+    keys_.push_back(rank_key(logit, index));
+  }
+
+  // Best first.
+  const std::vector<uint64_t>& sorted() {
+    if (keys_.size() > top_k_) shrink();
+    std::sort(keys_.begin(), keys_.end());
+    return keys_;
+  }
+
+ private:
+  void shrink() {
+    const auto last_kept = keys_.begin() + static_cast<std::ptrdiff_t>(top_k_) - 1;
+    std::nth_element(keys_.begin(), last_kept, keys_.end());
+    // A later value that equals the worst kept one may still win by its index, hence the next float below.
+    const float worst = logit_of(*last_kept);
+    threshold_ = std::max(threshold_, std::nextafter(worst, -std::numeric_limits<float>::infinity()));
+    keys_.resize(top_k_);
+  }
+
+  size_t top_k_;
+  size_t capacity_;
+  float threshold_;
+  std::vector<uint64_t> keys_;
+};
+
+constexpr int kChunk = 4096;  // logits filtered at a time: 16 KiB, so they are still in L1 when hits are read again
+
+// Offers the logits of channels [begin, end) of one level and image. Channels lie one after the other, so the filter
+// does not stop at their borders, which on the small levels are only some cells apart.
+// class_limits: of each class by strict_limit(); empty: none.
+void scan_channels(const float* logits, int begin, int end, const HeadLevel& level, const DecodeOptions& options,
+                   const std::vector<float>& class_limits, BestOfLevel& best) {
+  const int64_t cells = static_cast<int64_t>(level.height) * level.width;
+  const int64_t stop = end * cells;
+  int32_t positions[kChunk];
+  // Hits ascend, so their channel is found by stepping on: two divisions for each would cost more than the filter.
+  int anchor = begin / options.classes;
+  int class_id = begin % options.classes;
+  int64_t channel_start = begin * cells;
+  for (int64_t start = begin * cells; start < stop; start += kChunk) {
+    const int count = static_cast<int>(std::min<int64_t>(kChunk, stop - start));
+    const int found = positions_above(logits + start, count, best.threshold(), positions);
+    for (int i = 0; i < found; ++i) {
+      const int64_t offset = start + positions[i];
+      while (offset >= channel_start + cells) {
+        channel_start += cells;
+        if (++class_id == options.classes) {
+          class_id = 0;
+          ++anchor;
+        }
+      }
+      if (!class_limits.empty() && !passes(logits[offset], class_limits[static_cast<size_t>(class_id)])) continue;
+      const int64_t cell = offset - channel_start;
+      best.add(logits[offset], static_cast<uint32_t>((cell * options.anchors + anchor) * options.classes + class_id));
+    }
+  }
+}
+
+BestOfLevel best_of_level(const HeadLevel& level, int image, const DecodeOptions& options,
+                          const std::vector<float>& class_limits) {
+  const int channels = options.anchors * options.classes;
+  const float* logits = level.logits + static_cast<int64_t>(image) * channels * level.height * level.width;
+  BestOfLevel best(options.top_k, strict_limit(options.logit_threshold, options.or_equal));
+  if (options.class_ids.empty()) {
+    scan_channels(logits, 0, channels, level, options, class_limits, best);
+  } else {
+    for (int anchor = 0; anchor < options.anchors; ++anchor) {
+      for (const int32_t class_id : options.class_ids) {
+        const int channel = anchor * options.classes + class_id;
+        scan_channels(logits, channel, channel + 1, level, options, class_limits, best);
+      }
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, const float* clip_sizes,
+            const Candidates& candidates) {
+  std::vector<float> class_limits;
+  for (int k = 0; options.class_thresholds != nullptr && k < options.classes; ++k) {
+    class_limits.push_back(strict_limit(options.class_thresholds[k], options.or_equal));
+  }
+  for (int image = 0; image < options.batch; ++image) {
+    int64_t slot = static_cast<int64_t>(image) * candidates.capacity;
+    const int64_t first_slot = slot;
+    const IgnoredRegions ignored{options.ignored + int64_t{4} * image * options.ignored_regions,
+                                 options.ignored_regions};
+    const BoxLimits limits{clip_sizes[2 * image + 1], clip_sizes[2 * image], options.drop_empty, ignored};
+    for (const HeadLevel& level : levels) {
+      const int64_t cells = static_cast<int64_t>(level.height) * level.width;
+      const float* deltas = level.deltas + static_cast<int64_t>(image) * options.anchors * 4 * cells;
+      BestOfLevel best = best_of_level(level, image, options, class_limits);
+      for (const uint64_t key : best.sorted()) {
+        const int64_t index = index_of(key);
+        const int64_t pair = index / options.classes;
+        const int64_t cell = pair / options.anchors;
+        const int64_t anchor = pair - cell * options.anchors;
+        float delta[4];
+        for (int i = 0; i < 4; ++i) delta[i] = deltas[(anchor * 4 + i) * cells + cell];
+        const Box base = anchor_box(level.base_anchors + 4 * anchor, level.stride_y, level.stride_x,
+                                    static_cast<int>(cell / level.width), static_cast<int>(cell % level.width));
+        Box box;
+        if (!decode_box(base, delta, options.coder, limits, box)) continue;
+        float* out = candidates.boxes + 4 * slot;
+        out[0] = box.x1;
+        out[1] = box.y1;
+        out[2] = box.x2;
+        out[3] = box.y2;
+        candidates.logits[slot] = logit_of(key);
+        candidates.class_ids[slot] = static_cast<int32_t>(index - pair * options.classes);
+        ++slot;
+      }
+    }
+    candidates.counts[image] = static_cast<int32_t>(slot - first_slot);
+  }
+}
+
+}  // namespace retinasdk::cpu

@@ -1,0 +1,126 @@
+// Checks the arguments, then calls the kernels. No arithmetic lives here.
+#include "retinasdk/ops.h"
+
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/kernels_cpu.h"
+
+namespace retinasdk {
+namespace {
+
+constexpr int kMaxSide = 1 << 16;    // pixels; keeps every product below within int64 and every cell within int
+constexpr int kMaxExtent = 1 << 20;  // pixels of an image that is only seen in tiles: float32 still tells 1/8 of one
+constexpr int32_t kMaxClasses = 1 << 16;
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+void require_in(int value, int low, int high, const char* name) {
+  if (value >= low && value <= high) return;
+  throw std::invalid_argument(std::string(name) + " must be " + std::to_string(low) + " to " + std::to_string(high) +
+                              ", got " + std::to_string(value));
+}
+
+void require_axis(const TileAxis& axis, const std::string& name) {
+  require_in(axis.count, 1, kMaxSide / 2, ("tiles along " + name).c_str());
+  require_in(axis.extent, 1, kMaxExtent, ("image size along " + name).c_str());
+  require_in(axis.length, 1, axis.extent, ("tile length along " + name).c_str());
+  bool covers = axis.starts[0] == 0 && axis.starts[axis.count - 1] + axis.length == axis.extent;
+  for (int i = 1; covers && i < axis.count; ++i) {
+    covers = axis.starts[i] > axis.starts[i - 1] && axis.starts[i] <= axis.starts[i - 1] + axis.length;
+  }
+  require(covers, "tiles along " + name + " must ascend from 0 and cover the image without gaps");
+}
+
+void require_side(int value, const char* name) { require_in(value, 1, kMaxSide, name); }
+
+void require_suppression(int batch, const Candidates& candidates, const NmsOptions& options, int classes) {
+  require_in(options.max_detections, 1, kMaxPerImage, "max_detections");
+  require_in(options.max_per_class, 1, kMaxPerImage, "max_per_class");
+  require(options.iou_threshold == options.iou_threshold, "iou_threshold must be a number, got NaN");
+  require_in(classes, 1, kMaxClasses, "classes");
+  for (int image = 0; image < batch; ++image) {
+    require_in(candidates.counts[image], 0, candidates.capacity, "candidate count");
+    const int32_t* class_ids = candidates.class_ids + static_cast<int64_t>(image) * candidates.capacity;
+    for (int i = 0; i < candidates.counts[image]; ++i) require_in(class_ids[i], 0, classes - 1, "class id");
+  }
+}
+
+}  // namespace
+
+void preprocess(const ImageView& image, const PreprocessOptions& options, float* output) {
+  require_side(image.height, "image height");
+  require_side(image.width, "image width");
+  require_side(options.resized_height, "resized height");
+  require_side(options.resized_width, "resized width");
+  require_in(options.padded_height, options.resized_height, kMaxSide, "padded height");
+  require_in(options.padded_width, options.resized_width, kMaxSide, "padded width");
+  for (int c = 0; c < 3; ++c) require(options.std[c] > 0.0f, "std must be above 0 in each channel");
+  cpu::preprocess(image, options, output);
+}
+
+void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, const float* clip_sizes,
+            const Candidates& candidates) {
+  require(!levels.empty(), "decode needs at least one level, got none");
+  require_in(options.batch, 0, kMaxPerImage, "batch");
+  require_in(options.anchors, 1, 1024, "anchors per cell");
+  require_in(options.classes, 1, kMaxClasses, "classes");
+  require_in(options.top_k, 1, kMaxPerImage, "top_k");
+  require(options.logit_threshold == options.logit_threshold, "logit_threshold must be a number, got NaN");
+  for (const float weight : options.coder.weights) require(weight > 0.0f, "box coder weights must be above 0");
+  for (const float mean : options.coder.means) require(std::isfinite(mean), "box coder means must be finite");
+  for (const HeadLevel& level : levels) {
+    require_side(level.height, "level height");
+    require_side(level.width, "level width");
+    const int64_t pairs = int64_t{1} * level.height * level.width * options.anchors * options.classes;
+    require(pairs <= std::numeric_limits<int32_t>::max(),
+            "a level has " + std::to_string(pairs) + " (anchor, class) pairs; at most 2147483647 are supported");
+  }
+  const int64_t wanted = static_cast<int64_t>(levels.size()) * options.top_k;
+  require(candidates.capacity >= wanted, "candidates need room for levels * top_k = " + std::to_string(wanted) +
+                                             " an image, got " + std::to_string(candidates.capacity));
+  for (const int32_t class_id : options.class_ids) require_in(class_id, 0, options.classes - 1, "class id");
+  require_in(options.ignored_regions, 0, kMaxPerImage, "ignored regions");
+  cpu::decode(levels, options, clip_sizes, candidates);
+}
+
+void nms(int batch, const Candidates& candidates, const NmsOptions& options, int32_t* kept, int32_t* kept_counts) {
+  require_suppression(batch, candidates, options, kMaxClasses);
+  cpu::nms(batch, candidates, options, kept, kept_counts);
+}
+
+void soft_nms(int batch, const Candidates& candidates, const SoftNmsOptions& options, int32_t* kept,
+              int32_t* kept_counts, float* scores) {
+  require_suppression(batch, candidates, options.nms, options.classes);
+  require(options.sigma > 0.0f, "sigma must be above 0");
+  cpu::soft_nms(batch, candidates, options, kept, kept_counts, scores);
+}
+
+void fuse(int batch, const Candidates& candidates, const FusionOptions& options, const FusedBoxes& fused) {
+  require_suppression(batch, candidates, options.nms, options.classes);
+  require_in(options.models, 1, kMaxPerImage, "models");
+  cpu::fuse(batch, candidates, options, fused);
+}
+
+int merge_tiles(const TileBoxes& boxes, const TileGrid& grid, const MergeOptions& options, int32_t* kept,
+                int32_t* joined) {
+  require_axis(grid.y, "y");
+  require_axis(grid.x, "x");
+  require(options.iou_threshold == options.iou_threshold, "iou_threshold must be a number, got NaN");
+  require(options.cover_limit >= 0.0f && options.cover_limit <= 1.0f, "cover_limit must be from 0 to 1");
+  require(options.cut_slack_y >= 0.0f && options.cut_slack_x >= 0.0f, "cut slacks must be at least 0");
+  const int tiles = grid.y.count * grid.x.count;
+  for (int i = 0; i < boxes.count; ++i) {
+    require_in(boxes.class_ids[i], 0, kMaxClasses - 1, "class id");
+    require_in(boxes.tiles[i], 0, tiles, "tile");
+  }
+  return cpu::merge_tiles(boxes, grid, options, kept, joined);
+}
+
+const char* simd_name() { return cpu::simd_name(); }
+
+}  // namespace retinasdk

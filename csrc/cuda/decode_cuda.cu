@@ -1,0 +1,469 @@
+// Decode in three launches: filter the logits into keys, choose and order the best of each level, make their boxes.
+//
+// Note [Rescan]
+// The filter writes keys to a buffer of fixed size, in whatever order its warps arrive. Where more pass than fit, as
+// with an untrained network, the second launch reads that level's logits again instead of its buffer: slower, but
+// nothing is cut, and the result stays that of the CPU. How often is counted, per image, in DeviceCandidates::rescans.
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "cuda/block_sort.cuh"
+#include "math/box_math.h"
+
+namespace retinasdk::cuda {
+namespace {
+
+constexpr int kLevels = 16;  // kMaxLevels of ops_cuda.h, for device-only compilers
+constexpr int kFilterThreads = 256;
+constexpr int kVectorsPerThread = 4;  // 16 bytes each, loaded before the first is looked at: latency is hidden
+constexpr int kSelectThreads = 512;
+constexpr int kBoxThreads = 256;
+constexpr int kDigitBits = 11;
+constexpr int kDigits = 1 << kDigitBits;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+struct Level {
+  const void* logits;
+  const void* deltas;
+  const float* base_anchors;
+  int height, width;
+  float stride_y, stride_x;
+  uint32_t pairs;   // A * K * height * width: logits of one image
+  int first_block;  // of the filter's grid
+  // Its part of an image's buffer: where it begins, and how many keys it holds.
+  uint64_t first_key;
+  uint32_t buffer_keys;
+};
+
+// By value to every kernel, so that nothing has to be copied before a launch.
+struct Plan {
+  Level levels[kLevels];
+  int level_count, anchors, classes, top_k;
+  uint64_t image_keys;  // of all levels' buffers together
+  int sorted_keys;      // room for the best of a level: top_k, rounded up to a power of two
+  bool aligned;         // all logits lie at multiples of 16 bytes
+  BoxCoder coder;
+  bool or_equal, drop_empty;
+  const float* logit_threshold;
+  const uint8_t* class_mask;
+  const float* clip_sizes;
+  const float* class_thresholds;  // or null
+  const float* ignored;
+  int ignored_regions;
+  // Scratch, one entry for each (image, level):
+  uint32_t* passed;  // candidates that the filter found, those without room included
+  uint64_t* best;    // (sorted_keys)
+  int* best_counts;
+  uint64_t* buffer;  // (image, image_keys)
+};
+
+__device__ inline uint64_t* buffer_of(const Plan& plan, const Level& level, uint32_t image) {
+  return plan.buffer + image * plan.image_keys + level.first_key;
+}
+
+__device__ inline float to_float(float value) { return value; }
+__device__ inline float to_float(__half value) { return __half2float(value); }
+
+template <typename T>
+struct alignas(16) Vector {
+  static constexpr int kSize = 16 / sizeof(T);
+  T values[kSize];
+};
+
+// Which (anchor, class) pair lies at `offset` in the logits of one image, and its index in Note [Rank]'s order.
+struct Pair {
+  uint32_t class_id;
+  uint32_t index;
+};
+
+__device__ inline Pair pair_at(uint32_t offset, const Plan& plan, const Level& level) {
+  const uint32_t cells = static_cast<uint32_t>(level.height) * static_cast<uint32_t>(level.width);
+  const uint32_t channel = offset / cells;
+  const uint32_t cell = offset - channel * cells;
+  const uint32_t classes = static_cast<uint32_t>(plan.classes);
+  const uint32_t anchor = channel / classes;
+  const uint32_t class_id = channel - anchor * classes;
+  return {class_id, (cell * static_cast<uint32_t>(plan.anchors) + anchor) * classes + class_id};
+}
+
+__device__ inline bool is_candidate(float logit, float threshold, uint32_t offset, const Plan& plan,
+                                    const Level& level) {
+  if (!passes(logit, threshold)) return false;
+  const uint32_t class_id = pair_at(offset, plan, level).class_id;
+  return plan.class_mask[class_id] != 0 &&
+         (plan.class_thresholds == nullptr ||
+          passes(logit, strict_limit(plan.class_thresholds[class_id], plan.or_equal)));
+}
+
+// -- filter ----------------------------------------------------------------------------------------------------------
+
+// Grid: (blocks of all levels, images). Every logit is read once, 16 bytes at a time; a warp reserves room for all its
+// hits by one atomic addition, and most warps have none.
+template <typename T>
+__global__ void __launch_bounds__(kFilterThreads) filter_logits(Plan plan) {
+  constexpr int kSize = Vector<T>::kSize;
+  int level_index = 0;
+  while (level_index + 1 < plan.level_count &&
+         static_cast<int>(blockIdx.x) >= plan.levels[level_index + 1].first_block) {
+    ++level_index;
+  }
+  const Level& level = plan.levels[level_index];
+  const T* logits = static_cast<const T*>(level.logits);
+  const float threshold = strict_limit(*plan.logit_threshold, plan.or_equal);
+  // Offsets count from the first image, whose logits alone are sure to be aligned.
+  const uint64_t begin = uint64_t{blockIdx.y} * level.pairs;
+  const uint64_t end = begin + level.pairs;
+  const uint64_t all = uint64_t{gridDim.y} * level.pairs;
+  const uint64_t block = blockIdx.x - static_cast<uint32_t>(level.first_block);
+  const uint64_t first = begin / kSize + block * kFilterThreads * kVectorsPerThread + threadIdx.x;
+
+  Vector<T> loaded[kVectorsPerThread];
+#pragma unroll
+  for (int v = 0; v < kVectorsPerThread; ++v) {
+    const uint64_t start = (first + static_cast<uint64_t>(v) * kFilterThreads) * kSize;
+    if (plan.aligned && start + kSize <= all) {
+      loaded[v] = *reinterpret_cast<const Vector<T>*>(logits + start);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kSize; ++i) {
+        if (start + i < all) loaded[v].values[i] = logits[start + i];
+      }
+    }
+  }
+
+  uint32_t hits = 0;  // bit v * kSize + i
+#pragma unroll
+  for (int v = 0; v < kVectorsPerThread; ++v) {
+    const uint64_t start = (first + static_cast<uint64_t>(v) * kFilterThreads) * kSize;
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) {
+      const uint64_t at = start + i;
+      if (at < begin || at >= end) continue;  // the neighbour image's, or behind the last
+      if (is_candidate(to_float(loaded[v].values[i]), threshold, static_cast<uint32_t>(at - begin), plan, level)) {
+        hits |= 1u << (v * kSize + i);
+      }
+    }
+  }
+  if (!__any_sync(kAllLanes, hits != 0)) return;
+
+  const int lane = threadIdx.x % 32;
+  const int count = __popc(hits);
+  int before = count;  // hits of the lanes up to this one, then without it
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const int lower = __shfl_up_sync(kAllLanes, before, distance);
+    if (lane >= distance) before += lower;
+  }
+  const uint32_t warp_hits = static_cast<uint32_t>(__shfl_sync(kAllLanes, before, 31));
+  before -= count;
+  const uint32_t slot = blockIdx.y * static_cast<uint32_t>(plan.level_count) + static_cast<uint32_t>(level_index);
+  uint32_t base = 0;
+  if (lane == 0) base = atomicAdd(plan.passed + slot, warp_hits);
+  uint32_t place = __shfl_sync(kAllLanes, base, 0) + static_cast<uint32_t>(before);
+  uint64_t* buffer = buffer_of(plan, level, blockIdx.y);
+  // All bits are tried, so that loaded[] is indexed by constants and stays in registers.
+#pragma unroll
+  for (int v = 0; v < kVectorsPerThread; ++v) {
+#pragma unroll
+    for (int i = 0; i < kSize; ++i) {
+      if ((hits >> (v * kSize + i) & 1u) == 0u || place >= level.buffer_keys) continue;
+      const uint64_t at = (first + static_cast<uint64_t>(v) * kFilterThreads) * kSize + i;
+      const Pair pair = pair_at(static_cast<uint32_t>(at - begin), plan, level);
+      buffer[place] = rank_key(to_float(loaded[v].values[i]), pair.index);
+      ++place;
+    }
+  }
+}
+
+// -- select ----------------------------------------------------------------------------------------------------------
+
+// Calls body(key) for every candidate of a level and image, each by one thread: from the buffer, or by [Rescan].
+template <typename T, typename Body>
+__device__ void for_each_candidate(const Plan& plan, const Level& level, uint32_t slot, Body body) {
+  const uint32_t passed = plan.passed[slot];
+  if (passed <= level.buffer_keys) {
+    const uint64_t* buffer = buffer_of(plan, level, blockIdx.y);
+    for (uint32_t i = threadIdx.x; i < passed; i += blockDim.x) body(buffer[i]);
+    return;
+  }
+  const T* logits = static_cast<const T*>(level.logits) + uint64_t{blockIdx.y} * level.pairs;
+  const float threshold = strict_limit(*plan.logit_threshold, plan.or_equal);
+  for (uint64_t i = threadIdx.x; i < level.pairs; i += blockDim.x) {
+    const float logit = to_float(logits[i]);
+    if (!is_candidate(logit, threshold, static_cast<uint32_t>(i), plan, level)) continue;
+    body(rank_key(logit, pair_at(static_cast<uint32_t>(i), plan, level).index));
+  }
+}
+
+// The wanted-th smallest of a level's keys, by radix: count the highest digit, find where the wanted-th falls, go on
+// with the keys of that digit. Keys are distinct, so it ends at the latest with the last digit.
+template <typename T>
+__device__ uint64_t nth_key(const Plan& plan, const Level& level, uint32_t slot, uint32_t wanted) {
+  __shared__ uint32_t counts[kDigits];
+  __shared__ uint32_t chosen_digit, below_chosen, in_chosen;
+  uint64_t prefix = 0;
+  uint64_t known = 0;  // bits of prefix that are settled
+  for (int shift = 55; shift >= 0; shift -= kDigitBits) {
+    for (int digit = threadIdx.x; digit < kDigits; digit += blockDim.x) counts[digit] = 0;
+    __syncthreads();
+    for_each_candidate<T>(plan, level, slot, [&](uint64_t key) {
+      if ((key & known) == prefix) atomicAdd(&counts[key >> shift & (kDigits - 1)], 1u);
+    });
+    __syncthreads();
+    if (threadIdx.x < 32) {  // each lane sums its share of the digits; the one where the wanted-th falls looks closer
+      constexpr uint32_t kShare = kDigits / 32;
+      const uint32_t first = threadIdx.x * kShare;
+      uint32_t share = 0;
+      for (uint32_t i = 0; i < kShare; ++i) share += counts[first + i];
+      uint32_t up_to = share;
+      for (int distance = 1; distance < 32; distance *= 2) {
+        const uint32_t lower = __shfl_up_sync(kAllLanes, up_to, distance);
+        if (static_cast<int>(threadIdx.x) >= distance) up_to += lower;
+      }
+      uint32_t below = up_to - share;
+      if (below < wanted && wanted <= up_to) {
+        uint32_t digit = first;
+        while (below + counts[digit] < wanted) below += counts[digit++];
+        chosen_digit = digit;
+        below_chosen = below;
+        in_chosen = counts[digit];
+      }
+    }
+    __syncthreads();
+    prefix |= uint64_t{chosen_digit} << shift;
+    known |= static_cast<uint64_t>(kDigits - 1) << shift;
+    wanted -= below_chosen;
+    if (wanted == in_chosen) break;  // all keys of this digit are wanted
+  }
+  return prefix | ~known;
+}
+
+// Grid: (levels, images). Leaves the best top_k keys of each level in order.
+template <typename T>
+__global__ void __launch_bounds__(kSelectThreads) select_best(Plan plan) {
+  __shared__ int gathered;
+  const Level& level = plan.levels[blockIdx.x];
+  const uint32_t slot = blockIdx.y * static_cast<uint32_t>(plan.level_count) + blockIdx.x;
+  const uint32_t passed = plan.passed[slot];
+  const uint32_t top_k = static_cast<uint32_t>(plan.top_k);
+  const uint32_t count = passed < top_k ? passed : top_k;
+  uint64_t* best = plan.best + uint64_t{slot} * static_cast<uint64_t>(plan.sorted_keys);
+
+  const uint64_t worst = passed > top_k ? nth_key<T>(plan, level, slot, top_k) : ~uint64_t{0};
+  if (threadIdx.x == 0) gathered = 0;
+  __syncthreads();
+  for_each_candidate<T>(plan, level, slot, [&](uint64_t key) {
+    if (key <= worst) best[atomicAdd(&gathered, 1)] = key;
+  });
+  int sorted = 1;
+  while (sorted < static_cast<int>(count)) sorted *= 2;
+  for (int i = static_cast<int>(count + threadIdx.x); i < sorted; i += blockDim.x) best[i] = ~uint64_t{0};
+  block_sort(best, sorted);
+  if (threadIdx.x == 0) plan.best_counts[slot] = static_cast<int>(count);
+}
+
+// -- boxes -----------------------------------------------------------------------------------------------------------
+
+struct Output {
+  float* boxes;
+  float* logits;
+  int32_t* class_ids;
+  int32_t* counts;
+  int32_t* rescans;
+  int capacity;
+};
+
+// Grid: (1, images). Boxes of the best, level by level; those that are no candidates are left out.
+template <typename T>
+__global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output output) {
+  __shared__ int warp_counts[kBoxThreads / 32];
+  const uint32_t image = blockIdx.y;
+  const uint64_t offset = uint64_t{image} * static_cast<uint64_t>(output.capacity);
+  const IgnoredRegions ignored{plan.ignored + int64_t{4} * image * plan.ignored_regions, plan.ignored_regions};
+  const BoxLimits limits{plan.clip_sizes[2 * image + 1], plan.clip_sizes[2 * image], plan.drop_empty, ignored};
+  const uint32_t lane = threadIdx.x % 32;
+  const uint32_t warp = threadIdx.x / 32;
+  int written = 0;
+  int rescans = 0;
+  for (int l = 0; l < plan.level_count; ++l) {
+    const Level& level = plan.levels[l];
+    const uint32_t slot = image * static_cast<uint32_t>(plan.level_count) + static_cast<uint32_t>(l);
+    const uint64_t* best = plan.best + uint64_t{slot} * static_cast<uint64_t>(plan.sorted_keys);
+    const int count = plan.best_counts[slot];
+    const int64_t cells = int64_t{level.height} * level.width;
+    const T* deltas = static_cast<const T*>(level.deltas) + int64_t{image} * plan.anchors * 4 * cells;
+    if (plan.passed[slot] > level.buffer_keys) ++rescans;
+    for (int first = 0; first < count; first += kBoxThreads) {
+      const int i = first + static_cast<int>(threadIdx.x);
+      const uint64_t key = i < count ? best[i] : 0;
+      const uint32_t pair = index_of(key) / static_cast<uint32_t>(plan.classes);
+      Box box{};
+      bool usable = i < count;
+      if (usable) {
+        const int64_t cell = pair / static_cast<uint32_t>(plan.anchors);
+        const int64_t anchor = pair - cell * plan.anchors;
+        float delta[4];
+#pragma unroll
+        for (int d = 0; d < 4; ++d) delta[d] = to_float(deltas[(anchor * 4 + d) * cells + cell]);
+        const Box base = anchor_box(level.base_anchors + 4 * anchor, level.stride_y, level.stride_x,
+                                    static_cast<int>(cell / level.width), static_cast<int>(cell % level.width));
+        usable = decode_box(base, delta, plan.coder, limits, box);
+      }
+      const unsigned usable_lanes = __ballot_sync(kAllLanes, usable);
+      if (lane == 0) warp_counts[warp] = __popc(usable_lanes);
+      __syncthreads();
+      int place = written + __popc(usable_lanes & ((1u << lane) - 1u));
+      for (uint32_t w = 0; w < kBoxThreads / 32; ++w) {
+        if (w < warp) place += warp_counts[w];
+        written += warp_counts[w];
+      }
+      __syncthreads();
+      if (!usable) continue;
+      const uint64_t at = offset + static_cast<uint64_t>(place);
+      output.boxes[4 * at] = box.x1;
+      output.boxes[4 * at + 1] = box.y1;
+      output.boxes[4 * at + 2] = box.x2;
+      output.boxes[4 * at + 3] = box.y2;
+      output.logits[at] = logit_of(key);
+      output.class_ids[at] = static_cast<int32_t>(index_of(key) - pair * static_cast<uint32_t>(plan.classes));
+    }
+  }
+  if (threadIdx.x == 0) {
+    output.counts[image] = written;
+    if (output.rescans != nullptr) output.rescans[image] = rescans;
+  }
+}
+
+}  // namespace
+}  // namespace retinasdk::cuda
+
+#ifndef __CUDACC_RTC__  // device-only compilers stop here
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "cuda/cuda_support.h"
+
+namespace retinasdk::cuda {
+namespace {
+
+static_assert(kLevels == kMaxLevels);
+// Candidates of one level and image before [Rescan]: so many, or one in so many of its logits if that is more. A photo
+// full of objects has some 0.3 % of logits above a score of 0.05.
+constexpr int64_t kBufferKeys = 32768;
+constexpr int64_t kPairsPerKey = 64;
+
+template <typename T>
+int filter_blocks(uint32_t pairs) {
+  // An image's logits may begin and end inside a vector: at most one vector more than they fill.
+  const uint64_t vectors = pairs / Vector<T>::kSize + 2;
+  const uint64_t per_block = uint64_t{kFilterThreads} * kVectorsPerThread;
+  return static_cast<int>((vectors + per_block - 1) / per_block);
+}
+
+Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOptions& options) {
+  require(!levels.empty() && levels.size() <= kMaxLevels,
+          "decode takes 1 to " + std::to_string(kMaxLevels) + " levels, got " + std::to_string(levels.size()));
+  require(options.batch >= 1 && options.batch <= 65535,
+          "batch must be 1 to 65535, got " + std::to_string(options.batch));
+  require(options.anchors >= 1 && options.anchors <= 1024,
+          "anchors per cell must be 1 to 1024, got " + std::to_string(options.anchors));
+  require(options.classes >= 1 && options.classes <= 1 << 16,
+          "classes must be 1 to 65536, got " + std::to_string(options.classes));
+  require(options.top_k >= 1 && options.top_k <= 1 << 20,
+          "top_k must be 1 to 1048576, got " + std::to_string(options.top_k));
+  for (const float weight : options.coder.weights) require(weight > 0.0f, "box coder weights must be above 0");
+  for (const float mean : options.coder.means) require(std::isfinite(mean), "box coder means must be finite");
+  Plan plan{};
+  plan.level_count = static_cast<int>(levels.size());
+  plan.anchors = options.anchors;
+  plan.classes = options.classes;
+  plan.top_k = options.top_k;
+  plan.sorted_keys = power_of_two_from(options.top_k);
+  plan.aligned = true;
+  plan.coder = options.coder;
+  plan.or_equal = options.or_equal;
+  plan.drop_empty = options.drop_empty;
+  plan.logit_threshold = options.logit_threshold;
+  plan.class_mask = options.class_mask;
+  plan.clip_sizes = options.clip_sizes;
+  plan.class_thresholds = options.class_thresholds;
+  plan.ignored = options.ignored;
+  plan.ignored_regions = options.ignored_regions;
+  int64_t blocks = 0;
+  for (size_t l = 0; l < levels.size(); ++l) {
+    const DeviceLevel& level = levels[l];
+    require(
+        level.height >= 1 && level.height <= 1 << 16 && level.width >= 1 && level.width <= 1 << 16,
+        "level sides must be 1 to 65536, got " + std::to_string(level.height) + " x " + std::to_string(level.width));
+    // In two steps: the product of all four may pass int64.
+    const int64_t cells = int64_t{level.height} * level.width;
+    const int64_t channels = int64_t{options.anchors} * options.classes;
+    require(cells <= std::numeric_limits<int32_t>::max() / channels,
+            "a level has " + std::to_string(cells) + " cells of " + std::to_string(channels) +
+                " (anchor, class) pairs; at most 2147483647 pairs are supported");
+    const auto pairs = static_cast<uint32_t>(cells * channels);
+    const auto keys = static_cast<uint32_t>(std::min<int64_t>(pairs, std::max(kBufferKeys, pairs / kPairsPerKey)));
+    plan.levels[l] = {
+        level.logits,   level.deltas, level.base_anchors,       level.height,    level.width, level.stride_y,
+        level.stride_x, pairs,        static_cast<int>(blocks), plan.image_keys, keys};
+    plan.image_keys += keys;
+    plan.aligned = plan.aligned && reinterpret_cast<uintptr_t>(level.logits) % 16 == 0;
+    blocks += options.input == Scalar::kFloat16 ? filter_blocks<__half>(pairs) : filter_blocks<float>(pairs);
+  }
+  require(blocks <= std::numeric_limits<int32_t>::max(), "the levels together have too many logits for one launch");
+  return plan;
+}
+
+void lay_out(Plan& plan, int batch, ScratchLayout& scratch) {
+  const size_t slots = static_cast<size_t>(batch) * static_cast<size_t>(plan.level_count);
+  plan.passed = scratch.take<uint32_t>(slots);
+  plan.best_counts = scratch.take<int>(slots);
+  plan.best = scratch.take<uint64_t>(slots * static_cast<size_t>(plan.sorted_keys));
+  plan.buffer = scratch.take<uint64_t>(static_cast<size_t>(batch) * plan.image_keys);
+}
+
+template <typename T>
+void launch_decode(const Plan& plan, int batch, const Output& output, Stream stream) {
+  const auto images = static_cast<unsigned>(batch);
+  const Level& last = plan.levels[plan.level_count - 1];
+  const auto blocks = static_cast<unsigned>(last.first_block + filter_blocks<T>(last.pairs));
+  launch("filter_logits", filter_logits<T>, dim3(blocks, images), dim3(kFilterThreads), stream, plan);
+  launch("select_best", select_best<T>, dim3(static_cast<unsigned>(plan.level_count), images), dim3(kSelectThreads),
+         stream, plan);
+  launch("make_boxes", make_boxes<T>, dim3(1, images), dim3(kBoxThreads), stream, plan, output);
+}
+
+}  // namespace
+
+size_t decode_scratch_bytes(const std::vector<DeviceLevel>& levels, const DeviceDecodeOptions& options) {
+  Plan plan = checked_plan(levels, options);
+  ScratchLayout layout;
+  lay_out(plan, options.batch, layout);
+  return layout.size_bytes();
+}
+
+void decode(const std::vector<DeviceLevel>& levels, const DeviceDecodeOptions& options,
+            const DeviceCandidates& candidates, Scratch scratch, Stream stream) {
+  Plan plan = checked_plan(levels, options);
+  const int64_t wanted = int64_t{plan.level_count} * options.top_k;
+  require(candidates.capacity >= wanted, "candidates need room for levels * top_k = " + std::to_string(wanted) +
+                                             " an image, got " + std::to_string(candidates.capacity));
+  require_scratch(scratch, decode_scratch_bytes(levels, options));
+  ScratchLayout layout(scratch.data);
+  lay_out(plan, options.batch, layout);
+  const Output output{candidates.boxes,  candidates.logits,  candidates.class_ids,
+                      candidates.counts, candidates.rescans, candidates.capacity};
+  const size_t slots = static_cast<size_t>(options.batch) * static_cast<size_t>(plan.level_count);
+  check(cudaMemsetAsync(plan.passed, 0, slots * sizeof(uint32_t), static_cast<cudaStream_t>(stream)),
+        "cudaMemsetAsync");
+  if (options.input == Scalar::kFloat16) {
+    launch_decode<__half>(plan, options.batch, output, stream);
+  } else {
+    launch_decode<float>(plan, options.batch, output, stream);
+  }
+}
+
+}  // namespace retinasdk::cuda
+#endif

@@ -1,0 +1,196 @@
+// Resize, normalise, pad and HWC -> CHW in two launches: the taps of both axes, then every pixel of the canvas.
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "math/color_math.h"
+#include "math/resize_math.h"
+
+namespace retinasdk::cuda {
+namespace {
+
+constexpr int kTapThreads = 128;
+constexpr int kTileWidth = 32;
+constexpr int kTileHeight = 8;
+
+// Taps of every output position of one axis, in scratch.
+struct Taps {
+  int* first;      // (out,)
+  int* count;      // (out,)
+  float* weights;  // (out, room)
+  int in, out, room;
+};
+
+// Grid: (blocks for the longer axis, 2).
+__global__ void __launch_bounds__(kTapThreads) fill_taps(Taps rows, Taps columns, bool antialias) {
+  const Taps taps = blockIdx.y == 0 ? rows : columns;
+  const int i = static_cast<int>(blockIdx.x * kTapThreads + threadIdx.x);
+  if (i >= taps.out) return;
+  taps.count[i] =
+      source_taps(i, taps.in, taps.out, antialias, taps.first + i, taps.weights + static_cast<int64_t>(i) * taps.room);
+}
+
+struct Interleaved {
+  const uint8_t* pixels;
+  int64_t row_bytes;
+
+  __device__ Rgb at(int y, int x) const {
+    const uint8_t* pixel = pixels + y * row_bytes + 3 * static_cast<int64_t>(x);
+    return {{pixel[0], pixel[1], pixel[2]}};
+  }
+};
+
+struct Nv12 {
+  const uint8_t* luma;
+  const uint8_t* chroma;
+  int64_t luma_row_bytes, chroma_row_bytes;
+
+  __device__ Rgb at(int y, int x) const {
+    const uint8_t* pair = chroma + y / 2 * chroma_row_bytes + x / 2 * 2;
+    return yuv_to_rgb(luma[y * luma_row_bytes + x], pair[0], pair[1]);
+  }
+};
+
+struct Canvas {
+  void* output;
+  int resized_height, resized_width;
+  int padded_height, padded_width;
+  int source_channels[3];
+  float gain[3], bias[3];
+};
+
+__device__ inline void store(float* target, float value) { *target = value; }
+__device__ inline void store(__half* target, float value) { *target = __float2half_rn(value); }
+
+// Grid: tiles of the canvas; a thread makes the three values of one pixel. The sums run in the order of the CPU: along
+// the columns of the image first, then along the row.
+template <typename Source, typename T>
+__global__ void __launch_bounds__(kTileWidth* kTileHeight)
+    resize(Source source, Taps rows, Taps columns, Canvas canvas) {
+  const int x = static_cast<int>(blockIdx.x * kTileWidth + threadIdx.x);
+  const int y = static_cast<int>(blockIdx.y * kTileHeight + threadIdx.y);
+  if (x >= canvas.padded_width || y >= canvas.padded_height) return;
+  const int64_t plane = static_cast<int64_t>(canvas.padded_height) * canvas.padded_width;
+  T* target = static_cast<T*>(canvas.output) + static_cast<int64_t>(y) * canvas.padded_width + x;
+  if (x >= canvas.resized_width || y >= canvas.resized_height) {
+    for (int c = 0; c < 3; ++c) store(target + c * plane, 0.0f);
+    return;
+  }
+  const float* row_weights = rows.weights + static_cast<int64_t>(y) * rows.room;
+  const float* column_weights = columns.weights + static_cast<int64_t>(x) * columns.room;
+  float sums[3] = {};  // 0 + product is the product: it is never -0
+  for (int tap_x = 0; tap_x < columns.count[x]; ++tap_x) {
+    float blended[3] = {};
+    for (int tap_y = 0; tap_y < rows.count[y]; ++tap_y) {
+      const Rgb pixel = source.at(rows.first[y] + tap_y, columns.first[x] + tap_x);
+#pragma unroll
+      for (int c = 0; c < 3; ++c) {
+        blended[c] += row_weights[tap_y] * static_cast<float>(pixel.channels[c]);
+      }
+    }
+#pragma unroll
+    for (int c = 0; c < 3; ++c) {
+      sums[c] += column_weights[tap_x] * blended[c];
+    }
+  }
+#pragma unroll
+  for (int c = 0; c < 3; ++c) {
+    // An index that is only known at run time would put sums[] into local memory.
+    const int from = canvas.source_channels[c];
+    const float sum = from == 0 ? sums[0] : from == 1 ? sums[1] : sums[2];
+    store(target + c * plane, normalise(sum, canvas.gain[c], canvas.bias[c]));
+  }
+}
+
+}  // namespace
+}  // namespace retinasdk::cuda
+
+#ifndef __CUDACC_RTC__  // device-only compilers stop here
+#include <algorithm>
+
+#include "cuda/cuda_support.h"
+
+namespace retinasdk::cuda {
+namespace {
+
+constexpr int kMaxSide = 1 << 16;
+
+void require_side(int value, int low, const char* name) {
+  require(value >= low && value <= kMaxSide, std::string(name) + " must be " + std::to_string(low) + " to " +
+                                                 std::to_string(kMaxSide) + ", got " + std::to_string(value));
+}
+
+void check_arguments(const DeviceImage& image, const DevicePreprocessOptions& options) {
+  require_side(image.height, 1, "image height");
+  require_side(image.width, 1, "image width");
+  require_side(options.resized_height, 1, "resized height");
+  require_side(options.resized_width, 1, "resized width");
+  require_side(options.padded_height, options.resized_height, "padded height");
+  require_side(options.padded_width, options.resized_width, "padded width");
+  for (const float std : options.std) require(std > 0.0f, "std must be above 0 in each channel");
+  require(
+      image.format != PixelFormat::kNv12 || (image.height % 2 == 0 && image.width % 2 == 0),
+      "NV12 images must have even sides, got " + std::to_string(image.height) + " x " + std::to_string(image.width));
+}
+
+Taps take_taps(int in, int out, bool antialias, ScratchLayout& layout) {
+  const int room = max_taps(in, out, antialias);
+  const auto positions = static_cast<size_t>(out);
+  return {layout.take<int>(positions),
+          layout.take<int>(positions),
+          layout.take<float>(positions * static_cast<size_t>(room)),
+          in,
+          out,
+          room};
+}
+
+template <typename Source>
+void launch_resize(const Source& source, const Taps& rows, const Taps& columns, const Canvas& canvas, Scalar output,
+                   Stream stream) {
+  const dim3 block(kTileWidth, kTileHeight);
+  const dim3 grid((static_cast<unsigned>(canvas.padded_width) + kTileWidth - 1) / kTileWidth,
+                  (static_cast<unsigned>(canvas.padded_height) + kTileHeight - 1) / kTileHeight);
+  if (output == Scalar::kFloat16) {
+    launch("resize", resize<Source, __half>, grid, block, stream, source, rows, columns, canvas);
+  } else {
+    launch("resize", resize<Source, float>, grid, block, stream, source, rows, columns, canvas);
+  }
+}
+
+}  // namespace
+
+size_t preprocess_scratch_bytes(const DeviceImage& image, const DevicePreprocessOptions& options) {
+  check_arguments(image, options);
+  ScratchLayout layout;
+  take_taps(image.height, options.resized_height, options.antialias, layout);
+  take_taps(image.width, options.resized_width, options.antialias, layout);
+  return layout.size_bytes();
+}
+
+void preprocess(const DeviceImage& image, const DevicePreprocessOptions& options, void* output, Scratch scratch,
+                Stream stream) {
+  require_scratch(scratch, preprocess_scratch_bytes(image, options));
+  ScratchLayout layout(scratch.data);
+  const Taps rows = take_taps(image.height, options.resized_height, options.antialias, layout);
+  const Taps columns = take_taps(image.width, options.resized_width, options.antialias, layout);
+  Canvas canvas{
+      output, options.resized_height, options.resized_width, options.padded_height, options.padded_width, {}, {}, {}};
+  for (int c = 0; c < 3; ++c) {
+    canvas.source_channels[c] = options.reverse_channels ? 2 - c : c;
+    canvas.gain[c] = normalise_gain(options.std[c]);
+    canvas.bias[c] = normalise_bias(options.mean[c], options.std[c]);
+  }
+  const auto positions = static_cast<unsigned>(std::max(rows.out, columns.out));
+  launch("fill_taps", fill_taps, dim3((positions + kTapThreads - 1) / kTapThreads, 2), dim3(kTapThreads), stream, rows,
+         columns, options.antialias);
+  if (image.format == PixelFormat::kNv12) {
+    const Nv12 source{image.pixels, image.chroma, image.row_bytes, image.chroma_row_bytes};
+    launch_resize(source, rows, columns, canvas, options.output, stream);
+  } else {
+    launch_resize(Interleaved{image.pixels, image.row_bytes}, rows, columns, canvas, options.output, stream);
+  }
+}
+
+}  // namespace retinasdk::cuda
+#endif

@@ -1,0 +1,295 @@
+// ONNX Runtime's custom operators in the domain `retinasdk`, stride 1, all float32:
+//   WinogradConv: X (N, in, H, W), W (out, in, 3, 3), B (out,) optional, to Y (N, out, H, W); padding 1.
+//   PointwiseConv: the same with W (out, in, 1, 1), no padding, and optionally Z, of Y's shape, which is added.
+// W and B are constant. Then ReLU where the attribute relu is 1.
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "convolution/pointwise.h"
+#include "convolution/winograd.h"
+#include "onnxruntime/ort_abi.h"
+
+namespace retinasdk::ort {
+namespace {
+
+void check(const Api& api, Status* status) {
+  if (status == nullptr) return;
+  const std::string message = api.get_error_message(status);
+  api.release_status(status);
+  throw std::runtime_error(message);
+}
+
+// What ONNX Runtime gets for an exception.
+template <typename Function>
+Status* guarded(const Api& api, const char* name, const Function& call) {
+  try {
+    call();
+    return nullptr;
+  } catch (const std::exception& error) {
+    return api.create_status(kFail, (std::string("retinasdk ") + name + ": " + error.what()).c_str());
+  }
+}
+
+std::vector<int64_t> shape_of(const Api& api, const Value* value) {
+  ShapeInfo* info = nullptr;
+  check(api, api.get_shape_info(value, &info));
+  const std::unique_ptr<ShapeInfo, void (*)(ShapeInfo*)> released(info, api.release_shape_info);
+  size_t rank = 0;
+  check(api, api.get_dimensions_count(info, &rank));
+  std::vector<int64_t> shape(rank);
+  check(api, api.get_dimensions(info, shape.data(), rank));
+  return shape;
+}
+
+float* data_of(const Api& api, const Value* value) {
+  void* data = nullptr;  // ONNX Runtime has no function for constant data before 1.23
+  check(api, api.get_tensor_data(const_cast<Value*>(value), &data));
+  return static_cast<float*>(data);
+}
+
+// Nodes that share weights, as the levels of a head do, and sessions of one model share them as they are used, too.
+template <typename Weights>
+std::shared_ptr<const Weights> shared_weights(const float* weights, int out_channels, int in_channels, int taps) {
+  using Key = std::tuple<int, int, size_t>;
+  static std::mutex mutex;
+  static std::map<Key, std::weak_ptr<const Weights>> known;
+  const size_t count = static_cast<size_t>(out_channels) * static_cast<size_t>(in_channels) * static_cast<size_t>(taps);
+  const std::string_view content(reinterpret_cast<const char*>(weights), count * sizeof(float));
+  const Key key{out_channels, in_channels, std::hash<std::string_view>()(content)};
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (std::shared_ptr<const Weights> found = known[key].lock()) return found;
+  auto made = std::make_shared<const Weights>(weights, out_channels, in_channels);
+  known[key] = made;
+  return made;
+}
+
+const Value* constant_input(const Api& api, const KernelInfo* info, size_t index) {
+  int is_constant = 0;
+  const Value* value = nullptr;
+  check(api, api.get_constant_input(info, index, &is_constant, &value));
+  return is_constant != 0 ? value : nullptr;
+}
+
+// What both operators are made of.
+struct Constants {
+  const float* weights;
+  int out_channels, in_channels;
+  const float* bias;  // or null
+  bool relu;
+
+  Constants(const Api& api, const KernelInfo* info, int64_t side) {
+    const Value* tensor = constant_input(api, info, 1);
+    const std::vector<int64_t> shape = tensor == nullptr ? std::vector<int64_t>{} : shape_of(api, tensor);
+    if (shape.size() != 4 || shape[2] != side || shape[3] != side) {
+      const std::string sides = std::to_string(side) + ", " + std::to_string(side);
+      throw std::invalid_argument("weights must be constant, (out, in, " + sides + ")");
+    }
+    const Value* offsets = constant_input(api, info, 2);
+    if (offsets != nullptr && shape_of(api, offsets) != std::vector<int64_t>{shape[0]}) {
+      throw std::invalid_argument("bias must be constant, (out,)");
+    }
+    weights = data_of(api, tensor);
+    out_channels = static_cast<int>(shape[0]);
+    in_channels = static_cast<int>(shape[1]);
+    bias = offsets == nullptr ? nullptr : data_of(api, offsets);
+    relu = attribute(api, info, "relu") != 0;
+  }
+
+  static int64_t attribute(const Api& api, const KernelInfo* info, const char* name) {
+    int64_t value = 0;
+    check(api, api.get_attribute(info, name, &value));
+    return value;
+  }
+};
+
+// One call of an operator: its tensors, scratch of ONNX Runtime's arena, and its threads.
+class Call {
+ public:
+  Call(const Api& api, KernelContext* context, int in_channels, int out_channels) : api_(api), context_(context) {
+    const Value* value = nullptr;
+    check(api, api.get_input(context, 0, &value));
+    shape = shape_of(api, value);
+    if (shape.size() != 4 || shape[1] != in_channels || shape[0] * shape[2] * shape[3] > INT32_MAX) {
+      throw std::invalid_argument("input must be (N, " + std::to_string(in_channels) + ", H, W)");
+    }
+    input = data_of(api, value);
+    shape[1] = out_channels;
+    Value* made = nullptr;
+    check(api, api.get_output(context, 0, shape.data(), shape.size(), &made));
+    output = data_of(api, made);
+    batch = static_cast<int>(shape[0]);
+    height = static_cast<int>(shape[2]);
+    width = static_cast<int>(shape[3]);
+  }
+
+  ~Call() {
+    if (scratch_ != nullptr) api_.release_status(api_.allocator_free(allocator_.get(), scratch_));
+  }
+
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+
+  bool is_empty() const { return shape[0] * shape[2] * shape[3] == 0; }
+
+  // Input 3, which must be of the output's shape.
+  const float* residual() const {
+    const Value* value = nullptr;
+    check(api_, api_.get_input(context_, 3, &value));
+    if (value == nullptr || shape_of(api_, value) != shape) {
+      throw std::invalid_argument("what is added must be of the output's shape; use convolution=\"direct\"");
+    }
+    return data_of(api_, value);
+  }
+
+  // Once a call.
+  float* scratch(size_t floats) {
+    MemoryInfo* memory = nullptr;
+    check(api_, api_.create_cpu_memory_info(kArenaAllocator, kDefaultMemory, &memory));
+    const std::unique_ptr<MemoryInfo, void (*)(MemoryInfo*)> released(memory, api_.release_memory_info);
+    Allocator* allocator = nullptr;
+    check(api_, api_.get_allocator(context_, memory, &allocator));
+    allocator_ = {allocator, api_.release_allocator};
+    check(api_, api_.allocator_alloc(allocator, floats * sizeof(float), &scratch_));
+    return static_cast<float*>(scratch_);
+  }
+
+  ParallelFor threads() const {
+    return [this](size_t count, const Piece& piece) {
+      // The pieces neither throw nor wait for each other.
+      const auto call = [](void* data, size_t index) { (*static_cast<const Piece*>(data))(index); };
+      check(api_, api_.parallel_for(context_, call, count, 0, const_cast<Piece*>(&piece)));
+    };
+  }
+
+  std::vector<int64_t> shape;  // of the output
+  const float* input = nullptr;
+  float* output = nullptr;
+  int batch = 0, height = 0, width = 0;
+
+ private:
+  const Api& api_;
+  KernelContext* context_;
+  std::unique_ptr<Allocator, void (*)(Allocator*)> allocator_{nullptr, nullptr};
+  void* scratch_ = nullptr;
+};
+
+class Winograd {
+ public:
+  static constexpr const char* kName = "WinogradConv";
+  static constexpr size_t kInputs = 3;
+
+  Winograd(const Api& with, const KernelInfo* info) : api(with), conv_(make(Constants(with, info, 3))) {}
+
+  void compute(KernelContext* context) const {
+    Call call(api, context, conv_.in_channels(), conv_.out_channels());
+    if (call.is_empty()) return;
+    float* scratch = call.scratch(conv_.scratch_floats(call.batch, call.height, call.width));
+    conv_.run(call.input, call.batch, call.height, call.width, call.output, scratch, call.threads());
+  }
+
+  const Api api;
+
+ private:
+  static WinogradConv make(const Constants& from) {
+    auto weights = shared_weights<WinogradWeights>(from.weights, from.out_channels, from.in_channels, 9);
+    return WinogradConv(std::move(weights), from.bias, from.relu);
+  }
+
+  const WinogradConv conv_;
+};
+
+class Pointwise {
+ public:
+  static constexpr const char* kName = "PointwiseConv";
+  static constexpr size_t kInputs = 4;
+
+  Pointwise(const Api& with, const KernelInfo* info)
+      : api(with),
+        conv_(make(Constants(with, info, 1))),
+        has_residual_(Constants::attribute(with, info, "residual") != 0) {}
+
+  void compute(KernelContext* context) const {
+    Call call(api, context, conv_.in_channels(), conv_.out_channels());
+    const float* residual = has_residual_ ? call.residual() : nullptr;
+    if (call.is_empty()) return;
+    const size_t pixels = static_cast<size_t>(call.height) * static_cast<size_t>(call.width);
+    float* scratch = call.scratch(conv_.scratch_floats(pixels));
+    conv_.run(call.input, residual, call.batch, pixels, call.output, scratch, call.threads());
+  }
+
+  const Api api;
+
+ private:
+  static PointwiseConv make(const Constants& from) {
+    auto weights = shared_weights<PointwiseWeights>(from.weights, from.out_channels, from.in_channels, 1);
+    return PointwiseConv(std::move(weights), from.bias, from.relu);
+  }
+
+  const PointwiseConv conv_;
+  const bool has_residual_;
+};
+
+template <typename Kernel>
+CustomOp make_op() {
+  CustomOp op{};
+  op.version = kApiVersion;
+  op.get_name = [](const CustomOp*) { return Kernel::kName; };
+  op.get_execution_provider = [](const CustomOp*) -> const char* { return nullptr; };  // the CPU's
+  op.get_input_type = [](const CustomOp*, size_t) { return kFloat; };
+  op.get_input_count = [](const CustomOp*) -> size_t { return Kernel::kInputs; };
+  op.get_output_type = [](const CustomOp*, size_t) { return kFloat; };
+  op.get_output_count = [](const CustomOp*) -> size_t { return 1; };
+  op.get_input_characteristic = [](const CustomOp*, size_t index) { return index >= 2 ? kOptional : kRequired; };
+  op.get_output_characteristic = [](const CustomOp*, size_t) { return kRequired; };
+  op.get_input_memory_type = [](const CustomOp*, size_t) { return kDefaultMemory; };
+  op.get_start_version = [](const CustomOp*) { return 1; };
+  op.get_end_version = [](const CustomOp*) { return INT32_MAX; };
+  op.create_kernel_v2 = [](const CustomOp*, const void* const* table, const KernelInfo* info, void** kernel) {
+    const Api api{table};
+    return guarded(api, Kernel::kName, [&] { *kernel = new Kernel(api, info); });
+  };
+  op.compute_v2 = [](void* data, KernelContext* context) {
+    const auto* kernel = static_cast<const Kernel*>(data);
+    return guarded(kernel->api, Kernel::kName, [&] { kernel->compute(context); });
+  };
+  op.destroy_kernel = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  return op;
+}
+
+}  // namespace
+}  // namespace retinasdk::ort
+
+#ifdef _WIN32
+#define RETINASDK_EXPORT __declspec(dllexport)
+#else
+#define RETINASDK_EXPORT __attribute__((visibility("default")))
+#endif
+
+// What SessionOptions.register_custom_ops_library() looks for.
+extern "C" RETINASDK_EXPORT retinasdk::ort::Status* RegisterCustomOps(retinasdk::ort::SessionOptions* options,
+                                                                      const retinasdk::ort::ApiBase* base) {
+  using namespace retinasdk::ort;
+  const void* const* table = base->get_api(kApiVersion);
+  if (table == nullptr) {  // a status can only be made by a version that every runtime has
+    return Api{base->get_api(1)}.create_status(kFail, "retinasdk needs ONNX Runtime 1.17 or newer");
+  }
+  const Api api{table};
+  return guarded(api, "operators", [&] {
+    static const CustomOp ops[] = {
+        make_op<Winograd>(), make_op<Pointwise>()};  // these live as long as the process: sessions keep their addresses
+    static CustomOpDomain* domain = [&] {
+      CustomOpDomain* made = nullptr;
+      check(api, api.create_custom_op_domain("retinasdk", &made));
+      for (const CustomOp& op : ops) check(api, api.custom_op_domain_add(made, &op));
+      return made;
+    }();
+    check(api, api.add_custom_op_domain(options, domain));
+  });
+}

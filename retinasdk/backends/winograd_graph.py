@@ -1,0 +1,302 @@
+"""3x3 convolutions by Winograd's algorithm, in place of ONNX Runtime's direct ones: an edit of the graph on loading.
+
+The operators are those of `csrc/ort_ops.cpp`; `csrc/winograd.h` says what is computed. A Conv becomes `WinogradConv`
+where it is 3x3 of stride 1, padding 1, one group, with constant float32 weights in the file itself, and wide enough; a
+Relu behind it goes into it. 1x1 ones beside those become `PointwiseConv`, which also takes a residual block's Add: ONNX
+Runtime would reorder the channels in between, and do Add and Relu alone. All else stays ONNX Runtime's.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from retinasdk._util.onnx_wire import Field, bytes_field, fields, integers, length_prefix, number_field
+
+DOMAIN, WINOGRAD, POINTWISE = "retinasdk", "WinogradConv", "PointwiseConv"
+
+# Narrower ones are not where a RetinaNet's time goes.
+_MIN_IN_CHANNELS, _MIN_OUT_CHANNELS = 64, 8
+_MAX_BYTES = 1 << 31  # of a protocol buffer
+
+# Numbers of fields and values in onnx.proto.
+_MODEL_GRAPH, _MODEL_OPSET = 7, 8
+_OPSET_DOMAIN, _OPSET_VERSION = 1, 2
+_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
+_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_TYPE, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
+_ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_STRING, _ATTRIBUTE_GRAPH, _ATTRIBUTE_INTS = 1, 3, 4, 6, 8
+_ATTRIBUTE_GRAPHS, _ATTRIBUTE_TYPE, _TYPE_INT = 11, 20, 2
+_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_LOCATION, _TENSOR_FLOAT = 1, 2, 8, 14, 1
+_VALUE_NAME = 1
+
+
+def library() -> Path | None:
+    """The operator's shared library; None in an installation without it."""
+    folder = Path(__file__).parent.parent
+    return next((path for name in ("_ort_ops.so", "_ort_ops.dll") if (path := folder / name).is_file()), None)
+
+
+def rewritten(path: Path) -> tuple[bytes, int] | None:
+    """The model file with its convolutions replaced, and how many there are; None where there is none.
+
+    Raises `OSError`, and `ValueError` for what is not an ONNX file.
+    """
+    if path.stat().st_size >= _MAX_BYTES:
+        return None
+    model = list(fields(memoryview(path.read_bytes())))
+    graphs = [part for part in model if part.number == _MODEL_GRAPH]
+    if len(graphs) != 1:
+        raise ValueError(f"wanted one graph, got {len(graphs)}")
+    rewritten_graph = _rewritten_graph(graphs[0].data)
+    if rewritten_graph is None:
+        return None
+    graph, replaced = rewritten_graph
+    opset = bytes_field(_OPSET_DOMAIN, DOMAIN.encode()) + number_field(_OPSET_VERSION, 1)
+    others = [part.raw for part in model if part.number != _MODEL_GRAPH]
+    size = sum(map(len, graph))
+    return b"".join([*others, bytes_field(_MODEL_OPSET, opset), length_prefix(_MODEL_GRAPH, size), *graph]), replaced
+
+
+class _Node:
+    """A NodeProto, read as far as it is asked for."""
+
+    def __init__(self, part: Field) -> None:
+        self.raw = part.raw
+        parts = list(fields(part.data))
+        self.inputs = [item.text for item in parts if item.number == _NODE_INPUT]
+        self.outputs = [item.text for item in parts if item.number == _NODE_OUTPUT]
+        self.type = _text(parts, _NODE_TYPE)
+        self.name = _text(parts, _NODE_NAME)
+        self.domain = _text(parts, _NODE_DOMAIN)
+        self._attributes = [item.data for item in parts if item.number == _NODE_ATTRIBUTE]
+
+    def is_standard(self, kind: str) -> bool:
+        return self.type == kind and self.domain in ("", "ai.onnx")
+
+    @cached_property
+    def has_subgraph(self) -> bool:
+        subgraphs = (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS)
+        return any(item.number in subgraphs for attribute in self._attributes for item in fields(attribute))
+
+    @cached_property
+    def attributes(self) -> dict[str, str | int | list[int]]:
+        """Strings, integers and lists of integers, by name."""
+        found: dict[str, str | int | list[int]] = {}
+        for attribute in self._attributes:
+            parts = list(fields(attribute))
+            name = _text(parts, _ATTRIBUTE_NAME)
+            for item in parts:
+                if item.number == _ATTRIBUTE_STRING:
+                    found[name] = item.text
+                elif item.number == _ATTRIBUTE_INT:
+                    found[name] = integers(item)[0]
+            listed = [value for item in parts if item.number == _ATTRIBUTE_INTS for value in integers(item)]
+            if listed:
+                found[name] = listed
+        return found
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """What is wanted of a TensorProto. is_plain: float32, and in the file itself."""
+
+    name: str
+    shape: tuple[int, ...]
+    is_plain: bool
+
+    @classmethod
+    def read(cls, message: memoryview) -> _Tensor:
+        parts = list(fields(message))
+        numbers = {item.number: item.value for item in parts if isinstance(item.value, int)}
+        is_plain = numbers.get(_TENSOR_TYPE) == _TENSOR_FLOAT and not numbers.get(_TENSOR_LOCATION)
+        shape = tuple(side for item in parts if item.number == _TENSOR_DIMS for side in integers(item))
+        return cls(_text(parts, _TENSOR_NAME), shape, is_plain)
+
+
+def _rewritten_graph(graph: memoryview) -> tuple[list[bytes | memoryview], int] | None:
+    """The fields of the graph, in their order, with the convolutions replaced, and how many there are."""
+    parts = list(fields(graph))
+    nodes = {index: _Node(part) for index, part in enumerate(parts) if part.number == _GRAPH_NODE}
+    if any(node.has_subgraph for node in nodes.values()):
+        return None  # which may read any tensor of this graph
+    tensors = (_Tensor.read(part.data) for part in parts if part.number == _GRAPH_INITIALIZER)
+    # What is an input, too, is only a default.
+    inputs = {_text(list(fields(part.data)), _VALUE_NAME) for part in parts if part.number == _GRAPH_INPUT}
+    weights = {tensor.name: tensor.shape for tensor in tensors if tensor.is_plain and tensor.name not in inputs}
+    _see_through_identities(nodes.values(), weights)
+    readers = Counter(name for node in nodes.values() for name in node.inputs)
+    readers.update(_text(list(fields(part.data)), _VALUE_NAME) for part in parts if part.number == _GRAPH_OUTPUT)
+    edit = _Edit(nodes, readers, weights)
+    contents: dict[int, bytes | memoryview] = {index: part.raw for index, part in enumerate(parts)}
+    for index in sorted(edit.replaced):
+        contents[index] = edit.replaced[index]
+    for index in edit.absorbed:
+        del contents[index]
+    return (list(contents.values()), len(edit.replaced)) if edit.replaced else None
+
+
+def _see_through_identities(nodes: Iterable[_Node], weights: Container[str]) -> None:
+    """PyTorch's exporter writes equal weights once and gives them their other names by Identity nodes."""
+    names: dict[str, str] = {}
+    for node in nodes:  # makers stand before readers
+        node.inputs = [names.get(name, name) for name in node.inputs]
+        if node.is_standard("Identity") and node.inputs[0] in weights:
+            names[node.outputs[0]] = node.inputs[0]
+
+
+class _Edit:
+    """What becomes of the nodes: `replaced`, by index, and `absorbed` into one of those."""
+
+    def __init__(self, nodes: dict[int, _Node], readers: Counter[str], weights: dict[str, tuple[int, ...]]) -> None:
+        self.replaced: dict[int, bytes] = {}
+        self.absorbed: set[int] = set()
+        self._nodes = nodes
+        self._readers = readers
+        self._weights = weights
+        self._makers = {name: index for index, node in nodes.items() for name in node.outputs}
+        # By what they read; of several readers any, as only a lone one counts.
+        self._reading = {name: index for index, node in nodes.items() for name in node.inputs}
+        made, read = set(), set()
+        for index, node in nodes.items():
+            if self._is_conv(node, 3):
+                last, relu = self._with_relu(index)
+                self._replace(last, index, WINOGRAD, node.inputs, relu=relu)
+                made.update(nodes[last].outputs)
+                read.add(node.inputs[0])
+        for index, node in nodes.items():
+            if self._is_conv(node, 1):
+                self._replace_pointwise(index, node, made, read)
+
+    def _replace_pointwise(self, index: int, node: _Node, made: set[str], read: set[str]) -> None:
+        """Only one beside a Winograd convolution: in between, channels stay planes."""
+        behind = node.inputs[0] in made
+        added = self._addition(index) if behind else None
+        last, relu = self._with_relu(index if added is None else added[0])
+        if not behind and self._nodes[last].outputs[0] not in read:
+            return
+        bias = node.inputs[2] if len(node.inputs) > 2 else ""
+        inputs = node.inputs if added is None else [*node.inputs[:2], bias, added[1]]
+        self.absorbed.update({index} if added is None else {index, added[0]})
+        self._replace(last, index, POINTWISE, inputs, relu=relu, residual=added is not None)
+
+    def _replace(self, last: int, conv: int, kind: str, inputs: list[str], **attributes: bool) -> None:
+        """The new node stands where the last one that goes into it stood: all that it reads is made by then."""
+        nodes = self._nodes
+        self.replaced[last] = _operator(kind, nodes[conv].name, inputs, nodes[last].outputs, attributes)
+        self.absorbed = (self.absorbed | {conv}) - {last}
+
+    def _with_relu(self, index: int) -> tuple[int, bool]:
+        relu = self._lone_reader(index, "Relu")
+        return (index, False) if relu is None else (relu, True)
+
+    def _addition(self, index: int) -> tuple[int, str] | None:
+        """The Add of a residual block behind the node, and the other tensor, which has its shape."""
+        add = self._lone_reader(index, "Add")
+        if add is None:
+            return None
+        (own,) = self._nodes[index].outputs
+        others = [name for name in self._nodes[add].inputs if name != own]
+        return (add, others[0]) if len(others) == 1 and self._have_one_shape(own, others[0]) else None
+
+    def _have_one_shape(self, one: str, other: str) -> bool:
+        """Whether they surely do: equally many channels, and made of one tensor with equal strides on the way."""
+        channels = self._channels(one)
+        if channels is None or channels != self._channels(other):
+            return False
+        return not self._sources(one).isdisjoint(self._sources(other))
+
+    def _channels(self, name: str) -> int | None:
+        """None where it is not known."""
+        seen: set[str] = set()  # a broken file may go in circles
+        while name not in seen and (node := self._maker(name)) is not None:
+            seen.add(name)
+            if node.is_standard("Conv"):
+                return self._weights.get(node.inputs[1], (None,))[0]
+            if not (node.is_standard("Relu") or node.is_standard("Add")):
+                return None
+            # A sum has the channels of either: one that is broadcast has a single one, and no convolution makes it.
+            name = next((item for item in node.inputs if self._is_made_by_conv(item)), node.inputs[0])
+        return None
+
+    def _sources(self, name: str) -> set[tuple[str, tuple[int, ...]]]:
+        """The tensors that it is made of, each with the strides in between."""
+        found: dict[str, tuple[int, ...]] = {}
+        strides: tuple[int, ...] = ()
+        while name not in found:
+            found[name] = strides
+            node = self._maker(name)
+            if node is not None and node.is_standard("Conv"):
+                stride = node.attributes.get("strides", [1, 1])
+                if not isinstance(stride, list) or not _is_padded(node, self._weights.get(node.inputs[1], ())):
+                    break
+                strides = strides if stride == [1, 1] else (*stride, *strides)
+            elif node is None or not node.is_standard("Relu"):
+                break
+            name = node.inputs[0]
+        return set(found.items())
+
+    def _maker(self, name: str) -> _Node | None:
+        return self._nodes.get(self._makers.get(name, -1))
+
+    def _is_made_by_conv(self, name: str) -> bool:
+        maker = self._maker(name)
+        return maker is not None and maker.is_standard("Conv")
+
+    def _lone_reader(self, index: int, kind: str) -> int | None:
+        (output,) = self._nodes[index].outputs
+        if self._readers[output] != 1 or output not in self._reading:
+            return None
+        reader = self._reading[output]
+        taken = reader in self.absorbed or reader in self.replaced
+        return reader if not taken and self._nodes[reader].is_standard(kind) else None
+
+    def _is_conv(self, node: _Node, side: int) -> bool:
+        weights = self._weights
+        if not node.is_standard("Conv") or any(name not in weights for name in node.inputs[1:] if name):
+            return False
+        shape = weights.get(node.inputs[1], ())
+        if len(shape) != 4 or shape[2:] != (side, side) or shape[0] < _MIN_OUT_CHANNELS or shape[1] < _MIN_IN_CHANNELS:
+            return False
+        attributes = node.attributes
+        plain = attributes.get("group", 1) == 1 and attributes.get("strides", [1, 1]) == [1, 1]
+        return plain and _is_padded(node, shape)
+
+
+def _is_padded(conv: _Node, shape: tuple[int, ...]) -> bool:
+    """Whether only its strides change the height and width. shape: of its weights."""
+    if len(shape) != 4 or shape[2] % 2 == 0 or shape[3] % 2 == 0:
+        return False
+    padding = conv.attributes.get("auto_pad", "NOTSET")
+    pads = conv.attributes.get("pads", [0] * 4)
+    same = padding in ("SAME_UPPER", "SAME_LOWER") or (
+        padding == "NOTSET" and pads == [shape[2] // 2, shape[3] // 2] * 2
+    )
+    return same and conv.attributes.get("dilations", [1, 1]) == [1, 1]
+
+
+def _operator(kind: str, name: str, inputs: list[str], outputs: list[str], attributes: dict[str, bool]) -> bytes:
+    node = [
+        *(bytes_field(_NODE_INPUT, item.encode()) for item in inputs),
+        *(bytes_field(_NODE_OUTPUT, item.encode()) for item in outputs),
+        bytes_field(_NODE_NAME, name.encode()),
+        bytes_field(_NODE_TYPE, kind.encode()),
+        *(bytes_field(_NODE_ATTRIBUTE, _flag(*item)) for item in attributes.items()),
+        bytes_field(_NODE_DOMAIN, DOMAIN.encode()),
+    ]
+    return bytes_field(_GRAPH_NODE, b"".join(node))
+
+
+def _flag(name: str, value: bool) -> bytes:
+    parts = (
+        bytes_field(_ATTRIBUTE_NAME, name.encode()),
+        number_field(_ATTRIBUTE_INT, int(value)),
+        number_field(_ATTRIBUTE_TYPE, _TYPE_INT),
+    )
+    return b"".join(parts)
+
+
+def _text(parts: Sequence[Field], number: int) -> str:
+    return next((part.text for part in reversed(parts) if part.number == number), "")

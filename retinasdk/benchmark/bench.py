@@ -1,0 +1,296 @@
+"""Times of any set of models, devices, precisions and sizes, in turn on this machine, and their average precision."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retinasdk._util.dataclass_json import dump_readable, from_json_object, to_json_object
+from retinasdk._util.pictures import seeded_picture
+from retinasdk.backends.base import DEVICES
+from retinasdk.benchmark.contestant import Contestant
+from retinasdk.benchmark.machine import machine_facts
+from retinasdk.benchmark.published import PUBLISHED, Published
+from retinasdk.benchmark.turns import Spread, Times, take_turns
+from retinasdk.detector import Detector
+from retinasdk.errors import ModelError
+from retinasdk.images import as_rgb, list_images
+from retinasdk.models import find_model
+from retinasdk.spec import ModelSpec, Resize
+from retinasdk.tensorrt.engine_info import ENGINE_SUFFIX, PRECISIONS, EngineInfo
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+__all__ = ["BenchReport", "BenchRow", "Published", "Spread", "bench"]
+
+DEFAULT_ROUNDS, DEFAULT_WARMUP = 20, 3
+MOST_IMAGES = 16  # decoded and in memory while the clock runs
+_PICTURE_SIZE = (480, 640)
+_CPU_PRECISION = "fp32"
+_STAGES = ("preprocess", "network", "postprocess")
+
+_Path = str | os.PathLike[str]
+_Progress = Callable[[Sequence[Any]], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One contestant. Times are milliseconds of one call with the report's `batch` images, over its rounds.
+
+    size: (height, width) that was asked for, None for the model's own; inputs: (height, width) of the network's inputs.
+    call_ms: of `Detector(images)`, from decoded images to detections; stages_ms: of its parts, "preprocess", "network"
+    and "postprocess", timed apart; empty on the GPU, which runs them as one.
+    ratio: call over the first row's call of the same round.
+    metrics: COCO's numbers by the names of `retinasdk.evaluation.evaluate.METRICS`; empty without annotations.
+    """
+
+    model: str
+    device: str
+    precision: str
+    size: tuple[int, int] | None
+    inputs: tuple[tuple[int, int], ...]
+    call_ms: Spread
+    stages_ms: Mapping[str, Spread]
+    ratio: Spread
+    metrics: Mapping[str, float | None]
+
+    @property
+    def name(self) -> str:
+        """Model, size where one was asked for, device and precision."""
+        size = f" {self.size[0]}x{self.size[1]}" if self.size else ""
+        return f"{self.model}{size} {self.device} {self.precision}"
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """machine: facts by name; batch: images a call; rounds, warmup: timed and untimed; images: how many took turns, or
+    0 for seeded pictures; annotations: the name of the file that the metrics are of; published: figures of others."""
+
+    machine: Mapping[str, str]
+    batch: int
+    rounds: int
+    warmup: int
+    images: int
+    annotations: str | None
+    rows: tuple[BenchRow, ...]
+    published: tuple[Published, ...] = ()
+
+    def to_json(self) -> str:
+        """The report as JSON text."""
+        return dump_readable(to_json_object(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> BenchReport:
+        """The report in JSON `text`. Raises `ModelError` for any other text."""
+        try:
+            content = json.loads(text)
+        except ValueError as error:
+            raise ModelError(f"wanted a benchmark report in JSON, but it does not parse: {error}") from error
+        if not isinstance(content, dict):
+            raise ModelError(f"wanted a benchmark report, a JSON object, got {type(content).__name__}")
+        return from_json_object(cls, content)
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """What makes a contestant. precision: None where the device or the file has one of its own."""
+
+    model: str
+    path: Path
+    device: str
+    precision: str | None
+    size: tuple[int, int] | None
+
+    def open(self, threads: int | None) -> Detector:
+        spec = None if self.size is None else _sized(_own_spec(self.path), self.size)
+        return Detector(self.path, device=self.device, precision=self.precision, spec=spec, threads=threads)
+
+
+def bench(
+    models: Sequence[_Path],
+    *,
+    devices: Sequence[str] = ("auto",),
+    precisions: Sequence[str] = (),
+    sizes: Sequence[tuple[int, int]] = (),
+    images: _Path | None = None,
+    annotations: _Path | None = None,
+    batch: int = 1,
+    rounds: int = DEFAULT_ROUNDS,
+    warmup: int = DEFAULT_WARMUP,
+    threads: int | None = None,
+    published: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+    progress: Callable[[str, str], _Progress] = lambda title, unit: iter,
+) -> BenchReport:
+    """Times every combination of models, devices, precisions and sizes, taking turns, all of them loaded at once.
+
+    models: bundled names, ONNX files or engines. devices: "cpu", "cuda", "auto". precisions: of the engines on the GPU
+        that are built of ONNX files ("fp32", "fp16", "int8"; none: "fp16"); the CPU has float32 alone.
+    sizes: (height, width) that the network's input fits into, by the resize rule of the model; none: the model's own.
+    images: folder of images, of which up to 16 take turns; None: a seeded picture, of 480 x 640 or of the size.
+    annotations: a COCO-format file of boxes in `images`; then its images take turns, and each row has metrics.
+    published: lay figures of others beside ours; for annotated images alone.
+    clock: seconds. progress: progress(title, unit) wraps sequences that take long.
+
+    Raises `ValueError` for options, and the errors of `Detector` and `evaluate`.
+    """
+    _check_options(devices, precisions, sizes, batch, rounds, warmup)
+    if annotations is not None and images is None:
+        raise ValueError("annotations are of images: give their folder, too")
+    if published and annotations is None:
+        raise ValueError("published figures are average precision against time: give images and annotations, too")
+    setups = _setups(models, devices, precisions, sizes)
+    pictures = None if images is None else _read_images(Path(images), annotations)
+    facts = machine_facts()
+    with ExitStack() as opened:
+        contestants = []
+        for setup in progress("load", "model")(setups):
+            detector = opened.enter_context(setup.open(threads))
+            height, width = setup.size or _PICTURE_SIZE
+            shown = pictures or [seeded_picture(height, width, seed=0)]
+            contestants.append(Contestant(detector, _batches(shown, batch)))
+        # Whole calls among themselves, then stages: each begins with caches that another contestant has filled.
+        halves = take_turns(
+            [item.whole() for item in contestants] + [item.stages() for item in contestants],
+            rounds=rounds,
+            warmup=warmup,
+            clock=clock,
+            progress=progress("time", "round"),
+        )
+        times = [whole | stages for whole, stages in zip(halves, halves[len(contestants) :], strict=False)]
+        metrics: list[Mapping[str, float | None]] = [{} for _ in setups]
+        if annotations is not None and images is not None:
+            from retinasdk.evaluation.evaluate import evaluate
+
+            for place, item in enumerate(progress("score", "model")(contestants)):
+                metrics[place] = evaluate(item.detector, images, annotations).metrics
+        facts |= {name: fact for item in contestants for name, fact in item.gpu_facts().items()}
+        rows = [_row(*four, times[0]) for four in zip(setups, contestants, times, metrics, strict=True)]
+    return BenchReport(
+        machine=facts,
+        batch=batch,
+        rounds=rounds,
+        warmup=warmup,
+        images=len(pictures or ()),
+        annotations=None if annotations is None else Path(annotations).name,
+        rows=tuple(rows),
+        published=PUBLISHED if published else (),
+    )
+
+
+def _check_options(
+    devices: Sequence[str],
+    precisions: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    batch: int,
+    rounds: int,
+    warmup: int,
+) -> None:
+    for what, given, known in (("devices", devices, DEVICES), ("precisions", precisions, PRECISIONS)):
+        if isinstance(given, str):
+            raise TypeError(f"{what} must be a list of names, got the string {given!r}; write [{given!r}]")
+        unknown = [name for name in given if name not in known]
+        if unknown:
+            raise ValueError(f"{what} are some of {', '.join(known)}; got {unknown[0]!r}")
+    if not devices:
+        raise ValueError(f"devices must hold at least one of {', '.join(DEVICES)}, got none")
+    for size in sizes:
+        if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+            raise ValueError(f"sizes are (height, width) in pixels, got {size!r}")
+    for name, number, least in (("batch", batch, 1), ("rounds", rounds, 1), ("warmup", warmup, 0)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")
+
+
+def _setups(
+    models: Sequence[_Path], devices: Sequence[str], precisions: Sequence[str], sizes: Sequence[tuple[int, int]]
+) -> list[_Setup]:
+    """Every combination that there is, each once. Raises `ValueError` or `ModelError`."""
+    if isinstance(models, (str, os.PathLike)) or not models:
+        raise ValueError(f"models must be a list of at least one name or path, got {models!r}")
+    setups = []
+    for model in models:
+        path = find_model(model)
+        name = os.fspath(model) if path.stem == os.fspath(model) else path.name
+        is_engine = path.suffix == ENGINE_SUFFIX
+        if is_engine and set(devices) == {"cpu"}:
+            raise ValueError(
+                f"{path}: a TensorRT engine runs on the GPU, got device 'cpu'; give the ONNX file, or 'cuda'"
+            )
+        for device in devices:
+            found = "cuda" if is_engine else _resolved(device)
+            own: Sequence[str | None] = precisions if found == "cuda" and not is_engine and precisions else (None,)
+            for precision in own:
+                setups += [_Setup(name, path, found, precision, size) for size in sizes or (None,)]
+    unused = [name for name in precisions if name not in {setup.precision for setup in setups}]
+    if unused and unused != [_CPU_PRECISION]:
+        raise ValueError(
+            f"precision {unused[0]!r} is of engines that are built of ONNX files for the GPU, and nothing here is one: "
+            "give device 'cuda', or leave the precision out"
+        )
+    return list(dict.fromkeys(setups))
+
+
+def _resolved(device: str) -> str:
+    if device != "auto":
+        return device
+    from retinasdk.cuda.device import why_no_gpu
+
+    return "cpu" if why_no_gpu() else "cuda"
+
+
+def _own_spec(path: Path) -> ModelSpec:
+    if path.suffix == ENGINE_SUFFIX:
+        return EngineInfo.load(path).spec
+    with Detector(path, device="cpu", threads=1) as detector:
+        return detector.spec
+
+
+def _sized(spec: ModelSpec, size: tuple[int, int]) -> ModelSpec:
+    """The spec with an input that fits into `size`, by its own rule: one that keeps proportions goes on to do so."""
+    sides: dict[str, tuple[int, ...]] = {"shortest": (min(size), max(size)), "squash": size}
+    resize: Resize = spec.resize
+    return spec.replace(resize=dataclasses.replace(resize, size=sides.get(resize.rule, (max(size),))))
+
+
+def _read_images(folder: Path, annotations: _Path | None) -> list[npt.NDArray[Any]]:
+    if annotations is None:
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: wanted a folder of images, found none")
+        paths: Sequence[_Path] = list_images(folder)
+    else:
+        from retinasdk.evaluation.annotations import read_annotations
+
+        paths = read_annotations(Path(annotations)).paths(folder)
+    if not paths:
+        raise ValueError(f"{folder}: wanted at least one image in it, found none; leave it out for a seeded picture")
+    return [as_rgb(path) for path in paths[:MOST_IMAGES]]
+
+
+def _batches(images: Sequence[npt.NDArray[Any]], batch: int) -> list[list[npt.NDArray[Any]]]:
+    """One for each image that a batch may begin with; behind the last image comes the first again."""
+    return [[images[(start + step) % len(images)] for step in range(batch)] for start in range(0, len(images), batch)]
+
+
+def _row(
+    setup: _Setup, contestant: Contestant, times: Times, metrics: Mapping[str, float | None], first: Times
+) -> BenchRow:
+    return BenchRow(
+        model=setup.model,
+        device=contestant.detector.device,
+        precision=contestant.precision,
+        size=setup.size,
+        inputs=contestant.inputs(),
+        call_ms=Spread.of(times["call"]),
+        stages_ms={name: Spread.of(times[name]) for name in _STAGES if name in times},
+        ratio=Spread.of(times["call"] / first["call"]),
+        metrics=metrics,
+    )

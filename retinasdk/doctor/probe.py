@@ -1,0 +1,244 @@
+"""Questions about this machine, each asked in a Python process of its own: what crashes or hangs there stays there.
+
+`ask` runs here and imports the standard library alone, so that it works where nothing else does; the functions below
+"in the other process" run there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.metadata
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+_TIMEOUT_S = 60.0  # loading TensorRT from a cold SD card takes half a minute
+_PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from retinasdk.doctor.probe import answer; answer(sys.argv[2])"
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """facts: what was found; None: nothing, and `problem` says why in one line.
+
+    is_missing: it is not there; else it is there, and fails.
+    """
+
+    facts: dict[str, Any] | None = None
+    is_missing: bool = False
+    problem: str = ""
+
+
+def ask(question: str, *, timeout_s: float = _TIMEOUT_S) -> Answer:
+    """Asks one of `QUESTIONS`. Never raises for what it finds."""
+    if not sys.executable:
+        return Answer(problem="cannot be looked at, as Python does not know its own program (sys.executable is empty)")
+    command = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), question]
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Answer(problem=f"gives no answer within {timeout_s:g} s")
+    except OSError as error:
+        return Answer(problem=f"cannot be looked at, as no process can be started: {error}")
+    lines = done.stdout.splitlines()  # Python's own start may print too
+    if done.returncode == 0 and lines:
+        return Answer(**json.loads(lines[-1]))
+    return Answer(problem=f"ends the process: {_ending(done)}")
+
+
+def _ending(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode < 0:
+        return signal.strsignal(-done.returncode) or f"signal {-done.returncode}"
+    said = done.stderr.strip().splitlines()
+    return said[-1].strip() if said else f"exit status {done.returncode}"
+
+
+# -- in the other process ----------------------------------------------------------------------------------------------
+
+
+def answer(question: str) -> None:
+    """Writes the `Answer` as one line of JSON, and ends the process."""
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what modules print on being imported is no answer
+    result: dict[str, Any]
+    try:
+        result = {"facts": QUESTIONS[question]()}
+    except BaseException as error:  # modules may raise anything, SystemExit included
+        result = {"is_missing": isinstance(error, _MissingError), "problem": _in_one_line(error)}
+    output.write(f"\n{json.dumps(result)}\n")
+    output.flush()
+    os._exit(0)  # the answer stands: a crash in a library's last moments is none of ours
+
+
+class _MissingError(Exception):
+    pass
+
+
+def _in_one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return (
+        text
+        if text and isinstance(error, (ImportError, OSError, _MissingError))
+        else f"{type(error).__name__}: {text}".rstrip(": ")
+    )
+
+
+def _import(module: str) -> Any:
+    """The module. Raises `_MissingError` only if nothing of it is there: what it needs may be missing as well."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        itself = module if module.startswith("retinasdk.") else module.partition(".")[0]
+        if error.name == itself:
+            raise _MissingError("not installed") from error
+        raise
+
+
+def _package(module: str, distribution: str) -> dict[str, Any]:
+    imported = _import(module)
+    top = sys.modules[module.partition(".")[0]]
+    version = getattr(top, "__version__", None)
+    if not isinstance(version, str):
+        try:
+            version = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            version = None
+    return {"version": version, "file": getattr(imported, "__file__", None)}
+
+
+def _native() -> dict[str, Any]:
+    native = _import("retinasdk._native")
+    return {"file": native.__file__, "simd": native.simd_name()}
+
+
+def _native_cuda() -> dict[str, Any]:
+    native = _import("retinasdk._native_cuda")
+    count, reason = native.device_count()
+    return {"file": native.__file__, "runtime": native.runtime_version(), "count": count, "reason": reason}
+
+
+def _driver() -> dict[str, Any]:
+    """What the CUDA driver says for itself, whatever retinasdk was built with."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        if "libcuda.so.1" in str(error) and "no such file" in str(error).lower():
+            raise _MissingError("no NVIDIA driver (libcuda.so.1 is not there)") from error
+        raise
+    number = ctypes.c_int()
+    cuda.cuDriverGetVersion(ctypes.byref(number))
+    facts: dict[str, Any] = {"version": number.value, "gpus": [], "status": cuda.cuInit(0), "problem": ""}
+    if facts["status"]:
+        name = ctypes.c_char_p()
+        cuda.cuGetErrorName(facts["status"], ctypes.byref(name))
+        facts["problem"] = (name.value or b"unknown error").decode(errors="replace")
+        return facts
+    cuda.cuDeviceGetCount(ctypes.byref(number))
+    facts["gpus"] = [_gpu(cuda, ordinal) for ordinal in range(number.value)]
+    return facts
+
+
+def _gpu(cuda: Any, ordinal: int) -> dict[str, Any]:
+    device, number, size = ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
+    cuda.cuDeviceGet(ctypes.byref(device), ordinal)
+    name = ctypes.create_string_buffer(256)
+    cuda.cuDeviceGetName(name, len(name), device)
+    cuda.cuDeviceTotalMem_v2(ctypes.byref(size), device)
+
+    def attribute(which: int) -> int:
+        cuda.cuDeviceGetAttribute(ctypes.byref(number), which, device)
+        return number.value
+
+    return {
+        "name": name.value.decode(errors="replace"),
+        # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR, CU_DEVICE_ATTRIBUTE_INTEGRATED
+        "compute_capability": [attribute(75), attribute(76)],
+        "integrated": bool(attribute(18)),
+        "memory_bytes": size.value,
+    }
+
+
+def _tensorrt() -> dict[str, Any]:
+    from retinasdk.tensorrt.versions import import_tensorrt, product
+
+    try:
+        trt = import_tensorrt("`retinasdk doctor`")
+    except ImportError as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, ModuleNotFoundError) and cause.name == "tensorrt":
+            raise _MissingError("not installed") from error
+        raise cause from None
+    installed = {}
+    for item in importlib.metadata.distributions():
+        name = (item.metadata["Name"] or "").lower().replace("-", "_")
+        if name.startswith("tensorrt"):
+            installed[name] = {"version": item.version, "installer": (item.read_text("INSTALLER") or "").strip()}
+    return {
+        "package": trt.__name__,
+        "version": trt.__version__,
+        "product": product(trt),
+        "file": getattr(trt, "__file__", None),
+        "installed": installed,
+    }
+
+
+def _auto() -> dict[str, Any]:
+    from retinasdk.cuda.device import why_no_gpu
+
+    return {"reason": why_no_gpu()}
+
+
+def _cache() -> dict[str, Any]:
+    from retinasdk._util.cache_dir import cache_dir
+
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("retinasdk").addHandler(handler)
+    folder = cache_dir()
+    return {"folder": str(folder), "note": " ".join(said)}
+
+
+QUESTIONS: dict[str, Callable[[], dict[str, Any]]] = {
+    "native": _native,
+    "native_cuda": _native_cuda,
+    "driver": _driver,
+    "tensorrt": _tensorrt,
+    "auto": _auto,
+    "cache": _cache,
+    "numpy": partial(_package, "numpy", "numpy"),
+    "onnxruntime": partial(_package, "onnxruntime", "onnxruntime"),
+    "pillow": partial(_package, "PIL.Image", "pillow"),
+    "tqdm": partial(_package, "tqdm", "tqdm"),
+    "onnx": partial(_package, "onnx", "onnx"),
+    "pycocotools": partial(_package, "pycocotools.mask", "pycocotools"),
+    "torch": partial(_package, "torch", "torch"),
+    "torchvision": partial(_package, "torchvision", "torchvision"),
+    "av": partial(_package, "av", "av"),
+    "rosbags": partial(_package, "rosbags", "rosbags"),
+    "supervision": partial(_package, "supervision", "supervision"),
+    "trackers": partial(_package, "trackers", "trackers"),
+    "starlette": partial(_package, "starlette", "starlette"),
+    "uvicorn": partial(_package, "uvicorn", "uvicorn"),
+    "prometheus-client": partial(_package, "prometheus_client", "prometheus-client"),
+    "matplotlib": partial(_package, "matplotlib", "matplotlib"),
+    "pycuda": partial(_package, "pycuda.driver", "pycuda"),
+}

@@ -1,0 +1,167 @@
+"""COCO average precision of a detector on annotated images, by pycocotools; evaluation/ has its parts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retinasdk.detections import Detections
+from retinasdk.detector import Detector
+from retinasdk.evaluation.annotations import TrueBox, read_annotations
+from retinasdk.evaluation.categories import ScoredClasses, scored_classes
+from retinasdk.evaluation.coco import METRICS, SIZES, CocoNumbers, CocoScorer, check_pycocotools
+from retinasdk.evaluation.operating_point import best_f1, worst_images
+from retinasdk.evaluation.results import ClassResult, Evaluation, SizeResult
+from retinasdk.tiling.grid import TilesOption, check_tiles
+
+if TYPE_CHECKING:
+    from retinasdk.evaluation.report import DrawnImage
+
+__all__ = ["DEFAULT_BATCH", "DEFAULT_SCORE_THRESHOLD", "METRICS", "ClassResult", "Evaluation", "SizeResult", "evaluate"]
+
+DEFAULT_SCORE_THRESHOLD = 0.01  # average precision counts low scores too
+DEFAULT_BATCH = 8
+DEFAULT_COUNTED = 100  # detections of an image, as COCO has it
+_MOST_PICTURES = 12
+_IOU_50 = 0
+
+
+def evaluate(
+    detector: Detector,
+    images: str | os.PathLike[str],
+    annotations: str | os.PathLike[str],
+    *,
+    score_threshold: float = DEFAULT_SCORE_THRESHOLD,
+    classes: Sequence[str | int] | None = None,
+    rename: Mapping[str, str] | None = None,
+    batch: int = DEFAULT_BATCH,
+    tiles: TilesOption = None,
+    counted: int = DEFAULT_COUNTED,
+    report: str | os.PathLike[str] | None = None,
+    progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+) -> Evaluation:
+    """Scores `detector` on the images of folder `images` that the COCO-format JSON file `annotations` lists.
+
+    Categories are matched to the model's labels by name; the others are left out and named in the result. Crowd boxes
+    (iscrowd 1) are ignored as COCO does. Images are read `batch` at a time, and forgotten.
+
+    classes: score only these labels of the model (names or indices), as if it knew no others; None: all that have a
+        category. rename: the model's label for categories that are called otherwise, {category: label}; several may
+        become one label.
+    tiles: as in a call of the detector. counted: the best so many detections of an image and class count; COCO's 100
+        hide most of what is found in large images. The metric "AR100" carries that number.
+    report: an existing folder, where a page is written (index.html) with precision-recall curves, a histogram of
+        scores, and pictures of the images with most mistakes at the best F1; needs matplotlib.
+    progress: wraps the sequence of batches, e.g. `tqdm.tqdm`.
+
+    Raises `ValueError` for annotations and options that cannot be used, `ImageError` for images, `OSError` where the
+    report cannot be written, `MissingDependencyError` without pycocotools or matplotlib.
+    """
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise ValueError(f"batch must be an integer of at least 1, got {batch!r}")
+    if isinstance(counted, bool) or not isinstance(counted, int) or counted < 1:
+        raise ValueError(f"counted must be an integer of at least 1, got {counted!r}")
+    check_tiles(tiles)
+    check_pycocotools()
+    if report is not None:
+        _check_report(Path(report))
+    truth = read_annotations(Path(annotations))
+    scored = scored_classes(truth, detector.labels, rename=rename or {}, classes=classes)
+    paths = truth.paths(Path(images))
+    run = _Run(detector, scored, paths, [_scored_boxes(boxes, scored) for boxes in truth.boxes], tiles)
+
+    scorer = CocoScorer(scored.labels, counted)
+    for members in progress([range(start, min(start + batch, len(paths))) for start in range(0, len(paths), batch)]):
+        for index, detections in zip(members, run.detect(members, score_threshold), strict=True):
+            scorer.add(run.boxes[index], detections)
+    numbers = scorer.numbers()
+    result = _evaluation(numbers, scored, len(paths))
+    if report is not None:
+        from retinasdk.evaluation.report import write_report
+
+        threshold = score_threshold if result.best_f1 is None else max(result.best_f1.score, score_threshold)
+        title = f"{detector.spec.name} on {Path(annotations).name}"
+        worst = run.draw_worst(scorer, numbers, threshold)
+        write_report(Path(report), title, result, numbers, scored.labels, worst)
+    return result
+
+
+@dataclass(frozen=True)
+class _Run:
+    """paths, boxes: of each image; categories of boxes and class ids of detections are numbers of `scored.labels`."""
+
+    detector: Detector
+    scored: ScoredClasses
+    paths: Sequence[Path]
+    boxes: Sequence[Sequence[TrueBox]]
+    tiles: TilesOption
+
+    def detect(self, members: Sequence[int], score_threshold: float) -> list[Detections]:
+        number_of_class = np.zeros(len(self.detector.labels), np.int32)
+        number_of_class[list(self.scored.class_ids)] = range(len(self.scored.labels))
+        # Any other callable need not know of tiles.
+        options: dict[str, Any] = {} if self.tiles is None else {"tiles": self.tiles}
+        found = self.detector(
+            [str(self.paths[index]) for index in members],
+            score_threshold=score_threshold,
+            classes=sorted(self.scored.class_ids),
+            **options,
+        )
+        return [
+            Detections(item.xyxy, item.scores, number_of_class[item.class_ids], self.scored.labels) for item in found
+        ]
+
+    def draw_worst(self, scorer: CocoScorer, numbers: CocoNumbers, score_threshold: float) -> Iterator[DrawnImage]:
+        """Detects once more in the worst images: the boxes of all would grow with the set."""
+        from retinasdk.evaluation.pictures import draw_mistakes
+        from retinasdk.evaluation.report import DrawnImage
+
+        for mistakes in worst_images(numbers, score_threshold, _MOST_PICTURES):
+            path, boxes = self.paths[mistakes.image], self.boxes[mistakes.image]
+            (detections,) = self.detect([mistakes.image], score_threshold)
+            names = [self.scored.labels[box.category] for box in boxes]
+            matches = scorer.matches(boxes, detections)
+            yield DrawnImage(path.name, mistakes, draw_mistakes(path, boxes, names, detections, matches))
+
+
+def _check_report(folder: Path) -> None:
+    from retinasdk._util.charts import check_charts
+
+    check_charts()
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: wanted an existing folder for the report; make it")
+
+
+def _scored_boxes(boxes: Sequence[TrueBox], scored: ScoredClasses) -> tuple[TrueBox, ...]:
+    return tuple(
+        box._replace(category=scored.class_of_category[box.category])
+        for box in boxes
+        if box.category in scored.class_of_category
+    )
+
+
+def _evaluation(numbers: CocoNumbers, scored: ScoredClasses, images: int) -> Evaluation:
+    per_class, per_size = {}, {}
+    for number, label in enumerate(scored.labels):
+        per_class[label] = ClassResult(
+            numbers.average_precision(number),
+            numbers.average_precision(number, iou=_IOU_50),
+            int(numbers.boxes[number, 0]),
+        )
+        per_size[label] = {
+            size: SizeResult(numbers.average_precision(number, size), int(numbers.boxes[number, place]))
+            for place, size in enumerate(SIZES[1:], start=1)
+        }
+    return Evaluation(
+        metrics=numbers.metrics,
+        per_class=per_class,
+        left_out=scored.left_out,
+        images=images,
+        per_class_and_size=per_size,
+        best_f1=best_f1(numbers),
+    )

@@ -1,8 +1,0 @@
-"""Any framework's RetinaNet in ONNX to what retinasdk runs: the network from ready image to raw heads, and its spec."""
-
-from __future__ import annotations
-
-from retinasdk.importing.importer import import_onnx
-from retinasdk.importing.report import FoundLevel, ImportReport
-
-__all__ = ["FoundLevel", "ImportReport", "import_onnx"]

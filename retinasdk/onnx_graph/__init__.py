@@ -1,0 +1,1 @@
+"""Reads and measures ONNX graphs: model files with their specs, layers, INT8 ranges."""

@@ -1,0 +1,1 @@
+"""What happens around the network: preprocessing, decoding, suppression, and the types that pass between them."""

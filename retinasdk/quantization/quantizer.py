@@ -1,0 +1,220 @@
+"""`quantize_onnx`: the whole way, a line for each step."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retinasdk._util.files import write_together
+from retinasdk.backends.onnx_cpu import OnnxCpuBackend
+from retinasdk.errors import ModelError
+from retinasdk.images import ImageInput
+from retinasdk.models import find_model
+from retinasdk.onnx_graph.calibration import calibration_images, network_inputs
+from retinasdk.onnx_graph.model_file import read_model
+from retinasdk.onnx_graph.network import Network, prepared
+from retinasdk.onnx_graph.ranges import Observed, observe
+from retinasdk.quantization.checks import Checks, Progress, agreement_of, why_refused
+from retinasdk.quantization.report import QuantizationReport, QuantizedLayer
+from retinasdk.quantization.sensitivity import HeadLoss, layers_to_keep, sweep, worthwhile
+from retinasdk.quantization.writing import quantized
+from retinasdk.spec import METADATA_KEY, ModelSpec
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+DEFAULT_MAX_AP_DROP = 0.3
+DEFAULT_MIN_AGREEMENT = 0.9
+DEFAULT_SWEEP_IMAGES = 4
+
+_MOST_IMAGES = 64  # to calibrate with, of those given
+_COMPARED_IMAGES = 32  # of them, whose detections are compared
+# What part of the summed squares of the layers' losses stays, at each attempt. On the bundled networks the first tenths
+# lie in layers of so little work that no time is lost; below a half, time is.
+_ATTEMPTS = (0.7, 0.5, 0.25, 0.12, 0.06, 0.03)
+_TIMED_ROUNDS = 5
+
+
+def quantize_onnx(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    images: str | os.PathLike[str] | Sequence[ImageInput],
+    *,
+    annotations: str | os.PathLike[str] | None = None,
+    max_ap_drop: float = DEFAULT_MAX_AP_DROP,
+    min_agreement: float = DEFAULT_MIN_AGREEMENT,
+    sweep_images: int = DEFAULT_SWEEP_IMAGES,
+    spec: ModelSpec | None = None,
+    progress: Progress = lambda items, title: items,
+) -> QuantizationReport:
+    """Writes a heads-only RetinaNet in 8 bits, for ONNX Runtime on the CPU, to `output` (.onnx), its spec beside it.
+
+    path: a bundled name, or an ONNX file in float32. images: a folder, or paths, PIL images or arrays, like those to
+        come; up to 64 of them, evenly chosen, give the ranges of activations.
+    annotations: boxes in images of that folder, in COCO's format: average precision is measured before and after.
+    max_ap_drop: points of AP (0.3: from 0.400 to 0.397) that it may fall by; where that is more, nothing is written.
+    min_agreement: part of the detections of both networks that have a counterpart of the same class in the other's, on
+        up to 32 images. What is asked for where there are no annotations.
+    sweep_images: on so many each layer is quantized alone, to see what that costs: (layers + 8) * sweep_images runs of
+        the network, and as many loads of it as there are layers.
+    spec: where it is neither beside the file nor in it. progress: progress(items, title) wraps each sequence of work.
+
+    The last layer of each head stays in float32: little work, and no other error is taken out behind it. So do those
+    that lose most for the work that they have, more at each attempt until it costs little enough, and with them those
+    whose 8 bits would not pay for the ways into codes and back.
+    Raises `ModelError` where the last attempt costs too much as well, or for a network that cannot be quantized;
+    `ImageError`, `ValueError`, `OSError`, `MissingDependencyError`. Nothing is written then.
+    """
+    source, target = find_model(path), Path(output)
+    _check_options(source, target, images, annotations, max_ap_drop, min_agreement, sweep_images)
+    found = calibration_images(images)
+    read = read_model(source, spec=spec, purpose="quantizing a model")
+    batch = read.fixed_batch or 1
+    network = _network(read.graph, source)
+
+    chosen = _evenly(found, _MOST_IMAGES)
+    with tempfile.TemporaryDirectory() as folder:
+        checks = Checks(
+            Path(folder) / "model.onnx", read.spec, _evenly(chosen, _COMPARED_IMAGES), images, annotations, progress
+        )
+        exact = checks.of(network.model, "float32")
+        if exact.AP is None and not any(map(len, exact.detections)):
+            raise ValueError(
+                f"wanted images on which {source.name} finds something, to compare with what it finds in 8 bits; got "
+                f"{len(checks.images)} without a detection above {read.spec.score_threshold:g}; give others, or "
+                "annotations"
+            )
+        observed = observe(network, network_inputs(progress(chosen, "calibrate"), read.spec, batch=batch))
+        swept = list(network_inputs(_evenly(chosen, sweep_images), read.spec, batch=batch))
+        loss = HeadLoss(network, read.spec, swept)
+        losses = sweep(network, observed, loss, lambda layers: progress(layers, "sweep"))
+        inner = {name: value for name, value in losses.items() if name not in network.last}
+        for attempt, share in enumerate(_ATTEMPTS, start=1):
+            layers = worthwhile(network, inner.keys() - layers_to_keep(inner, observed.work, share), observed)
+            model = quantized(network, layers, observed.ranges, observed.means)
+            outcome = checks.of(model, f"attempt {attempt}")
+            agreement = agreement_of(exact.detections, outcome.detections)
+            why = why_refused(exact.AP, outcome.AP, agreement, max_ap_drop=max_ap_drop, min_agreement=min_agreement)
+            if why is None:
+                break
+        else:
+            raise ModelError(
+                f"{source}: {why} in 8 bits, even with {len(losses) - len(layers)} of {len(losses)} layers in float32; "
+                "nothing is written; give more images like those to come, or allow more"
+            )
+        speed = _speed(source, checks.path, read.spec, swept[0])
+    if not layers:
+        raise ModelError(
+            f"{source}: wanted layers that 8 bits make faster without costing too much, found none of {len(losses)}; "
+            "nothing is written; use the network as it is"
+        )
+
+    changed = _described(read.spec, len(layers), len(losses), len(chosen))
+    _seal(model, changed)
+    report = QuantizationReport(
+        output=target,
+        spec=changed,
+        layers=_layers(losses, observed, layers),
+        images=len(chosen),
+        head_loss=loss.of(model),
+        agreement=agreement,
+        AP_before=exact.AP,
+        AP_after=outcome.AP,
+        speed=speed,
+    )
+    write_together({target: model.SerializeToString(), target.with_suffix(".json"): changed.to_json().encode()})
+    return report
+
+
+def _check_options(
+    source: Path,
+    target: Path,
+    images: Any,
+    annotations: object,
+    max_ap_drop: float,
+    min_agreement: float,
+    sweep_images: int,
+) -> None:
+    """Found out before the work, not after it."""
+    if target.suffix.lower() != ".onnx":
+        raise ValueError(f"output must be the name of an .onnx file, got {str(target)!r}")
+    if target.is_dir() or not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
+        raise ValueError(f"{target}: wanted a file in a folder that can be written to; make it, or choose another")
+    if target.resolve() == source.resolve():
+        raise ValueError(
+            f"{target}: wanted another file than the network itself, which is still needed; choose another"
+        )
+    if not 0 <= max_ap_drop <= 100:
+        raise ValueError(f"max_ap_drop must be points of AP from 0 to 100, got {max_ap_drop!r}")
+    if not 0 <= min_agreement <= 1:
+        raise ValueError(f"min_agreement must be a part from 0 to 1, got {min_agreement!r}")
+    if isinstance(sweep_images, bool) or not isinstance(sweep_images, int) or sweep_images < 1:
+        raise ValueError(f"sweep_images must be an integer of at least 1, got {sweep_images!r}")
+    if annotations is not None:
+        from retinasdk.evaluation.coco import check_pycocotools
+
+        check_pycocotools()
+        if not isinstance(images, (str, os.PathLike)):
+            raise ValueError("annotations name files, so images must be the folder of them, got single images")
+        if not os.path.isfile(os.fspath(annotations)):  # type: ignore[call-overload]
+            raise ValueError(f"{annotations}: no such file; wanted boxes in COCO's format")
+
+
+def _network(model: Any, source: Path) -> Network:
+    try:
+        network = Network(prepared(model))
+    except ModelError as error:
+        raise ModelError(f"{source}: {error}") from error
+    if not network.layers:
+        raise ModelError(f"{source}: wanted convolutions with constant weights to quantize, got none")
+    return network
+
+
+def _evenly(items: Sequence[Any], most: int) -> list[Any]:
+    """At most so many, from the first on, at even distances."""
+    count = min(most, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def _described(spec: ModelSpec, quantized: int, layers: int, images: int) -> ModelSpec:
+    note = f"8 bits for ONNX Runtime on the CPU: {quantized} of {layers} layers, ranges from {images} images"
+    return spec.replace(source={**spec.source, "quantized": note})
+
+
+def _seal(model: Any, spec: ModelSpec) -> None:
+    """Puts the spec into the model."""
+    others = [item for item in model.metadata_props if item.key != METADATA_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(others)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, spec.to_json()
+    model.producer_name = "retinasdk"
+
+
+def _layers(losses: dict[str, float], observed: Observed, quantized: set[str]) -> tuple[QuantizedLayer, ...]:
+    everything = max(1, sum(observed.work.values()))
+    return tuple(
+        QuantizedLayer(name, observed.work[name] / everything, loss, name in quantized) for name, loss in losses.items()
+    )
+
+
+def _speed(exact: Path, quantized: Path, spec: ModelSpec, tensor: npt.NDArray[np.float32]) -> float:
+    """The time of one run of the first over that of the second, both as a `Detector` runs them: the shortest of several
+    in turn, after one of each."""
+    backends = [OnnxCpuBackend(path, spec=spec, threads=None) for path in (exact, quantized)]
+    times: list[list[float]] = [[], []]
+    for _ in range(1 + _TIMED_ROUNDS):
+        for backend, taken in zip(backends, times, strict=True):
+            began = time.perf_counter()
+            backend.infer(tensor)
+            taken.append(time.perf_counter() - began)
+    for backend in backends:
+        backend.close()
+    before, after = (min(taken[1:]) for taken in times)
+    return before / after

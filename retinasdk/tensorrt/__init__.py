@@ -1,0 +1,1 @@
+"""Builds, stores and runs TensorRT engines."""

@@ -1,0 +1,136 @@
+"""Where everything of a frame lies in a lane's memory, for one shape of the network's input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from retinasdk.cuda.memory import Field, Layout
+from retinasdk.pipeline.call_options import MAX_REGIONS
+from retinasdk.pipeline.rules import decode_rules, level_strides
+from retinasdk.pipeline.suppression import Suppression
+from retinasdk.spec import ModelSpec
+
+
+class FramePlan:
+    """Places in three blocks of memory, and the arguments of decode and NMS that follow from them.
+
+    device block: the network's tensors, candidates, scratch. parameters: what a call sets, one upload. results: what
+    a call gives, one download; the arrays of all images side by side.
+
+    shape: (N, 3, height, width) of the input. outputs: shape and dtype of each output of the network, by name.
+    Raises `ModelError` where the outputs do not fit the spec.
+    """
+
+    def __init__(
+        self,
+        native: Any,
+        spec: ModelSpec,
+        shape: tuple[int, ...],
+        input_dtype: np.dtype[Any],
+        outputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
+        suppression: Suppression,
+    ) -> None:
+        levels = [(outputs[level.logits][0], outputs[level.deltas][0]) for level in spec.levels]
+        batch, capacity = shape[0], len(levels) * spec.top_k
+        room = min(suppression.room(spec), capacity)
+        self.suppress_op, self._suppress_rules = suppression.op(spec)
+        self.gives_logits = self.suppress_op == "nms"  # else scores
+        self._spec = spec
+        self._dtype = outputs[spec.levels[0].logits][1]
+        self._strides = level_strides(levels, spec, (shape[2], shape[3]))
+        self._sizes = [(logits[2], logits[3]) for logits, _ in levels]
+        self._shape = {"batch": batch, "anchors": spec.anchors_per_cell, "classes": len(spec.labels)}
+        self._capacity, self._room = capacity, room
+
+        device = Layout()
+        self.input: Field = device.add(shape, input_dtype)
+        self.outputs: dict[str, Field] = {name: device.add(*described) for name, described in outputs.items()}
+        self._candidates = {
+            "boxes": device.add((batch, capacity, 4), np.float32),
+            "logits": device.add((batch, capacity), np.float32),
+            "class_ids": device.add((batch, capacity), np.int32),
+            "counts": device.add((batch,), np.int32),
+        }
+        self._kept_indices = device.add((batch, room), np.int32)
+        # Decode and suppression run one after the other, so they share it.
+        suppress_scratch_bytes = getattr(native, f"{self.suppress_op}_scratch_bytes")
+        # Scores of soft NMS and fusion are counted by class.
+        self._classes = {} if self.gives_logits else {"classes": len(spec.labels)}
+        self._scratch_bytes = max(
+            native.decode_scratch_bytes(sizes=self._sizes, top_k=spec.top_k, **self._shape),
+            suppress_scratch_bytes(batch=batch, capacity=capacity, max_detections=room, **self._classes),
+        )
+        self._scratch = device.add((self._scratch_bytes,), np.uint8)
+        self.device_bytes = device.size_bytes
+
+        parameters = Layout(alignment=4)
+        self.logit_threshold: Field = parameters.add((1,), np.float32)
+        self.clip_sizes: Field = parameters.add((batch, 2), np.float32)
+        self.class_thresholds: Field = parameters.add((len(spec.labels),), np.float32)  # logits
+        self.score_thresholds: Field = parameters.add((len(spec.labels),), np.float32)
+        self.ignored: Field = parameters.add((batch, MAX_REGIONS, 4), np.float32)
+        self.class_mask: Field = parameters.add((len(spec.labels),), np.uint8)
+        self.parameter_bytes = parameters.size_bytes
+
+        results = Layout(alignment=4)
+        self.counts: Field = results.add((batch,), np.int32)
+        self.rescans: Field = results.add((batch,), np.int32)
+        self.boxes: Field = results.add((batch, room, 4), np.float32)
+        self.scores: Field = results.add((batch, room), np.float32)  # logits where gives_logits
+        self.class_ids: Field = results.add((batch, room), np.int32)
+        self.result_bytes = results.size_bytes
+
+    def decode_arguments(
+        self, device: int, parameters: int, results: int, base_anchors: Sequence[int]
+    ) -> dict[str, Any]:
+        """Of `_native_cuda.decode`, but for the stream, with the three blocks at these addresses."""
+        spec = self._spec
+        candidates = {name: device + field.offset for name, field in self._candidates.items()}
+        return {
+            "logits": [device + self.outputs[level.logits].offset for level in spec.levels],
+            "deltas": [device + self.outputs[level.deltas].offset for level in spec.levels],
+            "base_anchors": list(base_anchors),
+            "sizes": self._sizes,
+            "strides": self._strides,
+            **self._shape,
+            "dtype": self._dtype.name,
+            **decode_rules(spec),
+            "logit_threshold": parameters + self.logit_threshold.offset,
+            "class_mask": parameters + self.class_mask.offset,
+            "clip_sizes": parameters + self.clip_sizes.offset,
+            "class_thresholds": parameters + self.class_thresholds.offset,
+            "ignored": parameters + self.ignored.offset,
+            "ignored_regions": MAX_REGIONS,
+            "boxes": candidates["boxes"],
+            "out_logits": candidates["logits"],
+            "class_ids": candidates["class_ids"],
+            "counts": candidates["counts"],
+            "rescans": results + self.rescans.offset,
+            "scratch": device + self._scratch.offset,
+            "scratch_bytes": self._scratch_bytes,
+        }
+
+    def suppress_arguments(self, device: int, parameters: int, results: int) -> dict[str, Any]:
+        """Of `_native_cuda`'s op named `suppress_op`, but for the stream, with the three blocks at these addresses."""
+        arguments = {
+            "batch": self._shape["batch"],
+            "capacity": self._capacity,
+            **{name: device + field.offset for name, field in self._candidates.items()},
+            **self._suppress_rules,
+            **self._classes,
+            "max_detections": self._room,
+            "kept_counts": results + self.counts.offset,
+            "kept_boxes": results + self.boxes.offset,
+            "kept_logits" if self.gives_logits else "kept_scores": results + self.scores.offset,
+            "kept_class_ids": results + self.class_ids.offset,
+            "scratch": device + self._scratch.offset,
+            "scratch_bytes": self._scratch_bytes,
+        }
+        if self.suppress_op != "fuse":  # which keeps no candidate as it is
+            arguments["kept"] = device + self._kept_indices.offset
+        if self.suppress_op == "soft_nms":
+            arguments["score_thresholds"] = parameters + self.score_thresholds.offset
+        return arguments

@@ -1,0 +1,274 @@
+"""One execution context with its stream, memory and CUDA graph: the whole of a frame on the GPU."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retinasdk.cuda.device import CudaStream
+from retinasdk.cuda.device_image import DeviceImage, DevicePixels, borrow
+from retinasdk.cuda.graph import GraphRunner
+from retinasdk.cuda.memory import ALIGNMENT, DeviceBuffer, Field, Layout, SharedBuffer
+from retinasdk.errors import DeviceError, ModelError
+from retinasdk.pipeline.call_options import Thresholds
+from retinasdk.pipeline.postprocess import sigmoid
+from retinasdk.pipeline.preprocess import Transform
+from retinasdk.pipeline.rules import clip_sizes, each_class, ignored_regions, logit, logit_thresholds, lowest_threshold
+from retinasdk.pipeline.suppression import AS_FRAMEWORK, Suppression
+from retinasdk.pipeline.types import HeadOutputs, Kept
+from retinasdk.tensorrt.frame_plan import FramePlan
+from retinasdk.tensorrt.loaded_engine import Engine
+from retinasdk.tensorrt.versions import collected_errors, reason
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_log = logging.getLogger("retinasdk")
+
+
+class Lane:
+    """Serves one call at a time. Every method wants the device's context to be current.
+
+    What is captured in a graph begins behind the preprocessing: images change their sizes and addresses from call to
+    call, everything after them only with the shape of the network's input.
+
+    refused: shapes of which capture failed, shared by the lanes of an engine.
+    """
+
+    def __init__(self, engine: Engine, refused: set[Hashable], suppression: Suppression = AS_FRAMEWORK) -> None:
+        device = engine.device
+        self._engine = engine
+        self._suppression = suppression
+        self._device = device
+        self._native = device.native
+        self._frame = DeviceBuffer(device, "the network's tensors, candidates and scratch")
+        self._parameters = SharedBuffer(device, "thresholds and image sizes", mapped=False)
+        # Where the GPU shares the CPU's memory, copies of what is read or written once would be for nothing.
+        self._results = SharedBuffer(device, "results", mapped=device.integrated)
+        self._pixels = SharedBuffer(device, "images", mapped=device.integrated)
+        self._resize_scratch = DeviceBuffer(device, "resizing")
+        self._graph = GraphRunner(self._native, refused)
+        self._context: Any = None
+        self._stream = CudaStream(device)
+        try:
+            self._context = engine.new_context()
+        except BaseException:
+            self.close()
+            raise
+        self.shape: tuple[int, ...] | None = None  # of the input that everything is set up for
+        self._plan: FramePlan
+        self._decode_arguments: dict[str, Any]
+        self._suppress: Callable[..., None]
+        self._suppress_arguments: dict[str, Any]
+
+    @property
+    def is_usable(self) -> bool:
+        """False where TensorRT lets no further context use the engine's profile: up to 8.6, one may at a time."""
+        return bool(self._context.active_optimization_profile >= 0)
+
+    def detect(
+        self,
+        images: Sequence[npt.NDArray[np.uint8] | DeviceImage],
+        transforms: Sequence[Transform],
+        *,
+        score_threshold: Thresholds,
+        class_ids: Sequence[int],
+        ignore: npt.NDArray[np.float32] | None = None,
+    ) -> list[Kept]:
+        """As `Backend.detect`."""
+        self._set_shape((len(images), 3, *transforms[0].padded))
+        self._set_parameters(transforms, score_threshold, class_ids, ignore)
+        borrowed = self._preprocess(images, transforms)
+        self._graph.run(self.shape, self._stream.handle, self._launch_network_to_results)
+        self._stream.wait()
+        del borrowed  # owners of images may have their memory back
+        return self._read_results()
+
+    def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
+        """As `Backend.infer`; float16 heads are converted."""
+        self._set_shape(tensor.shape)
+        plan, driver = self._plan, self._device.driver
+        outputs = {name: np.empty(field.shape, field.dtype) for name, field in plan.outputs.items()}
+        given = np.ascontiguousarray(tensor, dtype=plan.input.dtype)
+        with self._device.doing("running the network"):
+            driver.memcpy_htod_async(self._address(plan.input), given, self._stream.driver_stream)
+            self._launch_network()
+            for name, output in outputs.items():
+                driver.memcpy_dtoh_async(output, self._address(plan.outputs[name]), self._stream.driver_stream)
+        self._stream.wait()
+        levels = self._engine.spec.levels
+        return HeadOutputs(
+            tuple(outputs[level.logits].astype(np.float32, copy=False) for level in levels),
+            tuple(outputs[level.deltas].astype(np.float32, copy=False) for level in levels),
+        )
+
+    def close(self) -> None:
+        """Waits for what is launched and frees everything, whatever fails meanwhile."""
+        buffers = (self._frame, self._parameters, self._results, self._pixels, self._resize_scratch)
+        frees = [buffer.free for buffer in buffers]
+        for release in (self._stream.wait, self._graph.forget, self._drop_context, *frees, self._stream.close):
+            try:
+                release()
+            except (DeviceError, self._device.driver.Error) as error:
+                _log.warning("the GPU's memory may not have been freed: %s", error)
+
+    # -- setting up for a shape ----------------------------------------------------------------------------------------
+
+    def _set_shape(self, shape: tuple[int, ...]) -> None:
+        """Makes memory and context ready for an input of that shape; nothing to do if it is the last one."""
+        if shape == self.shape:
+            return
+        self._graph.forget()
+        self.shape = None
+        engine = self._engine
+        # No local name for the context: a traceback would keep it alive when the lane is closed for an error.
+        with collected_errors() as errors:
+            if not self._context.set_input_shape(engine.spec.input, shape):
+                raise DeviceError(f"TensorRT refuses an input of {shape}: {reason(errors, 'it gives no reason')}")
+            outputs = {
+                name: (tuple(self._context.get_tensor_shape(name)), dtype)
+                for name, dtype in engine.output_dtypes.items()
+            }
+        unknown = [name for name, (sides, _) in outputs.items() if min(sides, default=1) < 0]
+        if unknown:
+            raise ModelError(
+                f"{engine.path}: wanted outputs whose size follows from the input's, got {', '.join(unknown)}, "
+                "whose size depends on the pixels; export the network with raw heads, without NMS"
+            )
+        plan = FramePlan(self._native, engine.spec, shape, engine.input_dtype, outputs, self._suppression)
+        self._frame.reserve(plan.device_bytes)
+        self._parameters.reserve(plan.parameter_bytes)
+        self._results.reserve(plan.result_bytes)
+        self._plan = plan
+        for name, field in {engine.spec.input: plan.input, **plan.outputs}.items():
+            if not self._context.set_tensor_address(name, self._address(field)):
+                raise DeviceError(f"{engine.path}: TensorRT refuses the address of {name!r}")
+        device, results = self._frame.address, self._results.address
+        self._decode_arguments = plan.decode_arguments(device, self._parameters.address, results, engine.base_anchors)
+        self._suppress = getattr(self._native, plan.suppress_op)
+        self._suppress_arguments = plan.suppress_arguments(device, self._parameters.address, results)
+        # TensorRT for RTX tells beforehand; others fail in the attempt.
+        capturable = getattr(self._context, "is_stream_capturable", None)
+        if capturable is not None and not capturable(self._stream.handle):
+            self._graph.refuse(shape, "TensorRT says that it cannot be captured")
+        self.shape = shape
+
+    def _address(self, field: Field) -> int:
+        return self._frame.address + field.offset
+
+    # -- one frame -----------------------------------------------------------------------------------------------------
+
+    def _set_parameters(
+        self,
+        transforms: Sequence[Transform],
+        score_threshold: Thresholds,
+        class_ids: Sequence[int],
+        ignore: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        plan, block = self._plan, self._parameters.host
+        thresholds = each_class(score_threshold, self._engine.spec)
+        plan.logit_threshold.view(block)[0] = logit(lowest_threshold(score_threshold, class_ids))
+        plan.class_thresholds.view(block)[:] = logit_thresholds(thresholds)
+        plan.score_thresholds.view(block)[:] = thresholds
+        regions = plan.ignored.view(block)
+        regions[:] = 0  # without area: the end of the list
+        if ignore is not None:
+            regions[:, : len(ignore)] = ignored_regions(ignore, transforms)
+        plan.clip_sizes.view(block)[:] = clip_sizes(transforms, self._engine.spec)
+        mask = plan.class_mask.view(block)
+        mask[:] = not class_ids
+        mask[list(class_ids)] = 1
+
+    def _preprocess(
+        self, images: Sequence[npt.NDArray[np.uint8] | DeviceImage], transforms: Sequence[Transform]
+    ) -> list[DevicePixels]:
+        """Launches upload and resize of each image. The pixels that it returns must outlive what is launched."""
+        spec, target = self._engine.spec, self._plan.input
+        sizes = [
+            {
+                "size": image.shape[:2],
+                "resized": transform.resized,
+                "padded": transform.padded,
+                "antialias": spec.resize.antialias,
+            }
+            for image, transform in zip(images, transforms, strict=True)
+        ]
+        scratch_bytes = max(self._native.preprocess_scratch_bytes(**size) for size in sizes)
+        # Nothing is launched yet, so memory may move.
+        self._resize_scratch.reserve(max(scratch_bytes, ALIGNMENT))
+        uploads = Layout()
+        places = {id(image): uploads.add(image.shape, np.uint8) for image in _distinct_on_host(images)}
+        if places:
+            self._pixels.reserve(uploads.size_bytes)
+        on_device: dict[int, DevicePixels] = {}
+        bytes_of_one = math.prod(target.shape[1:]) * target.dtype.itemsize
+        for index, (image, size) in enumerate(zip(images, sizes, strict=True)):
+            if id(image) not in on_device:
+                on_device[id(image)] = self._on_device(image, places)
+            pixels = on_device[id(image)]
+            self._native.preprocess(
+                format="rgb",
+                pixels=pixels.address,
+                row_bytes=pixels.row_bytes,
+                **size,
+                mean=spec.normalise.mean,
+                std=spec.normalise.std,
+                reverse_channels=spec.normalise.channels == "BGR",
+                output=self._address(target) + index * bytes_of_one,
+                dtype=target.dtype.name,
+                scratch=self._resize_scratch.address,
+                scratch_bytes=scratch_bytes,
+                stream=self._stream.handle,
+            )
+        return list(on_device.values())
+
+    def _on_device(self, image: npt.NDArray[np.uint8] | DeviceImage, places: dict[int, Field]) -> DevicePixels:
+        if isinstance(image, DeviceImage):
+            return borrow(image, self._stream.handle, self._native)
+        place = places[id(image)]
+        place.view(self._pixels.host)[...] = image
+        with self._device.doing("copying an image to the GPU"):
+            self._pixels.upload(place.offset, place.offset + image.size, self._stream)
+        return DevicePixels(self._pixels.address + place.offset, image.shape[1] * 3, image)
+
+    def _launch_network_to_results(self) -> None:
+        with self._device.doing("launching a frame"):
+            self._parameters.upload(0, self._plan.parameter_bytes, self._stream)
+            self._launch_network()
+            self._native.decode(**self._decode_arguments, stream=self._stream.handle)
+            self._suppress(**self._suppress_arguments, stream=self._stream.handle)
+            self._results.download(0, self._plan.result_bytes, self._stream)
+
+    def _launch_network(self) -> None:
+        with collected_errors() as errors:
+            if not self._context.execute_async_v3(self._stream.handle):
+                raise DeviceError(
+                    f"TensorRT failed on an input of {self._plan.input.shape}: {reason(errors, 'it gives no reason')}"
+                )
+
+    def _read_results(self) -> list[Kept]:
+        plan, block = self._plan, self._results.host
+        again = int(plan.rescans.view(block).sum())
+        if again:
+            _log.debug("%d levels had more candidates than decode's buffer holds and were read twice", again)
+        boxes, scores, class_ids = (field.view(block) for field in (plan.boxes, plan.scores, plan.class_ids))
+        as_scores = sigmoid if plan.gives_logits else np.copy
+        # Copies: the next call writes over the block.
+        return [
+            Kept(boxes[image, :count].copy(), as_scores(scores[image, :count]), class_ids[image, :count].copy())
+            for image, count in enumerate(plan.counts.view(block))
+        ]
+
+    def _drop_context(self) -> None:
+        self._context = None
+
+
+def _distinct_on_host(
+    images: Sequence[npt.NDArray[np.uint8] | DeviceImage],
+) -> list[npt.NDArray[np.uint8]]:
+    """Those to be uploaded, each once: a batch may be filled up with one image."""
+    return list({id(image): image for image in images if not isinstance(image, DeviceImage)}.values())

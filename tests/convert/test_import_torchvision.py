@@ -1,0 +1,137 @@
+"""Importing torchvision's own ONNX export, whole: the same detections as the eager model."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from cases import scene
+from reference import Listed, assert_same_detections
+from torchvision_heads import spread
+
+from retinasdk import Detector
+from retinasdk.convert.importing import import_onnx
+
+torch = pytest.importorskip("torch", reason="exports torchvision's models, which needs torch; .ci/run installs it")
+detection = pytest.importorskip("torchvision.models.detection", reason="exports torchvision's models")
+
+pytestmark = pytest.mark.heavy
+
+CLASSES = 5
+
+
+def as_tensor(picture: Any) -> Any:
+    return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
+
+
+def fresh_model(version: str) -> Any:
+    """torchvision's model with random weights that give some thousand candidates in an image."""
+    build = {"v1": detection.retinanet_resnet50_fpn, "v2": detection.retinanet_resnet50_fpn_v2}[version]
+    torch.manual_seed(20)
+    # A sixth of the work of the default sizes; the graph has them written into it.
+    model = build(weights=None, weights_backbone=None, num_classes=CLASSES, min_size=320, max_size=533).eval()
+    seen: dict[str, list[Any]] = {"cls_logits": [], "bbox_reg": []}
+    lasts = {"cls_logits": model.head.classification_head.cls_logits, "bbox_reg": model.head.regression_head.bbox_reg}
+    hooks = [
+        last.register_forward_hook(lambda _, __, output, name=name: seen[name].append(output))
+        for name, last in lasts.items()
+    ]
+    with torch.no_grad():
+        model([as_tensor(scene(1, 256, 320))])
+        spread(lasts["cls_logits"], seen["cls_logits"], deviation=1.0, bias=-5.5)
+        spread(lasts["bbox_reg"], seen["bbox_reg"], deviation=0.3, bias=0.0)
+    for hook in hooks:
+        hook.remove()
+    return model
+
+
+def export(model: Any, path: Path, opset: int, *, dynamic: bool) -> None:
+    names = {"input_names": ["image"], "output_names": ["boxes", "scores", "labels"]}
+    axes = {"image": {1: "H", 2: "W"}, "boxes": {0: "n"}, "scores": {0: "n"}, "labels": {0: "n"}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about itself
+        torch.onnx.export(
+            model,
+            ([as_tensor(scene(2, 300, 400))],),
+            str(path),
+            dynamo=False,
+            opset_version=opset,
+            dynamic_axes=axes if dynamic else None,
+            **names,
+        )
+
+
+@pytest.mark.parametrize(
+    ("version", "opset", "dynamic"),
+    [("v1", 11, False), ("v1", 14, True), ("v1", 17, True), ("v1", 20, True), ("v2", 17, True)],
+    ids=str,
+)
+def test_detections_are_torchvisions_own(version: str, opset: int, dynamic: bool, tmp_path: Path) -> None:
+    model = fresh_model(version)
+    export(model, tmp_path / "whole.onnx", opset, dynamic=dynamic)
+    report = import_onnx(tmp_path / "whole.onnx", tmp_path / "heads.onnx", labels=list("abcde"))
+    assert report.spec.flavour == "torchvision"
+    assert (report.anchors, report.classes, report.opset) == (9, CLASSES, opset)
+    assert report.input_sides == ("N", "H", "W")  # also where the image's size is fixed: the network's is not
+    assert report.spec.resize.size == (320, 533)  # the graph's own, not the usual 800 and 1333
+    assert {"NonMaxSuppression", "TopK", "Sigmoid", "Exp"} <= set(report.cut)
+    with Detector(tmp_path / "heads.onnx") as detector:
+        for size in ((300, 400), (427, 640)):
+            picture = scene(sum(size), *size)
+            with torch.inference_mode():
+                (item,) = model([as_tensor(picture)])
+            theirs = Listed(*(item[key].numpy() for key in ("boxes", "scores", "labels")))
+            assert len(theirs.scores) > 100
+            ours = detector(picture)
+            # Another engine's convolutions: scores this close may change places.
+            assert_same_detections(Listed(ours.xyxy, ours.scores, ours.class_ids), theirs, tie=1e-5)
+
+
+class Heads(torch.nn.Module):
+    """What the dynamo exporter can write of the model: up to the heads, as convolved or flattened by torchvision."""
+
+    def __init__(self, model: Any, *, flat: bool) -> None:
+        super().__init__()
+        self.backbone, self.head, self.flat = model.backbone, model.head, flat
+
+    def forward(self, images: Any) -> tuple[Any, ...]:
+        levels = list(self.backbone(images).values())
+        if self.flat:
+            outputs = self.head(levels)
+            return outputs["cls_logits"], outputs["bbox_regression"]
+        classify, regress = self.head.classification_head, self.head.regression_head
+        logits = [classify.cls_logits(classify.conv(level)) for level in levels]
+        return (*logits, *(regress.bbox_reg(regress.conv(level)) for level in levels))
+
+
+@pytest.mark.parametrize(("opset", "flat"), [(18, False), (20, True)], ids=["18, raw", "20, concatenated"])
+def test_heads_by_the_dynamo_exporter(opset: int, flat: bool, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="torch's dynamo exporter needs it")
+    model = fresh_model("v1")
+    batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
+    path = tmp_path / "heads.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about itself
+        torch.onnx.export(
+            Heads(model, flat=flat).eval(),
+            (torch.randn(2, 3, 320, 448),),
+            str(path),
+            dynamo=True,
+            opset_version=opset,
+            external_data=False,
+            dynamic_shapes=None if flat else {"images": {0: batch, 2: 32 * height, 3: 32 * width}},
+        )
+    out = tmp_path / "mine.onnx"
+    report = import_onnx(path, out, flavour="torchvision", labels=list("abcde"))
+    assert (report.anchors, report.classes) == (9, CLASSES)
+    images = torch.randn(2, 3, 320, 448)
+    with torch.inference_mode():
+        wanted = Heads(model, flat=False)(images)
+    session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    names = [level.logits for level in report.spec.levels] + [level.deltas for level in report.spec.levels]
+    for found, tensor in zip(session.run(names, {report.spec.input: images.numpy()}), wanted, strict=True):
+        np.testing.assert_allclose(found, tensor.numpy(), rtol=1e-3, atol=1e-3)

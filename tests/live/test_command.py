@@ -1,0 +1,339 @@
+"""`retinasdk live`: from video to JSON Lines, marked video and a summary, on a terminal, in a log and in trouble."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from paths import PHOTOS
+from pictures import blocks
+from PIL import Image as PillowImage
+
+from retinasdk import Detector, Suppression, Tiles, list_models
+from retinasdk.cli.main import main
+from retinasdk.live import StreamError, stream
+from retinasdk.live.video_writer import VideoWriter
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def gif(tmp_path: Path) -> Path:
+    """12 pictures of 120 x 90, 20 ms apart, of few colours, so that GIF holds them exactly."""
+    pictures = [PillowImage.fromarray(blocks(90, 120, seed=number)) for number in range(12)]
+    path = tmp_path / "blocks.gif"
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=20)
+    return path
+
+
+@pytest.fixture
+def run(model_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """run(...) calls `retinasdk live` in this process, with the tiny model, and gives status, stdout, stderr."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        status = main(["live", *map(str, arguments), "--model", str(model_path), "--device", "cpu"])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def lines_of(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_json_lines_are_what_the_detector_gives(run: Run, gif: Path, tmp_path: Path, detector: Detector) -> None:
+    status, out, err = run(gif, "--jsonl", tmp_path / "found.jsonl")
+    assert (status, err) == (0, "")
+    entries = lines_of(tmp_path / "found.jsonl")
+    assert [entry["index"] for entry in entries] == list(range(12))  # files: all frames, whatever it takes
+    assert [entry["time_s"] for entry in entries] == pytest.approx([0.02 * number for number in range(12)])
+    with PillowImage.open(gif) as image:
+        for entry in entries:
+            image.seek(entry["index"])
+            assert entry["detections"] == detector(image.convert("RGB")).to_dicts()
+            assert (entry["width"], entry["height"], entry["error"]) == (120, 90, None)
+            assert entry["age_s"] > 0
+    assert sum(len(entry["detections"]) for entry in entries) > 0
+    assert out.splitlines()[0] == f"{gif}: 12 frames captured, 12 processed, 0 dropped, 0 failed"
+    assert [line.split()[0] for line in out.splitlines()[1:]] == [
+        "stage",
+        "capture",
+        "wait",
+        "detect",
+        "preprocess",
+        "inference",
+        "postprocess",
+        "hand_over",
+        "age",
+    ]
+
+
+def test_json_lines_to_standard_output(run: Run, gif: Path) -> None:
+    status, out, err = run(gif, "--jsonl", "-", "--max-frames", "3", "--classes", "dog", "--score", "0.1")
+    assert status == 0
+    entries = [json.loads(line) for line in out.splitlines()]
+    assert len(entries) == 3
+    assert {item["label"] for entry in entries for item in entry["detections"]} == {"dog"}
+    assert "frames captured" in err
+
+
+def test_what_is_asked_of_the_detector_reaches_it(run: Run, gif: Path, tmp_path: Path, model_path: Path) -> None:
+    target = tmp_path / "found.jsonl"
+    tiles = ("--tiles", "60x80", "--overlap", "20", "--whole-image")
+    rules = ("--suppression", "fusion", "--iou", "0.4", "--max-per-class", "3")
+    filters = ("--score", "person=0.2,dog=0.3", "--ignore", "0,0,40,40", "--classes", "person,dog")
+    assert run(gif, *tiles, *rules, *filters, "--jsonl", target)[0] == 0
+    detector = Detector(model_path, suppression=Suppression("fusion", iou_threshold=0.4, max_per_class=3))
+    with PillowImage.open(gif) as image:
+        for entry in lines_of(target):
+            image.seek(entry["index"])
+            found = detector(
+                image.convert("RGB"),
+                tiles=Tiles((60, 80), 20, whole_image=True),
+                score_threshold={"person": 0.2, "dog": 0.3},
+                ignore=[(0, 0, 40, 40)],
+                classes=["person", "dog"],
+            )
+            assert entry["detections"] == found.to_dicts()
+            assert len(found) > 0
+
+
+def test_a_reader_that_leaves_ends_it_quietly(gif: Path, model_path: Path) -> None:
+    command = [sys.executable, "-m", "retinasdk.cli.main", "live", str(gif), "--model", str(model_path), "--jsonl", "-"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, cwd=gif.parent) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["index"] == 0
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == 141
+    assert "error" not in err.lower()
+
+
+def test_policy_reaches_the_stream(run: Run, gif: Path, tmp_path: Path) -> None:
+    """Under `latest` the GIF runs at its own speed, so at 4 frames a second there is one for each quarter of it."""
+    target = tmp_path / "found.jsonl"
+    assert run(gif, "--policy", "latest", "--max-fps", "4", "--jsonl", target)[0] == 0
+    assert len(lines_of(target)) <= 3
+    assert lines_of(target)[-1]["counters"]["dropped"] > 0
+
+
+def test_marked_video(run: Run, gif: Path, tmp_path: Path, detector: Detector) -> None:
+    av = pytest.importorskip("av", reason="needs PyAV (retinasdk[video])")
+    target = tmp_path / "marked.mp4"
+    assert run(gif, "--save", target)[0] == 0
+    with av.open(str(target)) as container:
+        frames = list(container.decode(video=0))
+    assert [frame.time for frame in frames] == pytest.approx([0.02 * number for number in range(12)], abs=1e-3)
+    with PillowImage.open(gif) as image:
+        image.seek(4)
+        plain = np.asarray(image.convert("RGB")).astype(int)
+        marked = np.asarray(detector(image.convert("RGB")).draw(image.convert("RGB"))).astype(int)
+    got = frames[4].to_ndarray(format="rgb24").astype(int)
+    assert np.abs(got - marked).mean() < 0.5 * np.abs(got - plain).mean()
+
+
+def test_the_bundled_model_finds_the_person(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From an encoded video of a photo that is shown larger and larger, through decoder, detector and JSON."""
+    av = pytest.importorskip("av", reason="needs PyAV (retinasdk[video])")
+    photo = PHOTOS / "people" / "grace_hopper.jpg"
+    if not photo.exists() or "people" not in [model.name for model in list_models()]:
+        pytest.skip("needs the bundled model `people` and a photo in examples/photos")
+    picture = PillowImage.open(photo).convert("RGB")
+    with av.open(str(tmp_path / "walk.mp4"), "w") as container:
+        output = container.add_stream("libx264", rate=10)
+        output.width, output.height, output.pix_fmt = 480, 480, "yuv420p"
+        for number in range(6):
+            canvas = PillowImage.new("RGB", (480, 480), (90, 100, 110))
+            canvas.paste(picture.resize((300 + 20 * number, 360 + 20 * number)), (20, 0))
+            container.mux(output.encode(av.VideoFrame.from_image(canvas)))
+        container.mux(output.encode(None))
+    status = main(["live", str(tmp_path / "walk.mp4"), "--jsonl", str(tmp_path / "found.jsonl"), "--device", "cpu"])
+    capsys.readouterr()
+    assert status == 0
+    entries = lines_of(tmp_path / "found.jsonl")
+    assert len(entries) == 6
+    best = [entry["detections"][0] for entry in entries if entry["detections"]]
+    assert len(best) >= 4
+    assert {item["label"] for item in best} == {"person"}
+    for item in best:
+        x1, y1, x2, y2 = item["xyxy"]
+        assert (x2 - x1) * (y2 - y1) > 100 * 100
+        assert -5 <= x1 < x2 <= 485
+        assert -5 <= y1 < y2 <= 485
+
+
+def test_ctrl_c_keeps_what_was_written(tmp_path: Path, model_path: Path) -> None:
+    """Stopping a camera by Ctrl-C is no accident: whole lines, a whole video, the summary, status 130."""
+    av = pytest.importorskip("av", reason="needs PyAV (retinasdk[video])")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(500):
+        PillowImage.fromarray(blocks(90, 120, seed=number % 7)).save(folder / f"{number:04d}.bmp")
+    lines, video = tmp_path / "found.jsonl", tmp_path / "marked.mp4"
+    program = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "retinasdk.cli.main",
+        "live",
+        str(folder),
+        "--model",
+        str(model_path),
+    ]
+    options = ["--jsonl", str(lines), "--save", str(video), "--device", "cpu"]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # Elsewhere: the source tree lacks the built module.
+    with subprocess.Popen([*program, *options], cwd=tmp_path, **pipes) as process:
+        until = time.monotonic() + 60
+        while not (lines.exists() and lines.read_text().count("\n") > 5) and time.monotonic() < until:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    count = len(lines_of(lines))
+    assert 5 < count < 500
+    assert "frames captured" in out
+    with av.open(str(video)) as container:
+        assert abs(sum(1 for _ in container.decode(video=0)) - count) <= 1
+    assert not [item for item in tmp_path.iterdir() if item.name.startswith(".")]
+
+
+def test_several_sources_give_what_single_calls_give(gif: Path, tmp_path: Path, detector: Detector) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(5):
+        PillowImage.fromarray(blocks(70, 100 + 10 * number, seed=20 + number)).save(folder / f"{number}.png")
+    sizes = []
+
+    def noting(images: Any) -> Any:
+        sizes.append(len(images))
+        return detector(images)
+
+    with stream({"gif": gif, "photos": folder}, noting, policy="all") as frames:
+        got = list(frames)
+    assert [frame.index for frame in got if frame.source == "gif"] == list(range(12))
+    assert [frame.index for frame in got if frame.source == "photos"] == list(range(5))
+    assert max(sizes) == 2
+    assert sum(len(frame.detections or ()) for frame in got) > 0
+    for frame in got:
+        assert frame.detections == detector(frame.image)
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
+def test_progress_line_on_a_terminal_only(gif: Path, model_path: Path) -> None:
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    program = [
+        sys.executable,
+        "-m",
+        "retinasdk.cli.main",
+        "live",
+        str(gif),
+        "--model",
+        str(model_path),
+        "--device",
+        "cpu",
+    ]
+    result = subprocess.run(program, cwd=gif.parent, stdout=subprocess.PIPE, stderr=theirs, check=False)
+    os.close(theirs)
+    text = b""
+    with contextlib.suppress(OSError):  # so Linux says that there is no more
+        while part := os.read(ours, 10_000):
+            text += part
+    os.close(ours)
+    assert result.returncode == 0
+    assert "live: 12frame" in text.decode()
+    assert b"frames captured" in result.stdout
+    silent = subprocess.run(program, cwd=gif.parent, capture_output=True, check=False)
+    assert silent.stderr == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("{tmp}/none.mp4", "none.mp4: no such file or folder; wanted a video"),
+        ("{tmp}/empty", "empty: wanted a folder with images, found none"),
+        ("{tmp}/notes.txt", "notes.txt: cannot be opened as video: Invalid data"),
+        ("{gif} --policy newest", "policy must be 'latest', 'all', 'bounded:N' or 'bounded:N:newest', got 'newest'"),
+        ("{gif} --max-fps 0", "max_fps must be above 0, got 0.0"),
+        ("{gif} --deadline -1", "deadline_s must be above 0, got -1.0"),
+        ("{gif} --max-frames 0", "--max-frames must be at least 1, got 0"),
+        ("{gif} --jsonl {tmp}", "wanted the name of a file to write, got a folder"),
+        ("{gif} --save {tmp}/none/a.mp4", "none: wanted a folder that can be written to"),
+        ("{gif} --save {gif}", "blocks.gif: would replace the source; choose another name"),
+        ("{gif} --jsonl {gif}", "blocks.gif: would replace the source; choose another name"),
+        ("{gif} --classes cat", "unknown class 'cat'"),
+        ("", "required: SOURCE"),
+    ],
+)
+def test_one_clear_line_for_whatever_goes_wrong(
+    run: Run, gif: Path, tmp_path: Path, arguments: str, message: str
+) -> None:
+    pytest.importorskip("av", reason="needs PyAV (retinasdk[video])")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("no video")
+    before = gif.read_bytes()
+    status, _, err = run(*arguments.format(tmp=tmp_path, gif=gif).split())
+    assert status == 2
+    assert err.startswith("retinasdk: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert gif.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "options", [("--policy", "newest"), ("--max-fps", "0"), ("--classes", "cat"), ("--score", "2")]
+)
+def test_bad_options_leave_old_files_alone(run: Run, gif: Path, tmp_path: Path, options: tuple[str, str]) -> None:
+    old = tmp_path / "old.jsonl"
+    old.write_text("kept")
+    assert run(gif, "--jsonl", old, *options)[0] == 2
+    assert old.read_text() == "kept"
+
+
+def test_q_in_the_window_ends_it(run: Run, gif: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
+    shown: list[Any] = []
+    monkeypatch.setattr(cv2, "namedWindow", lambda *_: None)
+    monkeypatch.setattr(cv2, "imshow", lambda _, bgr: shown.append(bgr))
+    monkeypatch.setattr(cv2, "waitKey", lambda _: ord("q") if len(shown) == 3 else -1)
+    monkeypatch.setattr(cv2, "destroyAllWindows", lambda: shown.append("closed"))
+    status, out, _ = run(gif, "--show", "--score", "1")
+    assert status == 0
+    assert "3 processed" in out
+    assert shown[3:] == ["closed"]
+    np.testing.assert_array_equal(shown[1], blocks(90, 120, seed=1)[..., ::-1])
+
+
+def test_a_lost_camera_leaves_the_recording(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs PyAV (retinasdk[video])")
+    with contextlib.suppress(StreamError), VideoWriter(tmp_path / "a.mp4") as writer:
+        writer.add(PillowImage.fromarray(blocks()), 0.0)
+        raise StreamError("gone")
+    assert [item.name for item in tmp_path.iterdir()] == ["a.mp4"]
+
+
+def test_show_needs_windows(run: Run, gif: Path) -> None:
+    cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
+    if "GUI:                           NONE" not in cv2.getBuildInformation():
+        pytest.skip("this OpenCV has windows")
+    status, _, err = run(gif, "--show")
+    assert status == 2
+    assert "--show needs an OpenCV that has windows" in err

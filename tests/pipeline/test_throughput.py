@@ -1,0 +1,174 @@
+"""`Detector.predict`: what single calls give, in order, with bounded memory and errors in their place."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import fake_gpu
+from fakes.tensorrt import save_engine
+from hypothesis import given
+from hypothesis import strategies as st
+from pictures import Image, blocks
+from PIL import Image as PillowImage
+
+from retinasdk import Detections, Detector, DeviceError, ImageError, ModelSpec
+from retinasdk.pipeline.throughput import predict
+
+SIZES = ((90, 120), (90, 120), (61, 47), (90, 121), (1, 1), (120, 90), (30, 400))
+IMAGES = [blocks(*SIZES[seed % len(SIZES)], seed=seed) for seed in range(17)]
+
+
+@pytest.fixture
+def two_workers(model_path: Path) -> Iterator[Detector]:
+    with Detector(model_path, threads=2) as detector:
+        yield detector
+
+
+def named_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("retinasdk-predict")]
+
+
+def assert_close(ours: Detections | None, theirs: Detections) -> None:
+    """ONNX Runtime may sum in another order where it has another number of threads, or of images."""
+    assert ours is not None
+    assert ours.class_ids.tolist() == theirs.class_ids.tolist()
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+    np.testing.assert_allclose(ours.xyxy, theirs.xyxy, atol=1e-3)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 16])
+def test_gives_what_single_calls_give_in_order(two_workers: Detector, batch: int) -> None:
+    results = list(two_workers.predict(iter(IMAGES), batch=batch, classes=["person", "dog"]))
+    assert [result.index for result in results] == list(range(len(IMAGES)))
+    assert any(result.detections for result in results)
+    for result, image in zip(results, IMAGES, strict=True):
+        assert result.error is None
+        assert_close(result.detections, two_workers(image, classes=["person", "dog"]))
+
+
+def test_one_thread_and_no_images(detector: Detector) -> None:
+    assert list(detector.predict([])) == []
+    assert [result.detections for result in detector.predict(IMAGES)] == [detector(image) for image in IMAGES]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_errors_stay_in_their_place(two_workers: Detector, tmp_path: Path, batch: int) -> None:
+    PillowImage.fromarray(IMAGES[0]).save(tmp_path / "good.png")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no picture")
+    images: list[Any] = [
+        tmp_path / "good.png",
+        tmp_path / "broken.jpg",
+        tmp_path / "missing.jpg",
+        np.zeros((4, 4), np.uint8),
+        None,
+        IMAGES[0],
+    ]
+    results = list(two_workers.predict(images, batch=batch))
+    expected = [type(None), ImageError, ImageError, ValueError, TypeError, type(None)]
+    assert [type(result.error) for result in results] == expected
+    assert [result.detections is None for result in results] == [error is not type(None) for error in expected]
+    assert "no such file" in str(results[2].error)
+    assert_close(results[-1].detections, two_workers(IMAGES[0]))
+
+
+def test_what_the_iterable_raises_comes_after_the_results_before_it(two_workers: Detector) -> None:
+    def images() -> Iterator[Image]:
+        yield from IMAGES[:5]
+        raise OSError("the disk is gone")
+
+    results = two_workers.predict(images(), batch=2)
+    assert [next(results).index for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(results)
+    assert named_threads() == []
+
+
+def test_options_are_checked_at_once(two_workers: Detector) -> None:
+    for batch in (0, 17, 1.5, "2", None):
+        with pytest.raises(ValueError, match="batch must be an integer from 1 to 16, got"):
+            two_workers.predict(IMAGES, batch=batch)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="score_threshold must be"):
+        two_workers.predict(IMAGES, score_threshold=2)
+    with pytest.raises(ValueError, match="cat"):
+        two_workers.predict(IMAGES, classes=["cat"])
+    with pytest.raises(TypeError, match="not iterable"):
+        two_workers.predict(3)  # type: ignore[arg-type]
+    for one in ("photos", Path("photo.jpg"), IMAGES[0]):
+        with pytest.raises(TypeError, match="must be an iterable of images, got one"):
+            two_workers.predict(one)  # type: ignore[arg-type]
+
+
+def test_stopping_early_leaves_no_thread(two_workers: Detector) -> None:
+    for result in two_workers.predict(iter(IMAGES * 10)):
+        if result.index == 3:
+            break
+    gc.collect()
+    assert named_threads() == []
+    unused = two_workers.predict(IMAGES)
+    del unused
+    assert named_threads() == []
+
+
+def test_closing_ends_it(model_path: Path) -> None:
+    for threads in (1, 2):
+        detector = Detector(model_path, threads=threads)
+        results = detector.predict(iter(IMAGES * 10))
+        next(results)
+        detector.close()
+        with pytest.raises(DeviceError, match="closed; make a new Detector"):
+            list(results)
+        with pytest.raises(DeviceError, match="closed; make a new Detector"):
+            detector.predict(IMAGES)
+    assert named_threads() == []
+
+
+@given(count=st.integers(0, 40), batch=st.integers(1, 7), workers=st.integers(1, 4))
+def test_few_images_are_held_at_a_time(count: int, batch: int, workers: int) -> None:
+    taken, lock, held, most_held = 0, threading.Lock(), 0, 0
+
+    def images() -> Iterator[int]:
+        nonlocal taken, held, most_held
+        for number in range(count):
+            with lock:
+                held += 1
+                most_held = max(most_held, held)
+            taken = number + 1
+            yield number
+
+    def detect(members: list[Any]) -> list[Any]:
+        assert 1 <= len(members) <= batch
+        return [Detections.empty([str(member)]) for member in members]
+
+    given_back = 0
+    for result in predict(images(), detect, batch=batch, workers=workers):  # type: ignore[arg-type]
+        assert result.detections is not None
+        assert result.detections.labels == (str(given_back),)
+        given_back += 1
+        with lock:
+            held -= 1
+    assert (given_back, taken) == (count, count)
+    assert most_held <= 2 * workers * batch + batch
+
+
+def test_every_worker_works_at_once() -> None:
+    meeting = threading.Barrier(3, timeout=30)  # raises in each thread where the others do not come
+
+    def detect(members: list[Any]) -> list[Any]:
+        meeting.wait()
+        return [Detections.empty(["thing"])]
+
+    results = list(predict(iter(range(6)), detect, batch=1, workers=3))  # type: ignore[arg-type]
+    assert [result.error for result in results] == [None] * 6
+
+
+def test_on_the_gpu_it_gives_the_same_bits(model_path: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    engine = save_engine(tmp_path / "tiny.engine", model_path, spec)
+    with fake_gpu(), Detector(engine, device="cuda") as detector:
+        single = [detector(image) for image in IMAGES]
+        assert [result.detections for result in detector.predict(IMAGES, batch=4)] == single

@@ -1,0 +1,289 @@
+"""`tensorrt` over a FakeGpu: engines that run their ONNX in ONNX Runtime, at the addresses that they are given.
+
+Only names that every version from 8.5 to 11 has are here, so that anything else fails at once.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from fakes.gpu import FakeGpu, RefusedError, memory_at
+from fakes.tensorrt_builder import add_builder
+from retinasdk import ModelSpec
+from retinasdk.tensorrt.engine_info import EngineInfo, Fingerprint, Profile
+
+Shape = tuple[int, int, int, int]
+
+
+class Severity(enum.IntEnum):
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+
+class ILogger:
+    Severity = Severity
+
+
+class TensorIOMode(enum.Enum):
+    NONE, INPUT, OUTPUT = range(3)
+
+
+class DataType(enum.Enum):
+    FLOAT, HALF, INT8, INT32, BOOL = range(5)
+
+
+_DTYPES = {np.dtype(np.float32): DataType.FLOAT, np.dtype(np.float16): DataType.HALF, np.dtype(np.int8): DataType.INT8}
+
+
+def save_engine(
+    path: Path,
+    onnx: Path,
+    spec: ModelSpec,
+    *,
+    smallest: Shape = (1, 3, 1, 1),
+    largest: Shape = (16, 3, 2048, 2048),
+    version: str = "10.3.0.30",
+    rtx: bool = False,
+    dtypes: dict[str, str] | None = None,
+    **fingerprint: Any,
+) -> Path:
+    """A plan that the fake Runtime loads, and its EngineInfo beside it.
+
+    dtypes: of tensors that are not float32, by name; "heads" stands for all outputs. fingerprint: fields of it.
+    """
+    plan = make_plan(onnx.read_bytes(), smallest, largest, version=version, rtx=rtx, dtypes=dtypes)
+    path.write_bytes(plan)
+    facts: dict[str, Any] = {"compute_capability": (8, 7), "gpu": "Fake GPU", **fingerprint}
+    info = EngineInfo(
+        spec=spec,
+        fingerprint=Fingerprint(**facts),
+        profile=Profile(smallest, smallest, largest),
+        precision="fp32",
+        build_seconds=0.0,
+        size_bytes=len(plan),
+        engine_sha256=hashlib.sha256(plan).hexdigest(),
+    )
+    info.save(path)
+    return path
+
+
+def make_plan(
+    onnx: bytes,
+    smallest: Sequence[int],
+    largest: Sequence[int],
+    *,
+    version: str,
+    rtx: bool,
+    dtypes: dict[str, str] | None = None,
+) -> bytes:
+    """A real plan's header, and behind it the ONNX that its engine runs."""
+    described = json.dumps({"smallest": smallest, "largest": largest, "dtypes": dtypes or {}}).encode()
+    header = (b"vtrt" if rtx else b"ftrt") + bytes(20) + bytes(map(int, version.split(".")))
+    return header + struct.pack("<I", len(described)) + described + onnx
+
+
+def tensorrt_module(gpu: FakeGpu, version: str, *, rtx: bool) -> ModuleType:
+    """The module for that GPU."""
+    module: Any = ModuleType("tensorrt")
+    module.__version__ = version
+    module.ILogger, module.TensorIOMode, module.DataType = ILogger, TensorIOMode, DataType
+    if rtx:
+        module.ComputeCapability = enum.Enum("ComputeCapability", ["CURRENT"])
+    add_builder(module, gpu, version, rtx=rtx)
+
+    class BoundRuntime(Runtime):
+        def __init__(self, logger: ILogger) -> None:
+            super().__init__(gpu, logger, version, "vtrt" if rtx else "ftrt")
+
+    module.Runtime = BoundRuntime
+    return module
+
+
+class _Counted:
+    """Tells the GPU of its birth and its end, and of an end that comes while something made from it lives."""
+
+    def __init__(self, gpu: FakeGpu, made_from: _Counted | None = None) -> None:
+        self._gpu = gpu
+        self._kind = type(self).__name__.removeprefix("Bound")
+        self._children = [0]
+        self._siblings = made_from._children if made_from else [0]
+        self._siblings[0] += 1
+        if gpu.devices == 0:
+            gpu.fault(f"a {self._kind} was made without a GPU, which crashes some versions")
+        gpu.born(self._kind)
+
+    def __del__(self) -> None:
+        if not hasattr(self, "_siblings"):
+            return  # its making failed
+        if self._children[0]:
+            self._gpu.fault(f"the {self._kind} went before what was made from it")
+        if not self._gpu.primary_context_users:
+            self._gpu.fault(f"the {self._kind} went after the CUDA context")
+        self._siblings[0] -= 1
+        self._gpu.gone(self._kind)
+
+
+class Runtime(_Counted):
+    def __init__(self, gpu: FakeGpu, logger: Any, version: str, magic: str) -> None:
+        super().__init__(gpu)
+        self._logger, self._version, self._magic = logger, version, magic
+
+    def deserialize_cuda_engine(self, plan: bytes) -> Any:
+        if plan[:4].decode("latin1") != self._magic:
+            return self._fail("deserializeCudaEngine: Error Code 1: header.magicTag == kEXPECTED_MAGIC_TAG failed")
+        if list(map(str, plan[24:27])) != self._version.split(".")[:3]:
+            return self._fail("deserializeCudaEngine: Error Code 6: the plan file is of another version")
+        end = 32 + struct.unpack("<I", plan[28:32])[0]
+        try:
+            self._gpu.step("deserialize")
+            return Engine(self, json.loads(plan[32:end]), plan[end:])
+        except Exception as error:  # TensorRT logs, and gives None
+            return self._fail(str(error).splitlines()[0])
+
+    def _fail(self, message: str) -> None:
+        self._logger.log(Severity.ERROR, message)
+
+
+class Network:
+    """What an engine computes; its contexts use it too, and do not keep the engine alive."""
+
+    def __init__(self, described: dict[str, Any], onnx: bytes) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 1
+        # Q/DQ as it is written: ONNX Runtime's int8 kernels saturate on processors without VNNI.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        self._session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+        self.smallest, self.largest = tuple(described["smallest"]), tuple(described["largest"])
+        self._dtypes = described["dtypes"]
+        self.inputs = [item.name for item in self._session.get_inputs()]
+        self.outputs = [item.name for item in self._session.get_outputs()]
+        self.names = self.inputs + self.outputs
+        self._shapes: dict[tuple[int, ...], dict[str, tuple[int, ...]]] = {}
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        of_heads = self._dtypes.get("heads", "float32") if name in self.outputs else "float32"
+        return np.dtype(self._dtypes.get(name, of_heads))
+
+    def run(self, pixels: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        outputs = self._session.run(self.outputs, {self.inputs[0]: pixels.astype(np.float32)})
+        return {name: output.astype(self.dtype(name)) for name, output in zip(self.outputs, outputs, strict=True)}
+
+    def output_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if shape not in self._shapes:
+            self._shapes[shape] = {name: output.shape for name, output in self.run(np.zeros(shape)).items()}
+        return self._shapes[shape][name]
+
+
+class Engine(_Counted):
+    def __init__(self, runtime: Runtime, described: dict[str, Any], onnx: bytes) -> None:
+        self._network = Network(described, onnx)
+        self._runtime_facts = (runtime._logger, runtime._version, runtime._magic)
+        super().__init__(runtime._gpu, runtime)
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self._network.names)
+
+    def get_tensor_name(self, index: int) -> str:
+        return self._network.names[index]
+
+    def get_tensor_mode(self, name: str) -> TensorIOMode:
+        return TensorIOMode.INPUT if name in self._network.inputs else TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> DataType:
+        return _DTYPES[self._network.dtype(name)]
+
+    def create_execution_context(self) -> Any:
+        logger, version, magic = self._runtime_facts
+        try:
+            self._gpu.step("create_execution_context")
+        except RefusedError as refusal:
+            logger.log(Severity.ERROR, str(refusal))
+            return None
+        # Up to 8.6 a profile belongs to one context at a time.
+        is_shared = int(version.split(".", maxsplit=1)[0]) >= 10 or self._network.smallest == self._network.largest
+        profile = 0 if is_shared or not self._children[0] else -1
+        context = ExecutionContext(self, self._network, logger, profile)
+        if magic == "vtrt":  # TensorRT for RTX alone can be asked
+            context.is_stream_capturable = lambda stream: self._gpu.refuse != "ask"
+        return context
+
+
+class ExecutionContext(_Counted):
+    is_stream_capturable: Any
+
+    def __init__(self, engine: Engine, network: Network, logger: Any, profile: int) -> None:
+        super().__init__(engine._gpu, engine)
+        self._network, self._logger = network, logger
+        self.active_optimization_profile = profile
+        self._shape: tuple[int, ...] | None = None
+        self._addresses: dict[str, int] = {}
+        self._is_prepared = False
+        self._version = 0  # a captured graph is good for the one that it was captured with
+
+    def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
+        bounds = zip(self._network.smallest, shape, self._network.largest, strict=True)
+        if self.active_optimization_profile < 0 or not all(low <= side <= high for low, side, high in bounds):
+            return self._fail("IExecutionContext::setInputShape: Error Code 3: set dimensions violate the profile")
+        if tuple(shape) != self._shape:
+            self._shape, self._is_prepared = tuple(shape), False
+            self._version += 1
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        assert self._shape is not None
+        return self._network.output_shape(name, self._shape)
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        if address % 256:
+            return self._fail("IExecutionContext::setTensorAddress: Error Code 3: the address is not aligned")
+        self._addresses[name] = address
+        self._version += 1
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        missing = [name for name in self._network.names if name not in self._addresses]
+        if self._shape is None or missing:
+            return self._fail(f"IExecutionContext::enqueueV3: Error Code 3: no shape, or no address of {missing}")
+        try:
+            self._gpu.step("enqueueV3")
+        except RefusedError as refusal:
+            return self._fail(str(refusal))
+        if self._gpu.is_capturing(stream):
+            if not self._is_prepared:
+                self._gpu.fault("the first run for a shape was captured")
+            if self._gpu.refuse == "execute":
+                return self._fail("IExecutionContext::enqueueV3: Error Code 1: operation not permitted when capturing")
+        self._is_prepared = True
+        shape, addresses, version = self._shape, dict(self._addresses), self._version
+
+        def work() -> None:
+            if self._version != version:
+                self._gpu.fault("a graph ran whose context has changed since")
+            name = self._network.inputs[0]
+            pixels = self._memory(addresses[name], shape, self._network.dtype(name))
+            for name, output in self._network.run(pixels).items():
+                self._memory(addresses[name], output.shape, output.dtype)[...] = output
+
+        self._gpu.enqueue(stream, "network", work)
+        return True
+
+    def _memory(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        self._gpu.check_range(address, math.prod(shape) * dtype.itemsize, "the network")
+        return memory_at(address, shape, dtype)
+
+    def _fail(self, message: str) -> bool:
+        self._logger.log(Severity.ERROR, message)
+        return False

@@ -1,0 +1,228 @@
+"""Images that lie on the GPU already: read where they are, after whatever still writes them, and given back."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import FakeGpu, fake_gpu
+from fakes.tensorrt import save_engine
+from pictures import Image, blocks
+
+from retinasdk import Detector, ModelSpec
+
+
+@pytest.fixture(scope="module")
+def engine(model_path: Path, spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_engine(tmp_path_factory.mktemp("engine") / "tiny.engine", model_path, spec)
+
+
+@pytest.fixture
+def gpu() -> Iterator[FakeGpu]:
+    with fake_gpu() as gpu:
+        yield gpu
+
+
+class CudaArray:
+    """What CuPy, Numba and pycuda give: an array whose values are still being computed on a stream."""
+
+    def __init__(self, gpu: FakeGpu, image: Any, *, stream: int | None = 2, version: int = 3) -> None:
+        self._block = gpu.allocate("image", max(image.nbytes, 1))
+        self._memory = self._block.content[: image.nbytes].view(image.dtype).reshape(image.shape)
+        self.shape = image.shape
+        interface = {**self._memory.__array_interface__, "version": version, "strides": None}
+        if version >= 3:
+            interface["stream"] = stream
+        self.__cuda_array_interface__ = interface
+        self._gpu = gpu
+        memory = self._memory
+        gpu.enqueue(stream or 1, "producer", lambda: np.copyto(memory, image))
+
+    def free(self) -> None:
+        self._gpu.free("image", self._block)
+
+
+class DlpackArray:
+    """What PyTorch, CuPy and JAX give: a capsule, once the consumer's stream is made to wait for the values."""
+
+    def __init__(self, gpu: FakeGpu, image: Any, *, device: tuple[int, int] = (2, 0), stream: int = 1) -> None:
+        self._gpu, self._device, self._stream = gpu, device, stream
+        self.values = np.zeros_like(image)
+        self.shape = image.shape
+        gpu.enqueue(stream, "producer", lambda: np.copyto(self.values, image))
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._device
+
+    def __dlpack__(self, *, stream: int) -> Any:
+        self._gpu.wait_for_stream(stream, self._stream)
+        capsule = self.values.__dlpack__()
+        # NumPy's, which says that the array lies on the CPU; behind the pointer to the data stands where it lies.
+        (ctypes.c_int32 * 2).from_address(_capsule_pointer(capsule, b"dltensor") + 8)[:] = self._device
+        return capsule
+
+
+_capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
+# -- read where they are -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("version", "stream"), [(3, 1), (3, 2), (2, None)])
+def test_cuda_arrays(gpu: FakeGpu, engine: Path, detector: Detector, version: int, stream: int | None) -> None:
+    """Behind the stream that it names, or the default one where it cannot name any; never copied."""
+    with Detector(engine, device="cuda") as on_gpu:
+        for seed in range(3):
+            image = CudaArray(gpu, blocks(seed=seed), version=version, stream=stream)
+            assert on_gpu(image) == detector(blocks(seed=seed))
+            image.free()
+        assert gpu.launches["wait"] == 3
+        assert gpu.launches["upload"] == 2  # thresholds of a plain and of a recorded frame
+
+
+def test_a_cuda_array_that_is_ready(gpu: FakeGpu, engine: Path, detector: Detector) -> None:
+    with Detector(engine, device="cuda") as on_gpu:
+        image = CudaArray(gpu, blocks(), stream=None)
+        gpu.synchronize(1)
+        assert on_gpu(image) == detector(blocks())
+        assert gpu.launches["wait"] == 0
+        image.free()
+
+
+@pytest.mark.parametrize("kind", [2, 13], ids=["device", "managed"])
+def test_dlpack(gpu: FakeGpu, engine: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch, kind: int) -> None:
+    """Borrowed until the frame is done."""
+    with Detector(engine, device="cuda") as on_gpu:
+        image = DlpackArray(gpu, blocks(), device=(kind, 0))
+        before, synchronize, meanwhile = sys.getrefcount(image.values), gpu.synchronize, []
+
+        def watch(handle: int) -> None:
+            meanwhile.append(sys.getrefcount(image.values))
+            synchronize(handle)
+
+        monkeypatch.setattr(gpu, "synchronize", watch)
+        assert on_gpu(image) == detector(blocks())
+        afterwards = sys.getrefcount(image.values)  # apart: inside an assert pytest holds the array too
+        assert meanwhile[0] > before == afterwards
+        assert gpu.launches["upload"] == 1
+
+
+def test_dlpack_goes_before_the_older_protocol(gpu: FakeGpu, engine: Path, detector: Detector) -> None:
+    """As with PyTorch, whose tensors have both, and name their stream only in the first."""
+    with Detector(engine, device="cuda") as on_gpu:
+        image = DlpackArray(gpu, blocks())
+        image.__cuda_array_interface__ = None  # type: ignore[attr-defined]
+        assert on_gpu(image) == detector(blocks())
+
+
+@pytest.mark.parametrize("make", [CudaArray, DlpackArray])
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda image: image[7:80, 20:100],
+        lambda image: image[::-1],
+        lambda image: image[::3],
+        lambda image: image[5:6],
+        lambda image: image[:, 5:6],
+        lambda image: image[:1, :1],
+    ],
+    ids=["crop", "flipped", "every third row", "one row", "one column", "one pixel"],
+)
+def test_rows_may_lie_anywhere(
+    gpu: FakeGpu, engine: Path, detector: Detector, make: Any, cut: Callable[[Image], Image]
+) -> None:
+    image = blocks()
+    with Detector(engine, device="cuda") as on_gpu:
+        whole = make(gpu, image)
+        if make is CudaArray:
+            part = cut(whole._memory)
+            whole.__cuda_array_interface__ |= {
+                "data": (part.ctypes.data, False),
+                "shape": part.shape,
+                "strides": part.strides,
+            }
+            whole.shape = part.shape
+        else:
+            gpu.synchronize(1)
+            whole.values = cut(whole.values)
+            whole.shape = whole.values.shape
+        assert on_gpu(whole) == detector(cut(image))
+        if make is CudaArray:
+            whole.free()
+
+
+def test_lists_of_both(gpu: FakeGpu, engine: Path, detector: Detector) -> None:
+    images = [blocks(seed=seed) for seed in range(4)]
+    with Detector(engine, device="cuda") as on_gpu:
+        on_device = CudaArray(gpu, images[1])
+        assert on_gpu([images[0], on_device, DlpackArray(gpu, images[2]), images[3]]) == detector(images)
+        assert on_gpu([on_device, on_device]) == detector([images[1]] * 2)
+        on_device.free()
+
+
+def test_arrays_on_the_host_that_speak_dlpack(gpu: FakeGpu, engine: Path, detector: Detector) -> None:
+    """As a PyTorch tensor on the CPU: nothing of the GPU's."""
+
+    class OnHost:
+        def __dlpack__(self, **options: Any) -> Any:
+            raise AssertionError("not to be asked")
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return (1, 0)
+
+        def __array__(self, *arguments: Any, **options: Any) -> Image:
+            return blocks()
+
+    with Detector(engine, device="cuda") as on_gpu:
+        assert on_gpu(OnHost()) == detector(blocks())  # type: ignore[call-overload]
+
+
+# -- refused -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [CudaArray, DlpackArray])
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((3, 20, 30), np.uint8), r"got shape \(3, 20, 30\); pass RGB with channels last"),
+        (np.zeros((20, 30, 4), np.uint8), r"got shape \(20, 30, 4\)"),
+        (np.zeros((20, 30), np.uint8), r"got shape \(20, 30\)"),
+        (np.zeros((0, 30, 3), np.uint8), r"got shape \(0, 30, 3\)"),
+        (np.zeros((20, 30, 3), np.float32), "convert it to uint8"),
+        (np.zeros((20, 30, 3), np.int8), "convert it to uint8"),
+    ],
+)
+def test_wrong_arrays(gpu: FakeGpu, engine: Path, detector: Detector, make: Any, image: Any, message: str) -> None:
+    with Detector(engine, device="cuda") as on_gpu:
+        given = make(gpu, image)
+        gpu.synchronize(2)
+        gpu.synchronize(1)
+        with pytest.raises(ValueError, match=rf"image on the GPU must be \(H, W, 3\) uint8 .*{message}"):
+            on_gpu(given)
+        assert on_gpu(blocks()) == detector(blocks())
+        if make is CudaArray:
+            given.free()
+
+
+def test_strides_that_no_kernel_reads(gpu: FakeGpu, engine: Path) -> None:
+    with Detector(engine, device="cuda") as on_gpu:
+        image = DlpackArray(gpu, blocks())
+        gpu.synchronize(1)
+        image.values = image.values[:, ::-1]
+        with pytest.raises(ValueError, match=r"got strides .*; make it contiguous, with channels last"):
+            on_gpu(image)
+
+
+def test_another_gpu(gpu: FakeGpu, engine: Path) -> None:
+    with Detector(engine, device="cuda") as on_gpu:
+        image = DlpackArray(gpu, blocks(), device=(2, 1))
+        gpu.synchronize(1)
+        with pytest.raises(ValueError, match="image must be on GPU 0, got one on GPU 1; move it there"):
+            on_gpu(image)

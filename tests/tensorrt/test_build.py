@@ -1,0 +1,442 @@
+"""`build_engine`, its cache and the first use of an ONNX file on the GPU, over honest stand-ins of every version."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from fakes import fake_gpu
+from fakes.tensorrt_builder import BuildRecord
+from onnx import helper
+from pictures import blocks
+from PIL import Image
+
+from retinasdk import Detector, DeviceError, MissingDependencyError, ModelError, ModelSpec, Resize
+from retinasdk.tensorrt.build import build_engine
+from retinasdk.tensorrt.engine_info import EngineInfo
+
+WEAK = ("8.5.2", "8.6.1")
+TYPED = ("10.3.0", "10.13.3.9", "11.4.0.106")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("RETINASDK_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    return tmp_path / "out.engine"
+
+
+def last_build(gpu: Any) -> BuildRecord:
+    record: BuildRecord = gpu.built[-1]
+    return record
+
+
+# -- every version -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("version", [*WEAK, *TYPED])
+def test_versions(
+    model_path: Path, engine: Path, spec: ModelSpec, detector: Detector, version: str, precision: str
+) -> None:
+    """The engine finds what the ONNX file finds; types are in the graph where the version takes them from there."""
+    images = [blocks(seed=seed) for seed in range(4)]
+    with fake_gpu(tensorrt=version) as gpu:
+        info = build_engine(model_path, engine, precision=precision, batch=(1, 2, 4), images=images)
+        record = last_build(gpu)
+        with Detector(engine) as on_gpu:
+            found = [on_gpu(image) for image in images]
+            assert on_gpu(images) == found
+    wanted = [detector(image) for image in images]
+    types = {tensor.data_type for tensor in record.model.graph.initializer}
+    half, has_scales = onnx.TensorProto.FLOAT16, any(n.op_type == "QuantizeLinear" for n in record.model.graph.node)
+    assert has_scales == (precision == "int8")
+    assert "TF32" in record.cleared
+    if version in WEAK:
+        assert half not in types
+        assert (
+            record.flags
+            == {
+                "fp32": set(),
+                "fp16": {"FP16", "OBEY_PRECISION_CONSTRAINTS"},
+                "int8": {"FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"},
+            }[precision]
+        )
+        heads = {name for level in spec.levels for name in (level.logits, level.deltas)}
+        assert record.kept_float >= (set() if precision == "fp32" else heads)
+        assert record.network_flags == 1
+    else:
+        assert record.flags == set()
+        assert (half in types) == (precision != "fp32")
+        assert record.network_flags == (1 if version.startswith("11") else 2)
+    if precision == "fp32":
+        assert found == wanted
+    else:
+        assert_near(found, wanted, *((0.02, 0.9) if precision == "fp16" else (0.1, 0.7)))
+    assert info == EngineInfo.load(engine)
+    assert (info.precision, info.fingerprint.tensorrt_version) == (precision, version)
+    assert info.profile.min[0], info.profile.max[0] == (1, 4)
+
+
+def assert_near(found: list[Any], wanted: list[Any], tolerance: float, share: float) -> None:
+    """That share of the boxes have one of the same class in the same place, with about the same score."""
+    for ours, theirs in zip(found, wanted, strict=True):
+        matched = 0
+        for item in theirs:
+            same = ours.filter(classes=[item.label])
+            near = np.abs(same.xyxy - item.xyxy).max(axis=1) < 5
+            matched += bool((np.abs(same.scores[near] - item.score) < tolerance).any())
+        assert matched >= share * len(theirs) > 0
+
+
+def test_rtx_builds_without_a_gpu(model_path: Path, engine: Path) -> None:
+    """TensorRT for RTX compiles on the user's machine; its engines are for no GPU in particular."""
+    with fake_gpu(devices=0, reason="no driver", tensorrt="1.7.1.116", rtx=True):
+        info = build_engine(model_path, engine, precision="fp32")
+    assert info.fingerprint.tensorrt == "tensorrt_rtx"
+    assert info.fingerprint.gpu is info.fingerprint.compute_capability is None
+
+
+# -- sizes and options -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("resize", "sizes", "wanted"),
+    [
+        (Resize("shortest", (128, 224)), None, ((32, 32), (128, 224), (224, 224))),
+        (Resize("shortest", (128, 224)), [(120, 160), (160, 120)], ((128, 128), (128, 192), (192, 192))),
+        (Resize("longest", (320,)), None, ((32, 32), (192, 320), (320, 320))),
+        (Resize("native", (4096,)), None, ((32, 32), (1088, 1920), (1920, 1920))),
+        (Resize("native", (4096,)), [(480, 640)], ((480, 640), (480, 640), (480, 640))),
+        (Resize("squash", (256, 384)), None, ((256, 384), (256, 384), (256, 384))),
+    ],
+)
+def test_profiles(
+    model_path: Path, engine: Path, spec: ModelSpec, resize: Resize, sizes: Any, wanted: tuple[Any, ...]
+) -> None:
+    with fake_gpu():
+        info = build_engine(model_path, engine, precision="fp32", sizes=sizes, spec=spec.replace(resize=resize))
+    profile = info.profile
+    assert (profile.min[2:], profile.opt[2:], profile.max[2:]) == wanted
+
+
+def test_options_reach_tensorrt(model_path: Path, engine: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    with fake_gpu() as gpu:
+        build_engine(
+            model_path,
+            engine,
+            workspace_bytes=1 << 20,
+            optimization_level=5,
+            progress=lambda done, of: steps.append((done, of)),
+        )
+        record = last_build(gpu)
+    assert (record.workspace_bytes, record.optimization_level) == (1 << 20, 5)
+    assert steps == [*((step, 6) for step in range(1, 7)), (6, 6)]
+
+
+def test_a_level_that_the_version_does_not_have(model_path: Path, engine: Path) -> None:
+    with fake_gpu(tensorrt="8.5.2"), pytest.raises(ValueError, match=r"8\.5\.2 has no optimization levels .*leave it"):
+        build_engine(model_path, engine, optimization_level=5)
+
+
+def test_measurements_are_kept_and_outdated_ones_do_no_harm(model_path: Path, engine: Path, cache: Path) -> None:
+    with fake_gpu() as gpu:
+        for wanted in (b"", b"timings 10.3.0"):
+            build_engine(model_path, engine)
+            assert last_build(gpu).timing_cache == wanted
+        (kept,) = cache.glob("timing-*.cache")
+        kept.write_bytes(b"rubbish")
+        build_engine(model_path, engine)
+        assert last_build(gpu).timing_cache == b""
+
+
+def test_scales_of_its_own(model_path: Path, engine: Path, network: onnx.ModelProto, spec: ModelSpec) -> None:
+    """A network that was quantized in training is built as it is: no images are wanted."""
+    from retinasdk.tensorrt.int8 import quantize
+
+    path = engine.with_name("own.onnx")
+    onnx.save(quantize(network, spec, [blocks()]), path)
+    with fake_gpu() as gpu:
+        build_engine(path, engine, precision="int8", spec=spec)
+        scales = [node for node in last_build(gpu).model.graph.node if node.op_type == "QuantizeLinear"]
+        with Detector(engine) as on_gpu:
+            assert len(on_gpu(blocks())) > 0
+    assert len(scales) == sum(node.op_type == "QuantizeLinear" for node in onnx.load(path).graph.node)
+
+
+def test_what_is_quantised_for_the_cpu(model_path: Path, engine: Path) -> None:
+    """Its scales are none that TensorRT takes; what to do instead is said, to those that build and those that run."""
+    from retinasdk import quantize_onnx
+
+    path = engine.with_name("cpu.onnx")
+    quantize_onnx(model_path, path, [blocks()], sweep_images=1, min_agreement=0)
+    message = r"cpu\.onnx: wanted .* quantized for the CPU \(uint8\); run it with device='cpu', or build from the file"
+    with fake_gpu():
+        with pytest.raises(ModelError, match=message):
+            build_engine(path, engine)
+        with pytest.raises(ModelError, match=message):
+            Detector(path, device="cuda")
+    assert not engine.exists()
+
+
+def test_calibration_from_a_folder(model_path: Path, engine: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    with fake_gpu(), pytest.raises(ValueError, match="wanted a folder with images to calibrate with, found none"):
+        build_engine(model_path, engine, precision="int8", images=folder)
+    Image.fromarray(blocks()).save(folder / "a.png")
+    with fake_gpu():
+        build_engine(model_path, engine, precision="int8", images=folder)
+    assert engine.is_file()
+
+
+# -- refused, and nothing written --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int4"}, "precision must be one of fp32, fp16, int8; got 'int4'"),
+        ({"precision": "int8"}, "takes its scales from images, got none; give images="),
+        ({"batch": 0}, "batch must be one number"),
+        ({"batch": (2, 1, 4)}, "batch must be one number"),
+        ({"batch": (1, 2)}, "batch must be one number"),
+        ({"sizes": []}, "sizes must have at least one"),
+        ({"sizes": [(0, 4)]}, r"sizes must be \(height, width\) pairs"),
+        ({"sizes": [(4, 4, 3)]}, r"sizes must be \(height, width\) pairs"),
+    ],
+)
+def test_wrong_options(model_path: Path, engine: Path, options: dict[str, Any], message: str) -> None:
+    with fake_gpu(), pytest.raises(ValueError, match=message):
+        build_engine(model_path, engine, **options)
+    assert list(engine.parent.glob("*.engine*")) == []
+
+
+@pytest.mark.parametrize("name", ["out.plan", "absent/out.engine"])
+def test_wrong_targets(model_path: Path, tmp_path: Path, name: str) -> None:
+    with fake_gpu() as gpu:
+        with pytest.raises(ValueError, match=r"ends in \.engine|folder that can be written to"):
+            build_engine(model_path, tmp_path / name)
+        assert gpu.built == []
+
+
+def test_a_fixed_batch_stays(model_path: Path, engine: Path, network: onnx.ModelProto, spec: ModelSpec) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(network)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    path = engine.with_name("fixed.onnx")
+    onnx.save(model, path)
+    with fake_gpu():
+        with pytest.raises(ValueError, match="takes 2 images at a time and no others, got batch=1"):
+            build_engine(path, engine, batch=1, spec=spec)
+        assert build_engine(path, engine, spec=spec).profile.max[0] == 2
+
+
+def broken(network: onnx.ModelProto, what: str) -> bytes:
+    model = onnx.ModelProto()
+    model.CopyFrom(network)
+    if what == "truncated":
+        content: bytes = model.SerializeToString()
+        return content[: len(content) // 2]
+    if what == "another operator":  # ONNX Runtime knows it
+        model.graph.node.insert(0, helper.make_node("Det", ["matrix"], ["unused"], name="far_away"))
+        model.graph.initializer.append(helper.make_tensor("matrix", 1, [2, 2], [1.0, 0.0, 0.0, 1.0]))
+        value = helper.make_tensor_value_info("unused", 1, [])
+        model.graph.output.append(value)
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("version", ["8.6.1", "10.3.0"])
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("truncated", "is it a complete ONNX file"),
+        ("another operator", r"node (far_away \(Det\)|number 0): not supported; export the network with standard"),
+    ],
+)
+def test_models_that_cannot_be_built(
+    network: onnx.ModelProto, spec: ModelSpec, engine: Path, version: str, what: str, message: str
+) -> None:
+    path = engine.with_name("broken.onnx")
+    path.write_bytes(broken(network, what))
+    with fake_gpu(tensorrt=version), pytest.raises(ModelError, match=message):
+        build_engine(path, engine, precision="fp32", spec=spec)
+    assert list(engine.parent.glob("*.engine*")) == []
+
+
+def test_no_gpu_no_builder(model_path: Path, engine: Path) -> None:
+    """Some versions crash when they are asked without one: the stand-in would record it as a fault."""
+    with (
+        fake_gpu(devices=0, reason="no driver"),
+        pytest.raises(DeviceError, match=r"building an engine was asked for, but there is no usable GPU .*no driver"),
+    ):
+        build_engine(model_path, engine)
+
+
+def test_no_tensorrt(model_path: Path, engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(__import__("sys").modules, name, None)
+    with pytest.raises(MissingDependencyError, match="building engines needs TensorRT"):
+        build_engine(model_path, engine)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals go to threads on POSIX only")
+def test_ctrl_c_leaves_nothing(model_path: Path, engine: Path) -> None:
+    def press(done: int, of: int) -> None:
+        if done == 1:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+            time.sleep(0.5)
+
+    with fake_gpu(), pytest.raises(KeyboardInterrupt):
+        build_engine(model_path, engine, progress=press)
+    assert list(engine.parent.glob("*.engine*")) == []
+    for thread in threading.enumerate():
+        if thread.name == "retinasdk-build":
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+def test_both_files_or_none(model_path: Path, engine: Path) -> None:
+    """The JSON cannot be written: what was there before stays."""
+    engine.write_bytes(b"before")
+    EngineInfo.path_for(engine).mkdir()
+    with fake_gpu(), pytest.raises(IsADirectoryError):
+        build_engine(model_path, engine)
+    assert engine.read_bytes() == b"before"
+    assert not [path for path in engine.parent.iterdir() if path.name.startswith(".")]
+
+
+# -- the cache ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_model(model_path: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    copy = tmp_path / "own.onnx"
+    copy.write_bytes(model_path.read_bytes())
+    copy.with_suffix(".json").write_bytes(model_path.with_suffix(".json").read_bytes())
+    return copy
+
+
+def test_built_on_first_use_and_found_on_the_second(
+    own_model: Path, detector: Detector, caplog: pytest.LogCaptureFixture
+) -> None:
+    with fake_gpu() as gpu:
+        for _ in range(2):
+            with Detector(own_model, device="cuda", precision="fp32") as on_gpu:
+                assert on_gpu(blocks()) == detector(blocks())
+        assert len(gpu.built) == 1
+        with Detector(own_model) as on_gpu:  # "auto" is the GPU; another precision, another engine
+            assert on_gpu.device == "cuda"
+        assert len(gpu.built) == 2
+    assert "own.onnx: building its engine, which can take minutes: there is none in the cache yet" in caplog.text
+
+
+def _newer_onnx(path: Path) -> str:
+    model = onnx.load(path)
+    model.doc_string = "another"
+    onnx.save(model, path)
+    return "it was built for the ONNX file with SHA-256 "
+
+
+def _other_spec(path: Path) -> str:
+    ModelSpec.load(path.with_suffix(".json")).replace(top_k=500).save(path.with_suffix(".json"))
+    return "it was built with spec "
+
+
+def _damage(path: Path) -> str:
+    (engine,) = Path(os.environ["RETINASDK_CACHE"]).glob("*.engine")
+    engine.write_bytes(engine.read_bytes()[:-1])
+    return "the one in the cache is damaged"
+
+
+def _no_json(path: Path) -> str:
+    (info,) = Path(os.environ["RETINASDK_CACHE"]).glob("*.engine.json")
+    info.unlink()
+    return "the one in the cache is damaged"
+
+
+@pytest.mark.parametrize("change", [_newer_onnx, _other_spec, _damage, _no_json])
+def test_built_again_when_it_does_not_fit(own_model: Path, caplog: pytest.LogCaptureFixture, change: Any) -> None:
+    with fake_gpu() as gpu:
+        Detector(own_model, device="cuda").close()
+        why = change(own_model)
+        caplog.clear()
+        for _ in range(2):
+            Detector(own_model, device="cuda").close()
+        assert len(gpu.built) == 2
+    (line,) = [record.message for record in caplog.records if "building its engine" in record.message]
+    assert why in line
+
+
+def test_built_again_for_another_tensorrt(own_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for version in ("10.3.0", "10.13.3"):
+        with fake_gpu(tensorrt=version) as gpu:
+            Detector(own_model, device="cuda").close()
+            assert len(gpu.built) == 1
+    assert "it was built for TensorRT 10.3.0, here is 10.13.3" in caplog.text
+
+
+def test_many_ask_and_one_builds(own_model: Path) -> None:
+    with fake_gpu() as gpu:
+        with ThreadPoolExecutor(4) as pool:
+            for made in pool.map(lambda _: Detector(own_model, device="cuda"), range(4)):
+                made.close()
+        assert len(gpu.built) == 1
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    import tempfile
+
+    from retinasdk._util import cache_dir as _cache_dir
+
+    _cache_dir._fallback.cache_clear()
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder
+    _cache_dir._fallback.cache_clear()
+
+
+def test_a_cache_that_cannot_be_written(
+    own_model: Path, tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("RETINASDK_CACHE", str(file / "cache"))
+    with fake_gpu() as gpu:
+        for _ in range(2):
+            Detector(own_model, device="cuda").close()
+        assert len(gpu.built) == 1
+    lines = [record.message for record in caplog.records if "caches go to" in record.message]
+    assert len(lines) == 1
+    assert str(temporary) in lines[0]
+    assert "set RETINASDK_CACHE to a folder that can" in lines[0]
+
+
+def test_interrupted_and_failed_builds_leave_the_cache_as_it_was(own_model: Path, cache: Path) -> None:
+    model = onnx.load(own_model)
+    model.graph.node.append(helper.make_node("Det", ["matrix"], ["unused"], name="far_away"))
+    model.graph.initializer.append(helper.make_tensor("matrix", 1, [2, 2], [1.0, 0.0, 0.0, 1.0]))
+    model.graph.output.append(helper.make_tensor_value_info("unused", 1, []))
+    onnx.save(model, own_model)
+    with fake_gpu(), pytest.raises(ModelError, match="far_away"):
+        Detector(own_model, device="cuda")
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]

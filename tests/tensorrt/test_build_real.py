@@ -1,0 +1,209 @@
+"""Engines built by a real TensorRT. TensorRT for RTX parses and builds without a GPU; it cannot run them here.
+
+Marked `tensorrt`: .ci/run has an environment with the package; elsewhere these are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from pictures import blocks
+from random_retinanet import save_random_retinanet
+
+from retinasdk import ModelError, ModelSpec, Resize, list_models
+from retinasdk.errors import MissingDependencyError
+from retinasdk.tensorrt.build import build_engine
+from retinasdk.tensorrt.builder import BuildOptions, build_plan
+from retinasdk.tensorrt.engine_info import EngineInfo, Profile
+from retinasdk.tensorrt.versions import import_tensorrt, plan_version, shared_logger
+
+pytestmark = pytest.mark.tensorrt
+
+try:
+    TRT: Any = import_tensorrt("these tests")
+except MissingDependencyError:
+    pytest.skip("needs a TensorRT that builds; .ci/run installs TensorRT for RTX", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETINASDK_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Path:
+    return tmp_path / "out.engine"
+
+
+# -- what has to build -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def resnet50(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """R50-FPN of 91 classes, for network inputs of 800 x 1344."""
+    path = save_random_retinanet(tmp_path_factory.mktemp("r50") / "r50.onnx", "resnet50", classes=91)
+    spec = ModelSpec.load(path.with_suffix(".json"))
+    spec.replace(resize=Resize("squash", (800, 1344))).save(path.with_suffix(".json"))
+    return path
+
+
+@pytest.mark.parametrize("batch", [1, (1, 2, 4)], ids=["static", "dynamic"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("name", ["people", "blood-cells", "resnet50"])
+def test_builds(request: pytest.FixtureRequest, engine: Path, name: str, precision: str, batch: Any) -> None:
+    model = request.getfixturevalue("resnet50") if name == "resnet50" else name
+    steps: list[tuple[int, int]] = []
+    info = build_engine(
+        model,
+        engine,
+        precision=precision,
+        batch=batch,
+        images=[blocks(300, 400, seed=seed) for seed in range(2)],
+        progress=lambda done, of: steps.append((done, of)),
+    )
+    plan = engine.read_bytes()
+    assert plan_version(plan, "plan") == (info.fingerprint.tensorrt, info.fingerprint.tensorrt_version)
+    assert info == EngineInfo.load(engine)
+    info.check_belongs(plan, engine)
+    assert steps[-1][0] == steps[-1][1] > 0
+    if name == "resnet50":
+        assert info.profile.max[2:] == (800, 1344)
+        share = info.size_bytes / Path(model).stat().st_size
+        assert {"fp32": share > 0.95, "fp16": 0.45 < share < 0.6, "int8": share < 0.6}[precision]
+
+
+def test_precision_is_in_the_engine(engine: Path, tmp_path: Path, model_path: Path) -> None:
+    """The float16 engine of the same network is smaller: its weights are float16, but the last layers'."""
+    sizes = {}
+    for precision in ("fp32", "fp16"):
+        sizes[precision] = build_engine("blood-cells", engine, precision=precision).size_bytes
+    assert sizes["fp16"] < 0.7 * sizes["fp32"]
+
+
+def test_ctrl_c(engine: Path) -> None:
+    """TensorRT ends the build as soon as it is told; nothing is written, and the next build works."""
+
+    def press(done: int, of: int) -> None:
+        if done == 1:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+            pressed.wait(0.5)
+
+    pressed = threading.Event()
+    with pytest.raises(KeyboardInterrupt):
+        build_engine("people", engine, precision="fp32", progress=press)
+    assert not list(engine.parent.glob("*.engine*"))
+    build_engine("people", engine, precision="fp32")
+
+
+# -- what TensorRT refuses, in our words -------------------------------------------------------------------------------
+
+
+def build(content: bytes, profile: Profile, input: str = "images") -> bytes:
+    return build_plan(TRT, content, "some.onnx", BuildOptions(input, profile, "fp32"), progress=None).plan
+
+
+def small(*nodes: onnx.NodeProto, opset: int = 17, **initializers: Any) -> bytes:
+    """A graph from images (n, 3, h, w) to `out`."""
+    graph = helper.make_graph(
+        list(nodes),
+        "small",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(value, name) for name, value in initializers.items()],
+    )
+    domains = {node.domain for node in nodes if node.domain}
+    opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
+    content: bytes = helper.make_model(graph, opset_imports=opsets).SerializeToString()
+    return content
+
+
+PROFILE = Profile((1, 3, 8, 8), (1, 3, 16, 16), (2, 3, 32, 32))
+RELU = helper.make_node("Relu", ["images"], ["out"], name="activation")
+
+
+def test_what_it_refuses_is_not_the_small_graph() -> None:
+    assert len(build(small(RELU), PROFILE)) > 1000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "some.onnx: TensorRT reads no network in it: .*export it again"),
+        (b"rubbish", "is it a complete ONNX file"),
+        (small(RELU)[:40], "some.onnx: TensorRT"),
+        (
+            small(helper.make_node("Special", ["images"], ["out"], domain="ours", name="mine")),
+            r"node mine \(Special\): .*lugin.*; export the network with raw heads, without NMS and without operators",
+        ),
+        (
+            small(helper.make_node("Det", ["images"], ["out"], name="determinant")),
+            r"node determinant \(Det\): not supported; export the network with standard operators",
+        ),
+        (
+            small(
+                helper.make_node("Conv", ["images", "weight"], ["out"], name="narrow", kernel_shape=[1, 1]),
+                weight=np.zeros((4, 5, 1, 1), np.float32),
+            ),
+            r"node narrow",
+        ),
+        (small(helper.make_node("Relu", ["nothing"], ["out"], name="dangling")), "dangling|nothing|not registered"),
+    ],
+    ids=["empty", "garbage", "truncated", "custom operator", "unsupported operator", "shapes", "dangling input"],
+)
+def test_models_that_it_cannot_read(content: bytes, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        build(content, PROFILE)
+    assert "cudaError" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_nms_in_the_graph() -> None:
+    """It parses, but TensorRT for RTX cannot build it; others can, and the SDK wants raw heads all the same."""
+    nodes = [
+        helper.make_node("ReduceMax", ["images"], ["top"], axes=[1], keepdims=0),
+        helper.make_node("Reshape", ["top", "as_boxes"], ["boxes"]),
+        helper.make_node("Reshape", ["top", "as_scores"], ["scores"]),
+        helper.make_node("NonMaxSuppression", ["boxes", "scores", "most"], ["kept"], name="suppress"),
+        helper.make_node("Cast", ["kept"], ["out"], to=TensorProto.FLOAT),
+    ]
+    content = small(
+        *nodes,
+        as_boxes=np.array([1, -1, 4], np.int64),
+        as_scores=np.array([1, 1, -1], np.int64),
+        most=np.array([10], np.int64),
+    )
+    with pytest.raises(ModelError, match="without NMS"):
+        build(content, Profile((1, 3, 16, 16), (1, 3, 16, 16), (1, 3, 16, 16)))
+
+
+@pytest.mark.parametrize(
+    ("profile", "input"),
+    [(PROFILE, "pictures"), (Profile((1, 3, 8, 8), (1, 3, 8, 8), (1, 3, 8, 8)), "images")],
+    ids=["another name", "a size that the network does not take"],
+)
+def test_profiles_that_do_not_fit(profile: Profile, input: str) -> None:
+    model = onnx.load_model_from_string(small(RELU))
+    if input == "images":
+        for axis, side in ((2, 16), (3, 16)):
+            model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = side
+    with pytest.raises(ModelError, match=r"some\.onnx: TensorRT"):
+        build(model.SerializeToString(), profile, input)
+
+
+def test_it_has_one_logger() -> None:
+    assert shared_logger(TRT) is shared_logger(TRT)
+
+
+def test_spec_in_the_json(engine: Path) -> None:
+    build_engine("people", engine, precision="fp32")
+    bundled = next(model for model in list_models() if model.name == "people")
+    assert EngineInfo.load(engine).spec == bundled.spec
+    assert json.loads(EngineInfo.path_for(engine).read_text())["fingerprint"]["tensorrt"] == "tensorrt_rtx"

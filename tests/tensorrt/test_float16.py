@@ -1,0 +1,189 @@
+"""Typed ONNX: which tensors become float16, and that the graph still says the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from retinasdk import ModelError, ModelSpec, list_models
+from retinasdk.onnx_graph.layers import layers_before
+from retinasdk.tensorrt.float16 import to_float16
+from retinasdk.tensorrt.int8 import quantize
+
+
+def run(model: onnx.ModelProto, tensor: Any) -> dict[str, Any]:
+    """Outputs by name, in float32. ONNX Runtime's own rewriting is off: it would hide casts that are wrong."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [item.name for item in session.get_outputs()]
+    return dict(zip(names, session.run(names, {session.get_inputs()[0].name: tensor}), strict=True))
+
+
+def heads(spec: ModelSpec) -> list[str]:
+    return [name for level in spec.levels for name in (level.logits, level.deltas)]
+
+
+def types(model: onnx.ModelProto) -> dict[str, int]:
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+    found = {tensor.name: tensor.data_type for tensor in inferred.initializer}
+    for value in (*inferred.input, *inferred.output, *inferred.value_info):
+        found[value.name] = value.type.tensor_type.elem_type
+    return found
+
+
+def test_the_network_stays_itself(network: onnx.ModelProto, spec: ModelSpec) -> None:
+    """Valid, sorted, of one type a tensor; close to float32; and float16 it is."""
+    half = to_float16(network, heads(spec))
+    onnx.checker.check_model(half, full_check=True)
+    tensor = np.random.default_rng(0).standard_normal((2, 3, 96, 128)).astype(np.float32)
+    exact, rounded = run(network, tensor), run(half, tensor)
+    for name, wanted in exact.items():
+        assert rounded[name].dtype == np.float32
+        # Half a unit in the last place of float16 is 2^-11; some ten layers on top of each other.
+        assert np.abs(rounded[name] - wanted).max() <= 10 * 2.0**-11 * np.abs(wanted).max()
+        assert (rounded[name] != wanted).any()
+
+
+def test_what_stays_float32(network: onnx.ModelProto, spec: ModelSpec) -> None:
+    half = to_float16(network, heads(spec))
+    of = types(half)
+    producer = {output: node for node in half.graph.node for output in node.output}
+    for name in heads(spec):
+        node = producer[name]
+        assert node.op_type == "Conv"
+        assert {of[tensor] for tensor in node.input} == {TensorProto.FLOAT}
+    assert of[spec.input] == TensorProto.FLOAT
+    inner = [node for node in half.graph.node if node.op_type == "Conv" and node.output[0] not in heads(spec)]
+    assert {of[tensor] for node in inner for tensor in node.input} == {TensorProto.FLOAT16}
+
+
+def test_the_given_model_is_left_alone(network: onnx.ModelProto, spec: ModelSpec) -> None:
+    before = network.SerializeToString(deterministic=True)
+    to_float16(network, heads(spec))
+    quantize(network, spec, [np.zeros((40, 50, 3), np.uint8)])
+    assert network.SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("name", ["people", "blood-cells", "tree-crowns"])
+def test_bundled_models(name: str) -> None:
+    model = next(item for item in list_models() if item.name == name)
+    half = to_float16(onnx.load(model.path), heads(model.spec))
+    onnx.checker.check_model(half, full_check=True)
+    assert half.ByteSize() < 0.65 * Path(model.path).stat().st_size
+
+
+def graph(*nodes: onnx.NodeProto, opset: int = 17, **initializers: Any) -> onnx.ModelProto:
+    """From x (2, 3, 4, 4) to y."""
+    made = helper.make_graph(
+        list(nodes),
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value, name) for name, value in initializers.items()],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)])
+
+
+X = np.random.default_rng(1).uniform(-1, 1, (2, 3, 4, 4)).astype(np.float32)
+WEIGHT = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
+LAST = helper.make_node("Conv", ["t", "weight"], ["y"])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants"),
+    [
+        # Both types meet at an addition; one tensor goes to both.
+        ([helper.make_node("Softmax", ["x"], ["s"]), helper.make_node("Add", ["x", "s"], ["t"])], {}),
+        # Its scales are float32 by definition, its data need not be.
+        (
+            [helper.make_node("Resize", ["x", "", "scales"], ["t"], mode="nearest")],
+            {"scales": np.array([1, 1, 2, 2], np.float32)},
+        ),
+        # Bounds that only mean "very large" are cut to what float16 holds.
+        (
+            [helper.make_node("Clip", ["x", "low", "high"], ["t"])],
+            {"low": np.array(-3.4e38, np.float32), "high": np.array(3.4e38, np.float32)},
+        ),
+        # The same constant in both types.
+        (
+            [
+                helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=1),
+                helper.make_node("Pow", ["sum", "two"], ["squared"]),
+                helper.make_node("Mul", ["x", "two"], ["doubled"]),
+                helper.make_node("Add", ["doubled", "squared"], ["t"]),
+            ],
+            {"two": np.array(2, np.float32)},
+        ),
+        # A Constant node, an integer tensor, an empty input.
+        (
+            [
+                helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.float32(0.5), "c")),
+                helper.make_node("Mul", ["x", "c"], ["m"]),
+                helper.make_node("Shape", ["m"], ["shape"]),
+                helper.make_node("Reshape", ["m", "shape"], ["r"]),
+                helper.make_node("Clip", ["r", "", "high"], ["t"]),
+            ],
+            {"high": np.array(0.25, np.float32)},
+        ),
+    ],
+    ids=["types meet", "resize", "bounds", "constant in both", "constant node"],
+)
+def test_patterns(nodes: list[onnx.NodeProto], constants: dict[str, Any]) -> None:
+    model = graph(*nodes, LAST, weight=WEIGHT, **constants)
+    half = to_float16(model, ["y"])
+    onnx.checker.check_model(half, full_check=True)
+    wanted = run(model, X)["y"]
+    assert np.abs(run(half, X)["y"] - wanted).max() <= 4 * 2.0**-11 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(("opset", "scale_type"), [(17, TensorProto.FLOAT), (19, TensorProto.FLOAT16)])
+def test_scales(opset: int, scale_type: int) -> None:
+    """From opset 19 on they may be float16, and then no cast stands between them and the convolution."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        helper.make_node("Conv", ["d", "weight"], ["t"]),
+    ]
+    model = graph(*nodes, LAST, opset=opset, weight=WEIGHT, scale=np.float32(2.0**-7), zero=np.int8(0))
+    half = to_float16(model, ["y"])
+    onnx.checker.check_model(half, full_check=True)
+    of = types(half)
+    assert {of[n.input[1]] for n in half.graph.node if n.op_type == "DequantizeLinear"} == {scale_type}
+    # A value that float16 rounds to the other side of a step's middle is one step away.
+    assert np.abs(run(half, X)["y"] - run(model, X)["y"]).max() <= 2.0**-7
+
+
+def test_weights_that_float16_cannot_hold() -> None:
+    model = graph(helper.make_node("Conv", ["x", "huge"], ["t"], name="wide"), LAST, weight=WEIGHT, huge=WEIGHT * 1e5)
+    with pytest.raises(ModelError, match=r"node 'wide' \(Conv\): wanted weights up to 65504 .* got 1e\+05 in 'huge'"):
+        to_float16(model, ["y"])
+
+
+def test_control_flow() -> None:
+    branch = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["b"])], "b", [], [helper.make_empty_tensor_value_info("b")]
+    )
+    choice = helper.make_node("If", ["yes"], ["t"], name="either", then_branch=branch, else_branch=branch)
+    with pytest.raises(ModelError, match="node 'either': wanted a plain graph, got the control flow of If; export"):
+        to_float16(graph(choice, LAST, weight=WEIGHT, yes=np.array(True)), ["y"])
+
+
+def test_layers_before() -> None:
+    """Back from the output over everything to the first weighted node, on every way."""
+    nodes = [
+        helper.make_node("Conv", ["x", "weight"], ["early"]),
+        helper.make_node("Conv", ["early", "weight"], ["left"]),
+        helper.make_node("Conv", ["early", "weight"], ["right"]),
+        helper.make_node("Add", ["left", "right"], ["sum"]),
+        helper.make_node("Sigmoid", ["sum"], ["y"]),
+    ]
+    found = {node.output[0] for node in layers_before(graph(*nodes, weight=WEIGHT).graph, ["y"])}
+    assert found == {"left", "right", "sum", "y"}
