@@ -52,7 +52,7 @@ def typestore() -> Any:
         A `rosbags.typesys.store.Typestore`.
 
     Raises:
-        MissingDependencyError: If rosbags is not installed (`pip install 'retinasdk[ros]'`).
+        MissingDependencyError: If rosbags is not installed (`pip install 'retinasdk[rosbag]'`).
     """
     typesys = require("rosbags.typesys", "reading ROS 2 bags")
     store = typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
@@ -99,7 +99,7 @@ def detection_array(detections: Detections, header: Any, types: Mapping[str, Any
     """Returns detections as a `vision_msgs/msg/Detection2DArray` (vision_msgs 4, ROS 2 Humble and later).
 
     Each detection has one hypothesis, with the class label as `class_id` and the score. Boxes are in pixels of the
-    image, as center and size. The pose of the hypothesis is not estimated: it is zero, with a covariance of zero.
+    image, as center and size. The pose of the hypothesis is not estimated: position and covariance are zero.
 
     Args:
         detections: The detections in an image.

@@ -274,7 +274,7 @@ def test_fork_is_refused_clearly() -> None:
         out, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, "")
     told, parent = out.splitlines()
-    assert told.startswith("StreamError this stream belongs to another process: threads do not survive fork()")
+    assert told.startswith("StreamError this stream was made by another process, and its threads do not survive fork()")
     assert parent == "None"
 
 

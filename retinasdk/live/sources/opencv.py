@@ -56,7 +56,7 @@ class _OpenCv:
 
 
 class Camera(_OpenCv):
-    """A camera that Linux reads through V4L2, such as a USB camera. It needs the extra `camera`.
+    """A camera that Linux reads through V4L2, such as a USB camera. It needs OpenCV.
 
     Other systems and interfaces are not supported: for those, pass an iterator of arrays (`Arrays`) to `stream`.
 

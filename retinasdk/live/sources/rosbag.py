@@ -14,7 +14,7 @@ from retinasdk.live.sources.base import RawFrame
 
 
 class RosBag:
-    """The images of one topic of a ROS 2 bag. It needs the extra `ros`.
+    """The images of one topic of a ROS 2 bag. It needs the extra `rosbag`.
 
     Messages are of type `sensor_msgs/msg/Image`, with the encoding rgb8, bgr8, rgba8, bgra8 (alpha is ignored) or
     mono8, or `sensor_msgs/msg/CompressedImage`. `Frame.time_s` is the time at which the bag recorded the message, in
