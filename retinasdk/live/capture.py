@@ -188,7 +188,7 @@ class Capture:
             wait_s = self._reconnect.wait_s(self._attempt, generator, worked=self._captured > 0)
             if wait_s is None:
                 raise lost
-            text = f"{self.name}: {_text(lost)}; attempt {self._attempt} to reconnect in {wait_s:.1f} s"
+            text = f"{self.name}: {_text(lost)}; trying again in {wait_s:.1f} s (attempt {self._attempt})"
             self._log.log(logging.WARNING, "lost", text)
             self._tell("reconnecting", error=lost, attempt=self._attempt, wait_s=wait_s)
             self._sleep_until(self._clock.now() + wait_s)

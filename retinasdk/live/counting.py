@@ -118,17 +118,17 @@ class _Source:
         boxes.tracker_id = tracks
         in_zone = np.zeros((len(found), len(self._areas)), bool)
         for column, (name, area) in enumerate(self._areas):
-            wanted = self._wanted(name, found)
-            in_zone[wanted, column] = area.trigger(boxes[wanted])
+            selected = self._selected(name, found)
+            in_zone[selected, column] = area.trigger(boxes[selected])
         for name, gate in self._gates:
-            gate.trigger(boxes[self._wanted(name, found)])
+            gate.trigger(boxes[self._selected(name, found)])
         inside = {name: int(in_zone[:, column].sum()) for column, (name, _) in enumerate(self._areas)}
         return Counts(tracks, in_zone, inside, self._crossings())
 
     def _crossings(self) -> dict[str, tuple[int, int]]:
         return {name: (int(gate.in_count), int(gate.out_count)) for name, gate in self._gates}
 
-    def _wanted(self, name: str, found: Detections) -> npt.NDArray[np.bool_]:
+    def _selected(self, name: str, found: Detections) -> npt.NDArray[np.bool_]:
         if name not in self._class_ids:
             return np.ones(len(found), bool)
         return np.isin(found.class_ids, self._class_ids[name])
