@@ -54,6 +54,7 @@ def stream(
     certain. It also closes itself at its end, after an error, and when it is garbage collected.
 
     Example:
+        ```python
         from retinasdk import Detector, stream
 
         with Detector() as detector, stream("rtsp://camera/live", detector) as frames:
@@ -63,8 +64,11 @@ def stream(
                     continue
                 for item in frame.detections:
                     print(frame.index, item.label, item.score, item.xyxy)
+        ```
 
     Several cameras, and options for the detector:
+
+        import functools
 
         cameras = {"front": 0, "back": "rtsp://10.0.0.7/live"}
         people = functools.partial(detector, classes=["person"])
@@ -179,11 +183,13 @@ class Stream:
     multiprocessing method "spawn".
 
     Example:
+        ```python
         with stream("clip.mp4", detector, policy="all") as frames:
             for frame in frames:
                 print(frame.index, frame.age_s, len(frame.detections))
         print(frames.counters["clip.mp4"].failed, "frames failed")
         print(frames.metrics)
+        ```
 
     Attributes:
         metrics: The duration of each stage, a `Metrics`.

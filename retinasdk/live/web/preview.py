@@ -41,10 +41,12 @@ class Preview:
     a proxy with TLS in untrusted networks. It needs the extra `web`: `pip install 'retinasdk[web]'`.
 
     Example:
+        ```python
         with retinasdk.live.web.Preview() as preview, retinasdk.stream(0, detector) as frames:
             print(preview.url)
             for frame in frames:
                 preview.show(frame)
+        ```
 
     Args:
         address: "HOST:PORT", or only a port, which is on 127.0.0.1. Port 0 is any free port. Default: 127.0.0.1:8080.
