@@ -1,4 +1,4 @@
-"""`export_torchvision` against torchvision itself: every architecture, checkpoints as people save them, odd rules."""
+"""Compares `export_torchvision` with torchvision itself: all architectures, kinds of checkpoints and unusual rules."""
 
 from __future__ import annotations
 
@@ -156,17 +156,17 @@ def test_what_is_no_checkpoint(small: Any, tmp_path: Path, monkeypatch: pytest.M
     torch.save(Evil(), tmp_path / "evil.pth")
     torch.save(small.state_dict(), tmp_path / "r18.pth")
     for name, message in {
-        "absent.pth": "no such checkpoint file",
-        "text.pth": "cannot be read as one",
-        "other.pth": "wanted the weights of a torchvision RetinaNet, got 1 entries without head",
-        "list.pth": "wanted weights by name, got list",
-        "evil.pth": "cannot be read as one",
+        "absent.pth": "does not exist; check the path of the checkpoint",
+        "text.pth": "cannot be read as a checkpoint of weights",
+        "other.pth": "does not contain a torchvision RetinaNet: none of its 1 entries is head",
+        "list.pth": "contains list instead of weights by name",
+        "evil.pth": "cannot be read as a checkpoint of weights",
         "r18.pth": "does not fit retinanet_resnet50_fpn",
     }.items():
         with pytest.raises(ModelError, match=message):
             load_torchvision("retinanet_resnet50_fpn", weights=tmp_path / name)
     assert not (tmp_path / "touched").exists()
-    with pytest.raises(ModelError, match="wanted a head of 5 classes, got one of 3"):
+    with pytest.raises(ModelError, match="has a head of 3 classes, not 5"):
         load_torchvision("retinanet_resnet18_fpn", weights=tmp_path / "r18.pth", classes=5)
 
 
@@ -189,9 +189,9 @@ def test_wrong_arguments(
 
 
 def test_wrong_labels_and_models(small: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="one name for each of 3 classes, got 2"):
+    with pytest.raises(ValueError, match="the model has 3 classes, with the background, but there are 2 labels"):
         export_torchvision(small, tmp_path / "a.onnx", labels=["a", "b"])
-    with pytest.raises(TypeError, match="must be a torchvision RetinaNet, got Linear"):
+    with pytest.raises(TypeError, match="must be a torchvision RetinaNet, not Linear"):
         export_torchvision(torch.nn.Linear(1, 1), tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -212,7 +212,7 @@ def test_a_wrong_graph_is_not_written(small: Any, tmp_path: Path, monkeypatch: p
         return bytes(model.SerializeToString())
 
     monkeypatch.setattr(exporting, "_trace", wrong)
-    with pytest.raises(ModelError, match="heads that differ from the model's by"):
+    with pytest.raises(ModelError, match="the exported ONNX differs from PyTorch by"):
         export_torchvision(small, tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -295,6 +295,8 @@ def test_heads_that_do_not_fit_the_spec(small: Any, tmp_path: Path) -> None:
     from retinasdk.convert.export_torch import _heads, export_heads
     from retinasdk.convert.flavours import flavour_spec
 
-    with pytest.raises(ModelError, match=r"wanted logits of 9 anchors x 2 classes = 18 channels .* belong to it"):
+    with pytest.raises(
+        ModelError, match=r"do not fit the spec: it needs logits with 9 anchors x 2 classes = 18 channels"
+    ):
         export_heads(_heads(torch, small), tmp_path / "a.onnx", flavour_spec("torchvision", labels=["a", "b"]))
     assert list(tmp_path.iterdir()) == []

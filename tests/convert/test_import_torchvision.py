@@ -76,9 +76,9 @@ def test_detections_are_torchvisions_own(version: str, opset: int, dynamic: bool
     report = import_onnx(tmp_path / "whole.onnx", tmp_path / "heads.onnx", labels=list("abcde"))
     assert report.spec.flavour == "torchvision"
     assert (report.anchors, report.classes, report.opset) == (9, CLASSES, opset)
-    assert report.input_sides == ("N", "H", "W")  # also where the image's size is fixed: the network's is not
+    assert report.input_dimensions == ("N", "H", "W")  # also where the image's size is fixed: the network's is not
     assert report.spec.resize.size == (320, 533)  # the graph's own, not the usual 800 and 1333
-    assert {"NonMaxSuppression", "TopK", "Sigmoid", "Exp"} <= set(report.cut)
+    assert {"NonMaxSuppression", "TopK", "Sigmoid", "Exp"} <= set(report.removed_operators)
     with Detector(tmp_path / "heads.onnx") as detector:
         for size in ((300, 400), (427, 640)):
             picture = scene(sum(size), *size)
