@@ -99,7 +99,8 @@ def load_torchvision(
     if os.fspath(weights) == "DEFAULT":
         if architecture not in _PUBLISHED:
             raise ValueError(
-                f"torchvision has no weights for {architecture}; give a checkpoint: --weights FILE.pth (in Python: weights=)"
+                f"torchvision has no weights for {architecture}; give a checkpoint: --weights FILE.pth "
+                "(in Python: weights=)"
             )
         if classes not in (None, 91):
             raise ValueError(

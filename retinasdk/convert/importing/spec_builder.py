@@ -162,9 +162,9 @@ def _anchors(
         if not fits:
             raise ModelError(
                 f"the network has {count} anchor{'' if count == 1 else 's'} per cell on the levels "
-                f"{', '.join(map(level_name, strides))}, but {preset.flavour} has {len(usual[0])} on {len(usual)} levels from {level_name(1 << FIRST_LEVEL)} "
-                "on, and the graph contains no anchors. Give them in Python: import_onnx(..., base_anchors=[...]), one "
-                "list of (x1, y1, x2, y2) in pixels for each level"
+                f"{', '.join(map(level_name, strides))}, but {preset.flavour} has {len(usual[0])} on {len(usual)} "
+                f"levels from {level_name(1 << FIRST_LEVEL)} on, and the graph contains no anchors. Give them "
+                "in Python: import_onnx(..., base_anchors=[...]), one list of (x1, y1, x2, y2) in pixels for each level"
             )
         return usual
     found = []
