@@ -203,9 +203,18 @@ def test_torchvision_and_detectron2_look_alike_without_anchors(tmp_path: Path) -
     onnx.save(foreign, str(tmp_path / "foreign.onnx"))
     assert_refused(
         tmp_path,
-        r"fits detectron2, torchvision, .* --flavour detectron2 \(in Python: flavour='detectron2'\)",
+        r"fits detectron2, torchvision, .* --flavour NAME \(in Python: flavour='NAME'\)",
         flavour="auto",
     )
+
+
+def test_names_suggest_a_framework(tmp_path: Path) -> None:
+    """Names alone never decide, but the command in the error names the framework that they suggest."""
+    foreign, _ = other.raw_heads(3)
+    foreign.graph.node[0].name = "retina_cls.Conv"
+    onnx.save(foreign, str(tmp_path / "foreign.onnx"))
+    message = r"\(its names suggest mmdeploy or mmdet\).* import .*foreign.onnx -o .*heads.onnx --flavour mmdet "
+    assert_refused(tmp_path, message, flavour="auto")
 
 
 def test_contradicting_evidence(tmp_path: Path) -> None:

@@ -222,11 +222,14 @@ def choose_flavour(view: GraphView, evidence: Sequence[Evidence], *, command: st
             f"framework fits all of that. Name the framework, one of {', '.join(list_flavours())}: {command} --flavour "
             "NAME (in Python: flavour='NAME')"
         )
+    # A command to paste, with a name only where one is likely: a guess would give wrong boxes.
+    suggested = _distinct(frozenset(hinted))
+    name = suggested[0] if len(suggested) == 1 else "NAME"
     likely = f" (its names suggest {' or '.join(hinted)})" if hinted else ""
     raise ModelError(
         f"cannot tell which framework trained this network. Found: {found}. That fits {', '.join(sorted(left))}"
-        f"{likely}, which give different boxes. Name the framework: {command} --flavour {(hinted or sorted(left))[0]} "
-        f"(in Python: flavour={(hinted or sorted(left))[0]!r})"
+        f"{likely}, which give different boxes. Name the framework: {command} --flavour {name} (in Python: "
+        f"flavour={name!r})"
     )
 
 
