@@ -37,11 +37,8 @@ DEFAULT_OPSET = 17  # The newest opset that every TensorRT from 8.5 on reads.
 _PUBLISHED = ARCHITECTURES[:2]
 # The weights file of torchvision's v1 model, which was trained with a batch norm epsilon of 0.
 _PUBLISHED_V1 = "retinanet_resnet50_fpn_coco-eeacb38b"
-_WRAPPERS = (
-    "model",
-    "state_dict",
-    "model_state_dict",
-)  # Keys under which training scripts save the weights in a checkpoint.
+# Keys under which training scripts save the weights in a checkpoint.
+_WRAPPERS = ("model", "state_dict", "model_state_dict")
 _LAST_LAYERS = ("classification_head.cls_logits", "regression_head.bbox_reg")
 _TRACED_SIDES = (128, 160)
 # Largest difference between PyTorch and ONNX Runtime, in standard deviations of a head output: two convolution
@@ -142,9 +139,11 @@ def export_torchvision(
     are dynamic. The ONNX file is compared with the model in ONNX Runtime before anything is written.
 
     Example:
+        ```py
         model = torchvision.models.detection.retinanet_resnet50_fpn(num_classes=3)
         model.load_state_dict(torch.load("mine.pth"))
         export_torchvision(model, "mine.onnx", labels=["__background__", "bolt", "nut"])
+        ```
 
     Args:
         model: A torchvision.models.detection.RetinaNet, with your weights. It is not changed.

@@ -50,8 +50,10 @@ def flavour_spec(flavour: str, *, labels: Sequence[str] | None = None, name: str
     """Builds the spec of a framework's RetinaNet with its default configuration.
 
     Example:
+        ```py
         spec = flavour_spec("detectron2", labels=["bolt", "nut"])
         spec = spec.replace(score_threshold=0.3)
+        ```
 
     Args:
         flavour: One of `list_flavours()`.

@@ -49,8 +49,10 @@ def import_onnx(
     with the original graph before anything is written; either both files are written, or none.
 
     Example:
+        ```py
         report = import_onnx("theirs.onnx", "model.onnx", flavour="mmdet", labels=["bolt", "nut"])
         print(report)
+        ```
 
     Args:
         path: The ONNX file as the framework exported it. Opset 11 to 25; weights may be in external files.
