@@ -28,14 +28,14 @@ LABELS = ("background", "bolt", "nut")
 
 
 def fresh(architecture: str, classes: int = len(LABELS), seed: int = 1) -> Any:
-    """A model with random weights that finds a lot."""
+    """A model with random weights that finds many boxes."""
     from retinasdk.convert.export_torch import _build
 
     torch.manual_seed(seed)
     model = _build(detection, architecture, classes).eval()
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):  # so that their numbers count
+            if isinstance(module, torch.nn.BatchNorm2d):  # So that the batch norms change values.
                 module.running_mean.normal_(0, 0.05)
                 module.running_var.uniform_(0.8, 1.2)
     spread_heads(model, torch.randn(1, 3, 256, 320), bias=-3.5)
@@ -53,13 +53,13 @@ def assert_same(model: Any, onnx_file: Path, picture: Any) -> None:
     assert len(theirs.scores) > 20
     with Detector(onnx_file) as detector:
         ours = detector(picture)
-    # Another engine's convolutions: scores this close may change places.
+    # Convolutions of another library: boxes with nearly equal scores may swap places.
     assert_same_detections(Listed(ours.xyxy, ours.scores, ours.class_ids), theirs, tie=2e-5)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_architectures(architecture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A checkpoint in, the command's file out: the boxes are torchvision's."""
+    """The command exports a checkpoint, and the boxes are those of torchvision."""
     model = fresh(architecture)
     checkpoint, out = tmp_path / "mine.pth", tmp_path / "mine.onnx"
     torch.save(model.state_dict(), checkpoint)
@@ -76,7 +76,7 @@ def test_architectures(architecture: str, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_rules_of_its_own(tmp_path: Path) -> None:
-    """Anchors, thresholds, sizes and normalisation of the model at hand go into the spec."""
+    """Anchors, thresholds, sizes and normalization of the model are written to the spec."""
     anchors = detection.anchor_utils.AnchorGenerator(
         sizes=((20, 28), (40, 56), (80, 112), (160, 224), (320, 448)), aspect_ratios=((0.5, 1.0),) * 5
     )
@@ -118,7 +118,7 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
-# -- checkpoints as people save them -----------------------------------------------------------------------------------
+# -- kinds of checkpoints ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_wrong_labels_and_models(small: Any, tmp_path: Path) -> None:
 
 
 def test_a_wrong_graph_is_not_written(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exporter that changes the numbers is found out before anything is written."""
+    """An export with other values is detected before anything is written."""
     from retinasdk.convert import export_torch as exporting
 
     trace = exporting._trace
@@ -257,7 +257,7 @@ class Head(torch.nn.Module):
 
 
 class LikeDetectron2(torch.nn.Module):
-    """The parts of a detectron2 RetinaNet that the example asks for, around torchvision's layers."""
+    """The parts of a detectron2 RetinaNet that the example uses, with the layers of torchvision."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -266,7 +266,7 @@ class LikeDetectron2(torch.nn.Module):
 
 
 class LikeMmdet(torch.nn.Module):
-    """The same of an mmdetection one."""
+    """The parts of an mmdetection RetinaNet that the example uses, with the layers of torchvision."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -278,7 +278,7 @@ class LikeMmdet(torch.nn.Module):
 
 @pytest.mark.parametrize(("flavour", "like"), [("detectron2", LikeDetectron2), ("mmdet", LikeMmdet)])
 def test_other_frameworks(small: Any, flavour: str, like: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example's wrappers, around models of the same shape: those frameworks themselves are not here."""
+    """Runs the wrappers of the example on models of the same shape; the frameworks themselves are not installed."""
     example = runpy.run_path(str(EXAMPLES / "export_other_frameworks.py"))
     wrapper = {"detectron2": "Detectron2Heads", "mmdet": "MmdetHeads"}[flavour]
     example["LOADERS"][flavour] = lambda config, weights: example[wrapper](like(small))

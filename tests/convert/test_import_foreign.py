@@ -118,7 +118,7 @@ def test_evidence_decides(make: Callable[[], other.Graphs], flavour: str, tmp_pa
     assert report.spec.box_coder == flavour_spec(flavour).box_coder
     assert_same_heads(model, network, noise())
     assert any("bit by bit" in text for text in report.checks)
-    # Random weights see pixels of 0 to 255 as enormous, and put every box outside the picture.
+    # With pixels of 0 to 255, random weights give huge values and put every box outside the picture.
     tame = flavour_spec("torchvision").normalise
     small = report.spec.replace(resize=Resize("shortest", (128, 224)), normalise=tame)
     with Detector(tmp_path / "heads.onnx", spec=small) as detector:
@@ -262,11 +262,11 @@ def test_normalisation_in_the_graph_goes_into_the_spec(options: dict[str, Any], 
     spec = report.spec
     assert spec.normalise.mean == pytest.approx(MEAN, rel=1e-5)
     assert spec.normalise.std == pytest.approx(STD, rel=1e-5)
-    assert spec.normalise.channels == "BGR"  # less in the first channel than in the last
+    assert spec.normalise.channels == "BGR"  # The mean is lower in the first channel than in the last.
     assert any("differ by up to" in text for text in report.checks)
 
     picture = scene(4, 96, 160)
-    given = picture if options.get("swaps") else picture[..., ::-1]  # the graph gets what it calls its own order
+    given = picture if options.get("swaps") else picture[..., ::-1]  # The graph takes its own channel order.
     values = given[None] if options.get("as_bytes") else given.transpose(2, 0, 1)[None].astype(np.float32)
     if options.get("unit") and not options.get("as_bytes"):
         values = values / np.float32(255)

@@ -266,7 +266,7 @@ def test_the_old_spec_stays_if_the_model_cannot_be_written(tmp_path: Path) -> No
     onnx.save(torchvision_graph()[0], str(tmp_path / "foreign.onnx"))
     (tmp_path / "heads.json").write_text("before")
     (tmp_path / "heads.onnx").mkdir()
-    with pytest.raises(OSError):  # noqa: PT011 - its words are the system's
+    with pytest.raises(OSError):  # noqa: PT011 - the text comes from the operating system
         import_onnx(tmp_path / "foreign.onnx", tmp_path / "heads.onnx")
     assert (tmp_path / "heads.json").read_text() == "before"
 
