@@ -86,6 +86,18 @@ def test_thresholds_in_the_graph_are_kept(tmp_path: Path) -> None:
     assert any("score_threshold 0.125 was read from the graph" in note for note in report.notes)
 
 
+def test_limits_in_the_graph_are_kept(tmp_path: Path) -> None:
+    whole, _ = torchvision_graph(top_k=40, nms_iou=0.375, max_detections=10)
+    report, _ = imported(whole, tmp_path, labels=["a", "b", "c"])
+    assert (report.spec.top_k, report.spec.nms_iou_threshold, report.spec.max_detections) == (40, 0.375, 10)
+    picture = scene(7, 90, 120)
+    boxes, scores, labels = run(whole, {"image": picture.transpose(2, 0, 1).astype(np.float32) / 255})
+    assert len(scores) == 10
+    with Detector(tmp_path / "heads.onnx") as detector:
+        ours = detector(picture)
+    assert_same_detections(Listed(ours.xyxy, ours.scores, ours.class_ids), Listed(boxes, scores, labels), tie=1e-5)
+
+
 def test_anchors_in_the_graph_are_kept(tmp_path: Path) -> None:
     whole, _ = torchvision_graph()
     for tensor in whole.graph.initializer:

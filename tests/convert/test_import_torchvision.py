@@ -28,12 +28,14 @@ def as_tensor(picture: Any) -> Any:
     return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
 
 
-def fresh_model(version: str) -> Any:
+def fresh_model(version: str, **settings: Any) -> Any:
     """A torchvision model with random weights that gives some thousand candidates in an image."""
     build = {"v1": detection.retinanet_resnet50_fpn, "v2": detection.retinanet_resnet50_fpn_v2}[version]
     torch.manual_seed(20)
     # A sixth of the work of the default sizes. The graph contains these sizes.
-    model = build(weights=None, weights_backbone=None, num_classes=CLASSES, min_size=320, max_size=533).eval()
+    model = build(
+        weights=None, weights_backbone=None, num_classes=CLASSES, min_size=320, max_size=533, **settings
+    ).eval()
     seen: dict[str, list[Any]] = {"cls_logits": [], "bbox_reg": []}
     lasts = {"cls_logits": model.head.classification_head.cls_logits, "bbox_reg": model.head.regression_head.bbox_reg}
     hooks = [
@@ -89,6 +91,27 @@ def test_detections_are_torchvisions_own(version: str, opset: int, dynamic: bool
             ours = detector(picture)
             # Convolutions of another library: boxes with nearly equal scores may swap places.
             assert_same_detections(Listed(ours.xyxy, ours.scores, ours.class_ids), theirs, tie=1e-5)
+
+
+SETTINGS = {"topk_candidates": 200, "detections_per_img": 50, "nms_thresh": 0.4, "score_thresh": 0.02}
+
+
+@pytest.mark.parametrize("opset", [11, 14, 17])
+@pytest.mark.parametrize("dynamic", [False, True], ids=["fixed", "dynamic"])
+def test_settings_of_the_export_are_read(opset: int, dynamic: bool, tmp_path: Path) -> None:
+    model = fresh_model("v1", **SETTINGS)
+    export(model, tmp_path / "whole.onnx", opset, dynamic=dynamic)
+    spec = import_onnx(tmp_path / "whole.onnx", tmp_path / "heads.onnx", labels=list("abcde")).spec
+    assert (spec.top_k, spec.max_detections) == (200, 50)
+    assert (spec.nms_iou_threshold, spec.score_threshold) == (0.4, 0.02)
+    picture = scene(1, 427, 640)
+    with torch.inference_mode():
+        (item,) = model([as_tensor(picture)])
+    theirs = Listed(*(item[key].numpy() for key in ("boxes", "scores", "labels")))
+    assert len(theirs.scores) == 50
+    with Detector(tmp_path / "heads.onnx") as detector:
+        ours = detector(picture)
+    assert_same_detections(Listed(ours.xyxy, ours.scores, ours.class_ids), theirs, tie=1e-5)
 
 
 class Heads(torch.nn.Module):

@@ -11,6 +11,7 @@ import numpy as np
 from retinasdk.convert.flavours.preset import BaseAnchors
 from retinasdk.convert.importing.graph import GraphView, inner_nodes
 from retinasdk.convert.importing.heads import HeadPair
+from retinasdk.errors import ModelError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -19,6 +20,10 @@ _CLAMP = float(np.log(1000 / 16))
 # Operators between raw deltas and exp that change no value, or only the box center.
 _PASSED = frozenset({"Slice", "Split", "Reshape", "Squeeze", "Unsqueeze", "Gather", "Identity", "Cast", "Concat"})
 _PASSED |= {"Transpose", "Flatten", "Add"}
+# Operators between a constant count, such as 1000, and the input of TopK or Slice that takes it. Each gives its result's
+# upper bound: min(1000, n), or "1000 if 1000 < n else n".
+_COUNTED = frozenset({"Min", "ReduceMin", "Concat", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Where"})
+_MAX_COUNT = 1 << 20  # Above this a count is written to mean "no limit".
 
 
 @dataclass(frozen=True)
@@ -44,38 +49,144 @@ class GraphPostprocessing:
         base_anchors: Boxes xyxy in pixels around cell (0, 0), one entry for each level.
         score_threshold: Minimum score of a candidate, 0 to 1.
         nms_iou_threshold: IoU above which NMS removes a box, 0 to 1.
+        top_k: Maximum number of candidates of each level.
+        max_detections: Maximum number of detections in an image.
+        max_per_class: Maximum number of detections of each class; None also where that is as many as NMS can find.
         size_decoding: What happens to dw and dh before exp.
+        has_nms: Whether NMS follows the heads.
     """
 
     base_anchors: tuple[BaseAnchors, ...] | None
     score_threshold: float | None
     nms_iou_threshold: float | None
+    top_k: int | None
+    max_detections: int | None
+    max_per_class: int | None
     size_decoding: SizeDecoding
+    has_nms: bool
 
 
 def read_postprocessing(view: GraphView, heads: HeadPair) -> GraphPostprocessing:
-    """Reads the constants of the post-processing that follows the heads in the graph."""
+    """Reads the constants of the post-processing that follows the heads in the graph.
+
+    Raises:
+        ModelError: The graph contains several different score thresholds or NMS thresholds.
+    """
     after_logits = view.descendants(heads.logits.tensor_names)
+    suppressing = [index for index in sorted(after_logits) if _is_nms(view, index)]
+    after_nms = view.descendants([name for index in suppressing for name in view.nodes[index].output])
+    thresholds, ious, per_class = _read_thresholds(view, after_logits)
+    return GraphPostprocessing(
+        base_anchors=_read_base_anchors(view, heads),
+        score_threshold=_only(thresholds, "score thresholds"),
+        nms_iou_threshold=_only(ious, "NMS thresholds"),
+        top_k=_read_top_k(view, heads, after_logits - after_nms),
+        max_detections=_read_max_detections(view, after_nms),
+        max_per_class=max((count for count in per_class if count < _MAX_COUNT), default=None),
+        size_decoding=_read_size_decoding(view, view.descendants(heads.deltas.tensor_names)),
+        has_nms=bool(suppressing),
+    )
+
+
+def _is_nms(view: GraphView, index: int) -> bool:
+    """Whether a node is NMS: the standard operator, also inside a branch or a loop, or a plugin named like it."""
+    node = view.nodes[index]
+    return any("NMS" in item.op_type or "NonMaxSuppression" in item.op_type for item in (node, *inner_nodes(node)))
+
+
+def _read_thresholds(view: GraphView, after_logits: Collection[int]) -> tuple[set[float], set[float], set[int]]:
+    """Returns the score thresholds, the IoU thresholds and the limits per class that the graph contains."""
     thresholds: set[float] = set()
     ious: set[float] = set()
+    per_class: set[int] = set()
     for node in (item for index in after_logits for item in (view.nodes[index], *inner_nodes(view.nodes[index]))):
         if node.op_type in ("Greater", "GreaterOrEqual") and view.constant(node.input[0]) is None:
             thresholds |= _scalar(view, node.input[1])
+        elif node.op_type in ("Less", "LessOrEqual") and view.constant(node.input[1]) is None:
+            thresholds |= _scalar(view, node.input[0])
         elif node.op_type == "NonMaxSuppression":
-            ious |= _scalar(view, node.input[3]) if len(node.input) > 3 else set()
-            thresholds |= {value for value in (_scalar(view, node.input[4]) if len(node.input) > 4 else ()) if value}
-    thresholds = {value for value in thresholds if 0 < value < 1}
-    return GraphPostprocessing(
-        base_anchors=_read_base_anchors(view, heads),
-        score_threshold=thresholds.pop() if len(thresholds) == 1 else None,
-        nms_iou_threshold=ious.pop() if len(ious) == 1 else None,
-        size_decoding=_read_size_decoding(view, view.descendants(heads.deltas.tensor_names)),
-    )
+            given = [*node.input, "", "", ""]
+            per_class |= {int(value) for value in _scalar(view, given[2])}
+            ious |= _scalar(view, given[3])
+            thresholds |= _scalar(view, given[4])
+        elif "NMS" in node.op_type:
+            values = {item.name: item.f for item in node.attribute}
+            thresholds |= {_rounded(values[name]) for name in ("score_threshold",) if name in values}
+            ious |= {_rounded(values[name]) for name in ("iou_threshold",) if name in values}
+    return {value for value in thresholds if 0 < value < 1}, ious, per_class
+
+
+def _only(values: Collection[float], what: str) -> float | None:
+    if len(values) > 1:
+        listed = ", ".join(f"{value:g}" for value in sorted(values))
+        raise ModelError(f"the graph contains several {what} ({listed})")
+    return next(iter(values), None)
+
+
+def _rounded(value: float) -> float:
+    """Rounds away the digits that float32 adds."""
+    return float(f"{value:.7g}")
+
+
+def _read_top_k(view: GraphView, heads: HeadPair, before_nms: Collection[int]) -> int | None:
+    """Returns the largest constant count of the TopK nodes that choose candidates of one level.
+
+    A graph of a fixed size has smaller counts on levels that have fewer anchors, so the largest is the limit. A TopK
+    after another one chooses among the candidates of all levels, which is another rule.
+    """
+    all_nodes = [index for index in before_nms if view.nodes[index].op_type == "TopK"]
+    later = view.descendants([name for index in all_nodes for name in view.nodes[index].output])
+    first = [index for index in all_nodes if index not in later]
+    levels = {view.producer[name] for name in heads.logits.tensor_names}
+    if len(first) == 1 and len(view.ancestors(view.nodes[first[0]].input[:1]) & levels) > 1:
+        return None
+    return max((count for index in first for count in _counts(view, view.nodes[index].input[1])), default=None)
+
+
+def _read_max_detections(view: GraphView, after_nms: Collection[int]) -> int | None:
+    """Returns the smallest constant count of the Slice and TopK nodes that shorten the list of detections."""
+    found = []
+    for index in after_nms:
+        node = view.nodes[index]
+        if node.op_type == "TopK":
+            found += _counts(view, node.input[1])
+        elif node.op_type == "Slice" and len(node.input) > 2 and _is_slice_of_rows(view, node):
+            found += _counts(view, node.input[2])
+    return min(found, default=None)
+
+
+def _is_slice_of_rows(view: GraphView, node: Any) -> bool:
+    """Whether a Slice keeps the first entries of a list, and not some columns of a table."""
+    start = view.constant(node.input[1])
+    axes = view.constant(node.input[3]) if len(node.input) > 3 and node.input[3] else np.zeros(1)
+    steps = view.constant(node.input[4]) if len(node.input) > 4 and node.input[4] else np.ones(1)
+    if start is None or axes is None or steps is None or start.any() or axes.size != 1 or (steps != 1).any():
+        return False
+    shape, axis = view.shape(node.input[0]), int(axes.reshape(-1)[0])
+    return axis == 0 if shape is None else len(shape) == 1 or axis % len(shape) == len(shape) - 2
+
+
+def _counts(view: GraphView, tensor: str) -> list[int]:
+    """Returns the smallest constant integer that bounds a count, as a list of one; an empty list if there is none."""
+    found: list[int] = []
+    pending = [tensor]
+    while pending:
+        name = pending.pop()
+        values = view.constant(name)
+        if values is not None:
+            found += [int(value) for value in values.reshape(-1) if values.dtype.kind in "iu" and value > 0]
+        elif name in view.producer:
+            node = view.nodes[view.producer[name]]
+            if node.op_type in _COUNTED:
+                skipped = node.op_type in ("Unsqueeze", "Squeeze", "Reshape", "ReduceMin")
+                pending += node.input[1:] if node.op_type == "Where" else node.input[:1] if skipped else node.input
+    bound = min(found, default=_MAX_COUNT)
+    return [bound] if bound < _MAX_COUNT else []
 
 
 def _scalar(view: GraphView, name: str) -> set[float]:
     value = view.constant(name) if name else None
-    return {float(f"{float(value.reshape(-1)[0]):.7g}")} if value is not None and value.size == 1 else set()
+    return {_rounded(float(value.reshape(-1)[0]))} if value is not None and value.size == 1 else set()
 
 
 def _read_base_anchors(view: GraphView, heads: HeadPair) -> tuple[BaseAnchors, ...] | None:

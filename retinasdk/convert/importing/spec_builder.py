@@ -76,6 +76,8 @@ def build_spec(
     for field, value in (
         ("score_threshold", postprocessing.score_threshold),
         ("nms_iou_threshold", postprocessing.nms_iou_threshold),
+        ("top_k", postprocessing.top_k),
+        ("max_detections", postprocessing.max_detections),
     ):
         if value is not None and not math.isclose(value, getattr(spec, field), rel_tol=1e-5):
             changes[field] = value

@@ -25,7 +25,14 @@ CORNERS = (
 
 
 def torchvision_graph(
-    classes: int = 3, *, opset: int = 17, score_threshold: float = 0.05, with_anchors: bool = True
+    classes: int = 3,
+    *,
+    opset: int = 17,
+    score_threshold: float = 0.05,
+    top_k: int = 1000,
+    nms_iou: float = 0.5,
+    max_detections: int = 300,
+    with_anchors: bool = True,
 ) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     """Returns the whole graph and the network inside it. with_anchors=False replaces the base anchors by squares."""
     w = Wrapped(classes, deltas_gain=0.05)
@@ -44,10 +51,12 @@ def torchvision_graph(
         if not with_anchors:
             corners = corners * 0 + np.float32(8 * 2**level)
         anchors = _anchors(w, corners, grid, w.op("Div", padded_sides, grid))
-        found = _decode_level(w, flat(w, logits, classes), flat(w, deltas, 4), anchors, score_threshold, resized_sides)
+        limits = (score_threshold, top_k)
+        found = _decode_level(w, flat(w, logits, classes), flat(w, deltas, 4), anchors, limits, resized_sides)
         for part, values in zip((boxes, scores, labels), found, strict=True):
             part.append(values)
-    outputs = _suppress(w, *(w.op("Concat", *part, axis=0) for part in (boxes, scores, labels)))
+    joined = [w.op("Concat", *part, axis=0) for part in (boxes, scores, labels)]
+    outputs = _suppress(w, *joined, nms_iou, max_detections)
     ratio = w.op("Div", w.op("Cast", sides, to=TensorProto.FLOAT), w.op("Cast", resized_sides, to=TensorProto.FLOAT))
     ratio = w.op("Gather", ratio, w.constant([1, 0, 1, 0]), axis=0)
     made = [w.op("Mul", outputs[0], ratio), *outputs[1:]]
@@ -100,12 +109,13 @@ def _anchors(w: Wrapped, corners: np.ndarray, grid: str, stride: str) -> str:  #
 
 
 def _decode_level(
-    w: Wrapped, logits: str, deltas: str, anchors: str, threshold: float, limits: str
+    w: Wrapped, logits: str, deltas: str, anchors: str, limits: tuple[float, int], sides: str
 ) -> tuple[str, str, str]:
+    threshold, top_k = limits
     scores = w.op("Reshape", w.op("Sigmoid", logits), w.constant([-1]))
     candidates = w.op("Reshape", w.op("NonZero", w.op("Greater", scores, w.constant(threshold))), w.constant([-1]))
     scores = w.op("Gather", scores, candidates)
-    wanted = w.op("Min", w.op("Shape", scores), w.constant([1000]))
+    wanted = w.op("Min", w.op("Shape", scores), w.constant([top_k]))
     best = w.op("TopK", scores, wanted, outputs=2)
     chosen = w.op("Gather", candidates, best.removesuffix("_0") + "_1")
     place = w.op("Div", chosen, w.constant(w.classes))
@@ -113,7 +123,7 @@ def _decode_level(
     anchor = w.op("Gather", anchors, place)
     delta = w.op("Gather", w.op("Squeeze", deltas, w.constant([0])), place)
     boxes = _decode(w, anchor, delta)
-    size = w.op("Cast", w.op("Gather", limits, w.constant([1, 0, 1, 0])), to=TensorProto.FLOAT)
+    size = w.op("Cast", w.op("Gather", sides, w.constant([1, 0, 1, 0])), to=TensorProto.FLOAT)
     return w.op("Min", w.op("Max", boxes, w.constant(0.0)), size), best, label
 
 
@@ -132,7 +142,7 @@ def _decode(w: Wrapped, anchors: str, deltas: str) -> str:
     return w.op("Concat", w.op("Sub", centres, halves), w.op("Add", centres, halves), axis=1)
 
 
-def _suppress(w: Wrapped, boxes: str, scores: str, labels: str) -> list[str]:
+def _suppress(w: Wrapped, boxes: str, scores: str, labels: str, nms_iou: float, most: int) -> list[str]:
     """One NMS for all classes: boxes of each class are shifted apart from those of the others."""
     largest = w.op("Add", w.op("ReduceMax", boxes, keepdims=0), w.constant(1.0))
     offsets = w.op("Mul", w.op("Cast", labels, to=TensorProto.FLOAT), largest)
@@ -142,8 +152,8 @@ def _suppress(w: Wrapped, boxes: str, scores: str, labels: str) -> list[str]:
         w.op("Unsqueeze", apart, w.constant([0])),
         w.op("Unsqueeze", scores, w.constant([0, 1])),
         w.constant([1 << 30]),
-        w.constant([0.5]),
+        w.constant([nms_iou]),
     )
     kept = w.op("Reshape", _columns(w, kept, 2, 3), w.constant([-1]))
-    kept = w.op("Slice", kept, w.constant([0]), w.constant([300]))
+    kept = w.op("Slice", kept, w.constant([0]), w.constant([most]))
     return [w.op("Gather", values, kept, axis=0) for values in (boxes, scores, labels)]
