@@ -84,7 +84,7 @@ def test_strides(flavour: str) -> None:
         ("mlperf", BoxCoder(clamp_max=LN_1000_16), ("resized", "edge"), "never", 300),
         ("detectron2", BoxCoder(clamp_max=LN_1000_16), ("original", "edge"), "after_nms", 100),
         ("mmdet", BoxCoder(clamp_max=LN_1000_16, clamp_min=-LN_1000_16), ("resized", "edge"), "before_nms", 100),
-        ("mmdeploy", BoxCoder(clamp_max=LN_1000_16, clamp_min=-LN_1000_16), ("resized", "edge"), "before_nms", 100),
+        ("mmdeploy", BoxCoder(clamp_max=LN_1000_16, clamp_min=-LN_1000_16), ("padded", "edge"), "never", 100),
         ("odtk", BoxCoder(clamp_max=None), ("padded", "last_pixel"), "never", 100),
         (
             "keras-retinanet",

@@ -83,7 +83,7 @@ def test_torchvisions_whole_graph_gives_the_same_detections(opset: int, tmp_path
 def test_thresholds_in_the_graph_are_kept(tmp_path: Path) -> None:
     report, _ = imported(torchvision_graph(score_threshold=0.125)[0], tmp_path)
     assert report.spec.score_threshold == 0.125
-    assert any("score_threshold 0.125 was read from the graph" in note for note in report.notes)
+    assert "score_threshold 0.125 (usual: 0.05 for torchvision)" in report.texts("read")
 
 
 def test_limits_in_the_graph_are_kept(tmp_path: Path) -> None:
@@ -107,7 +107,8 @@ def test_anchors_in_the_graph_are_kept(tmp_path: Path) -> None:
     report, _ = imported(whole, tmp_path, flavour="torchvision")
     assert report.spec.levels[0].base_anchors[0] == (-11.5, -5.5, 11.5, 5.5)
     assert report.spec.levels[4].base_anchors[6] == (-90.5, -181, 90.5, 181)
-    assert any("base anchors were read from the graph" in note for note in report.notes)
+    assert any("the base anchors, which are not the usual ones" in text for text in report.texts("read"))
+    assert "the strides are input side // number of cells" in report.texts("read")
 
 
 # -- others ------------------------------------------------------------------------------------------------------------
@@ -115,9 +116,24 @@ def test_anchors_in_the_graph_are_kept(tmp_path: Path) -> None:
 AUTO: dict[str, tuple[Callable[[], other.Graphs], str]] = {
     "detectron2": (lambda: other.decoded(5, "size", bounds=(None, other.LN_1000_16)), "detectron2"),
     "mmdet": (lambda: other.decoded(5, "ratio", bounds=(-other.LN_1000_16, other.LN_1000_16)), "mmdet"),
-    "odtk": (lambda: other.odtk(5), "odtk"),
-    "keras": (lambda: other.keras(5), "keras-retinanet"),
 }
+
+
+@pytest.mark.parametrize(
+    ("make", "flavour"), [(lambda: other.odtk(5), "odtk"), (lambda: other.keras(5), "keras-retinanet")]
+)
+def test_usual_anchors_of_a_named_framework_are_an_assumption(
+    make: Callable[[], other.Graphs], flavour: str, tmp_path: Path
+) -> None:
+    foreign, network = make()
+    report, model = imported(foreign, tmp_path, flavour=flavour)
+    assert report.spec.levels == flavour_spec(flavour).levels
+    assert report.spec.box_coder == flavour_spec(flavour).box_coder
+    assert_same_heads(model, network, noise())
+    text = f"the base anchors, the usual ones of {flavour}; the graph contains none"
+    assert text in report.texts("assumed")
+    assert f"assumed: {text}" in str(report)
+    assert text in report.spec.source["assumed"]
 
 
 @pytest.mark.parametrize(("make", "flavour"), AUTO.values(), ids=AUTO.keys())
@@ -137,23 +153,30 @@ def test_evidence_decides(make: Callable[[], other.Graphs], flavour: str, tmp_pa
         assert len(detector(scene(1, 100, 140))) > 0
 
 
-def test_deltas_scaled_in_the_graph_are_noted(tmp_path: Path) -> None:
+def test_deltas_scaled_in_the_graph_need_the_weights(tmp_path: Path) -> None:
     usual, scaled = (
-        imported(other.decoded(5, "size", bounds=(None, other.LN_1000_16), factor=factor)[0], tmp_path)[0]
-        for factor in (1.0, 0.2)
+        other.decoded(5, "size", bounds=(None, other.LN_1000_16), factor=factor)[0] for factor in (1.0, 0.2)
     )
-    assert not [note for note in usual.notes if "dw and dh" in note]
-    assert any("multiplies dw and dh by 0.2 before exp, but detectron2 by 1" in note for note in scaled.notes)
+    assert "dw and dh are multiplied by 1 before exp" in imported(usual, tmp_path)[0].texts("read")
+    with pytest.raises(ModelError, match=r"dw and dh by 0.2 before exp, but detectron2 by 1.* --box-weights X,Y,5,5 "):
+        imported(scaled, tmp_path)
+    report, _ = imported(scaled, tmp_path, box_weights=(10, 10, 5, 5))
+    assert report.spec.box_coder.weights == (10, 10, 5, 5)
 
 
 def test_mmdeploys_fixed_size_with_a_plugin_behind(tmp_path: Path) -> None:
     foreign, network = other.mmdeploy(3, (96, 160))
-    report, model = imported(foreign, tmp_path)
+    with pytest.raises(
+        ModelError, match=r"contains no anchors\. It follows the rules of mmdeploy\. .*--flavour mmdeploy "
+    ):
+        imported(foreign, tmp_path)
+    report, model = imported(foreign, tmp_path, flavour="mmdeploy")
     assert report.spec.flavour == "mmdeploy"
+    assert (report.spec.clip, report.spec.drop_empty) == ("padded", "never")
     assert report.input_dimensions == (1, 96, 160)
     assert report.spec.resize == Resize("squash", (96, 160), "half_up")
     assert report.removed_operators["TRTBatchedNMS"] == 1
-    assert any("accepts only 96 x 160" in note for note in report.notes)
+    assert any("accepts only that size and mmdeploy does so" in text for text in report.texts("concluded"))
     assert_same_heads(model, network, noise(batch=1))
     with Detector(tmp_path / "heads.onnx") as detector:
         assert len(detector(scene(1, 100, 140))) > 0
@@ -190,7 +213,7 @@ def test_raw_heads_need_a_flavour(classes: int, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("heads.*"))
     report, model = imported(foreign, tmp_path, flavour="torchvision")
     assert (report.anchors, report.classes) == (9, classes)
-    assert any("is assumed to be anchor by anchor" in note for note in report.notes)
+    assert any("the channel order of the" in text for text in report.texts("assumed"))
     assert [(level.name, level.stride) for level in report.levels] == [(f"p{n}", 2**n) for n in LEVELS]
     assert_same_heads(model, network, noise())
 
@@ -241,7 +264,7 @@ def test_ways_to_write_the_same_network(make: Callable[[], other.Graphs], tmp_pa
 
 def test_reshapes_that_take_sizes_from_the_input_show_the_channel_order(tmp_path: Path) -> None:
     report, _ = imported(other.sized_by_the_input()[0], tmp_path, flavour="detectron2")
-    assert not [note for note in report.notes if "assumed" in note]
+    assert "the order of the channels of both heads" in report.texts("read")
 
 
 def test_mlperf_is_torchvision_with_264_classes(tmp_path: Path) -> None:
@@ -312,7 +335,7 @@ def test_usual_numbers_stay_the_usual_ones(tmp_path: Path) -> None:
 
 
 def test_both_files_carry_the_spec(tmp_path: Path) -> None:
-    report, model = imported(other.odtk(3)[0], tmp_path, labels=["x", "y", "z"], name="bolts")
+    report, model = imported(other.odtk(3)[0], tmp_path, flavour="odtk", labels=["x", "y", "z"], name="bolts")
     beside = ModelSpec.load(tmp_path / "heads.json")
     inside = {item.key: item.value for item in model.metadata_props}[METADATA_KEY]
     assert beside == report.spec == ModelSpec.from_json(inside)
@@ -333,9 +356,12 @@ def test_the_report_can_be_read(tmp_path: Path) -> None:
         "1 NonMaxSuppression",
         "5 TopK",
         "rules: torchvision",
-        "because the graph clamps dw and dh to at most 4.1352 before exp",
+        "concluded: the rules of torchvision: the graph normalizes with mean",
+        "; the graph clamps dw and dh to at most 4.1352 before exp",
+        "read: top_k 1000 (as usual for torchvision)",
+        "read: the resize rule shortest 128 x 224",
         "bit by bit",
-        "note: the 3 classes have no names",
+        "assumed: the 3 classes have no names",
     ):
         assert part in text
 

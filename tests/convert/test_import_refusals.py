@@ -149,7 +149,7 @@ def change_location(path: Path, location: str) -> None:
 
 def test_weights_in_a_file_beside_are_taken_in(tmp_path: Path) -> None:
     save_external(tmp_path)
-    import_onnx(tmp_path / "foreign.onnx", tmp_path / "heads.onnx")
+    import_onnx(tmp_path / "foreign.onnx", tmp_path / "heads.onnx", flavour="odtk")
     (tmp_path / "weights.bin").unlink()
     model = onnx.load(str(tmp_path / "heads.onnx"))
     network = other.odtk()[1]
@@ -213,7 +213,7 @@ def test_names_suggest_a_framework(tmp_path: Path) -> None:
     foreign, _ = other.raw_heads(3)
     foreign.graph.node[0].name = "retina_cls.Conv"
     onnx.save(foreign, str(tmp_path / "foreign.onnx"))
-    message = r"\(its names suggest mmdeploy or mmdet\).* import .*foreign.onnx -o .*heads.onnx --flavour mmdet "
+    message = r"\(its names suggest mmdet\).* import .*foreign.onnx -o .*heads.onnx --flavour mmdet "
     assert_refused(tmp_path, message, flavour="auto")
 
 
@@ -242,7 +242,7 @@ def test_anchors_of_another_shape(tmp_path: Path) -> None:
 
 def test_what_is_imported_already(tmp_path: Path) -> None:
     onnx.save(other.odtk(3)[0], str(tmp_path / "first.onnx"))
-    import_onnx(tmp_path / "first.onnx", tmp_path / "foreign.onnx")
+    import_onnx(tmp_path / "first.onnx", tmp_path / "foreign.onnx", flavour="odtk")
     (tmp_path / "foreign.json").unlink()
     assert_refused(
         tmp_path, "already contains a retinasdk model spec, so it can be used without an import", flavour="auto"
@@ -258,7 +258,7 @@ def test_output_has_to_be_onnx(tmp_path: Path) -> None:
 def test_a_folder_that_is_not_there_leaves_nothing(tmp_path: Path) -> None:
     onnx.save(other.odtk(3)[0], str(tmp_path / "foreign.onnx"))
     with pytest.raises(OSError, match="No such file"):
-        import_onnx(tmp_path / "foreign.onnx", tmp_path / "nowhere" / "heads.onnx")
+        import_onnx(tmp_path / "foreign.onnx", tmp_path / "nowhere" / "heads.onnx", flavour="odtk")
     assert [path.name for path in tmp_path.iterdir()] == ["foreign.onnx"]
 
 

@@ -13,7 +13,7 @@ BaseAnchors = tuple[tuple[float, float, float, float], ...]
 
 FIRST_LEVEL = 3  # P3, the level of stride 8.
 ANCHORS_PER_CELL = 9  # In every framework here.
-_OCTAVE_STEPS = 3  # The sizes of a level are its base size times 2^(0/3), 2^(1/3) and 2^(2/3).
+OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
 _LABELS = {"coco80": COCO_80, "coco91": COCO_91}
 
 
@@ -22,13 +22,14 @@ class AnchorRule:
     """How a framework computes its base anchors.
 
     Attributes:
-        sizes: Base size of each level, in pixels of the network input. A level has three sizes: this one times 1,
-            2^(1/3) and 2^(2/3). A size is the square root of an anchor's area.
+        sizes: Base size of each level, in pixels of the network input. The sizes of a level are this one times each of
+            `scales`. A size is the square root of an anchor's area.
         ratios: Height / width of the anchors.
         order: Which varies slowest in the list of nine anchors: "ratio" (torchvision, MLPerf, mmdetection, mmdeploy,
             keras-retinanet) or "size" (detectron2, ODTK).
         whole_pixels: Whether sizes are truncated to integers and half sides rounded half to even (torchvision, MLPerf).
         centre: Center of the anchors of cell (0, 0), in strides: 0.0, or 0.5 (ODTK, keras-retinanet).
+        scales: Factors of the base size.
     """
 
     sizes: tuple[float, ...]
@@ -36,22 +37,29 @@ class AnchorRule:
     order: str
     whole_pixels: bool
     centre: float
+    scales: tuple[float, ...] = OCTAVES
 
-    def base_anchors(self, level: int) -> BaseAnchors:
+    @property
+    def count(self) -> int:
+        """Number of anchors per cell."""
+        return len(self.scales) * len(self.ratios)
+
+    def base_anchors(self, level: int, stride: float | None = None) -> BaseAnchors:
         """Computes the anchors of the cell in row 0, column 0.
 
         Args:
-            level: Index of the level; 0 is P3.
+            level: Index of the level; 0 is the finest.
+            stride: Stride of the level in pixels. Defaults to that of a pyramid that begins with P3.
 
         Returns:
-            Nine boxes (x1, y1, x2, y2), in pixels of the network input.
+            One box (x1, y1, x2, y2) for each scale and ratio, in pixels of the network input.
         """
-        sizes = [self.sizes[level] * 2 ** (step / _OCTAVE_STEPS) for step in range(_OCTAVE_STEPS)]
+        sizes = [self.sizes[level] * scale for scale in self.scales]
         if self.whole_pixels:
             sizes = [float(int(size)) for size in sizes]
         by_ratio = [[_around_origin(size, ratio) for size in sizes] for ratio in self.ratios]
         rows = by_ratio if self.order == "ratio" else [list(row) for row in zip(*by_ratio, strict=True)]
-        centre = self.centre * 2 ** (level + FIRST_LEVEL)
+        centre = self.centre * (2 ** (level + FIRST_LEVEL) if stride is None else stride)
         boxes = (half_sides for row in rows for half_sides in row)
         if self.whole_pixels:
             boxes = ((round(x), round(y)) for x, y in boxes)
@@ -80,8 +88,8 @@ class Preset:
             keras-retinanet). False: a stride is the padded input side divided by the number of cells, rounded down, for
             each axis (torchvision, MLPerf, ODTK).
         box_coder: How deltas become boxes: center and size with exp, or corner offsets (keras-retinanet).
-        clip: What boxes are clipped to: "resized" image before NMS (torchvision, MLPerf, mmdetection, mmdeploy),
-            "padded" network input before NMS (ODTK, keras-retinanet), "original" image after NMS (detectron2), or
+        clip: What boxes are clipped to: "resized" image before NMS (torchvision, MLPerf, mmdetection), "padded"
+            network input before NMS (mmdeploy, ODTK, keras-retinanet), "original" image after NMS (detectron2), or
             "none".
         score_threshold: Candidates have a score strictly above this, 0 to 1.
         top_k: Candidates per level, counted as (anchor, class) pairs. 65536 stands for no limit (keras-retinanet).
@@ -91,8 +99,8 @@ class Preset:
         normalise: Mean, standard deviation (pixels of 0 to 255) and channel order.
         pad_multiple: The network input is padded on the right and bottom to a multiple of this many pixels.
         clip_limit: "edge": coordinates go from 0 to the side. "last_pixel": to the side - 1 (ODTK, keras-retinanet).
-        drop_empty: When boxes without area are removed: "before_nms" (mmdetection, mmdeploy), "after_nms" (detectron2)
-            or "never".
+        drop_empty: When boxes without area are removed: "before_nms" (mmdetection), "after_nms" (detectron2) or
+            "never".
         inclusive_pixels: Whether x2 and y2 are the last pixel inside the box, so that a width is x2 - x1 + 1 (ODTK).
         rescale: How boxes return to the original image: with a scale for each axis ("per_axis"), or with the one scale
             of the resize ("uniform"; ODTK, keras-retinanet).

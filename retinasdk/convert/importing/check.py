@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _FLOAT16_TOLERANCE = 1 / 128  # As a fraction of the largest absolute value.
+_GRAY_LEVELS = 2.0  # Two implementations of the same resize differ by about one gray level of 255.
 
 
 def check_model(model: Any) -> str:
@@ -41,7 +42,9 @@ def check_model(model: Any) -> str:
     return "onnx.checker accepts the imported model"
 
 
-def check_heads(model: Any, original: OriginalRun | str, outputs: Sequence[ModelOutput], sources: Sequence[int]) -> str:
+def check_heads(
+    model: Any, original: OriginalRun | str, outputs: Sequence[ModelOutput], sources: Sequence[int]
+) -> tuple[bool, str]:
     """Compares the heads of the imported model with those of the original graph on the same preprocessed image.
 
     Args:
@@ -51,14 +54,14 @@ def check_heads(model: Any, original: OriginalRun | str, outputs: Sequence[Model
         sources: Index in `original.heads` of each output.
 
     Returns:
-        A sentence for the report.
+        Whether the heads are compared, and a sentence for the report.
 
     Raises:
         ModelError: The values differ: by a single bit in float32; by more than 1/128 of the largest value in float16,
             which ONNX Runtime computes in float32 on the CPU.
     """
     if isinstance(original, str):
-        return f"not compared with the original graph, because ONNX Runtime cannot run it: {original}"
+        return False, f"the heads, because ONNX Runtime cannot run the original graph: {original}"
     values = OnnxRunner(model).run({INPUT: original.tensor.astype(np.float32)}, [output.name for output in outputs])
     is_exact = all(item.dtype == np.float32 for item in original.heads)
     for output, source, ours in zip(outputs, sources, values, strict=True):
@@ -73,7 +76,7 @@ def check_heads(model: Any, original: OriginalRun | str, outputs: Sequence[Model
             )
     extent = "the whole original graph" if original.is_whole else "the original graph up to its heads"
     how = "bit by bit" if is_exact else f"within {_FLOAT16_TOLERANCE:.2g} of their range (float16 rounding)"
-    return f"all {len(outputs)} outputs equal the heads of {extent}, {how}, on a picture of random blocks"
+    return True, f"all {len(outputs)} outputs equal the heads of {extent}, {how}, on a picture of random blocks"
 
 
 def _expected_output(values: npt.NDArray[Any], output: ModelOutput) -> npt.NDArray[np.float32]:
@@ -84,14 +87,36 @@ def _expected_output(values: npt.NDArray[Any], output: ModelOutput) -> npt.NDArr
     return values.astype(np.float32)
 
 
-def check_preprocessing(original: OriginalRun | str, network: NetworkInput, spec: ModelSpec) -> list[str]:
+def check_preprocessing(
+    original: OriginalRun | str, network: NetworkInput, spec: ModelSpec, *, force: bool
+) -> list[tuple[bool, str]]:
     """Compares the spec's preprocessing with the preprocessing in the original graph, on the same image.
 
+    Args:
+        original: The run of the original graph, or why it cannot run.
+        network: The input of the network, and the preprocessing in the graph.
+        spec: The spec of the imported model.
+        force: Whether a difference is reported instead of raised.
+
     Returns:
-        A sentence for the report, or nothing if the graph does not normalize or cannot run.
+        Whether it is equal, and a sentence for the report; nothing if the graph does not normalize or cannot run.
+
+    Raises:
+        ModelError: They differ, and `force` is False.
     """
     if isinstance(original, str) or network.normalise is None:
         return []
+    is_equal, text = _compare_preprocessing(original, network, spec)
+    if not is_equal and not force:
+        raise ModelError(
+            f"the preprocessing in the graph contradicts the rules of {spec.flavour}: {text}. Name the framework that "
+            "exported the graph, or give the values (--resize, --mean, --std, --channel-order). Insist with --force "
+            "(in Python: force=True)"
+        )
+    return [(is_equal, text)]
+
+
+def _compare_preprocessing(original: OriginalRun, network: NetworkInput, spec: ModelSpec) -> tuple[bool, str]:
     image = original.image
     if "Resize" not in network.steps:  # The graph leaves the resize to its user.
         spec = spec.replace(resize=Resize("native", (max(image.shape),)), pad_multiple=1)
@@ -99,10 +124,11 @@ def check_preprocessing(original: OriginalRun | str, network: NetworkInput, spec
         image = image[:, :, ::-1].copy()  # The graph takes the channels in the order of the network.
     transform = Transform.plan((image.shape[0], image.shape[1]), spec)
     if transform.padded != original.tensor.shape[2:]:
-        return [
+        return False, (
             f"an image of {image.shape[0]} x {image.shape[1]} becomes a network input of {original.tensor.shape[2]} x "
             f"{original.tensor.shape[3]} in the graph, but {transform.padded[0]} x {transform.padded[1]} by the spec"
-        ]
+        )
     ours = preprocess([image], [transform], spec).tensor
-    difference = np.abs(ours - original.tensor[:1]) * np.reshape(spec.normalise.std, (3, 1, 1))
-    return [f"the preprocessing of the spec and of the graph differ by up to {difference.max():.2g} of 255 gray levels"]
+    difference = float((np.abs(ours - original.tensor[:1]) * np.reshape(spec.normalise.std, (3, 1, 1))).max())
+    text = f"the preprocessing of the spec and of the graph differ by up to {difference:.2g} of 255 gray levels"
+    return difference <= _GRAY_LEVELS, text

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from retinasdk.convert.flavours import Preset, list_flavours, load_preset
+from retinasdk.convert.flavours.preset import BaseAnchors
 from retinasdk.convert.importing.graph import GraphView
 from retinasdk.convert.importing.graph_postprocessing import GraphPostprocessing
 from retinasdk.convert.importing.heads import HeadPair
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
 _CORNER_STD = 0.2  # keras-retinanet scales the deltas of all four corners by this.
 # Names that the modules of a framework leave in node and weight names. They are habits, not rules.
 _NAMES = {
-    r"head[./]classification_head": ("torchvision", "mlperf"),
-    r"bbox_head|retina_cls|retina_reg": ("mmdet", "mmdeploy"),
+    r"(?<![a-z_])head[./]classification_head": ("torchvision", "mlperf"),
+    r"(?<![a-z_])bbox_head|retina_cls|retina_reg": ("mmdet", "mmdeploy"),
     r"classification_submodel|regression_submodel": ("keras-retinanet",),
-    r"head[./]cls_score|head[./]bbox_pred": ("detectron2",),
-    r"cls_head[./]|box_head[./]": ("odtk",),
+    r"(?<![a-z_])head[./](?:cls_score|bbox_pred)": ("detectron2",),
+    r"(?<![a-z_])(?:cls_head|box_head)[./]": ("odtk",),
 }
 
 
@@ -43,23 +44,31 @@ class Evidence:
         text: What was found, for people.
         flavours: Names of the flavours that it fits.
         strength: "decisive": a number or pattern that determines boxes, so it can identify a framework.
-            "excluding": only rules out the other flavours. "hint": a habit, such as a name; used only to choose among
-            flavours that remain, and never alone.
+            "excluding": only rules out the other flavours. "name": the name that a framework gives to its modules; used
+            only to choose among flavours that remain, and never alone; a name of another framework is a
+            contradiction. "hint": something that any framework may do; as a name, but never a contradiction.
+        contradicts: Whether a flavour that the user names and that this does not fit gives wrong boxes.
     """
 
     text: str
     flavours: frozenset[str]
-    strength: Literal["decisive", "excluding", "hint"]
+    strength: Literal["decisive", "excluding", "name", "hint"]
+    contradicts: bool = False
 
 
 def collect_evidence(
-    view: GraphView, heads: HeadPair, network: NetworkInput, postprocessing: GraphPostprocessing
+    view: GraphView,
+    heads: HeadPair,
+    network: NetworkInput,
+    postprocessing: GraphPostprocessing,
+    anchors: Sequence[BaseAnchors] | None,
 ) -> list[Evidence]:
-    """Returns everything in the graph that tells frameworks apart."""
+    """Returns everything in the graph that tells frameworks apart. `anchors` are those in the graph, or None."""
     return [
         *_normalise_evidence(network),
         *_box_decoding_evidence(view, heads, postprocessing),
-        *_anchor_evidence(postprocessing),
+        *_anchor_evidence(anchors),
+        *_nms_evidence(postprocessing),
         *_output_evidence(view, heads),
         *_naming_evidence(view, heads),
         _class_count_evidence(heads),
@@ -85,7 +94,7 @@ def _normalise_evidence(network: NetworkInput) -> list[Evidence]:
 
     flavours = _flavours_where(is_same)
     text = f"the graph normalizes with mean {_listed(mean)} and std {_listed(std)} (pixels of 0 to 255)"
-    return [Evidence(text, flavours, "excluding")] if flavours else []
+    return [Evidence(text, flavours, "excluding", contradicts=True)] if flavours else []
 
 
 def _listed(values: npt.NDArray[Any]) -> str:
@@ -103,7 +112,7 @@ def _box_decoding_evidence(view: GraphView, heads: HeadPair, postprocessing: Gra
         )
         text = "the graph decodes boxes as corner offsets scaled by 0.2, without exp"
         flavours = _flavours_where(lambda preset: preset.box_coder.kind == "corner")
-        return [Evidence(text, flavours, "decisive")] if has_corner_scale else []
+        return [Evidence(text, flavours, "decisive", contradicts=True)] if has_corner_scale else []
     found = postprocessing.size_decoding
     flavours = _flavours_where(
         lambda preset: (
@@ -121,17 +130,17 @@ def _box_decoding_evidence(view: GraphView, heads: HeadPair, postprocessing: Gra
         else ("the graph does not clamp dw and dh before exp")
     )
     strength: Literal["decisive", "excluding"] = "decisive" if found.clamp_max is not None else "excluding"
-    return [Evidence(text, flavours, strength)] if flavours else []
+    return [Evidence(text, flavours, strength, contradicts=True)] if flavours else []
 
 
 def _is_near(own: float | None, found: float | None) -> bool:
     return own is found if own is None or found is None else abs(own - found) < 1e-3
 
 
-def _anchor_evidence(postprocessing: GraphPostprocessing) -> list[Evidence]:
-    if postprocessing.base_anchors is None:
+def _anchor_evidence(anchors: Sequence[BaseAnchors] | None) -> list[Evidence]:
+    if anchors is None:
         return []
-    first = np.array(postprocessing.base_anchors[0])
+    first = np.array(anchors[0])
 
     def is_same(preset: Preset) -> bool:
         own = _around_zero(np.array(preset.anchors.base_anchors(0)))
@@ -139,7 +148,15 @@ def _anchor_evidence(postprocessing: GraphPostprocessing) -> list[Evidence]:
 
     flavours = _flavours_where(is_same)
     text = f"the base anchors in the graph have the sizes, order and rounding of {', '.join(sorted(flavours))}"
-    return [Evidence(text, flavours, "decisive")] if flavours else []
+    return [Evidence(text, flavours, "decisive", contradicts=True)] if flavours else []
+
+
+def _nms_evidence(postprocessing: GraphPostprocessing) -> list[Evidence]:
+    """With NMS in the graph, the rules of mmdeploy apply, and not those of mmdetection."""
+    absent = "mmdet" if postprocessing.has_nms else "mmdeploy"
+    text = "NMS follows the heads" if postprocessing.has_nms else "no NMS follows the heads"
+    flavours = frozenset(list_flavours()) - {absent}
+    return [Evidence(text, flavours, "excluding", contradicts=postprocessing.has_nms)]
 
 
 def _around_zero(anchors: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -149,7 +166,7 @@ def _around_zero(anchors: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _output_evidence(view: GraphView, heads: HeadPair) -> list[Evidence]:
-    """ODTK exports the sigmoid of the logits and the raw deltas of each level, and nothing else."""
+    """ODTK exports the sigmoid of the logits and the raw deltas of each level. Others may append a sigmoid, too."""
     scores = {
         view.nodes[index].output[0]
         for tensor in heads.logits.tensor_names
@@ -158,7 +175,7 @@ def _output_evidence(view: GraphView, heads: HeadPair) -> list[Evidence]:
     }
     if len(scores) == len(heads.logits.tensors) and set(view.outputs) == scores | set(heads.deltas.tensor_names):
         text = "the outputs are the sigmoid of the logits and the raw deltas of each level"
-        return [Evidence(text, frozenset({"odtk"}), "decisive")]
+        return [Evidence(text, frozenset({"odtk"}), "hint")]
     return []
 
 
@@ -170,10 +187,10 @@ def _naming_evidence(view: GraphView, heads: HeadPair) -> list[Evidence]:
     for pattern, flavours in _NAMES.items():
         match = next((found[0] for name in names if (found := re.search(pattern, name))), None)
         if match:
-            evidence.append(Evidence(f"nodes or weights are named {match!r}", frozenset(flavours), "hint"))
+            evidence.append(Evidence(f"nodes or weights are named {match!r}", frozenset(flavours), "name"))
     producer = view.model.producer_name
     if producer in ("tf2onnx", "keras2onnx"):
-        evidence.append(Evidence(f"the file was written by {producer}", frozenset({"keras-retinanet"}), "hint"))
+        evidence.append(Evidence(f"the file was written by {producer}", frozenset({"keras-retinanet"}), "name"))
     return evidence
 
 
@@ -205,27 +222,28 @@ def choose_flavour(view: GraphView, evidence: Sequence[Evidence], *, command: st
         )
     left = frozenset(list_flavours())
     for item in evidence:
-        if item.strength != "hint":
+        if item.strength in ("decisive", "excluding"):
             left &= item.flavours
-    if left and any(item.strength == "decisive" for item in evidence):
-        for item in evidence:
-            if item.strength == "hint" and len(_distinct(left)) > 1:
+    habits = [item for item in evidence if item.strength in ("name", "hint")]
+    contradictions = [item for item in habits if item.strength == "name" and not item.flavours & left]
+    if left and not contradictions and any(item.strength == "decisive" for item in evidence):
+        for item in habits:
+            if len(left) > 1:
                 left = left & item.flavours or left
-        if len(_distinct(left)) == 1:
-            chosen = _distinct(left)[0]
+        if len(left) == 1:
+            (chosen,) = left
             return chosen, tuple(item.text for item in evidence if chosen in item.flavours)
     found = "; ".join(item.text for item in evidence)
-    hinted = sorted({name for item in evidence if item.strength == "hint" for name in item.flavours & left})
-    if not left:
+    if not left or contradictions:
         raise ModelError(
             f"cannot tell which framework trained this network, because its graph is contradictory. Found: {found}. No "
             f"framework fits all of that. Name the framework, one of {', '.join(list_flavours())}: {command} --flavour "
             "NAME (in Python: flavour='NAME')"
         )
+    suggested = sorted({name for item in habits if item.strength == "name" for name in item.flavours & left})
     # A command to paste, with a name only where one is likely: a guess would give wrong boxes.
-    suggested = _distinct(frozenset(hinted))
     name = suggested[0] if len(suggested) == 1 else "NAME"
-    likely = f" (its names suggest {' or '.join(hinted)})" if hinted else ""
+    likely = f" (its names suggest {' or '.join(suggested)})" if suggested else ""
     raise ModelError(
         f"cannot tell which framework trained this network. Found: {found}. That fits {', '.join(sorted(left))}"
         f"{likely}, which give different boxes. Name the framework: {command} --flavour {name} (in Python: "
@@ -233,10 +251,7 @@ def choose_flavour(view: GraphView, evidence: Sequence[Evidence], *, command: st
     )
 
 
-def _distinct(names: frozenset[str]) -> list[str]:
-    """Returns one name for each set of flavours with equal rules: mmdeploy for mmdeploy and mmdet."""
-    seen: list[tuple[Preset, str]] = []
-    for name in sorted(names):
-        rules = replace(load_preset(name), flavour="", title="", source={})
-        seen = [(known, other) for known, other in seen if known != rules] + [(rules, name)]
-    return sorted(name for _, name in seen)
+def contradictions(flavour: str, evidence: Sequence[Evidence]) -> list[str]:
+    """Returns what in the graph does not fit the rules of a flavour that the user named."""
+    name = load_preset(flavour).flavour
+    return [item.text for item in evidence if item.contradicts and name not in item.flavours]

@@ -20,8 +20,8 @@ _CLAMP = float(np.log(1000 / 16))
 # Operators between raw deltas and exp that change no value, or only the box center.
 _PASSED = frozenset({"Slice", "Split", "Reshape", "Squeeze", "Unsqueeze", "Gather", "Identity", "Cast", "Concat"})
 _PASSED |= {"Transpose", "Flatten", "Add"}
-# Operators between a constant count, such as 1000, and the input of TopK or Slice that takes it. Each gives its result's
-# upper bound: min(1000, n), or "1000 if 1000 < n else n".
+# Operators between a constant count, such as 1000, and the input of TopK or Slice that takes it: min(1000, n), or
+# "1000 if 1000 < n else n". Through each of them the constant stays an upper bound.
 _COUNTED = frozenset({"Min", "ReduceMin", "Concat", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Where"})
 _MAX_COUNT = 1 << 20  # Above this a count is written to mean "no limit".
 
@@ -34,11 +34,13 @@ class SizeDecoding:
         factor: What dw and dh are multiplied by.
         clamp_min: Lower bound; None if there is none.
         clamp_max: Upper bound; None if there is none.
+        has_exp: Whether the graph decodes sizes with exp at all.
     """
 
     factor: float
     clamp_min: float | None
     clamp_max: float | None
+    has_exp: bool
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class GraphPostprocessing:
     """Post-processing rules that were read in the graph. None means: not in the graph.
 
     Attributes:
-        base_anchors: Boxes xyxy in pixels around cell (0, 0), one entry for each level.
+        base_anchors: Constant boxes xyxy in pixels around cell (0, 0), one entry for each level, finest first.
         score_threshold: Minimum score of a candidate, 0 to 1.
         nms_iou_threshold: IoU above which NMS removes a box, 0 to 1.
         top_k: Maximum number of candidates of each level.
@@ -214,7 +216,8 @@ def _read_size_decoding(view: GraphView, after_deltas: Collection[int]) -> SizeD
     """Follows the graph back from each Exp, through operators that move, clamp and scale values."""
     clamp_min = clamp_max = None
     factor = 1.0
-    for tensor in [view.nodes[i].input[0] for i in sorted(after_deltas) if view.nodes[i].op_type == "Exp"]:
+    exponents = [view.nodes[i].input[0] for i in sorted(after_deltas) if view.nodes[i].op_type == "Exp"]
+    for tensor in exponents:
         current: str | None = tensor
         own_factor = 1.0
         while current in view.producer and view.producer[current] in after_deltas:
@@ -231,4 +234,4 @@ def _read_size_decoding(view: GraphView, after_deltas: Collection[int]) -> SizeD
                 break
             current = view.pixel_input(index)
         factor = own_factor if own_factor != 1.0 else factor
-    return SizeDecoding(factor, clamp_min, clamp_max)
+    return SizeDecoding(factor, clamp_min, clamp_max, bool(exponents))

@@ -12,24 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk._util.files import write_together
-from retinasdk.convert.flavours import load_preset
+from retinasdk.convert.flavours import Preset, load_preset
 from retinasdk.convert.flavours.preset import ANCHORS_PER_CELL, level_name
+from retinasdk.convert.importing.anchors import decide_geometry
 from retinasdk.convert.importing.channels import channel_order
 from retinasdk.convert.importing.check import check_heads, check_model, check_preprocessing
-from retinasdk.convert.importing.flavour_choice import choose_flavour, collect_evidence
+from retinasdk.convert.importing.flavour_choice import Evidence, choose_flavour, collect_evidence, contradictions
 from retinasdk.convert.importing.graph import GraphView, count_ops
+from retinasdk.convert.importing.graph_anchors import read_anchors
 from retinasdk.convert.importing.graph_postprocessing import read_postprocessing
 from retinasdk.convert.importing.heads import HeadPair, find_heads
 from retinasdk.convert.importing.inputs import NetworkInput, find_input
 from retinasdk.convert.importing.loading import MAX_BYTES, load_model
 from retinasdk.convert.importing.network_shape import NetworkShape, find_network_shape
+from retinasdk.convert.importing.options import ImportOptions, LevelAnchors
 from retinasdk.convert.importing.original_run import OriginalRun, run_original
-from retinasdk.convert.importing.report import FoundLevel, ImportReport
-from retinasdk.convert.importing.spec_builder import LevelAnchors, build_spec
+from retinasdk.convert.importing.report import Finding, FoundLevel, ImportReport
+from retinasdk.convert.importing.spec_builder import build_spec, with_findings
 from retinasdk.convert.importing.subgraph import ModelOutput, build_heads_model
 from retinasdk.convert.importing.validate import validate_network
 from retinasdk.errors import ModelError
-from retinasdk.spec import METADATA_KEY, ModelSpec
+from retinasdk.spec import METADATA_KEY, ModelSpec, Resize
 
 
 def import_onnx(
@@ -40,7 +43,21 @@ def import_onnx(
     labels: Sequence[str] | None = None,
     name: str | None = None,
     base_anchors: LevelAnchors | None = None,
+    anchor_sizes: Sequence[float] | None = None,
+    anchor_ratios: Sequence[float] | None = None,
+    anchor_scales: Sequence[float] | None = None,
+    strides: Sequence[float] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    channel_order: str | None = None,
+    resize: Resize | str | None = None,
+    score_threshold: float | None = None,
+    nms_iou_threshold: float | None = None,
+    top_k: int | None = None,
+    max_detections: int | None = None,
+    box_weights: Sequence[float] | None = None,
     box_head: str | None = None,
+    force: bool = False,
 ) -> ImportReport:
     """Converts a RetinaNet that another framework exported to ONNX.
 
@@ -57,21 +74,39 @@ def import_onnx(
     Args:
         path: The ONNX file as the framework exported it. Opset 11 to 25; weights may be in external files.
         output: The ONNX file to write. The spec is written beside it, with the suffix .json, and into it.
-        flavour: The framework whose rules the network follows, one of `list_flavours()`. "auto" concludes it from the
+        flavour: The framework whose rules the network follows, one of `list_flavours()`. A named framework is taken at
+            its usual anchors, thresholds and sizes where the graph does not contain them. "auto" concludes it from the
             graph and raises an error where the graph does not tell.
         labels: One label for each class, by class index. Defaults to the framework's usual labels if their number fits,
             otherwise to "class 0", "class 1" and so on.
         name: Name of the model, for people. Defaults to the title of the framework's preset.
         base_anchors: Anchors xyxy around cell (0, 0), in pixels of the network input, as nested sequences of shape
-            (levels, A, 4), finest level first. Needed where they are neither the framework's defaults nor in the graph.
+            (levels, A, 4), finest level first. Defaults to those in the graph, or the usual ones of a named framework.
+        anchor_sizes: In place of `base_anchors`: base size of the anchors of each level, the square root of an anchor's
+            area in pixels. Order, rounding and center of the anchors follow the framework.
+        anchor_ratios: Height / width of the anchors.
+        anchor_scales: Factors of the base size, such as 1, 2^(1/3) and 2^(2/3).
+        strides: Distance between two cells of each level in pixels. Defaults to those in the graph, or the usual rule.
+        mean: Mean of each channel on a scale of 0 to 255, in the channel order of the network.
+        std: Standard deviation of each channel on a scale of 0 to 255.
+        channel_order: "RGB" or "BGR".
+        resize: How images become the network input: a `Resize`, or text such as "shortest:800,1333" with the rounding
+            and filter of the framework. "squash" and "fit" suffice for a network of a fixed size.
+        score_threshold: Candidates have a score above this, 0 to 1.
+        nms_iou_threshold: NMS removes a box if its IoU with a better one of its class is above this, 0 to 1.
+        top_k: Candidates per level, counted as (anchor, class) pairs.
+        max_detections: Detections per image.
+        box_weights: What the four deltas are divided by, x y width height; 1 / std where the framework speaks of std.
         box_head: Name of a tensor, node or weight of the box regression head. Needed only where both heads have the
             same number of channels and nothing else tells them apart.
+        force: Whether to insist on what you named where the graph contradicts it.
 
     Returns:
-        What was found, removed and checked. Read `notes`: they name what the import assumed.
+        What was found, removed and checked. Read its `findings` of the kind "assumed": nothing in the graph shows them.
 
     Raises:
-        ModelError: The file is not a RetinaNet, is damaged, or an argument is needed to decide; the message says which.
+        ModelError: The file is not a RetinaNet, is damaged, contradicts an argument, or an argument is needed to
+            decide; the message says which.
         ValueError: `output` does not end in .onnx.
         OSError: The output cannot be written.
         MissingDependencyError: The package onnx is missing.
@@ -80,7 +115,28 @@ def import_onnx(
     if output.suffix.lower() != ".onnx":
         raise ValueError(f"the output {str(output)!r} must be the name of an .onnx file, such as model.onnx")
     try:
-        report, model = _import(path, output, flavour, labels, name, base_anchors, box_head)
+        options = ImportOptions(
+            flavour=flavour,
+            labels=labels,
+            name=name,
+            base_anchors=base_anchors,
+            anchor_sizes=anchor_sizes,
+            anchor_ratios=anchor_ratios,
+            anchor_scales=anchor_scales,
+            strides=strides,
+            mean=mean,
+            std=std,
+            channel_order=channel_order,
+            resize=resize,
+            score_threshold=score_threshold,
+            nms_iou_threshold=nms_iou_threshold,
+            top_k=top_k,
+            max_detections=max_detections,
+            box_weights=box_weights,
+            box_head=box_head,
+            force=force,
+        )
+        report, model = _import(path, output, options)
     except ModelError as error:
         raise error if str(error).startswith(str(path)) else ModelError(f"{path}: {error}") from error
     spec = report.spec.to_json().encode()
@@ -88,60 +144,62 @@ def import_onnx(
     return report
 
 
-def _import(
-    path: Path,
-    output: Path,
-    flavour: str,
-    labels: Sequence[str] | None,
-    name: str | None,
-    base_anchors: LevelAnchors | None,
-    box_head: str | None,
-) -> tuple[ImportReport, Any]:
+def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportReport, Any]:
     command = shlex.join(["retinasdk", "import", str(path), "-o", str(output)])
-    preset = None if flavour == "auto" else load_preset(flavour)
+    if options.flavour != "auto":
+        load_preset(options.flavour)  # An unknown name is an error before anything else.
 
     # What is read in the graph.
     view = GraphView(load_model(path))
-    usual_anchors = len(base_anchors[0]) if base_anchors else ANCHORS_PER_CELL
-    heads = find_heads(view, anchors=usual_anchors, box_head=box_head, command=command)
+    usual_anchors = options.anchors_per_cell or ANCHORS_PER_CELL
+    heads = find_heads(view, anchors=usual_anchors, box_head=options.box_head, command=command)
     network = find_input(view, heads)
     validate_network(view, network, heads)
     postprocessing = read_postprocessing(view, heads)
+    grid = read_anchors(view, network, heads)
 
     # What is concluded from it.
-    if preset is None:
-        evidence = collect_evidence(view, heads, network, postprocessing)
-        flavour, reasons = choose_flavour(view, evidence, command=command)
-        preset = load_preset(flavour)
-    else:
-        reasons = ("you named this framework",)
+    in_graph = postprocessing.base_anchors if grid is None else [level.base_anchors for level in grid.levels]
+    evidence = collect_evidence(view, heads, network, postprocessing, in_graph)
+    preset, flavour_finding = _choose_preset(view, evidence, options, command)
     original = run_original(view, network, heads)
     shape = find_network_shape(view, network, heads, original)
     levels = _match_levels(heads, shape)
-    outputs, channel_notes = _outputs(view, heads, levels, original)
+    outputs, channel_findings = _outputs(view, heads, levels, original)
+    _refuse_uneven_odtk(preset, shape, options)
+    geometry = decide_geometry(
+        preset,
+        options,
+        count=heads.anchors,
+        nominal=[level.stride for level in levels],
+        grid=grid,
+        constants=postprocessing.base_anchors,
+        command=command,
+    )
 
     # What is written.
     model = build_heads_model(view, network.tensor, outputs, shape.dimensions)
-    spec, spec_notes = build_spec(
+    spec, findings = build_spec(
         preset,
+        options,
         classes=heads.classes,
-        anchors=heads.anchors,
-        strides=[level.stride for level in levels],
+        names=[level_name(level.stride) for level in levels],
+        geometry=geometry,
         network=network,
         postprocessing=postprocessing,
         dimensions=shape.dimensions,
-        labels=labels,
-        name=name,
-        base_anchors=base_anchors,
         source=_origin(path, view, network),
+        command=command,
     )
+    findings = [flavour_finding, *findings, *channel_findings]
+    spec = with_findings(spec, findings)
     _embed_spec(model, spec)
 
     sources = [level.logits for level in levels] + [level.deltas for level in levels]
     checks = [
-        check_model(model),
+        (True, check_model(model)),
         check_heads(model, original, outputs, sources),
-        *check_preprocessing(original, network, spec),
+        *check_preprocessing(original, network, spec, force=options.force),
     ]
     report = ImportReport(
         source=path,
@@ -158,11 +216,44 @@ def _import(
         image_input=network.image,
         preprocessing=network.steps,
         removed_operators=_removed_operators(view, model),
-        evidence=reasons,
-        checks=tuple(checks),
-        notes=(*channel_notes, *spec_notes),
+        findings=tuple(findings),
+        checks=tuple(text for is_equal, text in checks if is_equal),
+        unchecked=tuple(text for is_equal, text in checks if not is_equal),
     )
     return report, model
+
+
+def _choose_preset(
+    view: GraphView, evidence: Sequence[Evidence], options: ImportOptions, command: str
+) -> tuple[Preset, Finding]:
+    """Returns the rules of the framework that the user named, or that the graph shows, and why."""
+    if options.flavour == "auto":
+        flavour, reasons = choose_flavour(view, evidence, command=command)
+        return load_preset(flavour), Finding("concluded", "flavour", f"the rules of {flavour}: {'; '.join(reasons)}")
+    preset = load_preset(options.flavour)
+    contrary = contradictions(options.flavour, evidence)
+    if contrary and not options.force:
+        raise ModelError(
+            f"the graph contradicts the rules of {options.flavour}: {'; '.join(contrary)}. Name another framework, or "
+            f"leave --flavour out to let the graph tell: {command}. Insist with --force (in Python: force=True)"
+        )
+    insisted = f", although {'; '.join(contrary)}" if contrary else ""
+    return preset, Finding("given", "flavour", f"the rules of {preset.flavour}, which you named{insisted}")
+
+
+def _refuse_uneven_odtk(preset: Preset, shape: NetworkShape, options: ImportOptions) -> None:
+    """Raises `ModelError` for a fixed size at which ODTK has rules that the spec cannot describe.
+
+    ODTK derives one stride for both axes from the width, and the sizes of anchors and the clipping from that stride.
+    """
+    _, height, width = shape.dimensions
+    sides = [side for side in (height, width) if isinstance(side, int)]
+    if preset.flavour == "odtk" and any(side % preset.pad_multiple for side in sides) and not options.force:
+        raise ModelError(
+            f"this is an export of ODTK for {height} x {width}. Where {preset.pad_multiple} does not divide the sides, "
+            "ODTK has other strides, anchors and clipping, which a model spec cannot describe. Export it with sides "
+            f"that are multiples of {preset.pad_multiple}, such as 896 x 1152"
+        )
 
 
 @dataclass(frozen=True)
@@ -201,8 +292,8 @@ def _is_half(small: tuple[int, int], large: tuple[int, int]) -> bool:
 
 def _outputs(
     view: GraphView, heads: HeadPair, levels: Sequence[_Level], original: OriginalRun | str
-) -> tuple[list[ModelOutput], list[str]]:
-    """Returns the outputs of the new model, logits of all levels and then deltas, and notes on their channel order."""
+) -> tuple[list[ModelOutput], list[Finding]]:
+    """Returns the outputs of the new model, logits of all levels and then deltas, and the origin of their order."""
     outputs, assumed = [], []
     for kind, head, indices in (
         ("logits", heads.logits, [level.logits for level in levels]),
@@ -215,11 +306,12 @@ def _outputs(
             for level, index in zip(levels, indices, strict=True)
         ]
     if not assumed:
-        return outputs, []
-    return outputs, [
-        f"the channel order of the {' and '.join(assumed)} is assumed to be anchor by anchor, as in every known "
-        "framework; nothing in the graph shows it"
-    ]
+        return outputs, [Finding("read", "channels", "the order of the channels of both heads")]
+    text = (
+        f"the channel order of the {' and '.join(assumed)}, anchor by anchor, as in every known framework; nothing in "
+        "the graph shows it"
+    )
+    return outputs, [Finding("assumed", "channels", text)]
 
 
 def _describe(heads: HeadPair, level: _Level) -> FoundLevel:

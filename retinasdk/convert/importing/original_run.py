@@ -52,7 +52,7 @@ def run_original(view: GraphView, network: NetworkInput, heads: HeadPair) -> Ori
         The run, or ONNX Runtime's reason why even the part up to the heads cannot run.
     """
     onnx = require("onnx", "importing ONNX models")
-    image, feeds = _image_and_feeds(onnx, view, network)
+    image, feeds = image_and_feeds(onnx, view, network)
     inner = [name for name in dict.fromkeys([network.tensor, *heads.tensor_names]) if name not in feeds]
 
     def run(model: Any) -> dict[str, npt.NDArray[Any]]:
@@ -65,7 +65,7 @@ def run_original(view: GraphView, network: NetworkInput, heads: HeadPair) -> Ori
         try:
             shapes = {item.name: view.shape(item.name) for item in view.inputs}
             needed = {name for index in view.ancestors(inner) for name in view.inputs_of(index)}
-            inputs = {name: _with_dynamic_names(shapes[name]) for name in shapes if name in needed}
+            inputs = {name: with_dynamic_names(shapes[name]) for name in shapes if name in needed}
             values, is_whole = run(extract_subgraph(view, inputs, inner)), False
         except Exception as error:
             return first_line(error)
@@ -74,7 +74,8 @@ def run_original(view: GraphView, network: NetworkInput, heads: HeadPair) -> Ori
     return OriginalRun(image, feeds, values[network.tensor], found, head_shapes, is_whole)
 
 
-def _with_dynamic_names(shape: Sequence[int | None] | None) -> list[Dimension] | None:
+def with_dynamic_names(shape: Sequence[int | None] | None) -> list[Dimension] | None:
+    """Returns the dimensions of an input with a name in place of each unknown one."""
     return None if shape is None else [side or f"dynamic_{axis}" for axis, side in enumerate(shape)]
 
 
@@ -90,14 +91,17 @@ def _with_outputs(onnx: Any, view: GraphView, names: Sequence[str]) -> Any:
     return model
 
 
-def _image_and_feeds(
-    onnx: Any, view: GraphView, network: NetworkInput
+def image_and_feeds(
+    onnx: Any, view: GraphView, network: NetworkInput, size: tuple[int, int] = DYNAMIC_SIZE
 ) -> tuple[npt.NDArray[np.uint8], dict[str, npt.NDArray[Any]]]:
-    """Returns a seeded picture of random blocks, and a value for every input of the graph."""
+    """Returns a seeded picture of random blocks, and a value for every input of the graph.
+
+    The picture has the given (height, width), unless the graph has a fixed size or resizes.
+    """
     shape = view.shape(network.image) or [None, 3, None, None]
     channels_last = shape[-1] == 3 if shape[-3] != 3 else False
     rows, columns = (-3, -2) if channels_last else (-2, -1)
-    height, width = _RESIZED_IMAGE if "Resize" in network.steps else DYNAMIC_SIZE
+    height, width = _RESIZED_IMAGE if "Resize" in network.steps else size
     height, width = shape[rows] or height, shape[columns] or width
     small = np.random.default_rng(SEED).integers(0, 256, (height // 12 + 1, width // 12 + 1, 3), dtype=np.uint8)
     image = np.kron(small, np.ones((12, 12, 1), np.uint8))[:height, :width].copy()

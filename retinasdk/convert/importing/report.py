@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from retinasdk.spec import ModelSpec
 
@@ -24,6 +25,26 @@ class FoundLevel:
     logits: str
     deltas: str
     stride: int
+
+
+Kind = Literal["given", "read", "concluded", "assumed"]
+KINDS: tuple[Kind, ...] = ("given", "read", "concluded", "assumed")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One rule of the model, and where it comes from.
+
+    Attributes:
+        kind: "given": you named it. "read": it is in the graph. "concluded": it follows from something in the graph,
+            which the text names. "assumed": nothing shows it; it is usual for the framework.
+        rule: The rule, as a field of `ModelSpec`, such as "score_threshold".
+        text: A sentence for people.
+    """
+
+    kind: Kind
+    rule: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -47,9 +68,10 @@ class ImportReport:
         image_input: Name of the image input of `source`.
         preprocessing: Operators between that input and the network, in order. They were removed.
         removed_operators: How many nodes of each operator were removed, before the network and after the heads.
-        evidence: Why this framework's rules were chosen.
-        checks: What was compared with the original graph, and the result.
-        notes: Rules that are not the framework's defaults, assumptions, and what you should do.
+        findings: The rules of the model, each with its origin: given by you, read in the graph, concluded from it, or
+            assumed. The spec keeps them in `ModelSpec.source`.
+        checks: What was compared with the original graph and found equal.
+        unchecked: What could not be compared, or differs although you insisted on it with `force`.
     """
 
     source: Path
@@ -66,9 +88,13 @@ class ImportReport:
     image_input: str
     preprocessing: tuple[str, ...]
     removed_operators: Mapping[str, int]
-    evidence: tuple[str, ...]
+    findings: tuple[Finding, ...]
     checks: tuple[str, ...]
-    notes: tuple[str, ...]
+    unchecked: tuple[str, ...]
+
+    def texts(self, kind: Kind) -> list[str]:
+        """Returns the sentences of the findings of one kind."""
+        return [item.text for item in self.findings if item.kind == kind]
 
     def __str__(self) -> str:
         """Returns the report as text of several lines."""
@@ -85,8 +111,8 @@ class ImportReport:
             f"removed before the network: {', '.join(self.preprocessing) or 'nothing'}",
             f"removed in total: {removed or 'nothing'}",
             f"rules: {self.spec.flavour}",
-            *(f"  because {text}" for text in self.evidence),
+            *(f"{kind}: {text}" for kind in KINDS for text in self.texts(kind)),
             *(f"checked: {text}" for text in self.checks),
-            *(f"note: {text}" for text in self.notes),
+            *(f"not checked: {text}" for text in self.unchecked),
         ]
         return "\n".join(lines)

@@ -1,197 +1,270 @@
-"""Builds the model spec: a framework's rules, with the numbers that the graph itself contains in their place."""
+"""Builds the model spec: what the user gave, what the graph contains, and the framework's rules for the rest."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from retinasdk.convert.flavours import Preset
-from retinasdk.convert.flavours.preset import FIRST_LEVEL, BaseAnchors, level_name
+from retinasdk.convert.importing.anchors import LevelGeometry
 from retinasdk.convert.importing.graph_postprocessing import GraphPostprocessing
 from retinasdk.convert.importing.inputs import GraphNormalise, NetworkInput
+from retinasdk.convert.importing.options import ImportOptions, parse_resize
+from retinasdk.convert.importing.report import KINDS, Finding
 from retinasdk.convert.importing.subgraph import Dimension
 from retinasdk.errors import ModelError
 from retinasdk.spec import ModelSpec, Normalise, Resize
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-LevelAnchors = Sequence[Sequence[Sequence[float]]]
+_THRESHOLDS = ("score_threshold", "nms_iou_threshold", "top_k", "max_detections")
+# Frameworks that resize images to exactly the size of a network with a fixed size.
+_SQUASHING = ("mlperf", "mmdeploy")
 
 
 def build_spec(
     preset: Preset,
+    options: ImportOptions,
     *,
     classes: int,
-    anchors: int,
-    strides: Sequence[int],
+    names: list[str],
+    geometry: LevelGeometry,
     network: NetworkInput,
     postprocessing: GraphPostprocessing,
     dimensions: tuple[Dimension, Dimension, Dimension],
-    labels: Sequence[str] | None,
-    name: str | None,
-    base_anchors: LevelAnchors | None,
     source: Mapping[str, str],
-) -> tuple[ModelSpec, list[str]]:
+    command: str,
+) -> tuple[ModelSpec, list[Finding]]:
     """Builds the spec of an imported model.
 
     Args:
         preset: Rules of the framework.
+        options: What the user gave.
         classes: Number of classes of the network.
-        anchors: Number of anchors per cell of the network.
-        strides: Nominal stride of each level, pixels.
+        names: Name of each level, such as "p3".
+        geometry: Anchors and strides.
         network: Input of the network, with the preprocessing that the graph does.
         postprocessing: Rules that were read in the graph. They replace those of the preset.
         dimensions: Batch, height and width of the network's input; a number where it is fixed.
-        labels: Class labels that the user gave, or None.
-        name: Model name that the user gave, or None.
-        base_anchors: Base anchors that the user gave, or None.
         source: Where the model comes from; becomes a part of `ModelSpec.source`.
+        command: The command that the user can repeat with further options; quoted in error messages.
 
     Returns:
-        The spec, and a note for each rule that is not the framework's default.
+        The spec, and the origin of each of its rules, except that of the framework itself.
 
     Raises:
-        ModelError: The labels or anchors do not fit the network, or the framework's anchors do not and none are given.
+        ModelError: What the user gave does not fit the network, or something that determines boxes is not known.
     """
-    notes: list[str] = []
-    spec = preset.spec(
-        labels=_labels(preset, classes, labels, notes),
-        name=name,
-        base_anchors=_anchors(preset, anchors, strides, base_anchors, postprocessing.base_anchors, notes),
-        strides=strides,
+    findings: list[Finding] = list(geometry.findings)
+    usual = preset.spec(labels=_labels(preset, classes, options, findings), name=options.name)
+    changes: dict[str, Any] = {"source": {**preset.source, **source}}
+    changes["levels"] = tuple(
+        dataclasses.replace(usual.levels[0], logits=f"logits_{name}", deltas=f"deltas_{name}", base_anchors=a, stride=s)
+        for name, a, s in zip(names, geometry.base_anchors, geometry.strides, strict=True)
     )
-    changes: dict[str, object] = {"source": {**preset.source, **source}}
-    if network.normalise is not None:
-        changes["normalise"] = _normalise(network.normalise, spec.normalise, notes)
-    elif not network.is_normalise_known:
-        notes.append(
-            f"the graph normalizes in a way that cannot be read; mean and std are the defaults of {preset.flavour}: "
-            "check them in the spec"
+    changes["normalise"] = _normalise(preset, options, network, findings, command)
+    changes |= _resize(preset, options, network, dimensions, findings, command)
+    for field in _THRESHOLDS:
+        changes[field] = _threshold(preset, options, postprocessing, field, findings)
+    limit = postprocessing.max_per_class
+    if limit is not None and limit < changes["max_detections"]:
+        text = f"no limit of detections per class, although the graph keeps at most {limit} of each class"
+        findings.append(Finding("assumed", "max_detections", text))
+    changes["box_coder"] = _box_coder(preset, options, postprocessing, findings, command)
+    return usual.replace(**changes), findings
+
+
+def with_findings(spec: ModelSpec, findings: list[Finding]) -> ModelSpec:
+    """Returns the spec with the findings in its notes, one note for each kind."""
+    texts = {kind: "; ".join(item.text for item in findings if item.kind == kind) for kind in KINDS}
+    return spec.replace(source={**spec.source, **{kind: text for kind, text in texts.items() if text}})
+
+
+def _labels(preset: Preset, classes: int, options: ImportOptions, findings: list[Finding]) -> tuple[str, ...]:
+    labels = options.labels
+    if labels is not None:
+        if len(labels) != classes:
+            is_background = len(labels) + 1 == classes
+            hint = ". If index 0 is the background, as in torchvision, put '__background__' first" * is_background
+            raise ModelError(f"the network has {classes} classes, but there are {len(labels)} labels{hint}")
+        findings.append(Finding("given", "labels", f"you gave {classes} labels"))
+        return tuple(labels)
+    usual = preset.class_names()
+    if len(usual) == classes:
+        findings.append(Finding("assumed", "labels", f"the {classes} labels of the published models"))
+        return usual
+    text = (
+        f"the {classes} classes have no names and are called 'class 0' and so on; name them with --labels A,B,C "
+        "(in Python: labels=[...])"
+    )
+    findings.append(Finding("assumed", "labels", text))
+    return tuple(f"class {index}" for index in range(classes))
+
+
+def _threshold(
+    preset: Preset, options: ImportOptions, postprocessing: GraphPostprocessing, field: str, findings: list[Finding]
+) -> float | int:
+    given, found = getattr(options, field), getattr(postprocessing, field)
+    usual: float | int = getattr(preset, field)
+    if given is not None:
+        findings.append(Finding("given", field, f"{field} {given:g}"))
+        return type(usual)(given)
+    if found is not None:
+        value = usual if math.isclose(found, usual, rel_tol=1e-5) else found
+        compared = "as usual" if value == usual else f"usual: {usual:g}"
+        findings.append(Finding("read", field, f"{field} {value:g} ({compared} for {preset.flavour})"))
+        return value
+    findings.append(Finding("assumed", field, f"{field} {usual:g}, as usual for {preset.flavour}"))
+    return usual
+
+
+def _box_coder(
+    preset: Preset, options: ImportOptions, postprocessing: GraphPostprocessing, findings: list[Finding], command: str
+) -> Any:
+    """Returns the box coder. Raises `ModelError` if the graph scales deltas otherwise than the framework."""
+    coder = preset.box_coder
+    if options.box_weights is not None:
+        x, y, width, height = map(float, options.box_weights)
+        weights = (x, y, width, height)
+        findings.append(Finding("given", "box_coder", f"box weights {' '.join(f'{item:g}' for item in weights)}"))
+        return dataclasses.replace(coder, weights=weights)
+    decoding = postprocessing.size_decoding
+    listed = " ".join(f"{item:g}" for item in coder.weights)
+    if not decoding.has_exp or coder.kind != "center":
+        findings.append(Finding("assumed", "box_coder", f"box weights {listed}, as usual for {preset.flavour}"))
+        return coder
+    if not math.isclose(decoding.factor, 1 / coder.weights[2], rel_tol=1e-4) and not options.force:
+        raise ModelError(
+            f"the graph multiplies dw and dh by {decoding.factor:g} before exp, but {preset.flavour} by "
+            f"{1 / coder.weights[2]:g}. Give the four weights that deltas are divided by, x y width height: {command} "
+            f"--box-weights X,Y,{1 / decoding.factor:g},{1 / decoding.factor:g} (in Python: box_weights=)"
         )
-    changes |= _resize(preset, spec, network, dimensions, notes)
-    for field, value in (
-        ("score_threshold", postprocessing.score_threshold),
-        ("nms_iou_threshold", postprocessing.nms_iou_threshold),
-        ("top_k", postprocessing.top_k),
-        ("max_detections", postprocessing.max_detections),
-    ):
-        if value is not None and not math.isclose(value, getattr(spec, field), rel_tol=1e-5):
-            changes[field] = value
-            notes.append(
-                f"{field} {value} was read from the graph (default of {preset.flavour}: {getattr(spec, field)})"
-            )
-    factor, usual = postprocessing.size_decoding.factor, 1 / spec.box_coder.weights[2]
-    if spec.box_coder.kind == "center" and not math.isclose(factor, usual, rel_tol=1e-4):
-        notes.append(
-            f"the graph multiplies dw and dh by {factor:g} before exp, but {preset.flavour} by {usual:g}. Boxes will "
-            "be wrong unless you set box_coder.weights and box_coder.means in the spec to those of the network"
-        )
-    return spec.replace(**changes), notes
+    findings.append(Finding("read", "box_coder", f"dw and dh are multiplied by {decoding.factor:g} before exp"))
+    return coder
 
 
 def _resize(
     preset: Preset,
-    spec: ModelSpec,
+    options: ImportOptions,
     network: NetworkInput,
     dimensions: tuple[Dimension, Dimension, Dimension],
-    notes: list[str],
-) -> dict[str, object]:
-    """Returns the fields of the spec that follow from a resize in the graph, or from a fixed input size."""
-    resize, (_, height, width) = spec.resize, dimensions
-    if isinstance(height, int) and isinstance(width, int):
-        if resize.rule != "squash" or resize.size != (height, width):
-            notes.append(
-                f"the network accepts only {height} x {width}, so images are resized to exactly that size and lose "
-                f"their aspect ratio, unlike in {preset.flavour}. To keep the aspect ratio, export the network with "
-                "dynamic height and width"
+    findings: list[Finding],
+    command: str,
+) -> dict[str, Any]:
+    """Returns the fields of the spec that determine the size of the network's input."""
+    _, height, width = dimensions
+    fixed = (height, width) if isinstance(height, int) and isinstance(width, int) else None
+    resize = preset.resize
+    if options.resize is not None:
+        given = options.resize
+        resize = given if isinstance(given, Resize) else parse_resize(given, preset.resize, fixed)
+        findings.append(Finding("given", "resize", f"the resize rule {_in_words(resize)}"))
+        if fixed is not None and (resize.rule not in ("squash", "fit") or resize.size != fixed):
+            raise ModelError(
+                f"the network accepts only {fixed[0]} x {fixed[1]}, so the resize rule must be --resize squash or "
+                f"--resize fit (in Python: resize='squash' or resize='fit'), and not {_in_words(resize)}"
             )
-        return {
-            "resize": Resize("squash", (height, width), resize.rounding, resize.antialias),
-            "rescale": "per_axis",  # After a squash each axis has its own scale.
-            "pad_multiple": 1,
-        }
-    limits = network.resize_limits
-    if limits is not None and resize.rule == "shortest" and limits != resize.size:
-        notes.append(f"resize sides {limits[0]} (shorter) and {limits[1]} (longer, at most) were read from the graph")
-        return {"resize": Resize("shortest", limits, resize.rounding, resize.antialias)}
-    return {}
-
-
-def _labels(preset: Preset, classes: int, labels: Sequence[str] | None, notes: list[str]) -> tuple[str, ...]:
-    if labels is None:
-        usual = preset.class_names()
-        if len(usual) == classes:
-            return usual
-        notes.append(
-            f"the {classes} classes have no names and are called 'class 0' and so on; name them with --labels A,B,C "
-            "(in Python: labels=[...])"
+    elif fixed is not None:
+        resize = _fixed_resize(preset, fixed, findings, command)
+    elif network.resize_limits is not None:
+        resize = Resize("shortest", network.resize_limits, resize.rounding, resize.antialias)
+        findings.append(Finding("read", "resize", f"the resize rule {_in_words(resize)}"))
+    else:
+        findings.append(
+            Finding("assumed", "resize", f"the resize rule {_in_words(resize)}, as usual for {preset.flavour}")
         )
-        return tuple(f"class {index}" for index in range(classes))
-    if len(labels) != classes:
-        hint = (
-            ". If index 0 is the background, as in torchvision, put '__background__' first"
-            if len(labels) + 1 == classes
-            else ""
+    changes: dict[str, Any] = {"resize": resize}
+    if resize.rule == "squash":
+        changes["rescale"] = "per_axis"  # After a squash each axis has its own scale.
+    if fixed is not None:
+        changes["pad_multiple"] = 1
+    return changes
+
+
+def _fixed_resize(preset: Preset, fixed: tuple[int, int], findings: list[Finding], command: str) -> Resize:
+    """Returns the resize rule for a network of a fixed size. Raises `ModelError` if the framework does not tell it."""
+    if preset.flavour not in _SQUASHING:
+        raise ModelError(
+            f"the network accepts only {fixed[0]} x {fixed[1]}, and nothing shows how images get that size. If they "
+            f"are stretched to exactly that size: {command} --flavour {preset.flavour} --resize squash (in Python: "
+            "resize='squash'). If they keep their aspect ratio and are padded on the right and bottom: "
+            f"{command} --flavour {preset.flavour} --resize fit (in Python: resize='fit')"
         )
-        raise ModelError(f"the network has {classes} classes, but there are {len(labels)} labels{hint}")
-    return tuple(labels)
+    text = (
+        f"images are resized to exactly {fixed[0]} x {fixed[1]} and lose their aspect ratio, because the network "
+        f"accepts only that size and {preset.flavour} does so"
+    )
+    findings.append(Finding("concluded", "resize", text))
+    return Resize("squash", fixed, preset.resize.rounding, preset.resize.antialias)
 
 
-def _anchors(
-    preset: Preset,
-    count: int,
-    strides: Sequence[int],
-    given: LevelAnchors | None,
-    in_graph: Sequence[BaseAnchors] | None,
-    notes: list[str],
-) -> list[BaseAnchors]:
-    """Returns the anchors that the user gave, else those in the graph, else those of the framework."""
+def _in_words(resize: Resize) -> str:
+    return f"{resize.rule} {' x '.join(map(str, resize.size))}"
+
+
+def _normalise(
+    preset: Preset, options: ImportOptions, network: NetworkInput, findings: list[Finding], command: str
+) -> Normalise:
+    """Returns mean, std and channel order. Raises `ModelError` if the graph normalizes in an unknown way."""
+    usual, found = preset.normalise, network.normalise
+    given = None if options.mean is None or options.std is None else (_three(options.mean), _three(options.std))
+    if found is None and given is None and not network.is_normalise_known and not options.force:
+        raise ModelError(
+            "the graph normalizes images in a way that cannot be read, and the import removes that. Give the mean and "
+            f"the standard deviation of each channel, pixels of 0 to 255: {command} --mean M1,M2,M3 --std S1,S2,S3 "
+            "--channel-order RGB (in Python: mean=, std=, channel_order=)"
+        )
+    mean, std = (found.mean, found.std) if found is not None else (usual.mean, usual.std)
+    is_usual = found is None or (
+        np.allclose(found.mean, usual.mean, atol=0.05) and np.allclose(found.std, usual.std, atol=0.05)
+    )
+    if is_usual:
+        mean, std = usual.mean, usual.std  # The same, without the rounding of float32.
+    numbers = f"mean {_listed(mean)}, std {_listed(std)} (pixels of 0 to 255)"
     if given is not None:
-        values = np.asarray(given, np.float64) if len({len(level) for level in given}) == 1 else np.empty(0)
-        if values.shape != (len(strides), count, 4):
+        is_same = np.allclose(given[0], mean, atol=0.05) and np.allclose(given[1], std, atol=0.05)
+        if found is not None and not is_same and not options.force:
             raise ModelError(
-                f"base_anchors has shape {values.shape if values.size else '(levels of different length)'}; this "
-                f"network needs ({len(strides)}, {count}, 4): levels, anchors per cell, x1 y1 x2 y2"
+                f"the mean and std that you gave differ from those in the graph: {numbers}. Leave them out, or insist "
+                "on them with --force (in Python: force=True)"
             )
-        return [_boxes(level) for level in values]
-    usual = [preset.anchors.base_anchors(level) for level in range(len(preset.anchors.sizes))]
-    fits = len(usual[0]) == count and list(strides) == [1 << (FIRST_LEVEL + i) for i in range(len(usual))]
-    if in_graph is None:
-        if not fits:
-            raise ModelError(
-                f"the network has {count} anchor{'' if count == 1 else 's'} per cell on the levels "
-                f"{', '.join(map(level_name, strides))}, but {preset.flavour} has {len(usual[0])} on {len(usual)} "
-                f"levels from {level_name(1 << FIRST_LEVEL)} on, and the graph contains no anchors. Give them "
-                "in Python: import_onnx(..., base_anchors=[...]), one list of (x1, y1, x2, y2) in pixels for each level"
-            )
+        mean, std = given
+        findings.append(Finding("given", "normalise", f"mean {_listed(mean)}, std {_listed(std)} (pixels of 0 to 255)"))
+    elif found is not None:
+        findings.append(Finding("read", "normalise", numbers))
+    else:
+        findings.append(Finding("assumed", "normalise", f"{numbers}, as usual for {preset.flavour}"))
+    return Normalise(mean, std, _channels(preset, options, found, is_usual, findings))
+
+
+def _channels(
+    preset: Preset, options: ImportOptions, found: GraphNormalise | None, is_usual: bool, findings: list[Finding]
+) -> str:
+    if options.channel_order is not None:
+        findings.append(Finding("given", "normalise", f"the channel order {options.channel_order}"))
+        return options.channel_order
+    usual = preset.normalise.channels
+    if found is None:
+        findings.append(Finding("assumed", "normalise", f"the channel order {usual}, as usual for {preset.flavour}"))
         return usual
-    found = []
-    for boxes, stride in zip(np.array(in_graph), strides, strict=True):
-        # Some exports write the center of the cell into the anchors, others add it later; the framework's rule is
-        # known, so it is added here where the anchors in the graph lie around zero.
-        center = (boxes[:, :2] + boxes[:, 2:]) / 2
-        offset = preset.anchors.centre * stride if np.abs(center).max() <= 1 else 0.0
-        found.append(boxes + offset)
-    if fits and np.allclose(found, np.array(usual), atol=0.02):
-        return usual
-    notes.append(f"base anchors were read from the graph; they differ from the defaults of {preset.flavour}")
-    return [_boxes(level) for level in found]
+    gap = found.mean[2] - found.mean[0]  # The mean of photos is lower in blue than in red.
+    if is_usual or abs(gap) < 10:
+        kind, reason = "concluded", f"from the rules of {preset.flavour}"
+        channels = usual
+        if not is_usual:
+            kind, reason = "assumed", f"as usual for {preset.flavour}; the mean does not show it"
+    else:
+        kind, reason, channels = "concluded", "from the mean, which is lower in blue", "BGR" if gap > 0 else "RGB"
+    findings.append(Finding(kind, "normalise", f"the channel order {channels}, {reason}"))  # type: ignore[arg-type]
+    return channels
 
 
-def _boxes(values: npt.NDArray[np.float64]) -> BaseAnchors:
-    return tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in values.tolist())
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    first, second, third = values
+    return float(first), float(second), float(third)
 
 
-def _normalise(found: GraphNormalise, usual: Normalise, notes: list[str]) -> Normalise:
-    """Returns the normalization of the graph, which the import removes from it."""
-    if np.allclose(found.mean, usual.mean, atol=0.05) and np.allclose(found.std, usual.std, atol=0.05):
-        return usual  # The same, without the rounding of float32.
-    # The mean of photos is lower in blue than in red.
-    gap = found.mean[2] - found.mean[0]
-    channels = usual.channels if abs(gap) < 10 else "BGR" if gap > 0 else "RGB"
-    notes.append(f"mean and std were read from the graph; the channel order {channels} is concluded from the mean")
-    return Normalise(found.mean, found.std, channels)
+def _listed(values: Any) -> str:
+    return " ".join(f"{value:.6g}" for value in values)

@@ -1,0 +1,92 @@
+"""What a user can tell an import about a network, instead of leaving it to the graph or the framework."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from retinasdk.errors import ModelError
+from retinasdk.spec import Resize
+
+LevelAnchors = Sequence[Sequence[Sequence[float]]]
+Three = Sequence[float]
+
+_RULES = {"shortest": 2, "longest": 1, "native": 1, "squash": 2, "fit": 2}
+_FIXED = ("squash", "fit")  # Rules that can take their size from a network of a fixed size.
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What the user gave. None means: not given. The fields are the arguments of `import_onnx`."""
+
+    flavour: str = "auto"
+    labels: Sequence[str] | None = None
+    name: str | None = None
+    base_anchors: LevelAnchors | None = None
+    anchor_sizes: Sequence[float] | None = None
+    anchor_ratios: Sequence[float] | None = None
+    anchor_scales: Sequence[float] | None = None
+    strides: Sequence[float] | None = None
+    mean: Three | None = None
+    std: Three | None = None
+    channel_order: str | None = None
+    resize: Resize | str | None = None
+    score_threshold: float | None = None
+    nms_iou_threshold: float | None = None
+    top_k: int | None = None
+    max_detections: int | None = None
+    box_weights: Sequence[float] | None = None
+    box_head: str | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if self.base_anchors is not None and self.has_anchor_rule:
+            raise ModelError(
+                "base anchors are given twice. Give either the boxes (--anchors; in Python: base_anchors=) or the rule "
+                "(--anchor-sizes, --anchor-ratios, --anchor-scales)"
+            )
+        if (self.mean is None) != (self.std is None):
+            raise ModelError("mean and std belong together: give both, on a scale of 0 to 255 (--mean and --std)")
+
+        for option, values, count in (
+            ("--mean", self.mean, 3),
+            ("--std", self.std, 3),
+            ("--box-weights", self.box_weights, 4),
+        ):
+            if values is not None and len(values) != count:
+                raise ModelError(f"{option} takes {count} numbers, but there are {len(values)}")
+
+    @property
+    def has_anchor_rule(self) -> bool:
+        """Whether sizes, ratios or scales of the anchors are given."""
+        return any(item is not None for item in (self.anchor_sizes, self.anchor_ratios, self.anchor_scales))
+
+    @property
+    def anchors_per_cell(self) -> int | None:
+        """Number of anchors per cell of the given boxes; None if none are given."""
+        return len(self.base_anchors[0]) if self.base_anchors else None
+
+
+def parse_resize(text: str, usual: Resize, fixed: tuple[int, int] | None) -> Resize:
+    """Reads a resize rule such as "shortest:800,1333", "longest:768", "squash:800x800" or "fit".
+
+    Args:
+        text: The rule, and its sides in pixels. "squash" and "fit" take height x width; for a network of a fixed size
+            these can be left out.
+        usual: The rule of the framework, for rounding and filter.
+        fixed: (height, width) of a network of a fixed size.
+
+    Raises:
+        ModelError: The text is no such rule.
+    """
+    rule, _, sides = text.partition(":")
+    numbers = [int(item) for item in re.findall(r"\d+", sides)]
+    if not sides and rule in _FIXED and fixed is not None:
+        numbers = list(fixed)
+    if rule not in _RULES or len(numbers) != _RULES[rule] or re.sub(r"[\d,x ]", "", sides):
+        raise ModelError(
+            f"the resize rule {text!r} is unknown. Give one of shortest:800,1333 (shorter side, longer side at most), "
+            "longest:768, native:1333, squash:HEIGHTxWIDTH or fit:HEIGHTxWIDTH"
+        )
+    return Resize(rule, tuple(numbers), usual.rounding, usual.antialias)
