@@ -182,6 +182,26 @@ def test_mmdeploys_fixed_size_with_a_plugin_behind(tmp_path: Path) -> None:
         assert len(detector(scene(1, 100, 140))) > 0
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_mmdeploys_whole_graph_gives_the_same_detections(seed: int, tmp_path: Path) -> None:
+    """Boxes reach into the padding, and boxes without area stay."""
+    foreign, _ = other.mmdeploy_whole(max_detections=60)
+    report, _ = imported(foreign, tmp_path, labels=["a", "b", "c"])
+    assert report.spec.flavour == "mmdeploy"
+    assert report.spec.levels == flavour_spec("mmdeploy").levels
+    assert (report.spec.max_detections, report.spec.score_threshold) == (60, 0.05)
+    assert "the strides are 8 16 32 64 128" in report.texts("read")
+    spec = report.spec.replace(resize=Resize("native", (200,)), top_k=65536)
+    picture = scene(seed, 90, 140)  # Padded to 96 x 160.
+    tensor = preprocess([picture], [Transform.plan((90, 140), spec)], spec).tensor
+    boxes, scores, labels = run(foreign, {"images": tensor})
+    assert len(scores) > 20
+    assert boxes[:, 2].max() > 140 or boxes[:, 3].max() > 90
+    with Detector(tmp_path / "heads.onnx", spec=spec) as detector:
+        ours = detector(picture)
+    assert_same_detections(Listed(ours.xyxy, ours.scores, ours.class_ids), Listed(boxes, scores, labels), tie=1e-5)
+
+
 @pytest.mark.parametrize("by_value", [False, True], ids=["a*K+k", "k*A+a"])
 @pytest.mark.parametrize("classes", [1, 2, 3, 9, 36, 80])
 def test_channels_come_anchor_by_anchor(classes: int, by_value: bool, tmp_path: Path) -> None:

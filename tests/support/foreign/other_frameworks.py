@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from .torchvision_graph import decode_boxes, grid_anchors, shape_part
 from .wrap import ANCHORS, LEVELS, Wrapped, flat
 
 Graphs = tuple[onnx.ModelProto, onnx.ModelProto]
@@ -86,6 +87,42 @@ def mmdeploy(classes: int = 3, sides: tuple[int, int] = (96, 160)) -> Graphs:
         node.input[:] = ["input" if name == "images" else name for name in node.input]
     model = w.model(inputs, [found, found.removesuffix("_0") + "_1"], domains=["mmdeploy"])
     return model, w.network
+
+
+def mmdeploy_whole(classes: int = 3, *, max_detections: int = 100) -> Graphs:
+    """A dynamic size; anchors, decoding, clipping to the shape of the input, and the standard NMS for each class.
+
+    There are fewer candidates than mmdeploy's top-k, so the graph has none.
+    """
+    w = Wrapped(classes, deltas_gain=0.2)
+    sides = shape_part(w, "images", 2, 4)
+    boxes = []
+    for level, deltas in zip(LEVELS, w.deltas, strict=True):
+        corners = ratio_major_anchors(level)[:, 2:]
+        anchors = grid_anchors(w, corners, shape_part(w, deltas, 2, 4), w.constant([1 << level] * 2))
+        moved = w.op("Squeeze", flat(w, deltas, 4), w.constant([0]))
+        boxes.append(decode_boxes(w, anchors, moved, lower_bound=-LN_1000_16))
+    limits = w.op("Cast", w.op("Gather", sides, w.constant([1, 0, 1, 0])), to=TensorProto.FLOAT)
+    clipped = w.op("Min", w.op("Max", w.op("Concat", *boxes, axis=0), w.constant(0.0)), limits)
+    logits = w.op("Concat", *(flat(w, name, classes) for name in w.logits), axis=1)
+    scores = w.op("Transpose", w.op("Sigmoid", logits), perm=[0, 2, 1])
+    limit, iou, score = w.constant([200]), w.constant([0.5]), w.constant([0.05])
+    kept = w.op("NonMaxSuppression", w.op("Unsqueeze", clipped, w.constant([0])), scores, limit, iou, score)
+    label, place = (
+        w.op("Reshape", w.op("Slice", kept, *(w.constant([at]) for at in (column, column + 1, 1))), w.constant([-1]))
+        for column in (1, 2)
+    )
+    each = w.op("Transpose", w.op("Squeeze", scores, w.constant([0])), perm=[1, 0])
+    values = w.op("GatherND", each, w.op("Concat", *(_column(w, item) for item in (place, label)), axis=1))
+    wanted = w.op("Min", w.op("Shape", values), w.constant([max_detections]))
+    best = w.op("TopK", values, wanted, outputs=2)
+    order = best.removesuffix("_0") + "_1"
+    found = w.op("Gather", clipped, w.op("Gather", place, order))
+    return w.model(outputs=[found, best, w.op("Gather", label, order)]), w.network
+
+
+def _column(w: Wrapped, tensor: str) -> str:
+    return w.op("Unsqueeze", tensor, w.constant([1]))
 
 
 def _write_sizes(w: Wrapped, sides: tuple[int, int]) -> None:

@@ -37,20 +37,20 @@ def torchvision_graph(
     """Returns the whole graph and the network inside it. with_anchors=False replaces the base anchors by squares."""
     w = Wrapped(classes, deltas_gain=0.05)
     w.before()
-    sides = _shape_part(w, "image", 1, 3)
+    sides = shape_part(w, "image", 1, 3)
     pixels = w.op("Sub", "image", w.constant(np.reshape(MEAN, (3, 1, 1))), name="/transform/Sub")
     pixels = w.op("Div", pixels, w.constant(np.reshape(STD, (3, 1, 1))), name="/transform/Div")
     resized, resized_sides = _resize(w, pixels, sides)
     w.feed(_pad(w, resized, resized_sides))
     w.behind()
-    padded_sides = _shape_part(w, w.images, 2, 4)
+    padded_sides = shape_part(w, w.images, 2, 4)
     boxes, scores, labels = [], [], []
     for level, (logits, deltas) in enumerate(zip(w.logits, w.deltas, strict=True)):
-        grid = _shape_part(w, logits, 2, 4)
+        grid = shape_part(w, logits, 2, 4)
         corners = np.array(CORNERS[level], np.float32)
         if not with_anchors:
             corners = corners * 0 + np.float32(8 * 2**level)
-        anchors = _anchors(w, corners, grid, w.op("Div", padded_sides, grid))
+        anchors = grid_anchors(w, corners, grid, w.op("Div", padded_sides, grid))
         limits = (score_threshold, top_k)
         found = _decode_level(w, flat(w, logits, classes), flat(w, deltas, 4), anchors, limits, resized_sides)
         for part, values in zip((boxes, scores, labels), found, strict=True):
@@ -63,7 +63,7 @@ def torchvision_graph(
     return w.model([("image", TensorProto.FLOAT, (3, "H", "W"))], made, opset=opset), w.network
 
 
-def _shape_part(w: Wrapped, tensor: str, first: int, last: int) -> str:
+def shape_part(w: Wrapped, tensor: str, first: int, last: int) -> str:
     return w.op("Slice", w.op("Shape", tensor), w.constant([first]), w.constant([last]), w.constant([0]))
 
 
@@ -90,7 +90,7 @@ def _pad(w: Wrapped, pixels: str, sides: str) -> str:
     return w.op("Concat", w.op("Unsqueeze", w.op("Pad", pixels, pads, ""), w.constant([0])), axis=0)
 
 
-def _anchors(w: Wrapped, corners: np.ndarray, grid: str, stride: str) -> str:  # type: ignore[type-arg]
+def grid_anchors(w: Wrapped, corners: np.ndarray, grid: str, stride: str) -> str:  # type: ignore[type-arg]
     """Returns (h * w * A, 4): the base anchors of every cell, row by row."""
     base = w.constant(
         np.concatenate([-corners, corners], axis=1).reshape(1, ANCHORS, 4), f"anchors_{w.op('Shape', grid)}"
@@ -122,7 +122,7 @@ def _decode_level(
     label = w.op("Mod", chosen, w.constant(w.classes))
     anchor = w.op("Gather", anchors, place)
     delta = w.op("Gather", w.op("Squeeze", deltas, w.constant([0])), place)
-    boxes = _decode(w, anchor, delta)
+    boxes = decode_boxes(w, anchor, delta)
     size = w.op("Cast", w.op("Gather", sides, w.constant([1, 0, 1, 0])), to=TensorProto.FLOAT)
     return w.op("Min", w.op("Max", boxes, w.constant(0.0)), size), best, label
 
@@ -131,12 +131,14 @@ def _columns(w: Wrapped, tensor: str, first: int, last: int) -> str:
     return w.op("Slice", tensor, w.constant([first]), w.constant([last]), w.constant([1]))
 
 
-def _decode(w: Wrapped, anchors: str, deltas: str) -> str:
+def decode_boxes(w: Wrapped, anchors: str, deltas: str, lower_bound: float | None = None) -> str:
+    """Decodes (n, 4) deltas with weights of 1."""
     upper, lower = _columns(w, anchors, 0, 2), _columns(w, anchors, 2, 4)
     sides = w.op("Sub", lower, upper)
     centres = w.op("Add", upper, w.op("Mul", sides, w.constant(0.5)))
     moves = w.op("Div", _columns(w, deltas, 0, 2), w.constant([1.0, 1.0]))
-    growth = w.op("Clip", w.op("Div", _columns(w, deltas, 2, 4), w.constant([1.0, 1.0])), "", w.constant(CLAMP))
+    growth = w.op("Div", _columns(w, deltas, 2, 4), w.constant([1.0, 1.0]))
+    growth = w.op("Clip", growth, "" if lower_bound is None else w.constant(lower_bound), w.constant(CLAMP))
     centres = w.op("Add", w.op("Mul", moves, sides), centres)
     halves = w.op("Mul", w.constant(0.5), w.op("Mul", w.op("Exp", growth), sides))
     return w.op("Concat", w.op("Sub", centres, halves), w.op("Add", centres, halves), axis=1)
