@@ -161,7 +161,7 @@ def test_an_anchor_rule(tmp_path: Path) -> None:
     [
         ({"anchor_sizes": (16, 32)}, r"2 sizes, but the network has 5 levels: p3, .*--anchor-sizes"),
         ({"anchor_ratios": (1,)}, r"3 scales and 1 ratios, so 3 anchors per cell, but the network has 9"),
-        ({"strides": (8, 16)}, r"2 strides are given \(--strides\), but the network has 5 levels"),
+        ({"strides": (8, 16)}, r"2 strides are given \(--strides or --anchors\), but the network has 5 levels"),
         ({"anchor_ratios": (1,), "base_anchors": SQUARE}, "base anchors are given twice"),
         ({"mean": (1, 2, 3)}, "mean and std belong together"),
         ({"box_weights": (1, 2)}, "--box-weights takes 4 numbers, but there are 2"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from retinasdk import import_onnx
 from retinasdk.cli.arguments import check_file, labels
+from retinasdk.cli.import_options import add_rules, rules_of
 from retinasdk.convert.flavours import list_flavours
 
 
@@ -25,6 +26,10 @@ def add_parser(commands: Any) -> None:
     importing.add_argument("--labels", type=labels, metavar="A,B,C|FILE.txt", help="one name a class, in order")
     importing.add_argument("--name", help="of the model, for people")
     importing.add_argument("--box-head", metavar="TENSOR", help="a tensor of the box head, where shapes do not tell")
+    importing.add_argument(
+        "--force", action="store_true", help="insist on what you named where the graph contradicts it"
+    )
+    add_rules(importing)
     importing.set_defaults(run=run)
 
 
@@ -38,5 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
         labels=arguments.labels,
         name=arguments.name,
         box_head=arguments.box_head,
+        force=arguments.force,
+        **rules_of(arguments),
     )
     print(report)

@@ -64,8 +64,8 @@ def decide_geometry(
     """
     if options.strides is not None and len(options.strides) != len(nominal):
         raise ModelError(
-            f"{len(options.strides)} strides are given (--strides), but the network has {len(nominal)} levels: "
-            f"{', '.join(map(level_name, nominal))}"
+            f"{len(options.strides)} strides are given (--strides or --anchors), but the network has {len(nominal)} "
+            f"levels: {', '.join(map(level_name, nominal))}"
         )
     strides, stride_finding = _strides(preset, options, nominal, grid)
     steps = [
