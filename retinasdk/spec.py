@@ -20,7 +20,7 @@ from retinasdk.errors import ModelError
 FORMAT = 1
 METADATA_KEY = "retinasdk.spec"
 
-_RESIZE_RULES = {"shortest": 2, "longest": 1, "native": 1, "squash": 2}
+_RESIZE_RULES = {"shortest": 2, "longest": 1, "native": 1, "squash": 2, "fit": 2}
 _ROUNDINGS = ("floor", "half_up")
 _CODERS = ("center", "corner")
 _CLIPS = ("resized", "padded", "original", "none")
@@ -112,6 +112,8 @@ class Resize:
     rule "longest": size (m,): the longer side becomes m.
     rule "native": size (m,): as it is, unless the longer side passes m; then that becomes m.
     rule "squash": size (height, width): exactly that, whatever the image's shape.
+    rule "fit": size (height, width): as large as fits into that without a change of the aspect ratio; the network input
+        is padded on the right and bottom to exactly that size.
     rounding: "floor" (torchvision, ODTK) or "half_up" (detectron2, mmdetection).
     antialias: average over the source pixels when reducing, as Pillow does; False: plain bilinear, as torchvision.
     """
@@ -128,11 +130,18 @@ class Resize:
         _check(valid, f"resize rule {self.rule!r} has {count} side(s) from 1 to {_MAX_SIDE}", self.size)
         _check(self.rounding in _ROUNDINGS, f"resize rounding is one of {_ROUNDINGS}", self.rounding)
 
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """(height, width) of the network input, before `pad_multiple`, if it is the same for all images, else None."""
+        return (self.size[0], self.size[1]) if self.rule in ("squash", "fit") else None
+
     def scale(self, height: int, width: int) -> float:
         """What both sides of an image of that size are multiplied by. "squash" has no such scale: ValueError."""
         longer = max(height, width)
         if self.rule == "squash":
             raise ValueError("resize rule 'squash' has a scale for each axis, and not one for both")
+        if self.rule == "fit":
+            return min(self.size[0] / height, self.size[1] / width)
         if self.rule == "longest":
             return self.size[0] / longer
         if self.rule == "native":
@@ -255,6 +264,8 @@ class ModelSpec:
     def padded(self, height: int, width: int) -> tuple[int, int]:
         """Network-input (height, width) for a resized image of that size."""
         multiple = self.pad_multiple
+        if self.resize.rule == "fit":
+            height, width = self.resize.size
         return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
     def replace(self, **changes: Any) -> ModelSpec:

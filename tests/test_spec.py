@@ -84,6 +84,7 @@ def level(**changes: Any) -> Level:
         (lambda: Resize("longest", (800, 800)), r"'longest' has 1 side\(s\)"),
         (lambda: Resize("squash", (800, 0)), "from 1 to 65536"),
         (lambda: Resize("squash", (800, 65537)), "from 1 to 65536"),
+        (lambda: Resize("fit", (800,)), r"resize rule 'fit' has 2 side\(s\)"),
         (lambda: Resize("squash", (8, 8), rounding="up"), "resize rounding is one of"),
         (lambda: Normalise((0.0, 0.0), (1.0, 1.0, 1.0)), "mean is three finite numbers"),
         (lambda: Normalise((0.0, 0.0, INFINITY), (1.0, 1.0, 1.0)), "mean is three finite numbers"),
@@ -172,6 +173,10 @@ def test_resized_sizes_of_common_frames(
     ("resize", "frame", "wanted"),
     [
         (Resize("squash", (640, 320)), (7, 4000), (640, 320)),
+        (Resize("fit", (640, 320)), (480, 640), (240, 320)),
+        (Resize("fit", (640, 320)), (640, 240), (640, 240)),
+        (Resize("fit", (640, 320)), (3, 4000), (1, 320)),
+        (Resize("fit", (800, 1344), "half_up"), (375, 500), (800, 1067)),
         (Resize("longest", (640,)), (480, 640), (480, 640)),
         (Resize("longest", (640,)), (1280, 600), (640, 300)),
         (Resize("longest", (100,)), (3, 200), (1, 100)),
@@ -183,6 +188,17 @@ def test_resized_sizes_of_common_frames(
 )
 def test_target(resize: Resize, frame: tuple[int, int], wanted: tuple[int, int]) -> None:
     assert resize.target(*frame) == wanted
+
+
+@pytest.mark.parametrize(("multiple", "padded"), [(1, (640, 320)), (128, (640, 384))])
+def test_a_fixed_canvas_is_padded_to(multiple: int, padded: tuple[int, int]) -> None:
+    spec = small_spec(resize=Resize("fit", (640, 320)), pad_multiple=multiple, rescale="uniform")
+    for frame in ((480, 640), (640, 240), (7, 7)):
+        transform = Transform.plan(frame, spec)
+        assert transform.padded == padded
+        assert transform.scale == min(640 / frame[0], 320 / frame[1])
+    assert spec.resize.fixed_size == Resize("squash", (640, 320)).fixed_size == (640, 320)
+    assert TORCHVISION.fixed_size is None
 
 
 @given(

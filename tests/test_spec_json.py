@@ -175,6 +175,7 @@ def _spec_strategy() -> st.SearchStrategy[ModelSpec]:
     side = st.integers(1, 65536)
     rounding = st.sampled_from(["floor", "half_up"])
     sizes = {"shortest": st.tuples(side, side), "longest": st.tuples(side), "squash": st.tuples(side, side)}
+    sizes["fit"] = sizes["squash"]
     resize = st.one_of(
         [st.builds(Resize, st.just(rule), size, rounding, st.booleans()) for rule, size in sizes.items()]
     )

@@ -299,7 +299,7 @@ def _own_spec(path: Path) -> ModelSpec:
 
 def _sized(spec: ModelSpec, size: tuple[int, int]) -> ModelSpec:
     """Returns the spec with an input that fits into `size`. A rule that keeps proportions still does."""
-    sides: dict[str, tuple[int, ...]] = {"shortest": (min(size), max(size)), "squash": size}
+    sides: dict[str, tuple[int, ...]] = {"shortest": (min(size), max(size)), "squash": size, "fit": size}
     resize: Resize = spec.resize
     return spec.replace(resize=dataclasses.replace(resize, size=sides.get(resize.rule, (max(size),))))
 

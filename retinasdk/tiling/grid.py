@@ -110,7 +110,7 @@ class Tiles:
             return cls(side) if max(height, width) > side else None
         if not is_shrunk:
             return None
-        return cls((size[0], size[-1] if rule == "squash" else size[0]), whole_image=True)
+        return cls(spec.resize.fixed_size or (size[0], size[0]), whole_image=True)
 
 
 @dataclass(frozen=True)

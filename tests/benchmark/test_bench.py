@@ -138,6 +138,7 @@ def test_rows_are_all_combinations_in_order(model_path: Path, tmp_path: Path, sp
         (Resize("longest", (500,)), (64, 96)),
         (Resize("native", (30,)), (64, 96)),
         (Resize("squash", (128, 128)), (64, 96)),
+        (Resize("fit", (128, 128)), (64, 96)),
     ],
     ids=lambda value: value.rule if isinstance(value, Resize) else "",
 )

@@ -182,6 +182,27 @@ def test_mmdeploys_fixed_size_with_a_plugin_behind(tmp_path: Path) -> None:
         assert len(detector(scene(1, 100, 140))) > 0
 
 
+@pytest.mark.parametrize(("size", "resized"), [((100, 140), (96, 134)), ((90, 160), (90, 160)), ((48, 80), (96, 160))])
+def test_a_fixed_size_can_be_padded(size: tuple[int, int], resized: tuple[int, int], tmp_path: Path) -> None:
+    """The result is that of the same network with a dynamic size, on a picture that is padded to a multiple."""
+    foreign, network = other.mmdeploy(3, (96, 160))
+    report, _ = imported(foreign, tmp_path, flavour="mmdeploy", resize="fit")
+    assert report.spec.resize == Resize("fit", (96, 160), "half_up")
+    assert "the resize rule fit 96 x 160" in report.texts("given")
+    picture = scene(5, *size)
+    onnx.save(network, str(tmp_path / "dynamic.onnx"))
+    dynamic = report.spec.replace(resize=Resize("longest", (max(resized),), "half_up"), pad_multiple=32)
+    for spec in (report.spec, dynamic):
+        transform = Transform.plan(size, spec)
+        assert (transform.resized, transform.padded) == (resized, (96, 160))
+    with Detector(tmp_path / "heads.onnx") as detector, Detector(tmp_path / "dynamic.onnx", spec=dynamic) as free:
+        ours, theirs = (
+            Listed(found.xyxy, found.scores, found.class_ids) for found in (detector(picture), free(picture))
+        )
+    assert len(ours.scores) > 20
+    assert_same_detections(ours, theirs, tie=1e-5)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_mmdeploys_whole_graph_gives_the_same_detections(seed: int, tmp_path: Path) -> None:
     """Boxes reach into the padding, and boxes without area stay."""

@@ -123,6 +123,7 @@ def test_rtx_builds_without_a_gpu(model_path: Path, engine: Path) -> None:
         (Resize("native", (4096,)), None, ((32, 32), (1088, 1920), (1920, 1920))),
         (Resize("native", (4096,)), [(480, 640)], ((480, 640), (480, 640), (480, 640))),
         (Resize("squash", (256, 384)), None, ((256, 384), (256, 384), (256, 384))),
+        (Resize("fit", (256, 384)), None, ((256, 384), (256, 384), (256, 384))),
     ],
 )
 def test_profiles(

@@ -84,6 +84,7 @@ def test_too_many_tiles() -> None:
         (Resize("shortest", (800, 1333)), (3000, 4000), Tiles((800, 800), whole_image=True)),
         (Resize("squash", (300, 500)), (400, 500), None),
         (Resize("squash", (300, 500)), (900, 500), Tiles((300, 500), whole_image=True)),
+        (Resize("fit", (300, 500)), (900, 500), Tiles((300, 500), whole_image=True)),
         (Resize("native", (4096,)), (1000, 1024), None),
         (Resize("native", (4096,)), (2472, 2299), Tiles(1024)),
         (Resize("native", (512,)), (600, 600), Tiles(512)),
