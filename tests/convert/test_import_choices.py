@@ -201,6 +201,23 @@ def test_everything_can_be_given(tmp_path: Path) -> None:
     assert spec.source["given"].startswith("the rules of detectron2, which you named; you gave the base anchors")
 
 
+def test_a_threshold_of_zero_is_read(tmp_path: Path) -> None:
+    report = imported(torchvision_graph(score_threshold=0.0)[0], tmp_path)
+    assert report.spec.score_threshold == 0
+    assert "score_threshold 0 (usual: 0.05 for torchvision)" in report.texts("read")
+
+
+def test_several_thresholds_are_a_question(tmp_path: Path) -> None:
+    """Each level has its own, which the spec cannot say."""
+    whole = torchvision_graph()[0]
+    greater = [node for node in whole.graph.node if node.op_type == "Greater"]
+    whole.graph.initializer.append(numpy_helper.from_array(np.float32(0.125), "another"))
+    greater[-1].input[1] = "another"
+    message = r"several values of score_threshold: 0\.05, 0\.125\. .* --score-threshold N \(in Python: score_threshold="
+    refused(whole, tmp_path, message)
+    assert imported(whole, tmp_path, score_threshold=0.1).spec.score_threshold == 0.1
+
+
 def test_what_is_not_known_is_called_assumed(tmp_path: Path) -> None:
     assumed = imported(other.raw_heads()[0], tmp_path, flavour="detectron2").texts("assumed")
     for part in ("base anchors", "strides 8", "mean 103.53", "order BGR", "shortest 800", "top_k 1000", "score", "nms"):
@@ -212,6 +229,22 @@ def test_a_normalization_that_cannot_be_read_is_asked_for(tmp_path: Path) -> Non
     refused(foreign, tmp_path, "normalizes images in a way that cannot be read.* --mean M1,M2,M3", flavour="mmdet")
     given = {"mean": (103.5, 116.25, 123.75), "std": (57.5, 57.25, 58.5), "channel_order": "BGR"}
     assert imported(foreign, tmp_path, flavour="mmdet", **given).spec.normalise.channels == "BGR"
+
+
+def test_a_mean_that_looks_like_another_channel_order_is_a_question(tmp_path: Path) -> None:
+    foreign = other.with_preprocessing((90.0, 100.0, 110.0), (57.5, 57.25, 58.5))[0]
+    message = r"looks like the channel order BGR .* but torchvision has RGB.* --channel-order RGB, or BGR"
+    refused(foreign, tmp_path, message, flavour="torchvision")
+    assert imported(foreign, tmp_path, flavour="torchvision", channel_order="RGB").spec.normalise.channels == "RGB"
+    report = imported(foreign, tmp_path, flavour="detectron2")
+    assert report.spec.normalise.channels == "BGR"
+    assert any("order BGR, from the rules of detectron2" in text for text in report.texts("concluded"))
+
+
+def test_a_mean_that_shows_no_channel_order(tmp_path: Path) -> None:
+    foreign = other.with_preprocessing((100.0, 100.0, 101.0), (57.5, 57.25, 58.5))[0]
+    report = imported(foreign, tmp_path, flavour="torchvision")
+    assert "the channel order RGB, as usual for torchvision" in report.texts("assumed")
 
 
 def test_mean_and_std_that_differ_from_the_graph(tmp_path: Path) -> None:

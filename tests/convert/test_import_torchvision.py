@@ -19,6 +19,7 @@ from retinasdk.convert.importing import import_onnx
 torch = pytest.importorskip("torch", reason="exports torchvision's models, which needs torch; .ci/run installs it")
 detection = pytest.importorskip("torchvision.models.detection", reason="exports torchvision's models")
 
+AnchorGenerator = detection.anchor_utils.AnchorGenerator
 pytestmark = pytest.mark.heavy
 
 CLASSES = 5
@@ -109,6 +110,31 @@ def test_settings_of_the_export_are_read(opset: int, dynamic: bool, tmp_path: Pa
         (item,) = model([as_tensor(picture)])
     theirs = Listed(*(item[key].numpy() for key in ("boxes", "scores", "labels")))
     assert len(theirs.scores) == 50
+    with Detector(tmp_path / "heads.onnx") as detector:
+        ours = detector(picture)
+    assert_same_detections(Listed(ours.xyxy, ours.scores, ours.class_ids), theirs, tie=1e-5)
+
+
+def test_anchors_and_sizes_of_the_export_are_read(tmp_path: Path) -> None:
+    sizes = tuple((side, side * 1.5) for side in (16, 32, 64, 128, 256))
+    anchors = AnchorGenerator(sizes, ((0.4, 1.0, 1.7),) * 5)
+    settings = {"image_mean": [0.4, 0.45, 0.5], "image_std": [0.3, 0.25, 0.2], "score_thresh": 0.0}
+    model = fresh_model("v1", anchor_generator=anchors, **settings)
+    export(model, tmp_path / "whole.onnx", 17, dynamic=True)
+    # The mean is higher in blue than in red, as it is in BGR, so the order is asked for.
+    given = {"labels": list("abcde"), "flavour": "torchvision", "channel_order": "RGB"}
+    report = import_onnx(tmp_path / "whole.onnx", tmp_path / "heads.onnx", **given)
+    spec = report.spec
+    assert report.anchors == 6
+    for level, own in zip(spec.levels, anchors.cell_anchors, strict=True):
+        np.testing.assert_allclose(level.base_anchors, own.numpy(), atol=1e-4)
+        assert level.stride is None
+    assert spec.score_threshold == 0
+    picture = scene(2, 300, 413)
+    with torch.inference_mode():
+        (item,) = model([as_tensor(picture)])
+    theirs = Listed(*(item[key].numpy() for key in ("boxes", "scores", "labels")))
+    assert len(theirs.scores) > 100
     with Detector(tmp_path / "heads.onnx") as detector:
         ours = detector(picture)
     assert_same_detections(Listed(ours.xyxy, ours.scores, ours.class_ids), theirs, tie=1e-5)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,6 @@ import numpy as np
 from retinasdk.convert.flavours.preset import BaseAnchors
 from retinasdk.convert.importing.graph import GraphView, inner_nodes
 from retinasdk.convert.importing.heads import HeadPair
-from retinasdk.errors import ModelError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,6 +22,9 @@ _PASSED |= {"Transpose", "Flatten", "Add"}
 # Operators between a constant count, such as 1000, and the input of TopK or Slice that takes it: min(1000, n), or
 # "1000 if 1000 < n else n". Through each of them the constant stays an upper bound.
 _COUNTED = frozenset({"Min", "ReduceMin", "Concat", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Where"})
+# Operators that move values and compute none.
+_MOVED = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Concat"})
+_MOVED |= {"Identity", "Cast"}
 _MAX_COUNT = 1 << 20  # Above this a count is written to mean "no limit".
 
 
@@ -56,6 +58,7 @@ class GraphPostprocessing:
         max_per_class: Maximum number of detections of each class; None also where that is as many as NMS can find.
         size_decoding: What happens to dw and dh before exp.
         has_nms: Whether NMS follows the heads.
+        several: Different values of a rule that should have one, by its name here; that rule is None.
     """
 
     base_anchors: tuple[BaseAnchors, ...] | None
@@ -66,27 +69,26 @@ class GraphPostprocessing:
     max_per_class: int | None
     size_decoding: SizeDecoding
     has_nms: bool
+    several: Mapping[str, Sequence[float]]
 
 
 def read_postprocessing(view: GraphView, heads: HeadPair) -> GraphPostprocessing:
-    """Reads the constants of the post-processing that follows the heads in the graph.
-
-    Raises:
-        ModelError: The graph contains several different score thresholds or NMS thresholds.
-    """
+    """Reads the constants of the post-processing that follows the heads in the graph."""
     after_logits = view.descendants(heads.logits.tensor_names)
     suppressing = [index for index in sorted(after_logits) if _is_nms(view, index)]
     after_nms = view.descendants([name for index in suppressing for name in view.nodes[index].output])
     thresholds, ious, per_class = _read_thresholds(view, after_logits)
+    several = {"score_threshold": sorted(thresholds), "nms_iou_threshold": sorted(ious)}
     return GraphPostprocessing(
         base_anchors=_read_base_anchors(view, heads),
-        score_threshold=_only(thresholds, "score thresholds"),
-        nms_iou_threshold=_only(ious, "NMS thresholds"),
+        score_threshold=_only(thresholds),
+        nms_iou_threshold=_only(ious),
         top_k=_read_top_k(view, heads, after_logits - after_nms),
         max_detections=_read_max_detections(view, after_nms),
         max_per_class=max((count for count in per_class if count < _MAX_COUNT), default=None),
         size_decoding=_read_size_decoding(view, view.descendants(heads.deltas.tensor_names)),
         has_nms=bool(suppressing),
+        several={name: values for name, values in several.items() if len(values) > 1},
     )
 
 
@@ -99,13 +101,16 @@ def _is_nms(view: GraphView, index: int) -> bool:
 def _read_thresholds(view: GraphView, after_logits: Collection[int]) -> tuple[set[float], set[float], set[int]]:
     """Returns the score thresholds, the IoU thresholds and the limits per class that the graph contains."""
     thresholds: set[float] = set()
+    of_scores: set[float] = set()  # Those that are compared with scores for certain, so that 0 counts, too.
     ious: set[float] = set()
     per_class: set[int] = set()
     for node in (item for index in after_logits for item in (view.nodes[index], *inner_nodes(view.nodes[index]))):
         if node.op_type in ("Greater", "GreaterOrEqual") and view.constant(node.input[0]) is None:
-            thresholds |= _scalar(view, node.input[1])
+            are_scores = _are_scores(view, node.input[0])
+            (of_scores if are_scores else thresholds).update(_scalar(view, node.input[1]))
         elif node.op_type in ("Less", "LessOrEqual") and view.constant(node.input[1]) is None:
-            thresholds |= _scalar(view, node.input[0])
+            are_scores = _are_scores(view, node.input[1])
+            (of_scores if are_scores else thresholds).update(_scalar(view, node.input[0]))
         elif node.op_type == "NonMaxSuppression":
             given = [*node.input, "", "", ""]
             per_class |= {int(value) for value in _scalar(view, given[2])}
@@ -115,14 +120,24 @@ def _read_thresholds(view: GraphView, after_logits: Collection[int]) -> tuple[se
             values = {item.name: item.f for item in node.attribute}
             thresholds |= {_rounded(values[name]) for name in ("score_threshold",) if name in values}
             ious |= {_rounded(values[name]) for name in ("iou_threshold",) if name in values}
-    return {value for value in thresholds if 0 < value < 1}, ious, per_class
+    likely = {value for value in thresholds if 0 < value < 1}
+    return {value for value in of_scores if 0 <= value < 1} or likely, ious, per_class
 
 
-def _only(values: Collection[float], what: str) -> float | None:
-    if len(values) > 1:
-        listed = ", ".join(f"{value:g}" for value in sorted(values))
-        raise ModelError(f"the graph contains several {what} ({listed})")
-    return next(iter(values), None)
+def _are_scores(view: GraphView, tensor: str) -> bool:
+    """Whether a tensor holds the results of a sigmoid, moved and not changed."""
+    while tensor in view.producer:
+        node = view.nodes[view.producer[tensor]]
+        if node.op_type == "Sigmoid":
+            return True
+        if node.op_type not in _MOVED:
+            return False
+        tensor = node.input[0]
+    return False
+
+
+def _only(values: Collection[float]) -> float | None:
+    return next(iter(values)) if len(values) == 1 else None
 
 
 def _rounded(value: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from retinasdk.convert.flavours import Preset
+from retinasdk.convert.flavours import Preset, list_flavours, load_preset
 from retinasdk.convert.importing.anchors import LevelGeometry
 from retinasdk.convert.importing.graph_postprocessing import GraphPostprocessing
 from retinasdk.convert.importing.inputs import GraphNormalise, NetworkInput
@@ -19,7 +19,14 @@ from retinasdk.convert.importing.subgraph import Dimension
 from retinasdk.errors import ModelError
 from retinasdk.spec import ModelSpec, Normalise, Resize
 
-_THRESHOLDS = ("score_threshold", "nms_iou_threshold", "top_k", "max_detections")
+# The limits of post-processing, and the options of the command that set them.
+_OPTIONS = {
+    "score_threshold": "--score-threshold",
+    "nms_iou_threshold": "--nms-iou",
+    "top_k": "--top-k",
+    "max_detections": "--max-detections",
+}
+_CLEAR_GAP = 10  # Between the means of red and blue; 20 in ImageNet.
 # Frameworks that resize images to exactly the size of a network with a fixed size.
 _SQUASHING = ("mlperf", "mmdeploy")
 
@@ -66,8 +73,8 @@ def build_spec(
     )
     changes["normalise"] = _normalise(preset, options, network, findings, command)
     changes |= _resize(preset, options, network, dimensions, findings, command)
-    for field in _THRESHOLDS:
-        changes[field] = _threshold(preset, options, postprocessing, field, findings)
+    for field in _OPTIONS:
+        changes[field] = _threshold(preset, options, postprocessing, field, findings, command)
     limit = postprocessing.max_per_class
     if limit is not None and limit < changes["max_detections"]:
         text = f"no limit of detections per class, although the graph keeps at most {limit} of each class"
@@ -104,13 +111,24 @@ def _labels(preset: Preset, classes: int, options: ImportOptions, findings: list
 
 
 def _threshold(
-    preset: Preset, options: ImportOptions, postprocessing: GraphPostprocessing, field: str, findings: list[Finding]
+    preset: Preset,
+    options: ImportOptions,
+    postprocessing: GraphPostprocessing,
+    field: str,
+    findings: list[Finding],
+    command: str,
 ) -> float | int:
     given, found = getattr(options, field), getattr(postprocessing, field)
     usual: float | int = getattr(preset, field)
     if given is not None:
         findings.append(Finding("given", field, f"{field} {given:g}"))
         return type(usual)(given)
+    if field in postprocessing.several:
+        listed = ", ".join(f"{value:g}" for value in postprocessing.several[field])
+        raise ModelError(
+            f"the graph contains several values of {field}: {listed}. Give the one that applies: {command} "
+            f"{_OPTIONS[field]} N (in Python: {field}=)"
+        )
     if found is not None:
         value = usual if math.isclose(found, usual, rel_tol=1e-5) else found
         compared = "as usual" if value == usual else f"usual: {usual:g}"
@@ -236,29 +254,47 @@ def _normalise(
         findings.append(Finding("read", "normalise", numbers))
     else:
         findings.append(Finding("assumed", "normalise", f"{numbers}, as usual for {preset.flavour}"))
-    return Normalise(mean, std, _channels(preset, options, found, is_usual, findings))
+    return Normalise(mean, std, _channels(preset, options, found, findings, command))
 
 
 def _channels(
-    preset: Preset, options: ImportOptions, found: GraphNormalise | None, is_usual: bool, findings: list[Finding]
+    preset: Preset, options: ImportOptions, found: GraphNormalise | None, findings: list[Finding], command: str
 ) -> str:
+    """Returns the channel order. Raises `ModelError` if the mean contradicts the usual one of the framework."""
     if options.channel_order is not None:
         findings.append(Finding("given", "normalise", f"the channel order {options.channel_order}"))
         return options.channel_order
     usual = preset.normalise.channels
-    if found is None:
+    known = None if found is None else _order_of_known_mean(found.mean)
+    if known is not None:
+        text = f"the channel order {known}, because the mean is that of ImageNet in this order"
+        findings.append(Finding("concluded", "normalise", text))
+        return known
+    gap = 0.0 if found is None else found.mean[2] - found.mean[0]
+    if abs(gap) < _CLEAR_GAP:
         findings.append(Finding("assumed", "normalise", f"the channel order {usual}, as usual for {preset.flavour}"))
         return usual
-    gap = found.mean[2] - found.mean[0]  # The mean of photos is lower in blue than in red.
-    if is_usual or abs(gap) < 10:
-        kind, reason = "concluded", f"from the rules of {preset.flavour}"
-        channels = usual
-        if not is_usual:
-            kind, reason = "assumed", f"as usual for {preset.flavour}; the mean does not show it"
-    else:
-        kind, reason, channels = "concluded", "from the mean, which is lower in blue", "BGR" if gap > 0 else "RGB"
-    findings.append(Finding(kind, "normalise", f"the channel order {channels}, {reason}"))  # type: ignore[arg-type]
-    return channels
+    shown = "BGR" if gap > 0 else "RGB"  # The mean of photos is lower in blue than in red.
+    if shown != usual and not options.force:
+        raise ModelError(
+            f"the mean in the graph looks like the channel order {shown} (photos have less blue than red), but "
+            f"{preset.flavour} has {usual}. Name the order in which the network takes its channels: {command} "
+            f"--channel-order {usual}, or {shown} (in Python: channel_order=)"
+        )
+    text = f"the channel order {usual}, from the rules of {preset.flavour}; the mean does not contradict it"
+    findings.append(Finding("concluded", "normalise", text))
+    return usual
+
+
+def _order_of_known_mean(mean: Sequence[float]) -> str | None:
+    """Returns the channel order if the mean is that of ImageNet, as one of the frameworks writes it."""
+    for flavour in list_flavours():
+        known = load_preset(flavour).normalise
+        reverse = "RGB" if known.channels == "BGR" else "BGR"
+        for order, values in ((known.channels, known.mean), (reverse, known.mean[::-1])):
+            if np.allclose(mean, values, atol=0.1):
+                return order
+    return None
 
 
 def _three(values: Sequence[float]) -> tuple[float, float, float]:
