@@ -144,7 +144,7 @@ def test_strides_of_another_rule_are_read(tmp_path: Path) -> None:
 def test_given_anchors_that_differ_from_those_in_the_graph(tmp_path: Path) -> None:
     foreign = torchvision_graph()[0]
     refused(foreign, tmp_path, "anchors that you gave differ from those in the graph.*--force", base_anchors=SQUARE)
-    same = [[(-x, -y, x, y) for x, y in corners] for corners in CORNERS]
+    same = np.array([[(-x, -y, x, y) for x, y in corners] for corners in CORNERS])
     assert imported(foreign, tmp_path, base_anchors=same).spec.levels == flavour_spec("torchvision").levels
 
 
@@ -163,6 +163,15 @@ def test_an_anchor_rule(tmp_path: Path) -> None:
         ({"anchor_ratios": (1,)}, r"3 scales and 1 ratios, so 3 anchors per cell, but the network has 9"),
         ({"strides": (8, 16)}, r"2 strides are given \(--strides or --anchors\), but the network has 5 levels"),
         ({"anchor_ratios": (1,), "base_anchors": SQUARE}, "base anchors are given twice"),
+        ({"base_anchors": [[[-1, -1, 1, 1]] * 9] * 4 + [[[-1, -1, 1, 1]]]}, "levels of different length"),
+        ({"base_anchors": [[[-1, -1, 1]] * 9] * 5}, r"has shape \(5, 9, 3\)"),
+        ({"base_anchors": []}, r"this network needs \(5, 9, 4\)"),
+        ({"anchor_sizes": ()}, "0 sizes, but the network has 5 levels"),
+        ({"anchor_sizes": (1, 2, 3, 4, -5)}, "base anchor"),
+        ({"strides": (8, 16, 32, 64, 0)}, "a stride is"),
+        ({"channel_order": "GBR"}, "channels is one of"),
+        ({"box_weights": (1, 1, 0, 1)}, "box coder weights are four numbers above 0"),
+        ({"top_k": 0}, "top_k is from 1"),
         ({"mean": (1, 2, 3)}, "mean and std belong together"),
         ({"box_weights": (1, 2)}, "--box-weights takes 4 numbers, but there are 2"),
         ({"resize": "shortest:800"}, "the resize rule 'shortest:800' is unknown"),

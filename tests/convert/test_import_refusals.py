@@ -255,6 +255,14 @@ def test_output_has_to_be_onnx(tmp_path: Path) -> None:
         import_onnx(tmp_path / "foreign.onnx", "heads.engine")
 
 
+def test_the_input_is_not_overwritten(tmp_path: Path) -> None:
+    onnx.save(other.odtk(3)[0], str(tmp_path / "foreign.onnx"))
+    before = (tmp_path / "foreign.onnx").read_bytes()
+    with pytest.raises(ValueError, match=r"is the input; give it another name"):
+        import_onnx(tmp_path / "foreign.onnx", tmp_path / "." / "foreign.onnx", flavour="odtk")
+    assert (tmp_path / "foreign.onnx").read_bytes() == before
+
+
 def test_a_folder_that_is_not_there_leaves_nothing(tmp_path: Path) -> None:
     onnx.save(other.odtk(3)[0], str(tmp_path / "foreign.onnx"))
     with pytest.raises(OSError, match="No such file"):

@@ -170,8 +170,10 @@ def _given_anchors(
 ) -> list[BaseAnchors] | None:
     """Returns the anchors that the user gave, as boxes or as a rule. Raises `ModelError` if they do not fit."""
     if options.base_anchors is not None:
-        given = options.base_anchors
-        values = np.asarray(given, np.float64) if len({len(level) for level in given}) == 1 else np.empty(0)
+        try:
+            values = np.asarray(options.base_anchors, np.float64)
+        except ValueError:
+            values = np.empty(0)
         if values.shape != (len(nominal), count, 4):
             raise ModelError(
                 f"base_anchors has shape {values.shape if values.size else '(levels of different length)'}; this "
@@ -183,9 +185,9 @@ def _given_anchors(
     usual = preset.anchors
     rule = dataclasses.replace(
         usual,
-        sizes=tuple(options.anchor_sizes or usual.sizes),
-        ratios=tuple(options.anchor_ratios or usual.ratios),
-        scales=tuple(options.anchor_scales or usual.scales),
+        sizes=tuple(usual.sizes if options.anchor_sizes is None else options.anchor_sizes),
+        ratios=tuple(usual.ratios if options.anchor_ratios is None else options.anchor_ratios),
+        scales=tuple(usual.scales if options.anchor_scales is None else options.anchor_scales),
     )
     if len(rule.sizes) != len(nominal):
         raise ModelError(

@@ -107,13 +107,15 @@ def import_onnx(
     Raises:
         ModelError: The file is not a RetinaNet, is damaged, contradicts an argument, or an argument is needed to
             decide; the message says which.
-        ValueError: `output` does not end in .onnx.
+        ValueError: `output` does not end in .onnx, or is `path`.
         OSError: The output cannot be written.
         MissingDependencyError: The package onnx is missing.
     """
     path, output = Path(path), Path(output)
     if output.suffix.lower() != ".onnx":
         raise ValueError(f"the output {str(output)!r} must be the name of an .onnx file, such as model.onnx")
+    if output.resolve() == path.resolve():
+        raise ValueError(f"the output {str(output)!r} is the input; give it another name, so that the original remains")
     try:
         options = ImportOptions(
             flavour=flavour,

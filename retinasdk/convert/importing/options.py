@@ -65,7 +65,7 @@ class ImportOptions:
     @property
     def anchors_per_cell(self) -> int | None:
         """Number of anchors per cell of the given boxes; None if none are given."""
-        return len(self.base_anchors[0]) if self.base_anchors else None
+        return len(self.base_anchors[0]) if self.base_anchors is not None and len(self.base_anchors) else None
 
 
 def parse_resize(text: str, usual: Resize, fixed: tuple[int, int] | None) -> Resize:
