@@ -60,6 +60,21 @@ def test_bbox_head_is_not_box_head(tmp_path: Path) -> None:
     refused(foreign, tmp_path, r"its names suggest mmdet\)")
 
 
+def test_heads_that_only_the_usual_number_of_anchors_tells_apart(tmp_path: Path) -> None:
+    """72 and 36 channels: 9 anchors and 8 classes, or 18 anchors and 2 classes."""
+    foreign = other.raw_heads(8)[0]
+    report = imported(foreign, tmp_path, flavour="torchvision")
+    assert (report.anchors, report.classes) == (9, 8)
+    (text,) = [text for text in report.texts("assumed") if text.startswith("9 anchors per cell and 8 classes")]
+    assert "18 anchors and 2 classes" in text
+    box_head = text.rpartition(" ")[2]
+    refused_folder = tmp_path / "other"
+    refused_folder.mkdir()
+    refused(foreign, refused_folder, "18 anchors per cell .*--anchors", flavour="torchvision", box_head=box_head)
+    clear = imported(other.raw_heads(3)[0], tmp_path, flavour="torchvision")
+    assert not any("anchors per cell" in text for text in clear.texts("assumed"))
+
+
 def test_names_of_another_framework_are_a_question(tmp_path: Path) -> None:
     """The numbers are those of mmdetection, but the names are those of torchvision."""
     foreign = named(other.decoded(3, "ratio", bounds=BOUNDS)[0], "/head/classification_head/conv/Conv")

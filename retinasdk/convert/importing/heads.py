@@ -6,7 +6,7 @@ import hashlib
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -70,10 +70,13 @@ class HeadPair:
     Attributes:
         logits: The classification head, A * K channels.
         deltas: The box regression head, A * 4 channels.
+        is_usual: Whether the heads were told apart only by the usual number of anchors, with nothing in the graph that
+            shows which is which.
     """
 
     logits: HeadBranch
     deltas: HeadBranch
+    is_usual: bool = False
 
     @property
     def anchors(self) -> int:
@@ -275,7 +278,9 @@ def _assign_roles(
         scored = [heads for heads in choices if _becomes_scores(view, heads.logits.tensors[0].tensor)]
         scored = [heads for heads in scored if not _becomes_scores(view, heads.deltas.tensors[0].tensor)]
         choices = scored or choices
-        choices = [heads for heads in choices if heads.anchors == anchors] or choices
+        usual = [heads for heads in choices if heads.anchors == anchors]
+        if len(choices) > 1 and len(usual) == 1:
+            choices = [replace(usual[0], is_usual=True)]
     if not choices:
         raise ModelError(
             f"this is not a RetinaNet: its last convolutions have {first.channels} and {second.channels} channels. The "

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
-import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from retinasdk.convert.importing.graph_anchors import read_anchors
 from retinasdk.convert.importing.graph_postprocessing import read_postprocessing
 from retinasdk.convert.importing.heads import HeadPair, find_heads
 from retinasdk.convert.importing.inputs import NetworkInput, find_input
+from retinasdk.convert.importing.levels import MatchedLevel, match_levels
 from retinasdk.convert.importing.loading import MAX_BYTES, load_model
 from retinasdk.convert.importing.network_shape import NetworkShape, find_network_shape
 from retinasdk.convert.importing.options import ImportOptions, LevelAnchors
@@ -166,7 +164,7 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     preset, flavour_finding = _choose_preset(view, evidence, options, command)
     original = run_original(view, network, heads)
     shape = find_network_shape(view, network, heads, original)
-    levels = _match_levels(heads, shape)
+    levels = match_levels(heads, shape)
     outputs, channel_findings = _outputs(view, heads, levels, original)
     _refuse_uneven_odtk(preset, shape, options)
     geometry = decide_geometry(
@@ -194,6 +192,14 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
         command=command,
     )
     findings = [flavour_finding, *findings, *channel_findings]
+    if heads.is_usual:
+        others = heads.logits.channels // 4
+        text = (
+            f"{heads.anchors} anchors per cell and {heads.classes} classes; the channels also allow "
+            f"{others} anchors and {heads.deltas.channels // others} classes: then name a tensor of the box head: "
+            f"--box-head {heads.logits.tensors[0].tensor}"
+        )
+        findings.append(Finding("assumed", "heads", text))
     spec = with_findings(spec, findings)
     _embed_spec(model, spec)
 
@@ -258,42 +264,8 @@ def _refuse_uneven_odtk(preset: Preset, shape: NetworkShape, options: ImportOpti
         )
 
 
-@dataclass(frozen=True)
-class _Level:
-    """One level: its nominal stride in pixels, and the index of its two tensors in `HeadPair.tensor_names`."""
-
-    stride: int
-    logits: int
-    deltas: int
-
-
-def _match_levels(heads: HeadPair, shape: NetworkShape) -> list[_Level]:
-    """Pairs the two heads by the size of their outputs, finest level first. Raises `ModelError`."""
-    count = len(heads.logits.tensors)
-    ordered = [
-        sorted(indices, key=lambda index: shape.head_sizes[index], reverse=True)
-        for indices in (range(count), range(count, 2 * count))
-    ]
-    sizes, others = ([shape.head_sizes[index] for index in indices] for indices in ordered)
-    are_halves = all(_is_half(small, large) for large, small in itertools.pairwise(sizes))
-    if sizes != others or len(set(sizes)) != count or not are_halves:
-        listed = [" ".join(f"{height}x{width}" for height, width in item) for item in (sizes, others)]
-        raise ModelError(
-            "the class head and the box head do not form a pyramid: both need the same sizes, each half of the one "
-            f"before, but the class head has {listed[0]} and the box head {listed[1]}. Export the whole network at one "
-            "image size"
-        )
-    finest = 2 ** round(math.log2(shape.input_size[0] / sizes[0][0]))
-    return [_Level(finest << level, *indices) for level, indices in enumerate(zip(*ordered, strict=True))]
-
-
-def _is_half(small: tuple[int, int], large: tuple[int, int]) -> bool:
-    """Whether both sides are half as long, rounded up or down."""
-    return all(abs(2 * mine - theirs) <= 1 for mine, theirs in zip(small, large, strict=True))
-
-
 def _outputs(
-    view: GraphView, heads: HeadPair, levels: Sequence[_Level], original: OriginalRun | str
+    view: GraphView, heads: HeadPair, levels: Sequence[MatchedLevel], original: OriginalRun | str
 ) -> tuple[list[ModelOutput], list[Finding]]:
     """Returns the outputs of the new model, logits of all levels and then deltas, and the origin of their order."""
     outputs, assumed = [], []
@@ -316,7 +288,7 @@ def _outputs(
     return outputs, [Finding("assumed", "channels", text)]
 
 
-def _describe(heads: HeadPair, level: _Level) -> FoundLevel:
+def _describe(heads: HeadPair, level: MatchedLevel) -> FoundLevel:
     names = heads.tensor_names
     return FoundLevel(level_name(level.stride), names[level.logits], names[level.deltas], level.stride)
 
