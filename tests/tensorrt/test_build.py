@@ -266,7 +266,7 @@ def broken(network: onnx.ModelProto, what: str) -> bytes:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("truncated", "is it a complete ONNX file"),
+        ("truncated", "complete ONNX file"),
         ("another operator", r"node (far_away \(Det\)|number 0): not supported; export the network with standard"),
     ],
 )
@@ -345,7 +345,7 @@ def test_built_on_first_use_and_found_on_the_second(
         with Detector(own_model) as on_gpu:  # "auto" is the GPU; another precision, another engine
             assert on_gpu.device == "cuda"
         assert len(gpu.built) == 2
-    assert "own.onnx: building its engine, which can take minutes: there is none in the cache yet" in caplog.text
+    assert "own.onnx: building its TensorRT engine, which can take minutes. Reason: the cache has no" in caplog.text
 
 
 def _newer_onnx(path: Path) -> str:
@@ -363,13 +363,13 @@ def _other_spec(path: Path) -> str:
 def _damage(path: Path) -> str:
     (engine,) = Path(os.environ["RETINASDK_CACHE"]).glob("*.engine")
     engine.write_bytes(engine.read_bytes()[:-1])
-    return "the one in the cache is damaged"
+    return "the engine in the cache is damaged"
 
 
 def _no_json(path: Path) -> str:
     (info,) = Path(os.environ["RETINASDK_CACHE"]).glob("*.engine.json")
     info.unlink()
-    return "the one in the cache is damaged"
+    return "the engine in the cache is damaged"
 
 
 @pytest.mark.parametrize("change", [_newer_onnx, _other_spec, _damage, _no_json])
@@ -381,7 +381,7 @@ def test_built_again_when_it_does_not_fit(own_model: Path, caplog: pytest.LogCap
         for _ in range(2):
             Detector(own_model, device="cuda").close()
         assert len(gpu.built) == 2
-    (line,) = [record.message for record in caplog.records if "building its engine" in record.message]
+    (line,) = [record.message for record in caplog.records if "building its TensorRT engine" in record.message]
     assert why in line
 
 
@@ -425,10 +425,10 @@ def test_a_cache_that_cannot_be_written(
         for _ in range(2):
             Detector(own_model, device="cuda").close()
         assert len(gpu.built) == 1
-    lines = [record.message for record in caplog.records if "caches go to" in record.message]
+    lines = [record.message for record in caplog.records if "Caches go to" in record.message]
     assert len(lines) == 1
     assert str(temporary) in lines[0]
-    assert "set RETINASDK_CACHE to a folder that can" in lines[0]
+    assert "Set RETINASDK_CACHE to a folder that can" in lines[0]
 
 
 def test_interrupted_and_failed_builds_leave_the_cache_as_it_was(own_model: Path, cache: Path) -> None:
