@@ -21,9 +21,9 @@ _log = logging.getLogger("retinasdk")
 def cached_engine(path: Path, *, spec: ModelSpec | None, precision: str, gpu: GpuIdentity) -> Path:
     """Returns the engine of an ONNX file for this GPU, TensorRT version and precision, and builds it if necessary.
 
-    The cache holds one engine for each model path and precision. If it no longer fits, it is built again for any image
-    size, and one line in the log says why. If several processes ask for the same engine, one builds it and the others
-    wait.
+    The cache holds one engine for each model path and precision, which accepts images of any size. If it does not fit
+    any more, it is built again, and one line in the log says why. If several processes ask for the same engine, one
+    builds it and the others wait.
 
     Args:
         path: The ONNX file.

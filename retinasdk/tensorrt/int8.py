@@ -25,7 +25,7 @@ import numpy as np
 
 from retinasdk._util.lazy import require
 from retinasdk.images import ImageInput
-from retinasdk.onnx_graph.calibration import network_inputs
+from retinasdk.onnx_graph.calibration import calibration_images, network_inputs
 from retinasdk.onnx_graph.layers import WEIGHTED
 from retinasdk.onnx_graph.network import Network, Range, prepared
 from retinasdk.onnx_graph.ranges import observe
@@ -64,8 +64,7 @@ def quantize(
         ImageError: If an item of `images` cannot be read as an image.
         ValueError: If `images` is empty.
     """
-    if len(images) == 0:
-        raise ValueError("Calibration needs at least one image, but got none. Pass images like those to come.")
+    images = calibration_images(images)
     onnx = require("onnx", "quantizing a model")
     network = Network(prepared(_with_half_scales(onnx, model) if half_scales else model))
     layers = [

@@ -27,9 +27,9 @@ def test_what_is_missing_is_one_sentence(run_python: Callable[..., subprocess.Co
     said = run_python(["-c", "import retinasdk; retinasdk.Detector(device='cuda')"])
     last = said.stderr.strip().splitlines()[-1]
     assert last.startswith(
-        "retinasdk.errors.DeviceError: device 'cuda' was asked for, but there is no usable GPU here (cudaError"
+        "retinasdk.errors.DeviceError: device 'cuda' needs a GPU, but there is no usable one here (cudaError"
     )
-    assert last.endswith("; install NVIDIA's driver, or use device='cpu'")
+    assert last.endswith(". Install NVIDIA's driver, or use device='cpu'.")
 
 
 def test_auto_is_the_cpu(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:

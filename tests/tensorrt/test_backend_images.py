@@ -191,12 +191,12 @@ def test_arrays_on_the_host_that_speak_dlpack(gpu: FakeGpu, engine: Path, detect
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((3, 20, 30), np.uint8), r"got shape \(3, 20, 30\); pass RGB with channels last"),
-        (np.zeros((20, 30, 4), np.uint8), r"got shape \(20, 30, 4\)"),
-        (np.zeros((20, 30), np.uint8), r"got shape \(20, 30\)"),
-        (np.zeros((0, 30, 3), np.uint8), r"got shape \(0, 30, 3\)"),
-        (np.zeros((20, 30, 3), np.float32), "convert it to uint8"),
-        (np.zeros((20, 30, 3), np.int8), "convert it to uint8"),
+        (np.zeros((3, 20, 30), np.uint8), r"with channels last, but its shape is \(3, 20, 30\)"),
+        (np.zeros((20, 30, 4), np.uint8), r"its shape is \(20, 30, 4\)"),
+        (np.zeros((20, 30), np.uint8), r"its shape is \(20, 30\)"),
+        (np.zeros((0, 30, 3), np.uint8), r"its shape is \(0, 30, 3\)"),
+        (np.zeros((20, 30, 3), np.float32), "Convert it to uint8"),
+        (np.zeros((20, 30, 3), np.int8), "Convert it to uint8"),
     ],
 )
 def test_wrong_arrays(gpu: FakeGpu, engine: Path, detector: Detector, make: Any, image: Any, message: str) -> None:
@@ -204,7 +204,7 @@ def test_wrong_arrays(gpu: FakeGpu, engine: Path, detector: Detector, make: Any,
         given = make(gpu, image)
         gpu.synchronize(2)
         gpu.synchronize(1)
-        with pytest.raises(ValueError, match=rf"image on the GPU must be \(H, W, 3\) uint8 .*{message}"):
+        with pytest.raises(ValueError, match=rf"image on the GPU must be a \(height, width, 3\) uint8 .*{message}"):
             on_gpu(given)
         assert on_gpu(blocks()) == detector(blocks())
         if make is CudaArray:
@@ -216,7 +216,7 @@ def test_strides_that_no_kernel_reads(gpu: FakeGpu, engine: Path) -> None:
         image = DlpackArray(gpu, blocks())
         gpu.synchronize(1)
         image.values = image.values[:, ::-1]
-        with pytest.raises(ValueError, match=r"got strides .*; make it contiguous, with channels last"):
+        with pytest.raises(ValueError, match=r"channels last, but its strides are .*\. Make it contiguous"):
             on_gpu(image)
 
 
@@ -224,5 +224,5 @@ def test_another_gpu(gpu: FakeGpu, engine: Path) -> None:
     with Detector(engine, device="cuda") as on_gpu:
         image = DlpackArray(gpu, blocks(), device=(2, 1))
         gpu.synchronize(1)
-        with pytest.raises(ValueError, match="image must be on GPU 0, got one on GPU 1; move it there"):
+        with pytest.raises(ValueError, match=r"image is on GPU 1, but must be on GPU 0\. Move it there"):
             on_gpu(image)

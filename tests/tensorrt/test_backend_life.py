@@ -98,7 +98,7 @@ def test_close(engine: Path) -> None:
         assert not any(gpu.live.values())
         detector.close()
         for call in (lambda: detector(blocks()), lambda: detector._backend.infer(np.zeros((1, 3, 64, 64), np.float32))):
-            with pytest.raises(DeviceError, match="closed; make a new Detector"):
+            with pytest.raises(DeviceError, match=r"closed\. Create a new one"):
                 call()
 
 
@@ -174,7 +174,7 @@ def test_a_forked_process_says_so_and_frees_nothing(engine: Path) -> None:
         said = os.read(reading, 10_000).decode()
         os.close(reading)
         os.close(writing)
-    assert "made before this process was forked; make it after the fork" in said
+    assert "created before this process was forked, and CUDA does not work across a fork. Create it" in said
     assert said.endswith("freed: False")
 
 
@@ -194,7 +194,7 @@ def test_a_failure_at_any_step_leaks_nothing_and_says_which(engine: Path) -> Non
                 continue
             with pytest.raises((DeviceError, ModelError)) as caught:
                 open_and_detect(engine)
-            assert "this one was to fail" in str(caught.value), step
+            assert "the test asked for it" in str(caught.value), step
             said.add(str(caught.value).partition(":")[0])
             del caught
     wanted = {
@@ -267,9 +267,9 @@ def test_capture_refused(
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(on_gpu, [blocks()] * 8))
         assert gpu.launches["graph"] == 0
-    lines = [record.message for record in caplog.records if "no CUDA graph" in record.message]
+    lines = [record.message for record in caplog.records if "without a CUDA graph" in record.message]
     assert len(lines) == 2
-    assert lines[0].startswith("shape (1, 3, 128, 192): no CUDA graph, work is launched one by one (")
+    assert lines[0].startswith("Shape (1, 3, 128, 192) runs without a CUDA graph (")
 
 
 def test_a_graph_goes_with_its_shape(engine: Path, detector: Detector) -> None:

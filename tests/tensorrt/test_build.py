@@ -150,7 +150,10 @@ def test_options_reach_tensorrt(model_path: Path, engine: Path) -> None:
 
 
 def test_a_level_that_the_version_does_not_have(model_path: Path, engine: Path) -> None:
-    with fake_gpu(tensorrt="8.5.2"), pytest.raises(ValueError, match=r"8\.5\.2 has no optimization levels .*leave it"):
+    with (
+        fake_gpu(tensorrt="8.5.2"),
+        pytest.raises(ValueError, match=r"needs TensorRT 8\.6 or newer, but 8\.5\.2 is .*Leave it out"),
+    ):
         build_engine(model_path, engine, optimization_level=5)
 
 
@@ -185,7 +188,9 @@ def test_what_is_quantised_for_the_cpu(model_path: Path, engine: Path) -> None:
 
     path = engine.with_name("cpu.onnx")
     quantize_onnx(model_path, path, [blocks()], sweep_images=1, min_agreement=0)
-    message = r"cpu\.onnx: wanted .* quantized for the CPU \(uint8\); run it with device='cpu', or build from the file"
+    message = (
+        r"cpu\.onnx is quantized for the CPU \(uint8\).* Run it with device='cpu', or build the engine from the float"
+    )
     with fake_gpu():
         with pytest.raises(ModelError, match=message):
             build_engine(path, engine)
@@ -197,7 +202,7 @@ def test_what_is_quantised_for_the_cpu(model_path: Path, engine: Path) -> None:
 def test_calibration_from_a_folder(model_path: Path, engine: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
-    with fake_gpu(), pytest.raises(ValueError, match="wanted a folder with images to calibrate with, found none"):
+    with fake_gpu(), pytest.raises(ValueError, match="images has no images to calibrate with"):
         build_engine(model_path, engine, precision="int8", images=folder)
     Image.fromarray(blocks()).save(folder / "a.png")
     with fake_gpu():
@@ -211,14 +216,14 @@ def test_calibration_from_a_folder(model_path: Path, engine: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int4"}, "precision must be one of fp32, fp16, int8; got 'int4'"),
-        ({"precision": "int8"}, "takes its scales from images, got none; give images="),
+        ({"precision": "int4"}, "precision must be one of fp32, fp16, int8, but got 'int4'"),
+        ({"precision": "int8"}, "needs calibration images, but got none. Pass a folder"),
         ({"batch": 0}, "batch must be one number"),
         ({"batch": (2, 1, 4)}, "batch must be one number"),
         ({"batch": (1, 2)}, "batch must be one number"),
         ({"sizes": []}, "sizes must have at least one"),
-        ({"sizes": [(0, 4)]}, r"sizes must be \(height, width\) pairs"),
-        ({"sizes": [(4, 4, 3)]}, r"sizes must be \(height, width\) pairs"),
+        ({"sizes": [(0, 4)]}, r"sizes must be pairs \(height, width\)"),
+        ({"sizes": [(4, 4, 3)]}, r"sizes must be pairs \(height, width\)"),
     ],
 )
 def test_wrong_options(model_path: Path, engine: Path, options: dict[str, Any], message: str) -> None:
@@ -230,7 +235,7 @@ def test_wrong_options(model_path: Path, engine: Path, options: dict[str, Any], 
 @pytest.mark.parametrize("name", ["out.plan", "absent/out.engine"])
 def test_wrong_targets(model_path: Path, tmp_path: Path, name: str) -> None:
     with fake_gpu() as gpu:
-        with pytest.raises(ValueError, match=r"ends in \.engine|folder that can be written to"):
+        with pytest.raises(ValueError, match=r"ends in \.engine|cannot be written to .* Create the folder"):
             build_engine(model_path, tmp_path / name)
         assert gpu.built == []
 
@@ -243,7 +248,7 @@ def test_a_fixed_batch_stays(model_path: Path, engine: Path, network: onnx.Model
     path = engine.with_name("fixed.onnx")
     onnx.save(model, path)
     with fake_gpu():
-        with pytest.raises(ValueError, match="takes 2 images at a time and no others, got batch=1"):
+        with pytest.raises(ValueError, match="fixed batch size of 2, but got batch=1"):
             build_engine(path, engine, batch=1, spec=spec)
         assert build_engine(path, engine, spec=spec).profile.max[0] == 2
 
@@ -267,7 +272,7 @@ def broken(network: onnx.ModelProto, what: str) -> bytes:
     ("what", "message"),
     [
         ("truncated", "complete ONNX file"),
-        ("another operator", r"node (far_away \(Det\)|number 0): not supported; export the network with standard"),
+        ("another operator", r"node (far_away \(Det\)|number 0): not supported\. Export the network with standard"),
     ],
 )
 def test_models_that_cannot_be_built(
@@ -284,7 +289,7 @@ def test_no_gpu_no_builder(model_path: Path, engine: Path) -> None:
     """Some versions crash when they are asked without one: the stand-in would record it as a fault."""
     with (
         fake_gpu(devices=0, reason="no driver"),
-        pytest.raises(DeviceError, match=r"building an engine was asked for, but there is no usable GPU .*no driver"),
+        pytest.raises(DeviceError, match=r"building an engine needs a GPU, but there is no usable one .*no driver"),
     ):
         build_engine(model_path, engine)
 
@@ -390,7 +395,7 @@ def test_built_again_for_another_tensorrt(own_model: Path, caplog: pytest.LogCap
         with fake_gpu(tensorrt=version) as gpu:
             Detector(own_model, device="cuda").close()
             assert len(gpu.built) == 1
-    assert "it was built for TensorRT 10.3.0, here is 10.13.3" in caplog.text
+    assert "it was built for TensorRT 10.3.0, but this is 10.13.3" in caplog.text
 
 
 def test_many_ask_and_one_builds(own_model: Path) -> None:

@@ -136,16 +136,16 @@ def test_what_it_refuses_is_not_the_small_graph() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "some.onnx: TensorRT reads no network in it: .*export it again"),
-        (b"rubbish", "is it a complete ONNX file"),
+        (b"", "some.onnx: TensorRT finds no network in the file: .*Export the network again"),
+        (b"rubbish", "Check that it is a complete ONNX file"),
         (small(RELU)[:40], "some.onnx: TensorRT"),
         (
             small(helper.make_node("Special", ["images"], ["out"], domain="ours", name="mine")),
-            r"node mine \(Special\): .*lugin.*; export the network with raw heads, without NMS and without operators",
+            r"node mine \(Special\): .*lugin.*\. Export the network with raw heads, without NMS and without custom",
         ),
         (
             small(helper.make_node("Det", ["images"], ["out"], name="determinant")),
-            r"node determinant \(Det\): not supported; export the network with standard operators",
+            r"node determinant \(Det\): not supported\. Export the network with standard operators",
         ),
         (
             small(

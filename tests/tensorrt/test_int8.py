@@ -214,7 +214,7 @@ def test_wrong_images(network: onnx.ModelProto, spec: ModelSpec, tmp_path: Path)
     quantize(network, spec, [file])
 
 
-@pytest.mark.parametrize(("factor", "message"), [(np.nan, "finite weights"), (1e30, "finite activations")])
+@pytest.mark.parametrize(("factor", "message"), [(np.nan, "NaN or infinite"), (1e30, "activations must be finite")])
 def test_networks_that_are_not_finite(network: onnx.ModelProto, spec: ModelSpec, factor: float, message: str) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(network)
