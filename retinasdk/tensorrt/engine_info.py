@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk._util.dataclass_json import dump_readable, from_json_object, to_json_object
+from retinasdk._util.files import write_atomically
 from retinasdk.errors import ModelError
 from retinasdk.spec import ModelSpec
 
@@ -92,11 +93,6 @@ class Profile:
             )
         ordered = all(a <= b <= c for a, b, c in zip(self.min, self.opt, self.max, strict=True))
         _check(ordered, "a profile must have min <= opt <= max on every axis", (self.min, self.opt, self.max))
-
-    @property
-    def is_fixed(self) -> bool:
-        """Whether the engine accepts exactly one shape."""
-        return self.min == self.max
 
     def holds(self, shape: tuple[int, ...]) -> bool:
         """Returns whether the engine accepts an input of this shape."""
@@ -224,8 +220,6 @@ class EngineInfo:
         Raises:
             OSError: If the file cannot be written.
         """
-        from retinasdk._util.files import write_atomically
-
         write_atomically(self.path_for(Path(engine)), self.to_json().encode())
 
     @classmethod

@@ -18,17 +18,6 @@ from retinasdk import Detections, Detector, ModelSpec, Normalise, Resize
 SIZES = ((90, 120), (90, 120), (120, 90), (61, 47), (90, 121), (30, 400), (400, 30), (1, 1))
 
 
-@pytest.fixture(scope="module")
-def engine(model_path: Path, spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_engine(tmp_path_factory.mktemp("engine") / "tiny.engine", model_path, spec)
-
-
-@pytest.fixture
-def gpu() -> Iterator[FakeGpu]:
-    with fake_gpu() as gpu:
-        yield gpu
-
-
 @pytest.fixture(params=["late", "at once", "integrated"])
 def any_gpu(request: pytest.FixtureRequest) -> Iterator[FakeGpu]:
     """Work is done when someone waits for it, or when it is launched; or memory is shared with the CPU."""

@@ -4,28 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FakeGpu, fake_gpu
-from fakes.tensorrt import save_engine
+from fakes import FakeGpu
 from pictures import Image, blocks
 
-from retinasdk import Detector, ModelSpec
-
-
-@pytest.fixture(scope="module")
-def engine(model_path: Path, spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_engine(tmp_path_factory.mktemp("engine") / "tiny.engine", model_path, spec)
-
-
-@pytest.fixture
-def gpu() -> Iterator[FakeGpu]:
-    with fake_gpu() as gpu:
-        yield gpu
+from retinasdk import Detector
 
 
 class CudaArray:

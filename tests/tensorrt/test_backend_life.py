@@ -19,11 +19,6 @@ from pictures import LABELS, blocks
 from retinasdk import Detector, DeviceError, ModelError, ModelSpec
 
 
-@pytest.fixture(scope="module")
-def engine(model_path: Path, spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_engine(tmp_path_factory.mktemp("engine") / "tiny.engine", model_path, spec)
-
-
 def open_and_detect(engine: Path) -> None:
     """Opens, a frame launched plainly, one recorded, one replayed, a larger one; closes."""
     with Detector(engine, device="cuda") as on_gpu:
