@@ -56,13 +56,13 @@ def observe(network: Network, inputs: Iterable[npt.NDArray[np.float32]]) -> Obse
     tensors = network.tensors(network.layers)
     convolutions = [node.output[0] for nodes in network.layers.values() for node in nodes]
     read = list(dict.fromkeys(node.input[0] for nodes in network.layers.values() for node in nodes))
-    wanted = [(kind, name) for name in tensors for kind in ("ReduceMin", "ReduceMax")]
-    wanted += [("Shape", name) for name in dict.fromkeys([*tensors, *convolutions])]
-    wanted += [("GlobalAveragePool", name) for name in read]
-    names = [f"{name}/{kind}" for kind, name in wanted]
+    probes = [(kind, name) for name in tensors for kind in ("ReduceMin", "ReduceMax")]
+    probes += [("Shape", name) for name in dict.fromkeys([*tensors, *convolutions])]
+    probes += [("GlobalAveragePool", name) for name in read]
+    names = [f"{name}/{kind}" for kind, name in probes]
     model = onnx.ModelProto()
     model.CopyFrom(network.model)
-    for (kind, name), output in zip(wanted, names, strict=True):
+    for (kind, name), output in zip(probes, names, strict=True):
         options = {"keepdims": 0} if kind in ("ReduceMin", "ReduceMax") else {}
         model.graph.node.append(onnx.helper.make_node(kind, [name], [output], **options))
         of = onnx.TensorProto.INT64 if kind == "Shape" else onnx.TensorProto.FLOAT
@@ -73,7 +73,7 @@ def observe(network: Network, inputs: Iterable[npt.NDArray[np.float32]]) -> Obse
     sizes = dict.fromkeys([*tensors, *convolutions], 0)
     means: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in read}
     for tensor in inputs:
-        for (kind, name), value in zip(wanted, session.run(names, {network.input: tensor}), strict=True):
+        for (kind, name), value in zip(probes, session.run(names, {network.input: tensor}), strict=True):
             if kind == "Shape":
                 sizes[name] += math.prod(map(int, value))
             elif kind == "GlobalAveragePool":  # (N, channels, 1, 1)

@@ -105,7 +105,7 @@ def build_engine(
     read = read_model(source, spec=spec, purpose="building engines")
     model, model_spec, fixed_batch = read.graph, read.spec, read.fixed_batch
     profile = _profile(model_spec, _batches(batch, fixed_batch), sizes)
-    fingerprint = wanted_fingerprint(
+    fingerprint = expected_fingerprint(
         trt,
         source,
         gpu=gpu,
@@ -148,7 +148,7 @@ def build_engine(
     return info
 
 
-def wanted_fingerprint(
+def expected_fingerprint(
     trt: Any, onnx: Path, *, gpu: GpuIdentity | None, spec: ModelSpec | None, **options: Any
 ) -> Fingerprint:
     """Returns the fingerprint that an engine built now would have, without parsing the ONNX graph.

@@ -11,7 +11,7 @@ from retinasdk._util.cache_dir import cache_dir
 from retinasdk.cuda.device import GpuIdentity
 from retinasdk.errors import ModelError
 from retinasdk.spec import ModelSpec
-from retinasdk.tensorrt.build import build_engine, wanted_fingerprint
+from retinasdk.tensorrt.build import build_engine, expected_fingerprint
 from retinasdk.tensorrt.engine_info import EngineInfo
 from retinasdk.tensorrt.versions import import_tensorrt, needs_gpu_to_build
 
@@ -47,7 +47,7 @@ def cached_engine(path: Path, *, spec: ModelSpec | None, precision: str, gpu: Gp
     engine = cache_dir() / f"{path.stem}-{precision}-{key}.engine"
     with filelock.FileLock(engine.with_suffix(".lock")):
         of_this_gpu = gpu if needs_gpu_to_build(trt) else None
-        fingerprint = wanted_fingerprint(trt, path, precision=precision, spec=spec, gpu=of_this_gpu)
+        fingerprint = expected_fingerprint(trt, path, precision=precision, spec=spec, gpu=of_this_gpu)
         why = _why_not_usable(engine, lambda info: info.mismatch(fingerprint))
         if why is not None:
             _log.warning("%s: building its TensorRT engine, which can take minutes. Reason: %s.", path.name, why)

@@ -104,31 +104,31 @@ class _HalfWriter:
 
     def _write(self, node: Any) -> None:
         as_half = node.op_type in self._half_operators and node.output[0] not in self._kept_float
-        wanted = self._onnx.TensorProto.FLOAT16 if as_half else self._onnx.TensorProto.FLOAT
+        dtype = self._onnx.TensorProto.FLOAT16 if as_half else self._onnx.TensorProto.FLOAT
         float_inputs = _FLOAT_INPUTS.get(node.op_type, ())
         for index, name in enumerate(node.input):
             if self._types.get(name) == self._onnx.TensorProto.FLOAT:
-                of = self._onnx.TensorProto.FLOAT if index in float_inputs else wanted
+                of = self._onnx.TensorProto.FLOAT if index in float_inputs else dtype
                 node.input[index] = self._in_type(name, of, node)
         if as_half:
             floats = (name for name in node.output if self._types.get(name) == self._onnx.TensorProto.FLOAT)
             self._is_half.update(floats)
         self._nodes.append(node)
 
-    def _in_type(self, name: str, wanted: int, node: Any) -> str:
-        """The name of a tensor in the wanted type. Writes the cast or the constant when it is first needed."""
-        is_half = wanted == self._onnx.TensorProto.FLOAT16
+    def _in_type(self, name: str, dtype: int, node: Any) -> str:
+        """The name under which a tensor exists in a type. Writes the cast or the constant when it is first needed."""
+        is_half = dtype == self._onnx.TensorProto.FLOAT16
         if (name in self._is_half) == is_half:
             return name
-        if (name, wanted) not in self._twins:
+        if (name, dtype) not in self._twins:
             twin = f"{name}_float{16 if is_half else 32}"
             if name in self._constants:
                 values = _to_half(self._onnx.numpy_helper.to_array(self._constants[name]), name, node)
                 self._constants[twin] = self._onnx.numpy_helper.from_array(values, twin)
             else:
-                self._nodes.append(self._onnx.helper.make_node("Cast", [name], [twin], name=f"cast_{twin}", to=wanted))
-            self._twins[name, wanted] = twin
-        return self._twins[name, wanted]
+                self._nodes.append(self._onnx.helper.make_node("Cast", [name], [twin], name=f"cast_{twin}", to=dtype))
+            self._twins[name, dtype] = twin
+        return self._twins[name, dtype]
 
 
 def _to_half(values: npt.NDArray[np.float32], name: str, node: Any) -> npt.NDArray[np.float16]:

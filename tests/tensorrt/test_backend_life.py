@@ -1,4 +1,4 @@
-"""A `Detector`'s life on the GPU, over honest stand-ins: threads, closing, forks, failures at every step, graphs."""
+"""Tests the GPU backend over stand-ins: threads, closing, forks, failures at every step, and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from retinasdk import Detector, DeviceError, ModelError, ModelSpec
 
 
 def open_and_detect(engine: Path) -> None:
-    """Opens, a frame launched plainly, one recorded, one replayed, a larger one; closes."""
+    """Opens a detector; runs a frame directly, one recorded, one replayed, and a larger one; closes it."""
     with Detector(engine, device="cuda") as on_gpu:
         for _ in range(3):
             on_gpu(blocks())
@@ -34,7 +34,7 @@ def open_and_detect(engine: Path) -> None:
 def test_many_threads_get_what_one_gets(
     detector: Detector, model_path: Path, spec: ModelSpec, tmp_path: Path, version: str
 ) -> None:
-    """Single images, lists, thresholds and classes mixed. Before 10, one context has to do."""
+    """Threads mix single images, lists, thresholds and classes. Before TensorRT 10, they share one context."""
     calls: list[tuple[Any, dict[str, Any]]] = []
     for seed, size in enumerate(((90, 120), (61, 47), (30, 200))):
         image = blocks(*size, seed=seed)
@@ -62,7 +62,7 @@ def test_one_thread_makes_one_context(engine: Path) -> None:
 
 
 def test_a_lane_of_the_same_shape_is_preferred(engine: Path) -> None:
-    """Two threads, two shapes: once both have their graphs, nothing is launched plainly any more."""
+    """Two threads use two shapes: once both have their graphs, nothing is launched directly any more."""
     with fake_gpu() as gpu, Detector(engine, device="cuda") as on_gpu:
         in_step = threading.Barrier(2)
 
@@ -206,7 +206,7 @@ def test_a_failure_at_any_step_leaks_nothing_and_says_which(engine: Path) -> Non
 
 
 def gpu_is_let_down_softly(steps: list[str], number: int) -> bool:
-    """The steps of a recording that fails, after which the frame is launched plainly; and those of closing."""
+    """Steps that may fail: those of a recording, after which the frame is launched directly, and those of closing."""
     launched = [index for index, step in enumerate(steps, start=1) if step == "enqueueV3"]
     recording = range(launched[1] - 1, launched[1] + 2)  # upload, network, download
     return number in recording or number == len(steps)
@@ -223,7 +223,7 @@ def test_the_next_call_works_after_one_that_failed(engine: Path, detector: Detec
 
 
 def test_a_failed_kernel_is_told(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The GPU tells only when it is waited for."""
+    """The GPU reports an error at the next wait."""
     with fake_gpu() as gpu, Detector(engine, device="cuda") as on_gpu:
         enqueue = gpu.enqueue
 
@@ -250,7 +250,7 @@ def test_capture_refused(
     caplog: pytest.LogCaptureFixture,
     refuse: str,
 ) -> None:
-    """Decided and logged once for each shape, whatever the thread."""
+    """The decision is made and logged once for each shape, in whichever thread."""
     rtx = refuse == "ask"
     version = "1.7.1" if rtx else "10.3.0"
     engine = save_engine(tmp_path / "tiny.engine", model_path, spec, version=f"{version}.1", rtx=rtx)

@@ -1,4 +1,4 @@
-"""`build_engine`, its cache and the first use of an ONNX file on the GPU, over honest stand-ins of every version."""
+"""Tests `build_engine`, the engine cache and the first use of an ONNX file, over stand-ins for every version."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def last_build(gpu: Any) -> BuildRecord:
 def test_versions(
     model_path: Path, engine: Path, spec: ModelSpec, detector: Detector, version: str, precision: str
 ) -> None:
-    """The engine finds what the ONNX file finds; types are in the graph where the version takes them from there."""
+    """The engine detects what the ONNX file detects. The graph has the types, if the version takes them from there."""
     images = [blocks(seed=seed) for seed in range(4)]
     with fake_gpu(tensorrt=version) as gpu:
         info = build_engine(model_path, engine, precision=precision, batch=(1, 2, 4), images=images)
@@ -93,7 +93,7 @@ def test_versions(
 
 
 def assert_near(found: list[Any], wanted: list[Any], tolerance: float, share: float) -> None:
-    """That share of the boxes have one of the same class in the same place, with about the same score."""
+    """Returns the share of detections that have a counterpart of the same class, place and about the same score."""
     for ours, theirs in zip(found, wanted, strict=True):
         matched = 0
         for item in theirs:
@@ -104,7 +104,7 @@ def assert_near(found: list[Any], wanted: list[Any], tolerance: float, share: fl
 
 
 def test_rtx_builds_without_a_gpu(model_path: Path, engine: Path) -> None:
-    """TensorRT for RTX compiles on the user's machine; its engines are for no GPU in particular."""
+    """TensorRT for RTX compiles where the engine runs, so its fingerprint names no GPU."""
     with fake_gpu(devices=0, reason="no driver", tensorrt="1.7.1.116", rtx=True):
         info = build_engine(model_path, engine, precision="fp32")
     assert info.fingerprint.tensorrt == "tensorrt_rtx"
@@ -169,7 +169,7 @@ def test_measurements_are_kept_and_outdated_ones_do_no_harm(model_path: Path, en
 
 
 def test_scales_of_its_own(model_path: Path, engine: Path, network: onnx.ModelProto, spec: ModelSpec) -> None:
-    """A network that was quantized in training is built as it is: no images are wanted."""
+    """A network that has int8 scales is built as it is, without calibration images."""
     from retinasdk.tensorrt.int8 import quantize
 
     path = engine.with_name("own.onnx")
@@ -183,7 +183,7 @@ def test_scales_of_its_own(model_path: Path, engine: Path, network: onnx.ModelPr
 
 
 def test_what_is_quantised_for_the_cpu(model_path: Path, engine: Path) -> None:
-    """Its scales are none that TensorRT takes; what to do instead is said, to those that build and those that run."""
+    """TensorRT does not support uint8 scales. The error says what to do, when building and when running."""
     from retinasdk import quantize_onnx
 
     path = engine.with_name("cpu.onnx")
@@ -286,7 +286,7 @@ def test_models_that_cannot_be_built(
 
 
 def test_no_gpu_no_builder(model_path: Path, engine: Path) -> None:
-    """Some versions crash when they are asked without one: the stand-in would record it as a fault."""
+    """Some versions of TensorRT crash without a GPU. The stand-in would record it as a fault."""
     with (
         fake_gpu(devices=0, reason="no driver"),
         pytest.raises(DeviceError, match=r"building an engine needs a GPU, but there is no usable one .*no driver"),
@@ -318,7 +318,7 @@ def test_ctrl_c_leaves_nothing(model_path: Path, engine: Path) -> None:
 
 
 def test_both_files_or_none(model_path: Path, engine: Path) -> None:
-    """The JSON cannot be written: what was there before stays."""
+    """If the JSON file cannot be written, the old files stay."""
     engine.write_bytes(b"before")
     EngineInfo.path_for(engine).mkdir()
     with fake_gpu(), pytest.raises(IsADirectoryError):
@@ -332,7 +332,7 @@ def test_both_files_or_none(model_path: Path, engine: Path) -> None:
 
 @pytest.fixture
 def own_model(model_path: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
+    """A copy of the model that a test may change."""
     copy = tmp_path / "own.onnx"
     copy.write_bytes(model_path.read_bytes())
     copy.with_suffix(".json").write_bytes(model_path.with_suffix(".json").read_bytes())

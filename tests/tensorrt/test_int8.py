@@ -1,4 +1,4 @@
-"""INT8 with scales from images: the form that TensorRT takes, and how near it comes."""
+"""Tests INT8 for TensorRT: the form and placement of Q/DQ pairs, their scales, and the accuracy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def images(count: int = 3) -> list[Image]:
 
 
 def run(model: onnx.ModelProto, tensor: Any) -> list[Any]:
-    """Q/DQ as it is written: ONNX Runtime's int8 kernels saturate on processors without VNNI."""
+    """Runs Q/DQ pairs one by one, because ONNX Runtime's int8 kernels saturate on processors without VNNI."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -47,7 +47,7 @@ def constants(model: onnx.ModelProto) -> dict[str, Any]:
 
 
 def test_the_form(network: onnx.ModelProto, quantized: onnx.ModelProto, spec: ModelSpec) -> None:
-    """Symmetric int8, a scale for each output channel of weights, biases and last layers in float32."""
+    """Codes are symmetric int8, weights have a scale for each output channel, biases and last layers are float32."""
     onnx.checker.check_model(quantized, full_check=True)
     values, nodes = constants(quantized), {output: n for n in quantized.graph.node for output in n.output}
     heads = {name for level in spec.levels for name in (level.logits, level.deltas)}
@@ -94,7 +94,7 @@ def test_weights_are_as_near_as_int8_can(network: onnx.ModelProto, quantized: on
 
 
 def test_pairs_are_where_tensorrt_wants_them(network: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
-    """One pair for a tensor: before convolutions and shortcuts, none between a convolution and its Relu."""
+    """A tensor has one pair. Pairs are before convolutions and at shortcuts, not between a convolution and its Relu."""
     nodes = quantized.graph.node
     producer = {output: node for node in nodes for output in node.output}
     encoded = [node.input[0] for node in nodes if node.op_type == "QuantizeLinear"]
@@ -115,7 +115,7 @@ def test_pairs_are_where_tensorrt_wants_them(network: onnx.ModelProto, quantized
 
 
 def test_shortcuts_of_convolutions(spec: ModelSpec) -> None:
-    """An addition that reads two convolutions, as at the start of a ResNet's stage: one of them is quantized."""
+    """If an addition reads two convolutions, as at the start of a ResNet's stage, one of them gets a pair."""
     rng = np.random.default_rng(0)
     weights = {
         name: rng.normal(size=(8, sides, 3, 3)).astype(np.float32) for name, sides in (("a", 3), ("b", 3), ("c", 8))
@@ -144,7 +144,7 @@ def test_shortcuts_of_convolutions(spec: ModelSpec) -> None:
 def test_ranges_are_those_of_the_cpu_path(
     network: onnx.ModelProto, quantized: onnx.ModelProto, spec: ModelSpec
 ) -> None:
-    """Both paths take the ranges from onnx_graph/ranges.py."""
+    """The scales are those of the ranges that the CPU path measures."""
     seen = Network(prepared(network))
     ranges = observe(seen, network_inputs(images(), spec)).ranges
     scales = {
@@ -162,7 +162,7 @@ def test_networks_that_are_no_float32(network: onnx.ModelProto, quantized: onnx.
 
 
 def test_heads_stay_near(network: onnx.ModelProto, quantized: onnx.ModelProto, spec: ModelSpec) -> None:
-    """On images like those of the calibration: the error is a small part of what the heads vary by."""
+    """On images like those of the calibration, the error is a small part of the standard deviation."""
     transform = Transform.plan((90, 120), spec)
     tensor = preprocess([blocks(90, 120, seed=77)], [transform], spec).tensor
     for exact, rounded in zip(run(network, tensor), run(quantized, tensor), strict=True):
@@ -171,7 +171,7 @@ def test_heads_stay_near(network: onnx.ModelProto, quantized: onnx.ModelProto, s
 
 
 def test_ranges_come_from_the_images(network: onnx.ModelProto, spec: ModelSpec) -> None:
-    """Dark images make other scales than bright ones: nothing is made up."""
+    """Dark and bright images result in different scales of the input."""
     first = next(node for node in network.graph.node if node.op_type == "Conv")
 
     def input_scale(level: int) -> float:
@@ -194,7 +194,7 @@ def test_a_fixed_batch(network: onnx.ModelProto, spec: ModelSpec) -> None:
 
 
 def test_opset_for_typed_graphs_only(network: onnx.ModelProto, spec: ModelSpec) -> None:
-    """TensorRT 8 reads none above 17, and decides on types itself."""
+    """The opset is only raised for versions that take types from the graph: TensorRT 8 reads none above 17."""
 
     def opset(model: onnx.ModelProto) -> int:
         return next(item.version for item in model.opset_import if item.domain == "")
