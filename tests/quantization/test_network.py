@@ -306,7 +306,7 @@ def test_old_opsets() -> None:
         prepared(old)
 
 
-def test_what_cannot_be_quantised() -> None:
+def test_what_cannot_be_quantized() -> None:
     weight, bias = np.ones((4, 3, 1, 1), np.float32), np.zeros(4, np.float32)
     with pytest.raises(ModelError, match="The weight 'w0' has values that are NaN or infinite"):
         prepared(convolutions([weight * np.float32(np.nan)], [bias]))
