@@ -70,7 +70,7 @@ def are_among(
     found = np.zeros(len(boxes), dtype=np.bool_)
     for index in range(len(boxes)):
         is_near = np.abs(boxes.scores[index] - others.scores) <= max_score_difference
-        found[index] = bool((is_near & (_likeness(boxes[index], others)[0] >= min_iou)).any())
+        found[index] = bool((is_near & (_likeness(boxes[[index]], others)[0] >= min_iou)).any())
     return found
 
 
