@@ -11,7 +11,7 @@ import pytest
 from pictures import LABELS, Image, blocks
 from PIL import Image as PillowImage
 
-from retinasdk import Detector, ImageError, ModelSpec, Resize
+from retinasdk import Detector, ImageError, ModelError, ModelSpec, Resize, Tiles
 
 SIZES = ((90, 120), (90, 120), (120, 90), (61, 47), (90, 121), (30, 400), (400, 30), (1, 1))
 
@@ -220,7 +220,7 @@ def test_the_threshold_itself_is_out(network: onnx.ModelProto, spec: ModelSpec, 
     assert tied == detector(blocks(), score_threshold=0.49)
 
 
-# -- what people try first ----------------------------------------------------------------------------------------------
+# -- what people try first ---------------------------------------------------------------------------------------------
 
 
 def test_spellings_mean_the_same(detector: Detector) -> None:

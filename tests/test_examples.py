@@ -65,7 +65,14 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 
 def test_none_is_forgotten() -> None:
     names = {path.name for path in EXAMPLES.glob("*.py")}
-    tested = {"count_people.py", "detect_large.py", "detect_photo.py", "embed_in_product.py", "filter_classes.py"}
+    tested = {
+        "count_people.py",
+        "detect_large.py",
+        "detect_opencv.py",
+        "detect_photo.py",
+        "embed_in_product.py",
+        "filter_classes.py",
+    }
     elsewhere = {"export_other_frameworks.py": "convert/test_export_torch.py"}  # wants torch
     elsewhere |= dict.fromkeys(("bag_in_bag_out.py", "count_in_video.py", "ros2_node.py"), "live/test_examples.py")
     assert names == tested | set(elsewhere)

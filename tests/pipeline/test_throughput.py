@@ -105,8 +105,8 @@ def test_one_image_or_a_folder(two_workers: Detector, tmp_path: Path) -> None:
     for name in ("b.png", "a.png"):
         PillowImage.fromarray(IMAGES[0]).save(tmp_path / name)
     expected = two_workers(IMAGES[0])
-    for given, count in ((tmp_path, 2), (str(tmp_path / "a.png"), 1), (IMAGES[0], 1)):
-        results = list(two_workers.predict(given))
+    for source, count in ((tmp_path, 2), (str(tmp_path / "a.png"), 1), (IMAGES[0], 1)):
+        results = list(two_workers.predict(source))
         assert len(results) == count
         for result in results:
             assert_close(result.detections, expected)
