@@ -228,5 +228,5 @@ def test_torchvision_flavour() -> None:
 
 
 def test_unknown_flavour() -> None:
-    with pytest.raises(ModelError, match=r"unknown flavour 'darknet'; known are .*torchvision"):
+    with pytest.raises(ModelError, match=r"flavour 'darknet' is unknown; choose one of .*torchvision"):
         flavour_spec("darknet")

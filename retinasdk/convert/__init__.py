@@ -1,1 +1,1 @@
-"""Converts networks of training frameworks: ONNX files of any framework, PyTorch modules of torchvision."""
+"""Converts RetinaNet models of training frameworks: ONNX files of any framework, and PyTorch modules."""

@@ -1,7 +1,7 @@
-"""From PyTorch to heads-only ONNX and its spec: `export_torchvision`, and `export_heads` for other frameworks.
+"""Exports PyTorch models to ONNX with raw head outputs and a spec.
 
-What a torchvision model's spec says is read off the model itself: anchors, thresholds, resize and normalisation of one
-that was built with its own are kept. torch and torchvision are the extra `export`.
+`export_torchvision` reads the rules from the torchvision model itself: anchors, thresholds, resize and normalization.
+`export_heads` takes a module of any framework together with a spec. torch and torchvision come with the extra `export`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from retinasdk.convert.flavours import flavour_spec
 from retinasdk.errors import ModelError
 from retinasdk.spec import METADATA_KEY, ModelSpec, Normalise, Resize
 
-# torchvision's two published ones, and their kin on other backbones.
+# The two models that torchvision publishes, and the same model with other ResNet backbones.
 ARCHITECTURES = (
     "retinanet_resnet50_fpn",
     "retinanet_resnet50_fpn_v2",
@@ -32,23 +32,29 @@ ARCHITECTURES = (
     "retinanet_resnet101_fpn",
 )
 OPSETS = range(13, 21)
-DEFAULT_OPSET = 17  # the newest that every TensorRT from 8.5 on reads
+DEFAULT_OPSET = 17  # The newest opset that every TensorRT from 8.5 on reads.
 
 _PUBLISHED = ARCHITECTURES[:2]
-# Their BatchNorm has no epsilon, unlike those of other checkpoints: torchvision's v1 file.
+# The weights file of torchvision's v1 model, which was trained with a batch norm epsilon of 0.
 _PUBLISHED_V1 = "retinanet_resnet50_fpn_coco-eeacb38b"
-_WRAPPERS = ("model", "state_dict", "model_state_dict")  # where training scripts put the weights in their checkpoints
+# Keys under which training scripts save the weights in a checkpoint.
+_WRAPPERS = ("model", "state_dict", "model_state_dict")
 _LAST_LAYERS = ("classification_head.cls_logits", "regression_head.bbox_reg")
 _TRACED_SIDES = (128, 160)
-# Two convolution engines, float32, a hundred layers: what they may differ by, of what the heads vary by.
+# Largest difference between PyTorch and ONNX Runtime, in standard deviations of a head output: two convolution
+# libraries round differently over a hundred layers of float32.
 _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Exported:
-    """path: of the ONNX file; spec: also in its metadata and beside it.
+    """The result of an export.
 
-    largest_difference: of any head from torch's, as a part of that head's standard deviation.
+    Attributes:
+        path: The ONNX file.
+        spec: Its model spec, which is also in the metadata of the file and beside it, with the suffix .json.
+        largest_difference: Largest difference of a head output between ONNX Runtime and PyTorch, in standard
+            deviations of that output.
     """
 
     path: Path
@@ -63,35 +69,53 @@ def load_torchvision(
     classes: int | None = None,
     norm_eps: float | None = None,
 ) -> Any:
-    """The model as torchvision builds it, in evaluation.
+    """Builds a torchvision RetinaNet and loads its weights.
 
-    weights: "DEFAULT", torchvision's own for COCO, fetched over the network; or a checkpoint file of the architecture.
-    classes: of the head; None: as many as the weights have.
-    norm_eps: epsilon of batch norms; None: 0 for torchvision's v1 weights, else 1e-5. A model that was fine-tuned from
-        them keeps 0 if it was built with `weights=`; no checkpoint tells.
-    Raises `ModelError`, `ValueError` or `MissingDependencyError`.
+    A checkpoint contains weights only. A model that was trained with its own anchors, thresholds, image sizes or
+    normalization must be built by your own code and passed to `export_torchvision`; this function builds the defaults.
+
+    Args:
+        architecture: One of `ARCHITECTURES`.
+        weights: "DEFAULT" downloads torchvision's COCO weights; or the path of a checkpoint file that holds a
+            state dict. Only tensors are read: the file cannot run code.
+        classes: Expected number of classes, with the background. Defaults to the number in the weights.
+        norm_eps: Epsilon of the batch norms. Defaults to 0 for torchvision's own v1 weights, otherwise to 1e-5. A model
+            fine-tuned from the v1 weights keeps 0 if it was built with `weights=`; a checkpoint does not tell.
+
+    Returns:
+        The torchvision.models.detection.RetinaNet, in evaluation mode.
+
+    Raises:
+        ModelError: The checkpoint cannot be read or does not fit, or the weights cannot be downloaded.
+        ValueError: An argument is wrong.
+        MissingDependencyError: torch or torchvision is missing.
     """
     if architecture not in ARCHITECTURES:
-        raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}; got {architecture!r}")
+        raise ValueError(f"the architecture {architecture!r} is unknown; choose one of {', '.join(ARCHITECTURES)}")
     detection = require("torchvision.models.detection", "exporting torchvision's models")
     if os.fspath(weights) == "DEFAULT":
         if architecture not in _PUBLISHED:
-            raise ValueError(f"torchvision has no weights for {architecture}; give weights=FILE.pth")
+            raise ValueError(
+                f"torchvision has no weights for {architecture}; give a checkpoint: --weights FILE.pth "
+                "(in Python: weights=)"
+            )
         if classes not in (None, 91):
-            raise ValueError(f"torchvision's weights have 91 classes, got classes={classes}; give weights=FILE.pth")
+            raise ValueError(
+                f"torchvision's weights have 91 classes, not {classes}; give a checkpoint: --weights FILE.pth"
+            )
         try:
             model = getattr(detection, architecture)(weights="DEFAULT")
-        except OSError as error:  # of urllib
+        except OSError as error:  # From urllib.
             raise ModelError(
-                f"{architecture}: torchvision's weights cannot be fetched ({error}); download them elsewhere and give "
-                "weights=FILE.pth"
+                f"torchvision's weights of {architecture} cannot be downloaded ({error}). Download them on another "
+                "machine and give the file: --weights FILE.pth"
             ) from error
         return model.eval()
     path = Path(weights)
     state = _read_state(path)
     found = _classes_of(state, path)
     if classes not in (None, found):
-        raise ModelError(f"{path}: wanted a head of {classes} classes, got one of {found}; leave the number out")
+        raise ModelError(f"{path} has a head of {found} classes, not {classes}; leave the number of classes out")
     model = _build(detection, architecture, found)
     _load_state(model, state, path, architecture)
     eps = (0.0 if path.stem == _PUBLISHED_V1 else 1e-5) if norm_eps is None else norm_eps
@@ -109,32 +133,75 @@ def export_torchvision(
     name: str | None = None,
     opset: int = DEFAULT_OPSET,
 ) -> Exported:
-    """Writes a torchvision RetinaNet as heads-only ONNX with its spec in it, and the spec beside it as JSON.
+    """Exports a torchvision RetinaNet to ONNX with raw head outputs, and writes its spec.
 
-    model: a torchvision.models.detection.RetinaNet, of `load_torchvision` or one's own; it is left as it is.
-    output: the ONNX file. labels: one name a class index; None: COCO's for 91 classes, else "class 0" and so on.
-    opset: 13 to 20. Batch, height and width are dynamic. Before anything is written, the ONNX is run beside the model.
-    Raises `ModelError`, `ValueError`, `TypeError`, `MissingDependencyError` or `OSError`; nothing is written then.
+    The rules are read from the model: anchors, thresholds, image sizes, normalization. Batch size, height and width
+    are dynamic. The ONNX file is compared with the model in ONNX Runtime before anything is written.
+
+    Example:
+        ```py
+        model = torchvision.models.detection.retinanet_resnet50_fpn(num_classes=3)
+        model.load_state_dict(torch.load("mine.pth"))
+        export_torchvision(model, "mine.onnx", labels=["__background__", "bolt", "nut"])
+        ```
+
+    Args:
+        model: A torchvision.models.detection.RetinaNet, with your weights. It is not changed.
+        output: The ONNX file to write. The spec is written beside it, with the suffix .json, and into it.
+        labels: One label for each class index, including index 0, which torchvision reserves for the background.
+            Defaults to the COCO names for 91 classes, otherwise to "class 0", "class 1" and so on.
+        name: Name of the model, for people.
+        opset: ONNX opset, 13 to 20.
+
+    Returns:
+        The file, the spec, and the largest difference from PyTorch.
+
+    Raises:
+        ModelError: The model has another number of levels, or the ONNX file gives other values than PyTorch. Nothing
+            is written.
+        ValueError: `labels` has the wrong length, or `opset` is not supported.
+        TypeError: `model` is not a torchvision RetinaNet.
+        MissingDependencyError: torch, torchvision, onnx or onnxruntime is missing.
+        OSError: The output cannot be written.
     """
     torch = require("torch", "exporting torchvision's models")
     retinanet = require("torchvision.models.detection", "exporting torchvision's models").RetinaNet
     if not isinstance(model, retinanet):
-        raise TypeError(f"model must be a torchvision RetinaNet, got {type(model).__name__}")
+        raise TypeError(f"the model must be a torchvision RetinaNet, not {type(model).__name__}")
     return export_heads(_heads(torch, model), output, torchvision_spec(model, labels=labels, name=name), opset=opset)
 
 
 def export_heads(
     heads: Any, output: str | os.PathLike[str], spec: ModelSpec, *, opset: int = DEFAULT_OPSET
 ) -> Exported:
-    """Writes a network of any framework in PyTorch as heads-only ONNX with its spec in it, and the spec beside it.
+    """Exports a PyTorch module that returns raw RetinaNet heads to ONNX, and writes its spec.
 
-    heads: a torch.nn.Module from (N, 3, H, W) float32, normalised, to each level's logits (N, A*K, h, w) and then each
-        level's deltas (N, A*4, h, w), as convolved, in one sequence. It is left as it is. spec: its rules.
-    output, opset and what is raised: as in `export_torchvision`.
+    Use it for a framework other than torchvision: wrap the model in a module that returns its raw heads, and take the
+    rules from `flavour_spec` or write a `ModelSpec`.
+
+    Args:
+        heads: A torch.nn.Module from normalized images (N, 3, H, W) float32 to a flat sequence of raw outputs: the
+            logits (N, A * K, h, w) of each level, finest first, then the deltas (N, A * 4, h, w) of each level, as they
+            come from the last convolutions, without sigmoid. It is not changed.
+        output: The ONNX file to write. The spec is written beside it, with the suffix .json, and into it.
+        spec: The rules of the model.
+        opset: ONNX opset, 13 to 20.
+
+    Returns:
+        The file, the spec, and the largest difference from PyTorch.
+
+    Raises:
+        ModelError: The outputs do not fit the spec, or the ONNX file gives other values than PyTorch. Nothing is
+            written.
+        ValueError: `opset` is not supported.
+        MissingDependencyError: torch, onnx or onnxruntime is missing.
+        OSError: The output cannot be written.
     """
     torch, onnx = require("torch", "exporting models"), require("onnx", "exporting models")
     if opset not in OPSETS:
-        raise ValueError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}, got {opset}; {DEFAULT_OPSET} fits every TensorRT")
+        raise ValueError(
+            f"the opset must be {OPSETS[0]} to {OPSETS[-1]}, not {opset}; every TensorRT reads {DEFAULT_OPSET}"
+        )
     training = {module: module.training for module in heads.modules()}
     heads.eval()
     try:
@@ -150,8 +217,8 @@ def export_heads(
             module.training = was_training
     if not difference <= _TOLERANCE:
         raise ModelError(
-            f"the ONNX file gives heads that differ from the model's by {difference:.2g} of their spread; "
-            f"wanted at most {_TOLERANCE:g}; try another opset"
+            f"the exported ONNX differs from PyTorch by {difference:.2g} standard deviations of a head output; at most "
+            f"{_TOLERANCE:g} is accepted. Try another opset"
         )
     path = Path(output)
     write_together({path: serialized, path.with_suffix(".json"): spec.to_json().encode()})
@@ -159,16 +226,26 @@ def export_heads(
 
 
 def torchvision_spec(model: Any, *, labels: Sequence[str] | None = None, name: str | None = None) -> ModelSpec:
-    """The rules of a torchvision RetinaNet, as its parts have them. Raises `ModelError` or `ValueError`."""
+    """Reads the rules of a torchvision RetinaNet from the model.
+
+    Args:
+        model: A torchvision.models.detection.RetinaNet.
+        labels: One label for each class index. Defaults as in `export_torchvision`.
+        name: Name of the model, for people.
+
+    Raises:
+        ModelError: The model does not have five levels.
+        ValueError: `labels` has the wrong length.
+    """
     transform, classes = model.transform, int(model.head.classification_head.num_classes)
     if labels is None and classes != len(flavour_spec("torchvision").labels):
         labels = [f"class {index}" for index in range(classes)]
     if labels is not None and len(labels) != classes:
-        raise ValueError(f"labels must be one name for each of {classes} classes, got {len(labels)}")
+        raise ValueError(f"the model has {classes} classes, with the background, but there are {len(labels)} labels")
     spec = flavour_spec("torchvision", labels=labels, name=name)
     anchors = [tuple(map(tuple, cell.tolist())) for cell in model.anchor_generator.cell_anchors]
     if len(anchors) != len(spec.levels):
-        raise ModelError(f"wanted a RetinaNet of {len(spec.levels)} levels, got anchors for {len(anchors)}")
+        raise ModelError(f"the model has anchors for {len(anchors)} levels; {len(spec.levels)} are supported")
     levels = (dataclasses.replace(level, base_anchors=base) for level, base in zip(spec.levels, anchors, strict=True))
     fixed = transform.fixed_size  # (width, height)
     return spec.replace(
@@ -194,33 +271,37 @@ def _by_255(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _read_state(path: Path) -> Mapping[str, Any]:
-    """Weights by name. Only tensors are read: a checkpoint cannot run code here."""
+    """Reads the weights of a checkpoint by name. Only tensors are read, so the file cannot run code."""
     torch = require("torch", "reading checkpoints")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such checkpoint file") from None
-    except Exception as error:  # of pickle and of torch
+        raise ModelError(f"{path} does not exist; check the path of the checkpoint") from None
+    except Exception as error:  # From pickle or from torch.
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{path}: wanted a PyTorch checkpoint of weights, got a file that cannot be read as one ({first}); save "
-            "model.state_dict()"
+            f"{path} cannot be read as a checkpoint of weights ({first}). Save only the weights: "
+            "torch.save(model.state_dict(), FILE)"
         ) from error
     for wrapper in _WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
             break
     if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in state):
-        raise ModelError(f"{path}: wanted weights by name, got {type(state).__name__}; save model.state_dict()")
-    return {key.removeprefix("module."): value for key, value in state.items()}  # of DataParallel
+        raise ModelError(
+            f"{path} contains {type(state).__name__} instead of weights by name. Save only the weights: "
+            "torch.save(model.state_dict(), FILE)"
+        )
+    return {key.removeprefix("module."): value for key, value in state.items()}  # From DataParallel.
 
 
 def _classes_of(state: Mapping[str, Any], path: Path) -> int:
     logits, deltas = (state.get(f"head.{name}.weight") for name in _LAST_LAYERS)
     if logits is None or deltas is None:
         raise ModelError(
-            f"{path}: wanted the weights of a torchvision RetinaNet, got {len(state)} entries without "
-            f"head.{_LAST_LAYERS[0]}; is it another architecture or framework?"
+            f"{path} does not contain a torchvision RetinaNet: none of its {len(state)} entries is "
+            f"head.{_LAST_LAYERS[0]}.weight. A model of another framework is exported there, and then converted with "
+            "retinasdk import"
         )
     anchors = int(deltas.shape[0]) // 4
     return int(logits.shape[0]) // anchors
@@ -245,15 +326,17 @@ def _build(detection: Any, architecture: str, classes: int) -> Any:
 def _load_state(model: Any, state: Mapping[str, Any], path: Path, architecture: str) -> None:
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # shapes
+    except RuntimeError as error:  # Shapes differ.
         line = str(error).strip().splitlines()[-1].strip()
-        raise ModelError(f"{path}: does not fit {architecture}: {line}; name another architecture") from error
-    # Frozen batch norms do not count the batches that they have seen.
+        raise ModelError(
+            f"{path} does not fit {architecture}: {line}. Name the architecture that it was trained with"
+        ) from error
+    # Frozen batch norms do not have a counter of batches.
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
         raise ModelError(
-            f"{path}: does not fit {architecture}: {len(missing)} weights are missing and {len(unexpected)} are not "
-            f"its own, such as {(missing or unexpected)[0]}; name another architecture"
+            f"{path} does not fit {architecture}: {len(missing)} weights are missing and {len(unexpected)} are "
+            f"unknown, such as {(missing or unexpected)[0]}. Name the architecture that it was trained with"
         )
 
 
@@ -261,10 +344,10 @@ def _load_state(model: Any, state: Mapping[str, Any], path: Path, architecture: 
 
 
 def _heads(torch: Any, model: Any) -> Any:
-    """A module that gives what `ModelSpec` wants: each level's logits, then each level's deltas, as convolved."""
+    """Wraps a torchvision RetinaNet in a module that returns its raw heads, as `export_heads` takes it."""
     backbone, classify, regress = model.backbone, model.head.classification_head, model.head.regression_head
 
-    class Heads(torch.nn.Module):  # type: ignore[misc]  # the base is only known at run time
+    class RawHeads(torch.nn.Module):  # type: ignore[misc]  # The base class is only known at run time.
         def __init__(self) -> None:
             super().__init__()
             self.backbone, self.classify, self.regress = backbone, classify, regress
@@ -274,7 +357,7 @@ def _heads(torch: Any, model: Any) -> Any:
             logits = [self.classify.cls_logits(self.classify.conv(level)) for level in levels]
             return (*logits, *(self.regress.bbox_reg(self.regress.conv(level)) for level in levels))
 
-    return Heads()
+    return RawHeads()
 
 
 def _check_outputs(torch: Any, heads: Any, spec: ModelSpec) -> None:
@@ -284,8 +367,9 @@ def _check_outputs(torch: Any, heads: Any, spec: ModelSpec) -> None:
     wanted = [anchors * classes] * levels + [anchors * 4] * levels
     if [shape[1] if len(shape) == 4 else None for shape in shapes] != wanted:
         raise ModelError(
-            f"wanted logits of {anchors} anchors x {classes} classes = {anchors * classes} channels for each of "
-            f"{levels} levels, then deltas of {anchors * 4}, got outputs of {shapes}; does the spec belong to it?"
+            f"the outputs {shapes} do not fit the spec: it needs logits with {anchors} anchors x {classes} classes = "
+            f"{anchors * classes} channels for each of {levels} levels, then deltas with {anchors * 4} channels. Check "
+            "the labels and the levels of the spec"
         )
 
 
@@ -293,9 +377,9 @@ def _trace(torch: Any, heads: Any, spec: ModelSpec, opset: int) -> bytes:
     names = [level.logits for level in spec.levels] + [level.deltas for level in spec.levels]
     axes = {name: {0: "n", 2: f"{name}_h", 3: f"{name}_w"} for name in names}
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about itself
+        warnings.simplefilter("ignore")  # The exporter warns about its own deprecation.
         path = Path(folder) / "heads.onnx"
-        # Not dynamo's exporter: its opsets begin at 18, which no TensorRT 8 reads.
+        # Not the dynamo exporter: its opsets begin at 18, which no TensorRT 8 reads.
         torch.onnx.export(
             heads,
             (torch.zeros(1, 3, *_TRACED_SIDES),),
@@ -310,7 +394,7 @@ def _trace(torch: Any, heads: Any, spec: ModelSpec, opset: int) -> bytes:
 
 
 def _largest_difference(torch: Any, heads: Any, content: bytes, spec: ModelSpec) -> float:
-    """Over batches and sizes that were not traced."""
+    """Compares ONNX Runtime with PyTorch on batches and sizes other than the traced one."""
     runtime = require("onnxruntime", "checking the export")
     options = runtime.SessionOptions()
     options.log_severity_level = 3

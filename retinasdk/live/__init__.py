@@ -1,4 +1,10 @@
-"""Live imagery with bounded delay: `for frame in retinasdk.live.stream(source, detector)`."""
+"""Detection in live and recorded video with bounded latency.
+
+The entry point is `stream`, which is also `retinasdk.stream`:
+
+    for frame in retinasdk.live.stream("rtsp://camera/live", detector):
+        print(frame.index, len(frame.detections))
+"""
 
 from retinasdk.live.clock import Clock
 from retinasdk.live.errors import CorruptFrameError, StreamError

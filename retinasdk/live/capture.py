@@ -1,4 +1,4 @@
-"""`Capture`: one source, read in a thread of its own, and the frames of it that wait for the detector."""
+"""`Capture`: reads one source in a thread of its own, and holds its frames that wait for the detector."""
 
 from __future__ import annotations
 
@@ -19,23 +19,36 @@ from retinasdk.live.reconnect import Reconnect, SourceState, StateChange
 from retinasdk.live.sources import RawFrame, Source
 
 _LOGGER = logging.getLogger("retinasdk.live")
-_MAX_CORRUPT = 300  # in a row: ten seconds of a camera. Until the next key frame a lost packet may spoil many
+# In a row: ten seconds of a camera. One lost packet may damage all frames until the next key frame.
+_MAX_CORRUPT = 300
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A frame in line."""
+    """A frame that waits for the detector.
 
-    shot: RawFrame
+    Attributes:
+        raw: The frame as the source delivered it.
+        index: Its number in the source, from 0.
+        captured_s: When it was captured, in seconds of the clock.
+    """
+
+    raw: RawFrame
     index: int
     captured_s: float
 
 
 class Capture:
-    """Reads a source until it ends, is lost for good, or `stop`; fills the line by the policy.
+    """Reads a source until it ends, is lost for good, or is stopped, and queues its frames by the policy.
 
-    changed: the stream's one condition. It guards everything that is not the thread's own, and is notified of every
-        change: a stream has few threads, and one condition cannot be waited for in the wrong order.
+    All captures of a stream share one condition, `changed`. It guards all state that several threads use, and is
+    notified of every change. A stream has few threads, and with a single condition there is no lock order to violate.
+
+    Attributes:
+        name: The unique name of the source in its stream.
+        finished: Whether the thread has finished.
+        error: Why the source was lost for good, or None.
+        thread: The thread that reads the source.
     """
 
     def __init__(
@@ -55,7 +68,7 @@ class Capture:
     ) -> None:
         self.name = name
         self.finished = False
-        self.error: StreamError | None = None  # why it is lost for good
+        self.error: StreamError | None = None
         self._source = source
         self._policy = policy
         self._cap = cap
@@ -66,17 +79,25 @@ class Capture:
         self._clock = clock
         self._changed = changed
         self._metrics = metrics
-        self._log = LimitedLog(_LOGGER, clock)  # of the capture's thread
-        self._detector_log = LimitedLog(_LOGGER, clock)  # of the stream's
+        self._log = LimitedLog(_LOGGER, clock)  # for the capture thread
+        self._detector_log = LimitedLog(_LOGGER, clock)  # for the thread that iterates over the stream
         self._stopped = False
         self._line: deque[Waiting] = deque()
         self._captured = self._processed = self._dropped = self._failed = 0
+        self._attempt = 0  # how many connections in a row have failed without a frame
         self.thread = clock.thread(self._run, f"retinasdk live {name}")
 
-    # -- the stream's side; all of it with `changed` held ------------------------------------------------------------
+    # -- called by the stream, with `changed` held -------------------------------------------------------------------
 
     def take(self, now: float) -> Waiting | None:
-        """The next frame in line, unless the frame-rate cap says to wait; those past the deadline are dropped."""
+        """Returns the next frame, and drops those that exceed the deadline.
+
+        Args:
+            now: The time of the clock in seconds.
+
+        Returns:
+            The frame, or None if none is waiting or the frame-rate limit does not allow one yet.
+        """
         if now < self._cap.next_s:
             return None
         while self._line:
@@ -90,42 +111,50 @@ class Capture:
         return None
 
     def wait_s(self, now: float) -> float | None:
-        """How long there is surely nothing to take; None: until `changed`."""
+        """Returns the seconds until a frame may be taken, or None if only `changed` can tell."""
         return self._cap.next_s - now if self._line else None
 
     @property
+    def live(self) -> bool:
+        """Whether the source is a camera or network stream, known once it was opened."""
+        return self._source.live
+
+    @property
     def exhausted(self) -> bool:
-        """Nothing is in line, and nothing will be."""
+        """Whether no frame is waiting and none will come."""
         return self.finished and not self._line
 
     @property
     def counters(self) -> Counters:
+        """The counters of the source."""
         return Counters(self._captured, self._processed, self._dropped, self._failed)
 
     def count(self, *, processed: int = 0, failed: int = 0) -> None:
+        """Adds to the counters."""
         self._processed += processed
         self._failed += failed
 
     def warn(self, kind: str, text: str) -> None:
-        """Logs what went wrong with a frame on the stream's side; not every time."""
+        """Logs what went wrong with a frame after capture, at a limited rate per kind."""
         self._detector_log.log(logging.WARNING, kind, f"{self.name}: {text}")
 
     def stop(self) -> None:
-        """Asks the thread to end; it does so when its source has come back from what it is doing."""
+        """Tells the thread to end. It ends as soon as the current call of the source has returned."""
         self._stopped = True
         self._line.clear()
         self._changed.notify_all()
 
-    # -- the thread's side -------------------------------------------------------------------------------------------
+    # -- in the capture thread ---------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         try:
             self._read_until_lost()
         except Exception as error:
-            self.error = StreamError(f"{self.name}: {_text(error)}")
+            tried = f" (tried {self._attempt} times)" if self._captured == 0 and self._attempt > 1 else ""
+            self.error = StreamError(f"{self.name}: {_text(error)}{tried}")
             self.error.__cause__ = error
-            # The iteration raises it, but of several sources only when the others have ended.
-            _LOGGER.log(logging.WARNING if self._source.live else logging.INFO, "%s; given up", self.error)
+            # The iteration raises the error too, but only when all other sources have ended.
+            _LOGGER.log(logging.WARNING if self._source.live else logging.INFO, "%s; giving up", self.error)
             self._tell("lost", error=error)
         else:
             self._tell("ended")
@@ -136,11 +165,10 @@ class Capture:
                 self._changed.notify_all()
 
     def _read_until_lost(self) -> None:
-        """Comes back when the source has ended or was stopped; raises what made it lost for good."""
+        """Returns when the source has ended or was stopped. Raises the error that made it lost for good."""
         generator = random.Random()
-        attempt = 0
         while not self._stopped:
-            self._tell("connecting", attempt=attempt)
+            self._tell("connecting", attempt=self._attempt)
             before = self._captured
             try:
                 self._source.open()
@@ -156,23 +184,23 @@ class Capture:
                 lost = error
             finally:
                 self._close_source()
-            attempt = 1 if self._captured > before else attempt + 1
-            wait_s = self._reconnect.wait_s(attempt, generator)
+            self._attempt = 1 if self._captured > before else self._attempt + 1
+            wait_s = self._reconnect.wait_s(self._attempt, generator, worked=self._captured > 0)
             if wait_s is None:
                 raise lost
-            text = f"{self.name}: {_text(lost)}; attempt {attempt} in {wait_s:.1f} s"
+            text = f"{self.name}: {_text(lost)}; trying again in {wait_s:.1f} s (attempt {self._attempt})"
             self._log.log(logging.WARNING, "lost", text)
-            self._tell("reconnecting", error=lost, attempt=attempt, wait_s=wait_s)
+            self._tell("reconnecting", error=lost, attempt=self._attempt, wait_s=wait_s)
             self._sleep_until(self._clock.now() + wait_s)
 
     def _read(self) -> None:
-        """Until the source ends or `stop`."""
+        """Reads frames until the source ends or is stopped."""
         corrupt = 0
         streaming = False
         while self._wait_for_room():
             start = self._clock.now()
             try:
-                shot = self._source.read()
+                raw = self._source.read()
             except CorruptFrameError as error:
                 corrupt += 1
                 self._log.log(logging.WARNING, "corrupt", f"{self.name}: corrupt frame: {error}")
@@ -182,20 +210,24 @@ class Capture:
                 if corrupt >= _MAX_CORRUPT:
                     raise StreamError(f"{corrupt} corrupt frames in a row, the last: {error}") from error
                 continue
-            if shot is None:
+            if raw is None:
                 return
             corrupt = 0
             self._metrics.capture.add(self._clock.now() - start)
             if not streaming:
                 streaming = True
                 self._tell("streaming")
-            # A recording has no clock that presses; only where frames would be dropped does its speed matter.
-            if shot.time_s is not None and not self._source.live and self._policy.drops:
-                self._sleep_until(self._playback.due_s(shot.time_s, self._clock.now()))
-            self._offer(shot)
+            # A recording plays at its own speed only if the policy drops frames. Otherwise it is read as fast as
+            # possible.
+            if raw.time_s is not None and not self._source.live and self._policy.drops:
+                self._sleep_until(self._playback.due_s(raw.time_s, self._clock.now()))
+            self._offer(raw)
 
     def _wait_for_room(self) -> bool:
-        """False: stopped. Before reading and not after it, so that the frame is fresh when there is room."""
+        """Waits for room, and returns False if the source was stopped.
+
+        It is called before reading and not after, so that the frame is fresh when there is room for it.
+        """
         with self._changed:
             while not self._stopped and not self._has_room():
                 self._changed.wait()
@@ -204,11 +236,11 @@ class Capture:
     def _has_room(self) -> bool:
         return not self._line if self._source.on_demand else self._policy.has_room(len(self._line))
 
-    def _offer(self, shot: RawFrame) -> None:
+    def _offer(self, raw: RawFrame) -> None:
         with self._changed:
             if self._stopped:
                 return
-            self._dropped += self._policy.admit(self._line, Waiting(shot, self._captured, self._clock.now()))
+            self._dropped += self._policy.admit(self._line, Waiting(raw, self._captured, self._clock.now()))
             self._captured += 1
             self._changed.notify_all()
 
@@ -220,8 +252,8 @@ class Capture:
     def _close_source(self) -> None:
         try:
             self._source.close()
-        except Exception as error:  # it is given up anyway; the next `open` says whether it is usable
-            self._log.log(logging.WARNING, "closing", f"{self.name}: closing it failed: {_text(error)}")
+        except Exception as error:  # The connection is abandoned anyway. The next `open` shows whether it still works.
+            self._log.log(logging.WARNING, "closing", f"{self.name}: closing the source failed: {_text(error)}")
 
     def _tell(
         self, state: SourceState, *, error: Exception | None = None, attempt: int = 0, wait_s: float = 0.0

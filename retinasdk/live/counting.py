@@ -1,4 +1,4 @@
-"""Who is who from frame to frame, who is in a zone, who crossed a line: by supervision and its trackers."""
+"""Tracking of objects, and counting in zones and across lines, with the packages supervision and trackers."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _PURPOSE = "counting and tracking"
-_LOST_FRAMES = 30  # that a track outlives its last box
-_FRAMES_TO_CROSS = 2  # on the other side of a line, so that a box that trembles on it is not counted again and again
+_LOST_FRAMES = 30  # A track ends after this many frames without a box.
+_FRAMES_TO_CROSS = 2  # Frames on the other side of a line. A box that jitters on it is not counted repeatedly.
 
 
 @dataclass(frozen=True, eq=False)
 class Counts:
-    """Of one frame. tracks: (n,) int64, an id for each of its detections, the same while it is the same object; -1: not
-    yet known to be one. in_zone: (n, zones) bool, in the order of `Zones.zones`. zones: {name: objects inside now}.
-    lines: {name: (in, out)} since the beginning.
+    """Tracks and counts of one frame.
+
+    Attributes:
+        tracks: (n,) int64, the track ID of each of the frame's n detections. An object keeps its ID while it is
+            tracked. -1: not tracked yet.
+        in_zone: (n, number of zones) bool, which detection is in which zone, in the order of `Zones.zones`.
+        zones: {name of the zone: number of objects in it now}.
+        lines: {name of the line: (in, out)}, the crossings since the first frame. See `Line` for the directions.
     """
 
     tracks: npt.NDArray[np.int64]
@@ -35,21 +40,29 @@ class Counts:
     lines: dict[str, tuple[int, int]]
 
     def to_dict(self) -> dict[str, Any]:
-        """{"zones": {name: n}, "lines": {name: {"in": n, "out": n}}}, ready for JSON."""
+        """Returns {"zones": {name: n}, "lines": {name: {"in": n, "out": n}}}, ready for JSON."""
         return {"zones": self.zones, "lines": {name: {"in": i, "out": o} for name, (i, o) in self.lines.items()}}
 
 
 class Counter:
-    """Takes the frames of a stream, each source's in order, and counts in each source for itself.
+    """Tracks objects through the frames of a stream, and counts them in zones and across lines.
+
+    Each source is tracked and counted separately. Tracking uses ByteTrack with the time of each frame, so dropped
+    frames do no harm. Frames on which the detector failed change no track and no crossing. Use it from one thread at a
+    time. It needs the packages of the extra `supervision`: `pip install 'retinasdk[supervision]'`.
 
         counter = Counter(Zones.load("zones.json"), detector.labels)
-        for frame in stream:
+        for frame in stream("clip.mp4", detector, policy="all"):
             counts = counter.update(frame)
+            print(counts.zones, counts.lines)
 
-    Tracks are supervision's ByteTrack, told the time of each frame, so that dropped frames do no harm. Frames whose
-    detector failed change nothing. Needs the extra [supervision].
+    Args:
+        zones: The zones and lines. `Zones()` only tracks.
+        labels: The class labels of the detector, `Detector.labels`.
 
-    Raises `MissingDependencyError`, and `ValueError` for classes that the labels do not have.
+    Raises:
+        MissingDependencyError: If a package is missing.
+        ValueError: If a zone or a line names a class that `labels` does not have.
     """
 
     def __init__(self, zones: Zones, labels: Sequence[str]) -> None:
@@ -61,7 +74,11 @@ class Counter:
         self._sources: dict[str, _Source] = {}
 
     def update(self, frame: Frame) -> Counts:
-        """The counts with this frame."""
+        """Adds a frame and returns the counts.
+
+        Args:
+            frame: A frame of a stream. The frames of each source have to come in order.
+        """
         source = self._sources.get(frame.source)
         if source is None:
             height, width = frame.image.shape[:2]
@@ -70,13 +87,16 @@ class Counter:
 
 
 class _Source:
-    """Counts of one source. size: width and height of its first frame, in whose pixels all is computed, so that a
-    change of the picture's size changes nothing."""
+    """Tracks and counts of one source.
+
+    Everything is computed in pixels of the first frame, whose width and height are `size`. So a source may change its
+    image size.
+    """
 
     def __init__(self, zones: Zones, class_ids: dict[str, list[int]], size: tuple[int, int]) -> None:
         self._class_ids = class_ids
         self._size = size
-        # What the detector reports is above its threshold already: no second one here.
+        # The detector has applied its score threshold already, so the tracker applies none.
         self._tracker = require("trackers", _PURPOSE).ByteTrackTracker(
             lost_track_buffer=_LOST_FRAMES, track_activation_threshold=0.0, high_conf_det_threshold=0.0
         )
@@ -93,22 +113,22 @@ class _Source:
         boxes.data["index"] = np.arange(len(found))
         tracked = self._tracker.update(boxes, timestamp=time_s)
         tracks = np.full(len(found), -1, np.int64)
-        if len(tracked):  # in another order than they were given
+        if len(tracked):  # The tracker may reorder the boxes.
             tracks[tracked.data["index"]] = tracked.tracker_id
         boxes.tracker_id = tracks
         in_zone = np.zeros((len(found), len(self._areas)), bool)
         for column, (name, area) in enumerate(self._areas):
-            wanted = self._wanted(name, found)
-            in_zone[wanted, column] = area.trigger(boxes[wanted])
+            selected = self._selected(name, found)
+            in_zone[selected, column] = area.trigger(boxes[selected])
         for name, gate in self._gates:
-            gate.trigger(boxes[self._wanted(name, found)])
+            gate.trigger(boxes[self._selected(name, found)])
         inside = {name: int(in_zone[:, column].sum()) for column, (name, _) in enumerate(self._areas)}
         return Counts(tracks, in_zone, inside, self._crossings())
 
     def _crossings(self) -> dict[str, tuple[int, int]]:
         return {name: (int(gate.in_count), int(gate.out_count)) for name, gate in self._gates}
 
-    def _wanted(self, name: str, found: Detections) -> npt.NDArray[np.bool_]:
+    def _selected(self, name: str, found: Detections) -> npt.NDArray[np.bool_]:
         if name not in self._class_ids:
             return np.ones(len(found), bool)
         return np.isin(found.class_ids, self._class_ids[name])

@@ -1,11 +1,14 @@
-"""Errors of live imagery."""
+"""Errors of live streams."""
 
 from retinasdk.errors import RetinaSdkError
 
 
 class StreamError(RetinaSdkError):
-    """A source of frames cannot be opened, is lost for good, or the detector fails on frame after frame."""
+    """A source cannot be opened, is lost for good, or the detector failed on too many frames in a row."""
 
 
 class CorruptFrameError(RetinaSdkError):
-    """One frame of a source cannot be decoded; the source itself goes on. Sources raise it, streams count it."""
+    """One frame of a source cannot be decoded, but the source itself continues.
+
+    A `Source` raises it from `read`. The stream counts the frame as failed and reads the next one.
+    """

@@ -1,4 +1,4 @@
-"""`Frame`: what a stream gives, and the counters it carries."""
+"""`Frame`, the result of a stream for one image, and `Counters`, its statistics per source."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Counters:
-    """Frames of one source so far. captured = processed + dropped + failed + those that wait or are being worked on.
+    """Counts the frames of one source since the stream started.
 
-    captured: that the source gave. processed: that the detector did. dropped: by the policy or the deadline.
-    failed: that could not be decoded, or on which the detector raised.
+    `captured` is the sum of `processed`, `dropped`, `failed` and the frames that are waiting or being processed now.
+
+    Attributes:
+        captured: Frames that the source delivered, corrupt ones included.
+        processed: Frames that the detector processed and that were handed to the caller.
+        dropped: Frames that the policy or the deadline discarded.
+        failed: Frames that could not be decoded, or on which the detector raised an exception.
     """
 
     captured: int = 0
@@ -29,17 +34,22 @@ class Counters:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """One frame of a stream and what was found in it.
+    """One frame of a stream, with the detections in it.
 
-    image: (H, W, 3) uint8, RGB, host; the caller's to keep and to change.
-    detections: in pixels of `image`; None where the detector raised.
-    error: what it raised, or None. Its traceback holds the stream: leave the stream by `with` if you keep the frame.
-    source: the name of the source; see `Stream.counters`.
-    index: the frame's number in its source, from 0, dropped frames counted.
-    captured_s: when it was captured: read and decoded, seconds, of the monotonic clock.
-    age_s: seconds from then until the frame was handed over. What camera, network and decoder took before is not in it.
-    time_s: its time in the recording, seconds; None where the source tells none.
-    counters: of its source, at the hand-over.
+    Attributes:
+        image: The image, (H, W, 3) uint8, RGB, in host memory. It belongs to the caller, who may change it.
+        detections: What was detected, in pixels of `image`. None if the detector raised an exception.
+        source: The name of the source, a key of `Stream.counters`.
+        index: The number of the frame in its source, from 0. Dropped frames are counted too.
+        captured_s: When the frame was read and decoded, in seconds of the monotonic clock.
+        age_s: Seconds from `captured_s` until the frame was handed to the caller. The delay of the camera, the network
+            and the decoder before `captured_s` is not included.
+        time_s: The time of the frame in the recording, in seconds. None if the source has no times.
+        counters: The counters of the source when the frame was handed over.
+        error: The exception that the detector raised, or None. Its traceback keeps the stream alive: if you keep such
+            frames, use the stream in a `with` statement.
+        live: Whether the source is a camera or a network stream. False for files and iterators, which end.
+        progress: How much of the recording has been read, from 0 to 1. None if the source does not know its length.
     """
 
     image: npt.NDArray[np.uint8]
@@ -51,9 +61,17 @@ class Frame:
     time_s: float | None
     counters: Counters
     error: Exception | None = None
+    live: bool = True
+    progress: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the pixels, of plain Python values, ready for JSON; "error" is null or what was raised."""
+        """Returns all fields except the pixels as plain Python values, ready for JSON.
+
+        Returns:
+            A dictionary with "source", "index", "time_s", "captured_s", "age_s", "width", "height", "detections" (the
+            list of `Detections.to_dicts`, or None), "error" ("ValueError: the message", or None), "counters", "live"
+            and "progress".
+        """
         return {
             "source": self.source,
             "index": self.index,
@@ -65,4 +83,6 @@ class Frame:
             "detections": None if self.detections is None else self.detections.to_dicts(),
             "error": None if self.error is None else f"{type(self.error).__name__}: {self.error}",
             "counters": asdict(self.counters),
+            "live": self.live,
+            "progress": self.progress,
         }

@@ -1,4 +1,4 @@
-"""`Metrics`: how long each stage of a stream takes, as histograms of constant size."""
+"""`Metrics`: how long each stage of a stream takes, in histograms of constant size."""
 
 from __future__ import annotations
 
@@ -8,13 +8,21 @@ import math
 import threading
 from typing import Any
 
-# Upper edges in seconds: 10 microseconds to about 3 minutes, eight an octave, so that a quantile is right to 9 %.
+# Upper bin edges in seconds, from 10 microseconds to about 3 minutes. Eight bins per octave bound the error of a
+# quantile to 9%.
 _EDGES: tuple[float, ...] = tuple(1e-5 * 2.0 ** (step / 8) for step in range(193))
-_COARSE = 8  # of the edges, one an octave is enough for a monitoring system
+_COARSE = 8  # One edge per octave is enough for a monitoring system.
 
 
 class Histogram:
-    """Durations in seconds. Any thread may add."""
+    """A histogram of durations. All methods may be called from any thread.
+
+    Attributes:
+        count: How many durations were added.
+        sum_s: Their sum in seconds.
+        min_s: The shortest in seconds, infinity if there is none.
+        max_s: The longest in seconds, 0 if there is none.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -25,6 +33,11 @@ class Histogram:
         self.max_s = 0.0
 
     def add(self, seconds: float) -> None:
+        """Adds a duration.
+
+        Args:
+            seconds: The duration in seconds.
+        """
         with self._lock:
             self._counts[bisect.bisect_left(_EDGES, seconds)] += 1
             self.count += 1
@@ -33,7 +46,17 @@ class Histogram:
             self.max_s = max(self.max_s, seconds)
 
     def quantile(self, share: float) -> float:
-        """Seconds that a share (0 to 1) of all durations do not exceed, at most 9 % too high; NaN of none."""
+        """Returns a quantile of the durations.
+
+        Args:
+            share: The share of all durations that do not exceed the quantile, from 0 to 1. 0.5 is the median.
+
+        Returns:
+            Seconds, at most 9% too high. NaN if there are no durations.
+
+        Raises:
+            ValueError: If `share` is out of range.
+        """
         if not 0.0 <= share <= 1.0:
             raise ValueError(f"a quantile's share must be from 0 to 1, got {share!r}")
         with self._lock:
@@ -45,14 +68,19 @@ class Histogram:
             return math.nan
 
     def cumulative(self) -> tuple[list[tuple[float, int]], float]:
-        """[(upper edge in s, durations up to it)], the same 26 edges always, the last infinite; and the sum in s."""
+        """Returns the cumulative histogram, as Prometheus wants it.
+
+        Returns:
+            A list of (upper edge in seconds, number of durations up to it), always with the same 26 edges, the last of
+            which is infinite; and the sum of all durations in seconds.
+        """
         with self._lock:
             running = list(itertools.accumulate(self._counts))
             edges = [*range(0, len(_EDGES), _COARSE), len(_EDGES)]
             return [((*_EDGES, math.inf)[edge], running[edge]) for edge in edges], self.sum_s
 
     def to_dict(self) -> dict[str, float]:
-        """count, and mean, p50, p95 and max in seconds, for JSON; only the count where there is none."""
+        """Returns "count", "mean_s", "p50_s", "p95_s" and "max_s", ready for JSON; only "count" if it is 0."""
         if not self.count:
             return {"count": 0}
         mean = self.sum_s / self.count
@@ -66,15 +94,22 @@ class Histogram:
 
 
 class Metrics:
-    """Stage times of a stream, a histogram each. For any frame, age = wait + detect + hand_over.
+    """Duration of each stage of a stream, as one `Histogram` per stage.
 
-    capture: until the source gave a frame, its own waiting for it included.
-    wait: from capture until the detector was free for it.
-    detect: conversion to RGB, preprocessing, inference and post-processing; of a batch, the whole batch.
-    preprocess, inference, postprocess: the parts of it that a `Detector` tells of; on the GPU, where they are one piece
-        of work, all is inference. Empty for a detector that is something else.
-    hand_over: from then until the caller took it: longer where the caller is slow, or the batch large.
-    age: from capture to hand-over.
+    For every frame, age = wait + detect + hand_over. `print(metrics)` shows a table in milliseconds.
+
+    Attributes:
+        STAGES: The names of the stages, in the order below.
+        capture: Reading a frame from the source, including the wait for it.
+        wait: From capture until the detector started on the frame.
+        detect: Conversion to RGB, preprocessing, inference and post-processing. If several sources are processed
+            together, the duration for the whole batch.
+        preprocess: The part of `detect` that a `Detector` spends on preprocessing. Empty for other detectors, and on
+            the GPU, where all stages are one piece of work that counts as inference.
+        inference: The part of `detect` that a `Detector` spends on inference.
+        postprocess: The part of `detect` that a `Detector` spends on post-processing.
+        hand_over: From the end of detection until the caller took the frame. Long if the caller is slow.
+        age: From capture until the caller took the frame.
     """
 
     STAGES = ("capture", "wait", "detect", "preprocess", "inference", "postprocess", "hand_over", "age")
@@ -90,7 +125,7 @@ class Metrics:
         self.age = Histogram()
 
     def to_dict(self) -> dict[str, Any]:
-        """{stage: Histogram.to_dict()}."""
+        """Returns {name of the stage: `Histogram.to_dict()`}, ready for JSON."""
         return {name: getattr(self, name).to_dict() for name in self.STAGES}
 
     def __str__(self) -> str:

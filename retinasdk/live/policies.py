@@ -1,4 +1,4 @@
-"""Which frames the detector sees when it is slower than the source: policies, the frame-rate cap, playback speed."""
+"""Which frames the detector gets when it is slower than the source: policies, frame-rate limit, playback speed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from typing import Literal, TypeVar
 
 WhenFull = Literal["drop oldest", "drop newest", "wait"]
 
-_BUFFER = 2  # under `every`: one being worked on, one ready. More would only add age
-_JUMP_S = 10.0  # a step in a recording's time from here on is a new beginning, not a pause
+_BUFFER = 2  # For `every`: one frame in the detector, one ready. More would only add latency.
+_JUMP_S = 10.0  # A step of this size in a recording's time is a new start, not a pause.
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Policy:
-    """At most `capacity` frames of a source wait for the detector; `when_full` says what a further one does.
+    """How many frames of a source may wait for the detector, and what happens to one more.
 
-    "drop oldest" makes room for it, "drop newest" gives it up, "wait" holds the source back until there is room.
+    Use `latest`, `every` or `bounded`, which make the common ones.
+
+    Attributes:
+        capacity: How many frames of each source may wait, at least 1.
+        when_full: "drop oldest": the oldest waiting frame is discarded. "drop newest": the new frame is discarded.
+            "wait": the source is not read until there is room.
+
+    Raises:
+        ValueError: If a value is out of range.
     """
 
     capacity: int
@@ -32,14 +40,27 @@ class Policy:
 
     @property
     def drops(self) -> bool:
+        """Whether this policy ever discards frames."""
         return self.when_full != "wait"
 
     def has_room(self, waiting: int) -> bool:
-        """Whether the source may be read while so many frames wait."""
+        """Returns whether the source may be read.
+
+        Args:
+            waiting: How many frames are waiting.
+        """
         return self.drops or waiting < self.capacity
 
     def admit(self, waiting: deque[T], frame: T) -> int:
-        """Puts the frame in line. Returns how many frames were dropped for it: 0 or 1."""
+        """Adds a frame to the waiting ones, or discards one.
+
+        Args:
+            waiting: The waiting frames, oldest first. Changed in place.
+            frame: The new frame.
+
+        Returns:
+            How many frames were discarded, 0 or 1.
+        """
         if len(waiting) < self.capacity:
             waiting.append(frame)
             return 0
@@ -50,24 +71,47 @@ class Policy:
 
 
 def latest() -> Policy:
-    """Always the newest frame; older ones are dropped. Bounds the age of frames whatever the source's rate."""
+    """Returns the policy "latest": only the newest frame waits, older ones are discarded.
+
+    The age of frames stays bounded, however fast the source is. This is the choice for control and monitoring.
+    """
     return Policy(1, "drop oldest")
 
 
 def every() -> Policy:
-    """Every frame: the source is read no faster than the detector works. A camera then fills its own buffers."""
+    """Returns the policy "all": no frame is discarded, and the source is read only as fast as the detector works.
+
+    This is the choice for recordings. A camera or network stream that is read too slowly fills buffers of its own: its
+    frames grow old, and it may disconnect.
+    """
     return Policy(_BUFFER, "wait")
 
 
 def bounded(n: int, drop: Literal["oldest", "newest"] = "oldest") -> Policy:
-    """Up to n frames wait, so that a short delay loses none; beyond that the oldest or the newest are dropped."""
+    """Returns the policy "bounded:N": up to `n` frames wait, so that a short delay of the detector loses none.
+
+    Args:
+        n: How many frames of each source may wait, at least 1.
+        drop: Which frame is discarded when `n` are waiting and another one arrives. Default: "oldest".
+
+    Raises:
+        ValueError: If a value is out of range.
+    """
     if drop not in ("oldest", "newest"):
         raise ValueError(f"drop must be 'oldest' or 'newest', got {drop!r}")
     return Policy(n, "drop oldest" if drop == "oldest" else "drop newest")
 
 
 def as_policy(policy: Policy | str) -> Policy:
-    """A policy, or the one that is meant by "latest", "all", "bounded:8" or "bounded:8:newest"."""
+    """Returns the policy that a name stands for.
+
+    Args:
+        policy: "latest", "all", "bounded:N" or "bounded:N:newest", or a `Policy`, which is returned unchanged.
+
+    Raises:
+        TypeError: If it is neither a string nor a `Policy`.
+        ValueError: If the name is unknown.
+    """
     if isinstance(policy, Policy):
         return policy
     if not isinstance(policy, str):
@@ -83,32 +127,47 @@ def as_policy(policy: Policy | str) -> Policy:
 
 
 class RateCap:
-    """At most `max_fps` frames a second, on a regular beat; None: no cap."""
+    """Limits how many frames per second are taken, at regular intervals.
+
+    Attributes:
+        next_s: No frame may be taken before this time of the clock, in seconds.
+    """
 
     def __init__(self, max_fps: float | None) -> None:
         if max_fps is not None and not max_fps > 0:
-            raise ValueError(f"max_fps must be above 0, got {max_fps!r}; leave it out for no cap")
+            raise ValueError(f"max_fps must be above 0, got {max_fps!r}; omit it for no limit")
         self._period_s = 0.0 if max_fps is None else 1.0 / max_fps
-        self.next_s = float("-inf")  # no frame before then
+        self.next_s = float("-inf")
 
     def took(self, now: float) -> None:
-        """A frame was taken: late by less than a beat, the beat stays; later than that, a new one begins."""
+        """Records that a frame was taken.
+
+        A frame that is late by less than one interval does not shift the intervals. A later one starts them anew.
+
+        Args:
+            now: The time of the clock in seconds.
+        """
         late = now - self.next_s >= self._period_s
         self.next_s = (now if late else self.next_s) + self._period_s
 
 
 class Playback:
-    """When each frame of a recording is due, so that it runs like a camera, `speed` times as fast as it was taken."""
+    """Computes when each frame of a recording is due, so that it plays like a camera, `speed` times as fast."""
 
     def __init__(self, speed: float) -> None:
         if not speed > 0:
-            raise ValueError(f"speed must be above 0, got {speed!r}; float('inf') is as fast as it can be read")
+            raise ValueError(f"speed must be above 0, got {speed!r}; float('inf') reads as fast as possible")
         self._speed = speed
         self._start_s = self._first_s = self._last_s = 0.0
         self._started = False
 
     def due_s(self, time_s: float, now: float) -> float:
-        """The clock's time at which the recording's `time_s` is due."""
+        """Returns the time of the clock, in seconds, at which a frame is due.
+
+        Args:
+            time_s: The time of the frame in the recording, in seconds.
+            now: The time of the clock in seconds.
+        """
         if not self._started or not 0.0 <= time_s - self._last_s < _JUMP_S:
             self._started, self._start_s, self._first_s = True, now, time_s
         self._last_s = time_s

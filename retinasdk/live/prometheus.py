@@ -1,4 +1,4 @@
-"""Streams for Prometheus, by prometheus_client: read when it asks, so that streams do nothing for it."""
+"""Metrics of streams for Prometheus, with prometheus_client. They are collected only when Prometheus asks."""
 
 from __future__ import annotations
 
@@ -19,16 +19,24 @@ _numbers = itertools.count(1)
 
 
 def register(stream: Stream, *, name: str | None = None, registry: Any = None) -> None:
-    """Shows a stream to a `prometheus_client` registry, until the stream is closed or nobody holds it any more.
+    """Adds the metrics of a stream to a `prometheus_client` registry, until the stream is closed or garbage collected.
 
-    name: the label "stream" of its numbers, one for each stream of a registry; None: "stream-1" and so on.
-    registry: None: `prometheus_client.REGISTRY`.
+    `retinasdk live --metrics HOST:PORT` does this and serves the registry. The metrics are:
 
-    retinasdk_stream_stage_seconds (histogram; stream, stage): the stages of `Metrics`.
-    retinasdk_stream_frames_total (counter; stream, source, outcome): captured, processed, dropped, failed.
+    - `retinasdk_stream_stage_seconds`, a histogram with the labels "stream" and "stage": the stages of `Metrics`.
+    - `retinasdk_stream_frames_total`, a counter with the labels "stream", "source" and "outcome": captured, processed,
+      dropped and failed frames, as in `Counters`.
 
-    `retinasdk live --metrics` does this, and serves it. Needs the extra [prometheus]. Raises `ValueError` for a name
-    that a stream of the registry has.
+    It may be called from any thread, and needs the extra `prometheus`: `pip install 'retinasdk[prometheus]'`.
+
+    Args:
+        stream: The stream.
+        name: The value of the label "stream". Unique in the registry. Defaults to "stream-1", "stream-2" and so on.
+        registry: The `prometheus_client.CollectorRegistry`. Defaults to `prometheus_client.REGISTRY`.
+
+    Raises:
+        MissingDependencyError: If prometheus_client is not installed.
+        ValueError: If another open stream of the registry has the same name.
     """
     client = require("prometheus_client", _PURPOSE)
     registry = client.REGISTRY if registry is None else registry
@@ -41,34 +49,35 @@ def register(stream: Stream, *, name: str | None = None, registry: Any = None) -
 
 
 class _Collector:
-    """All streams of one registry: a metric may be there only once."""
+    """All streams of one registry, together: a registry accepts each metric only once."""
 
     def __init__(self) -> None:
         self._streams: dict[str, weakref.ref[Stream]] = {}
 
     def add(self, name: str, stream: Stream) -> None:
         if name in self._open():
-            raise ValueError(f"wanted a name that no other stream has, got {name!r} again; leave it out for a new one")
+            raise ValueError(f"another stream of this registry is named {name!r}; choose another name or omit it")
         self._streams[name] = weakref.ref(stream)
 
     def _open(self) -> dict[str, Stream]:
-        """Those that still run; the others are forgotten."""
+        """Returns the streams that are still open, and forgets the others."""
         streams = {name: stream for name, known in list(self._streams.items()) if (stream := known()) is not None}
         streams = {name: stream for name, stream in streams.items() if not stream.closed}
         self._streams = {name: known for name, known in self._streams.items() if name in streams}
         return streams
 
     def describe(self) -> Iterable[Any]:
-        """Asked at registration: nothing has to be collected then."""
+        """Returns nothing, so that registration does not collect."""
         return []
 
     def collect(self) -> Iterable[Any]:
+        """Returns the metrics of all open streams. The registry calls it, in any thread."""
         core = require("prometheus_client.core", _PURPOSE)
         stages = core.HistogramMetricFamily(
-            "retinasdk_stream_stage_seconds", "How long each stage of a stream takes", labels=["stream", "stage"]
+            "retinasdk_stream_stage_seconds", "Duration of each stage of a stream", labels=["stream", "stage"]
         )
         frames = core.CounterMetricFamily(
-            "retinasdk_stream_frames", "Frames of each source", labels=["stream", "source", "outcome"]
+            "retinasdk_stream_frames", "Frames of each source, by outcome", labels=["stream", "source", "outcome"]
         )
         with _lock:
             streams = self._open()

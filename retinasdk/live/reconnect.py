@@ -1,4 +1,4 @@
-"""How often, and after what waits, a lost source is opened again; and what is told of it."""
+"""`Reconnect`, the rule by which a lost source is opened again, and `StateChange`, which reports its state."""
 
 from __future__ import annotations
 
@@ -9,26 +9,53 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Reconnect:
-    """Waits that double, from `first_s` up to `longest_s`, each longer by a random share of up to `jitter`.
+    """When and how often a camera or network stream is opened again.
 
-    attempts: in a row without a frame, after which the source is lost for good; None: never; 0: at once.
-    Jitter keeps a room full of cameras from coming back in the same instant.
+    The waiting time doubles from `first_s` up to `longest_s`. A random share is added to each, so that many cameras do
+    not reconnect at the same instant. Files are never opened again.
+
+    Attributes:
+        first_s: Seconds before the first attempt. Default: 0.5.
+        longest_s: The longest waiting time in seconds, before the random share is added. Default: 30.
+        jitter: The largest random share that is added to a waiting time. 0.25, the default, adds up to 25%.
+        attempts: How many attempts in a row may fail to deliver a frame before the source is lost for good and the
+            stream raises `StreamError`. 0: the stream never reconnects. None: it never gives up. Default: 10.
+        first_attempts: The same limit for a source that has not delivered any frame yet, such as a wrong address. It
+            is shorter, so that mistakes are reported within seconds. None: no shorter limit. The lower of both limits
+            applies. `attempts=None` never gives up on such a source either. Default: 2.
+
+    Raises:
+        ValueError: If a value is out of range.
     """
 
     first_s: float = 0.5
     longest_s: float = 30.0
     jitter: float = 0.25
     attempts: int | None = 10
+    first_attempts: int | None = 2
 
     def __post_init__(self) -> None:
         if not 0 <= self.first_s <= self.longest_s or not self.jitter >= 0:
-            raise ValueError(f"Reconnect needs 0 <= first_s <= longest_s and jitter of at least 0, got {self}")
-        if self.attempts is not None and (not isinstance(self.attempts, int) or self.attempts < 0):
-            raise ValueError(f"attempts must be an integer of at least 0, or None for no limit, got {self.attempts!r}")
+            raise ValueError(f"Reconnect needs 0 <= first_s <= longest_s and a jitter of at least 0, got {self}")
+        for name, value in (("attempts", self.attempts), ("first_attempts", self.first_attempts)):
+            if value is not None and (not isinstance(value, int) or value < 0):
+                raise ValueError(f"{name} must be an integer of at least 0, or None for no limit, got {value!r}")
 
-    def wait_s(self, attempt: int, generator: random.Random) -> float | None:
-        """Seconds before the attempt of that number, from 1; None: give up."""
-        if self.attempts is not None and attempt > self.attempts:
+    def wait_s(self, attempt: int, generator: random.Random, *, worked: bool = True) -> float | None:
+        """Returns how long to wait before an attempt.
+
+        Args:
+            attempt: The number of the attempt since the last frame, from 1.
+            generator: Where the random share comes from.
+            worked: Whether the source has ever delivered a frame.
+
+        Returns:
+            Seconds, or None if the source is to be given up.
+        """
+        limit = self.attempts
+        if limit is not None and not worked and self.first_attempts is not None:
+            limit = min(limit, self.first_attempts)
+        if limit is not None and attempt > limit:
             return None
         wait = min(self.first_s * 2.0 ** min(attempt - 1, 60), self.longest_s)
         return wait * (1.0 + self.jitter * generator.random())
@@ -39,11 +66,17 @@ SourceState = Literal["connecting", "streaming", "reconnecting", "ended", "lost"
 
 @dataclass(frozen=True)
 class StateChange:
-    """A source is in another state.
+    """Reports that a source has changed its state. `stream(..., on_state=...)` is called with it.
 
-    "connecting": it is being opened. "streaming": the first frame is here. "reconnecting": it was lost by `error` and
-    is opened again in `wait_s`, the attempt of number `attempt`. "ended": there is no more, or the
-    stream was closed. "lost": `error` ended it.
+    Attributes:
+        source: The name of the source.
+        state: "connecting": the source is being opened. "streaming": the first frame has arrived. "reconnecting": the
+            connection was lost and will be opened again. "ended": the source has no more frames, or the stream was
+            closed. "lost": the source was given up.
+        error: What went wrong, for "reconnecting" and "lost". Otherwise None.
+        attempt: The number of the attempt since the last frame, from 1. 0 for the first connection, "streaming",
+            "ended" and "lost".
+        wait_s: Seconds until the attempt, for "reconnecting". Otherwise 0.
     """
 
     source: str

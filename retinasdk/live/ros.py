@@ -1,4 +1,7 @@
-"""ROS 2 messages: pictures out of them, detections into them. The classes may be rclpy's or those of rosbags."""
+"""Conversion of ROS 2 messages: images to arrays, detections to vision_msgs. ROS itself is not needed.
+
+The message classes may come from rclpy or from the package rosbags.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 PICTURE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 ARRAY_TYPE = "vision_msgs/msg/Detection2DArray"
-# Bytes a pixel, and which of them are red, green and blue.
+# Bytes per pixel, and the positions of red, green and blue in them.
 _ENCODINGS = {
     "rgb8": (3, (0, 1, 2)),
     "bgr8": (3, (2, 1, 0)),
@@ -27,7 +30,7 @@ _ENCODINGS = {
     "bgra8": (4, (2, 1, 0)),
     "mono8": (1, (0, 0, 0)),
 }
-# The fields of vision_msgs 4 (ROS 2 Humble and later), which rosbags does not bring.
+# The fields of vision_msgs 4 (ROS 2 Humble and later), which rosbags does not include.
 _FIELDS = {
     "Point2D": "float64 x\nfloat64 y",
     "Pose2D": "vision_msgs/Point2D position\nfloat64 theta",
@@ -41,7 +44,16 @@ _FIELDS = {
 
 
 def typestore() -> Any:
-    """The message types of rosbags, with vision_msgs: for bags that do not hold the definitions themselves."""
+    """Returns the rosbags type store of ROS 2 Humble, extended by vision_msgs.
+
+    Use it to read bags that do not contain their message definitions, and to write `Detection2DArray` messages.
+
+    Returns:
+        A `rosbags.typesys.store.Typestore`.
+
+    Raises:
+        MissingDependencyError: If rosbags is not installed (`pip install 'retinasdk[rosbag]'`).
+    """
     typesys = require("rosbags.typesys", "reading ROS 2 bags")
     store = typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
     for name, fields in _FIELDS.items():
@@ -50,21 +62,30 @@ def typestore() -> Any:
 
 
 def picture_of(message: Any) -> npt.NDArray[np.uint8]:
-    """RGB (H, W, 3) of an Image or CompressedImage.
+    """Returns the pixels of an image message.
 
-    Encodings: rgb8, bgr8, rgba8, bgra8 (alpha is ignored) and mono8. Raises `ImageError` for others, and for a message
-    whose data is not what the rest of it says.
+    Args:
+        message: A `sensor_msgs/msg/Image` with the encoding rgb8, bgr8, rgba8, bgra8 (alpha is ignored) or mono8; or a
+            `sensor_msgs/msg/CompressedImage`, which Pillow decodes.
+
+    Returns:
+        (H, W, 3) uint8, RGB, a copy.
+
+    Raises:
+        ImageError: If the encoding is not supported, or the data does not match the size in the message.
     """
     compressed = hasattr(message, "format")
     if not compressed and message.encoding not in _ENCODINGS:
-        raise ImageError(f"wanted the encoding {', '.join(_ENCODINGS)}, got {message.encoding!r}")
+        raise ImageError(
+            f"image encoding {message.encoding!r} is not supported; publish one of {', '.join(_ENCODINGS)}"
+        )
     pillow = require("PIL.Image", "reading compressed pictures") if compressed else None
     try:
         return as_rgb(pillow.open(io.BytesIO(bytes(message.data)))) if pillow is not None else _uncompressed(message)
     except ImageError:
         raise
-    except Exception as error:  # it is foreign data: Pillow and NumPy raise one thing and another
-        raise ImageError(f"a picture cannot be read: {error}; is the message complete?") from error
+    except Exception as error:  # Pillow and NumPy raise many kinds of errors for malformed data.
+        raise ImageError(f"the image message cannot be decoded: {error}; check that its data is complete") from error
 
 
 def _uncompressed(message: Any) -> npt.NDArray[np.uint8]:
@@ -75,11 +96,16 @@ def _uncompressed(message: Any) -> npt.NDArray[np.uint8]:
 
 
 def detection_array(detections: Detections, header: Any, types: Mapping[str, Any]) -> Any:
-    """A vision_msgs/Detection2DArray of what was found in the picture with that header.
+    """Returns detections as a `vision_msgs/msg/Detection2DArray` (vision_msgs 4, ROS 2 Humble and later).
 
-    types: {"vision_msgs/msg/Detection2D": class, ...} of all messages involved: `typestore().types`, or rclpy's.
+    Each detection has one hypothesis, with the class label as `class_id` and the score. Boxes are in pixels of the
+    image, as center and size. The pose of the hypothesis is not estimated: position and covariance are zero.
 
-    Each detection has one hypothesis: the label as its class_id, and the score. Boxes are in pixels of the picture.
+    Args:
+        detections: The detections in an image.
+        header: The `std_msgs/msg/Header` of the image message.
+        types: The message classes by name, {"vision_msgs/msg/Detection2D": class, ...}: `typestore().types`, or the
+            classes of rclpy, as in `examples/ros2_node.py`.
     """
 
     def make(name: str, **fields: Any) -> Any:
@@ -87,16 +113,16 @@ def detection_array(detections: Detections, header: Any, types: Mapping[str, Any
 
     def one(item: Any) -> Any:
         x1, y1, x2, y2 = item.xyxy
-        centre = make("vision_msgs/msg/Point2D", x=(x1 + x2) / 2, y=(y1 + y2) / 2)
-        pose = make("vision_msgs/msg/Pose2D", position=centre, theta=0.0)
+        center = make("vision_msgs/msg/Point2D", x=(x1 + x2) / 2, y=(y1 + y2) / 2)
+        pose = make("vision_msgs/msg/Pose2D", position=center, theta=0.0)
         hypothesis = make("vision_msgs/msg/ObjectHypothesis", class_id=item.label, score=item.score)
-        nowhere = make(
+        zero_pose = make(
             "geometry_msgs/msg/Pose",
             position=make("geometry_msgs/msg/Point", x=0.0, y=0.0, z=0.0),
             orientation=make("geometry_msgs/msg/Quaternion", x=0.0, y=0.0, z=0.0, w=1.0),
         )
-        unsaid = make("geometry_msgs/msg/PoseWithCovariance", pose=nowhere, covariance=np.zeros(36))
-        result = make("vision_msgs/msg/ObjectHypothesisWithPose", hypothesis=hypothesis, pose=unsaid)
+        pose_estimate = make("geometry_msgs/msg/PoseWithCovariance", pose=zero_pose, covariance=np.zeros(36))
+        result = make("vision_msgs/msg/ObjectHypothesisWithPose", hypothesis=hypothesis, pose=pose_estimate)
         box = make("vision_msgs/msg/BoundingBox2D", center=pose, size_x=x2 - x1, size_y=y2 - y1)
         return make("vision_msgs/msg/Detection2D", header=header, results=[result], bbox=box, id="")
 

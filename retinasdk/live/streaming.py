@@ -1,4 +1,4 @@
-"""`stream`: frames of live sources with what was found in them, never older than they need be."""
+"""`stream` and `Stream`: detection in the frames of one or several sources, with bounded latency."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from retinasdk.detections import Detections
 
 _LOGGER = logging.getLogger("retinasdk.live")
-_CLOSE_S = 15.0  # longer than any source of this package blocks, but for a GStreamer pipeline
+_CLOSE_S = 15.0  # Longer than any source of this package blocks, except a GStreamer pipeline.
 
 
 def stream(
@@ -47,35 +47,71 @@ def stream(
     on_state: Callable[[StateChange], object] | None = None,
     clock: Clock | None = None,
 ) -> Stream:
-    """Detects in the frames of a source as they come: `for frame in stream(source, detector)`.
+    """Detects objects in the frames of a source as they arrive.
 
-    source: a video file, a folder of images, a GIF, a URL (rtsp, http, ...), a camera (0, "/dev/video0"), a GStreamer
-        pipeline, a ROS 2 bag, an iterator of RGB arrays, a `Source`; or several, as a list or as {name: source}. Of
-        several, the frames that are ready together go to the detector together.
-    detector: a `Detector`, or anything that is called like one: with an RGB array (H, W, 3) uint8, and where there are
-        several sources with a list of them. functools.partial(detector, classes=["person"]) gives options.
-    policy: what happens to frames that come faster than the detector works. "latest": only the newest is kept, so the
-        age of frames stays bounded. "all": none is dropped, the source waits. "bounded:N", "bounded:N:newest": see
-        `bounded`. Folders are read on demand: nothing of them is dropped under any policy.
-    max_fps: at most so many frames a second of each source go to the detector; which ones, the policy says.
-    deadline_s: frames that are older when the detector is free for them are dropped.
-    speed: of recordings (video files, GIF, bags) under policies that drop; 1: as they were taken. Under "all" they are
-        read as fast as the detector works.
-    reconnect: how cameras and network streams are opened again when they cannot be opened, or are lost.
-    max_failures: a frame on which the detector raises carries the error; so many in a row end the stream.
-    on_state: called with each `StateChange` of a source, in the source's thread.
+    Each source is read in a thread of its own. Detection runs in the thread that iterates over the stream; only one
+    thread may iterate at a time. Reading starts at once. Use the stream in a `with` statement, which closes it for
+    certain. It also closes itself at its end, after an error, and when it is garbage collected.
 
-    Capture runs in a thread for each source, detection in the thread that iterates, which must be one at a time.
-    `close` may be called from any thread, and is called when the stream is left by an error, by its end, or by nobody
-    holding it any more; leaving `with` does it for certain.
+    Example:
+        ```python
+        from retinasdk import Detector, stream
 
-    Raises `StreamError` from the iteration when frames were lost for good: at the end, when the other sources have
-    ended too. Raises `ImageError`, `MissingDependencyError`, `TypeError` and `ValueError` at once for what cannot work.
+        with Detector() as detector, stream("rtsp://camera/live", detector) as frames:
+            for frame in frames:
+                if frame.error is not None:
+                    print("detection failed:", frame.error)
+                    continue
+                for item in frame.detections:
+                    print(frame.index, item.label, item.score, item.xyxy)
+        ```
+
+    Several cameras, and options for the detector:
+
+        import functools
+
+        cameras = {"front": 0, "back": "rtsp://10.0.0.7/live"}
+        people = functools.partial(detector, classes=["person"])
+        with stream(cameras, people, max_fps=10) as frames:
+            for frame in frames:
+                print(frame.source, len(frame.detections))
+
+    Args:
+        source: A video file, an image folder, a GIF, a URL (rtsp, http and others), a camera (0 or "/dev/video0"), a
+            GStreamer pipeline, a ROS 2 bag folder, an iterator of (H, W, 3) uint8 RGB arrays, or a `Source`. Several
+            sources are passed as a list or as {name: source}; frames that are ready together are processed as a batch.
+        detector: A `Detector`, or any function that is called the same way: with an (H, W, 3) uint8 RGB array, or with
+            a list of such arrays if there are several sources.
+        policy: What happens to frames that arrive faster than the detector works. "latest" (the default) keeps only the
+            newest, so that the age of frames stays bounded. "all" drops none and slows down the source. "bounded:N" and
+            "bounded:N:newest" let N frames wait, see `bounded`. Folders are read on demand, so none of their images is
+            dropped under any policy.
+        max_fps: The largest number of frames per second of each source that go to the detector. Default: no limit.
+        deadline_s: Frames older than this many seconds are dropped instead of processed. Default: no limit.
+        speed: The playback speed of recordings (video files, GIF, bags) under policies that drop frames. 1, the
+            default, is the speed of the recording. Under "all", recordings are read as fast as the detector works.
+        reconnect: When and how often cameras and network streams are opened again. Defaults to `Reconnect()`.
+        max_failures: If the detector raises an exception on a frame, `frame.error` is set and the stream continues.
+            This many failures in a row end it. Default: 10.
+        on_state: A function that is called with each `StateChange` of a source, in the source's thread. It should
+            return quickly, because the source is not read meanwhile. An exception that it raises is logged.
+        clock: Only for tests, which pass a simulated clock.
+
+    Returns:
+        A `Stream`, which is an iterator of `Frame`.
+
+    Raises:
+        ImageError: If a file or folder does not exist or cannot be used.
+        MissingDependencyError: If a package for this kind of source is not installed.
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range.
+        StreamError: From the iteration, if a source is lost for good, or if the detector fails `max_failures` times in
+            a row. If there are several sources, the loss of one is raised when the others have ended too.
     """
     if not callable(detector):
         raise TypeError(f"detector must be a Detector or a function, got {type(detector).__name__}")
     if deadline_s is not None and not deadline_s > 0:
-        raise ValueError(f"deadline_s must be above 0, got {deadline_s!r}; leave it out for none")
+        raise ValueError(f"deadline_s must be above 0, got {deadline_s!r}; omit it for no limit")
     if not isinstance(max_failures, int) or max_failures < 1:
         raise ValueError(f"max_failures must be an integer of at least 1, got {max_failures!r}")
     clock = clock or Clock()
@@ -113,7 +149,7 @@ def _is_several(source: Any) -> bool:
 
 
 def _named(source: Any) -> Iterator[tuple[str, Any]]:
-    """(name, Source) of each, names made unique by their position."""
+    """Yields (name, source) of each source. Names that are not unique get the position appended."""
     if isinstance(source, Mapping):
         pairs = [(str(name), as_source(item)) for name, item in source.items()]
     else:
@@ -127,7 +163,7 @@ def _named(source: Any) -> Iterator[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class _Done:
-    """A frame the detector is through with."""
+    """A frame that the detector has processed and that the caller has not taken yet."""
 
     capture: Capture
     waiting: Waiting
@@ -138,12 +174,25 @@ class _Done:
 
 
 class Stream:
-    """An iterator of `Frame`, made by `stream`; also a context manager.
+    """An iterator of `Frame`, and a context manager. Made by `stream`.
 
-    metrics: how long each stage takes.
+    `close`, `closed`, `counters` and `metrics` may be used from any thread; only one thread may iterate at a time.
 
-    It belongs to its process: after fork() the child's iteration raises `StreamError`, and the parent's goes on. Make
-    stream and detector in the process that uses them; "spawn" is the safe way to start it.
+    A stream belongs to the process that made it. After fork(), iterating in the child process raises `StreamError`,
+    while the parent continues. Make stream and detector in the process that uses them, and start it with the
+    multiprocessing method "spawn".
+
+    Example:
+        ```python
+        with stream("clip.mp4", detector, policy="all") as frames:
+            for frame in frames:
+                print(frame.index, frame.age_s, len(frame.detections))
+        print(frames.counters["clip.mp4"].failed, "frames failed")
+        print(frames.metrics)
+        ```
+
+    Attributes:
+        metrics: The duration of each stage, a `Metrics`.
     """
 
     def __init__(
@@ -162,28 +211,30 @@ class Stream:
         self._detector = detector
         self._several = several
         self._max_failures = max_failures
-        self._failures = 0  # in a row
+        self._failures = 0  # consecutive
         self._clock = clock
         self._changed = changed
         self._done: deque[_Done] = deque()
         self._pid = os.getpid()
-        # Holds the captures and not the stream, so that a stream that nobody holds is closed; at exit as well.
+        # The finalizer refers to the captures and not to the stream, so that an unused stream is collected and
+        # closed. It also runs at exit.
         self._finalizer = weakref.finalize(self, _close, captures, changed, clock, self._pid)
         for capture in captures:
             capture.thread.start()
 
     @property
     def counters(self) -> dict[str, Counters]:
-        """{name of a source: its counters so far}."""
+        """The counters of each source so far, {name of the source: `Counters`}."""
         with self._changed:
             return {capture.name: capture.counters for capture in self._captures}
 
     @property
     def closed(self) -> bool:
+        """Whether the stream was closed or has ended."""
         return not self._finalizer.alive
 
     def close(self) -> None:
-        """Ends iteration, sources and threads, and waits for them. From any thread; may be called twice."""
+        """Ends the iteration, closes all sources, and waits for their threads. It may be called twice."""
         self._finalizer()
 
     def __enter__(self) -> Stream:
@@ -201,19 +252,19 @@ class Stream:
         try:
             while not self._done:
                 self._detect(self._take())
-            if self.closed:  # while the detector worked
+            if self.closed:  # It may have been closed while the detector worked.
                 raise StopIteration
             return self._hand_over(self._done.popleft())
-        except BaseException:  # Ctrl-C too
+        except BaseException:  # including Ctrl-C
             self.close()
             raise
 
     def _take(self) -> list[tuple[Capture, Waiting]]:
-        """At most one frame of each source, those that are there; waits for the first. Raises `StopIteration`."""
+        """Waits until a source has a frame, and returns at most one frame of each source that has one."""
         if os.getpid() != self._pid:
             raise StreamError(
-                "this stream belongs to another process: threads do not survive fork(); make the stream, and the "
-                "detector, in the process that uses them"
+                "this stream was made by another process, and its threads do not survive fork(); make the stream and "
+                "the detector in the process that uses them"
             )
         with self._changed:
             while not self.closed:
@@ -240,7 +291,7 @@ class Stream:
         members, images = [], []
         for capture, waiting in batch:
             try:
-                images.append(as_rgb(waiting.shot.rgb()))
+                images.append(as_rgb(waiting.raw.rgb()))
                 members.append((capture, waiting))
             except Exception as error:
                 capture.warn("rgb", f"frame {waiting.index} cannot be converted to RGB: {error}")
@@ -258,16 +309,18 @@ class Stream:
             self._done.append(_Done(capture, waiting, image, result, taken_s, done_s))
 
     def _call(self, images: list[npt.NDArray[np.uint8]]) -> list[Any]:
-        """What the detector gives for each image, or raised."""
+        """Returns what the detector returned or raised for each image."""
         if len(images) > 1:
             try:
                 results = list(self._detector(images))
             except Exception as error:
-                _LOGGER.debug("a batch of %d failed (%s): each frame alone", len(images), error)
+                _LOGGER.debug(
+                    "detection in a batch of %d frames failed (%s); trying each frame alone", len(images), error
+                )
             else:
                 if len(results) != len(images):
                     raise ValueError(
-                        f"detector must give a result for each of {len(images)} images, got {len(results)}"
+                        f"detector must return a result for each of {len(images)} images, got {len(results)}"
                     )
                 return results
         return [self._call_one(image) for image in images]
@@ -302,22 +355,24 @@ class Stream:
             index=index,
             captured_s=captured_s,
             age_s=now - captured_s,
-            time_s=done.waiting.shot.time_s,
+            time_s=done.waiting.raw.time_s,
             counters=counters,
             error=error,
+            live=capture.live,
+            progress=done.waiting.raw.progress,
         )
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Stream holds threads and cannot be sent to another process; make it there")
+        raise TypeError("a Stream has threads and cannot be sent to another process; make it in that process")
 
 
 def _close(captures: list[Capture], changed: threading.Condition, clock: Clock, pid: int) -> None:
     if os.getpid() != pid:
-        return  # a fork: the threads, and the lock as it happened to be, are the parent's
+        return  # After fork(), the threads and the state of the lock belong to the parent process.
     with changed:
         for capture in captures:
             capture.stop()
-        # In a source's own thread (on_state closes, or the collector runs there) its end cannot be waited for.
+        # A thread cannot wait for its own end: `on_state` may call `close`, or garbage collection may run in it.
         waited = [each for each in captures if each.thread is not threading.current_thread()]
         until = clock.now() + _CLOSE_S
         while not all(each.finished for each in waited) and (left := until - clock.now()) > 0:
@@ -326,4 +381,6 @@ def _close(captures: list[Capture], changed: threading.Condition, clock: Clock, 
         if each.finished:
             each.thread.join()
         else:
-            _LOGGER.warning("%s: blocks for more than %.0f s; its thread is left to it", each.name, _CLOSE_S)
+            _LOGGER.warning(
+                "%s: the source did not return within %.0f s; its thread keeps running", each.name, _CLOSE_S
+            )

@@ -1,4 +1,4 @@
-"""`VideoWriter`: pictures with their times to an mp4 file, by PyAV (FFmpeg)."""
+"""`VideoWriter`: writes images with their times to a video file, with FFmpeg (package PyAV)."""
 
 from __future__ import annotations
 
@@ -16,21 +16,44 @@ from retinasdk.live.errors import StreamError
 if TYPE_CHECKING:
     from PIL import Image
 
-_CODECS = (("libx264", {"preset": "veryfast", "crf": "23"}), ("mpeg4", {"qscale": "4"}))  # the first there is
-_TICKS = 90_000  # a second; what mp4 players expect
+# The first one that FFmpeg has.
+_CODECS = (("libx264", {"preset": "veryfast", "crf": "23"}), ("mpeg4", {"qscale": "4"}))
+# FFmpeg's name of the container and its time units per second, by suffix. AVI is not among them: it has a fixed frame
+# rate, while the frames of a stream may be any time apart.
+_CONTAINERS = {".mp4": ("mp4", 90_000), ".m4v": ("mp4", 90_000), ".mov": ("mov", 90_000), ".mkv": ("matroska", 1_000)}
 
 
 class VideoWriter:
-    """Writes H.264 (MPEG-4 where FFmpeg has no H.264) of the first picture's size, cut to even sides.
+    """Writes a video file, encoded as H.264, or as MPEG-4 if FFmpeg has no H.264 encoder.
 
-    Pictures of other sizes are scaled into it, with black bars. Each is shown until the time of the next, so frames may
-    be any times apart. The file has its name only once `close` has made it whole; after an error other than
-    `StreamError` there is none.
+    The video has the size of the first image, reduced to even numbers. Images of other sizes are scaled to fit, with
+    black bars. Each image is shown until the time of the next one, so frames may be any time apart.
+
+    The file appears under its name only when `close` has completed it. Used in a `with` statement, it is completed at
+    the end, also after `StreamError` and Ctrl-C; after any other exception it is discarded. Use it from one thread at a
+    time. It needs the extra `video`: `pip install 'retinasdk[video]'`.
+
+        with VideoWriter("marked.mp4") as writer, stream("clip.mp4", detector, policy="all") as frames:
+            for frame in frames:
+                writer.add(draw_detections(frame.image, frame.detections), frame.time_s)
+
+    Args:
+        path: The file to write. The suffix chooses the container: .mp4, .m4v, .mov or .mkv.
+
+    Raises:
+        MissingDependencyError: If PyAV is not installed.
+        ValueError: If the suffix is not one of these.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._av = require("av", "writing video")
         self._path = Path(path)
+        if self._path.suffix.lower() not in _CONTAINERS:
+            raise ValueError(
+                f"{self._path}: video cannot be written with the suffix {self._path.suffix!r}; use one of "
+                f"{', '.join(_CONTAINERS)}"
+            )
+        self._format, self._ticks = _CONTAINERS[self._path.suffix.lower()]
+        self._av = require("av", "writing video")
         self._temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
         self._container: Any = None
         self._stream: Any = None
@@ -38,21 +61,27 @@ class VideoWriter:
         self._last_ticks = -1
 
     def add(self, picture: Image.Image, time_s: float) -> None:
-        """Appends a picture (RGB). Times count from the first; one that does not rise is moved up to the next tick.
+        """Appends an image.
 
-        Raises `OSError` where it cannot be written.
+        Args:
+            picture: The image, mode RGB.
+            time_s: Its time in seconds. Only differences matter: the video starts at the first image. A time that is
+                not later than the one before is moved forward by the smallest step of the container.
+
+        Raises:
+            OSError: If the file cannot be written.
         """
         if self._container is None:
             self._open(picture.size, time_s)
         if picture.size != (self._stream.width, self._stream.height):
             picture = self._fitted(picture)
         frame = self._av.VideoFrame.from_image(picture)
-        self._last_ticks = max(round((time_s - self._first_s) * _TICKS), self._last_ticks + 1)
-        frame.pts, frame.time_base = self._last_ticks, Fraction(1, _TICKS)
+        self._last_ticks = max(round((time_s - self._first_s) * self._ticks), self._last_ticks + 1)
+        frame.pts, frame.time_base = self._last_ticks, Fraction(1, self._ticks)
         self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Completes the file. Without a picture there is no file."""
+        """Completes the file. If no image was added, there is no file."""
         if self._container is None:
             return
         container, self._container = self._container, None
@@ -64,11 +93,11 @@ class VideoWriter:
             self._temporary.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Gives the file up."""
+        """Discards the file."""
         container, self._container = self._container, None
         try:
             if container is not None:
-                with contextlib.suppress(OSError):  # the disk may be full, which is why it is given up
+                with contextlib.suppress(OSError):  # The disk may be full, which may be why the file is discarded.
                     container.close()
         finally:
             self._temporary.unlink(missing_ok=True)
@@ -79,7 +108,7 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Ctrl-C is how one stops a camera, and a lost one is no reason to lose what was recorded until then.
+        # Ctrl-C is the usual way to stop a camera, and a lost connection must not lose the recording up to then.
         if kind is None or issubclass(kind, (KeyboardInterrupt, StreamError)):
             self.close()
         else:
@@ -87,11 +116,11 @@ class VideoWriter:
 
     def _open(self, size: tuple[int, int], time_s: float) -> None:
         codec, options = next((item for item in _CODECS if item[0] in self._av.codecs_available), _CODECS[-1])
-        self._container = self._av.open(str(self._temporary), "w", format="mp4")
+        self._container = self._av.open(str(self._temporary), "w", format=self._format)
         self._stream = self._container.add_stream(codec, rate=30, options=options)
         self._stream.width, self._stream.height = (max(2, side // 2 * 2) for side in size)
         self._stream.pix_fmt = "yuv420p"
-        self._stream.codec_context.time_base = Fraction(1, _TICKS)
+        self._stream.codec_context.time_base = Fraction(1, self._ticks)
         self._first_s = time_s
 
     def _fitted(self, picture: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Zones and lines in a camera's picture, and the JSON file that tells them."""
+"""Zones and lines in the image of a camera, and the JSON file that describes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 ANCHORS = ("bottom_center", "center", "top_center")
-_MOST = 100  # zones, lines, corners
+_MOST = 100  # of zones, of lines, of corners of a zone
 _MAX_BYTES = 1_000_000
 
 Point = tuple[float, float]
@@ -18,9 +18,13 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Zone:
-    """An area. polygon: at least 3 corners (x, y), shares of the picture's width and height, 0 to 1.
+    """An area of the image in which objects are counted.
 
-    classes: only these are counted; empty: all. anchor: the point of a box that has to be inside, one of `ANCHORS`.
+    Attributes:
+        name: The name, unique among zones and lines.
+        polygon: At least 3 corners (x, y), as shares of the image's width and height, from 0 to 1.
+        classes: The class labels that are counted. Empty (the default): all.
+        anchor: Which point of a box has to be inside: "bottom_center" (the default), "center" or "top_center".
     """
 
     name: str
@@ -31,8 +35,18 @@ class Zone:
 
 @dataclass(frozen=True)
 class Line:
-    """A line from `start` to `end`, shares of width and height. Who crosses it to the left, for one who looks along it
-    in the picture, goes in; to the right, out. classes, anchor: as of a `Zone`."""
+    """A line at which crossing objects are counted, in both directions.
+
+    Looking from `start` to `end` in the image, an object that crosses to the left goes in, and one that crosses to the
+    right goes out.
+
+    Attributes:
+        name: The name, unique among zones and lines.
+        start: (x, y), as shares of the image's width and height, from 0 to 1.
+        end: (x, y), like `start`.
+        classes: The class labels that are counted. Empty (the default): all.
+        anchor: Which point of a box has to cross the line: "bottom_center" (the default), "center" or "top_center".
+    """
 
     name: str
     start: Point
@@ -43,14 +57,21 @@ class Line:
 
 @dataclass(frozen=True)
 class Zones:
-    """What `retinasdk live --zones` reads:
+    """Zones and lines. `Zones.load` reads them from a file, as does `retinasdk live --zones`.
+
+    The file is JSON:
 
         {"size": [768, 432],
          "zones": [{"name": "table", "polygon": [[330, 80], [600, 80], [600, 430], [330, 430]], "classes": ["person"]}],
          "lines": [{"name": "door", "from": [0, 300], "to": [768, 300]}]}
 
-    size: width and height of the picture whose pixels the numbers are; left out, they are shares from 0 to 1. Either
-    way frames may have any size. A zone and a line may each say "classes" and "anchor".
+    "size" is the width and height of the image in which the coordinates were measured, in pixels. Without "size",
+    coordinates are shares from 0 to 1. Either way, frames may have any size. Zones and lines may have "classes" and
+    "anchor".
+
+    Attributes:
+        zones: The zones.
+        lines: The lines.
     """
 
     zones: tuple[Zone, ...] = ()
@@ -58,12 +79,20 @@ class Zones:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Zones:
-        """Raises `OSError`, or `ValueError` that names the file, the entry, and what was wanted."""
+        """Reads a file.
+
+        Args:
+            path: The JSON file.
+
+        Raises:
+            OSError: If the file cannot be read.
+            ValueError: If its content is wrong. The text names the file, the entry and what was expected.
+        """
         name = os.fspath(path)
         with Path(path).open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
-            raise ValueError(f"{name}: wanted at most {_MAX_BYTES:,} bytes of zones and lines")
+            raise ValueError(f"{name}: the file is too large; zones and lines take at most {_MAX_BYTES:,} bytes")
         try:
             entries = json.loads(content)
         except (ValueError, RecursionError) as error:
@@ -72,7 +101,7 @@ class Zones:
 
 
 class _Reader:
-    """Checks of everything in a file."""
+    """Checks and converts the content of a file."""
 
     def __init__(self, file: str) -> None:
         self._file = file
@@ -92,7 +121,7 @@ class _Reader:
             self._fail("the file", "at least one zone or line", entries)
         for name in names:
             if names.count(name) > 1:
-                self._fail("names", "a name of its own for each zone and line", name)
+                self._fail("names", "a unique name for each zone and line", name)
         return Zones(zones, lines)
 
     def _zone(self, entry: Any, where: str) -> Zone:
@@ -117,10 +146,10 @@ class _Reader:
             self._fail(where, f'x from 0 to {width:g} and y from 0 to {height:g} (the file\'s "size")', value)
         return x / width, y / height
 
-    def _numbers(self, value: Any, where: str, wanted: str) -> tuple[float, float]:
+    def _numbers(self, value: Any, where: str, expected: str) -> tuple[float, float]:
         is_pair = isinstance(value, list) and len(value) == 2
         if not is_pair or not all(type(item) in (int, float) and math.isfinite(item) for item in value):
-            self._fail(where, wanted, value)
+            self._fail(where, expected, value)
         return float(value[0]), float(value[1])
 
     def _name(self, entry: Any, where: str) -> str:
@@ -152,13 +181,13 @@ class _Reader:
             self._fail(where, "an object in braces", entry)
         for key in required:
             if key not in entry:
-                self._fail(where, f'"{key}"', sorted(entry))
+                self._fail(where, f'an entry "{key}"', sorted(entry))
         unknown = sorted(set(entry) - {*required, *optional})
         if unknown:
             self._fail(where, f"only {', '.join((*required, *optional))}", unknown)
 
-    def _fail(self, where: str, wanted: str, given: Any) -> NoReturn:
+    def _fail(self, where: str, expected: str, given: Any) -> NoReturn:
         shown = json.dumps(given)
         raise ValueError(
-            f"{self._file}: {where}: wanted {wanted}, got {shown if len(shown) <= 80 else shown[:77] + '...'}"
+            f"{self._file}: {where}: expected {expected}, got {shown if len(shown) <= 80 else shown[:77] + '...'}"
         )

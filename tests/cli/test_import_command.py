@@ -28,7 +28,7 @@ def test_import(foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     options = ["--flavour", "torchvision", "--labels", ",".join(LABELS), "--name", "mine"]
     assert main(["import", str(foreign), "-o", str(out), *options]) == 0
     said = capsys.readouterr().out
-    assert "heads: 5 levels, 9 anchors, 3 classes" in said
+    assert "heads: 5 levels, 9 anchors per cell, 3 classes" in said
     spec = ModelSpec.load(out.with_suffix(".json"))
     assert (spec.name, spec.flavour, spec.labels) == ("mine", "torchvision", LABELS)
     with Detector(out) as detector:
@@ -41,7 +41,7 @@ def test_the_choice_is_asked_for(foreign: Path, tmp_path: Path, capsys: pytest.C
     said = capsys.readouterr().err
     assert said.startswith("retinasdk: error: ")
     assert "torchvision" in said
-    assert "flavour=" in said
+    assert f"retinasdk import {foreign} -o {tmp_path / 'mine.onnx'} --flavour NAME" in said
     assert set(tmp_path.iterdir()) == before
 
 

@@ -1,4 +1,4 @@
-"""`export_torchvision` against torchvision itself: every architecture, checkpoints as people save them, odd rules."""
+"""Compares `export_torchvision` with torchvision itself: all architectures, kinds of checkpoints and unusual rules."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ LABELS = ("background", "bolt", "nut")
 
 
 def fresh(architecture: str, classes: int = len(LABELS), seed: int = 1) -> Any:
-    """A model with random weights that finds a lot."""
+    """A model with random weights that finds many boxes."""
     from retinasdk.convert.export_torch import _build
 
     torch.manual_seed(seed)
     model = _build(detection, architecture, classes).eval()
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):  # so that their numbers count
+            if isinstance(module, torch.nn.BatchNorm2d):  # So that the batch norms change values.
                 module.running_mean.normal_(0, 0.05)
                 module.running_var.uniform_(0.8, 1.2)
     spread_heads(model, torch.randn(1, 3, 256, 320), bias=-3.5)
@@ -53,13 +53,13 @@ def assert_same(model: Any, onnx_file: Path, picture: Any) -> None:
     assert len(theirs.scores) > 20
     with Detector(onnx_file) as detector:
         ours = detector(picture)
-    # Another engine's convolutions: scores this close may change places.
+    # Convolutions of another library: boxes with nearly equal scores may swap places.
     assert_same_detections(Listed(ours.xyxy, ours.scores, ours.class_ids), theirs, tie=2e-5)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_architectures(architecture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A checkpoint in, the command's file out: the boxes are torchvision's."""
+    """The command exports a checkpoint, and the boxes are those of torchvision."""
     model = fresh(architecture)
     checkpoint, out = tmp_path / "mine.pth", tmp_path / "mine.onnx"
     torch.save(model.state_dict(), checkpoint)
@@ -76,7 +76,7 @@ def test_architectures(architecture: str, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_rules_of_its_own(tmp_path: Path) -> None:
-    """Anchors, thresholds, sizes and normalisation of the model at hand go into the spec."""
+    """Anchors, thresholds, sizes and normalization of the model are written to the spec."""
     anchors = detection.anchor_utils.AnchorGenerator(
         sizes=((20, 28), (40, 56), (80, 112), (160, 224), (320, 448)), aspect_ratios=((0.5, 1.0),) * 5
     )
@@ -118,7 +118,7 @@ def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
-# -- checkpoints as people save them -----------------------------------------------------------------------------------
+# -- kinds of checkpoints ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -156,17 +156,17 @@ def test_what_is_no_checkpoint(small: Any, tmp_path: Path, monkeypatch: pytest.M
     torch.save(Evil(), tmp_path / "evil.pth")
     torch.save(small.state_dict(), tmp_path / "r18.pth")
     for name, message in {
-        "absent.pth": "no such checkpoint file",
-        "text.pth": "cannot be read as one",
-        "other.pth": "wanted the weights of a torchvision RetinaNet, got 1 entries without head",
-        "list.pth": "wanted weights by name, got list",
-        "evil.pth": "cannot be read as one",
+        "absent.pth": "does not exist; check the path of the checkpoint",
+        "text.pth": "cannot be read as a checkpoint of weights",
+        "other.pth": "does not contain a torchvision RetinaNet: none of its 1 entries is head",
+        "list.pth": "contains list instead of weights by name",
+        "evil.pth": "cannot be read as a checkpoint of weights",
         "r18.pth": "does not fit retinanet_resnet50_fpn",
     }.items():
         with pytest.raises(ModelError, match=message):
             load_torchvision("retinanet_resnet50_fpn", weights=tmp_path / name)
     assert not (tmp_path / "touched").exists()
-    with pytest.raises(ModelError, match="wanted a head of 5 classes, got one of 3"):
+    with pytest.raises(ModelError, match="has a head of 3 classes, not 5"):
         load_torchvision("retinanet_resnet18_fpn", weights=tmp_path / "r18.pth", classes=5)
 
 
@@ -189,15 +189,15 @@ def test_wrong_arguments(
 
 
 def test_wrong_labels_and_models(small: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="one name for each of 3 classes, got 2"):
+    with pytest.raises(ValueError, match="the model has 3 classes, with the background, but there are 2 labels"):
         export_torchvision(small, tmp_path / "a.onnx", labels=["a", "b"])
-    with pytest.raises(TypeError, match="must be a torchvision RetinaNet, got Linear"):
+    with pytest.raises(TypeError, match="must be a torchvision RetinaNet, not Linear"):
         export_torchvision(torch.nn.Linear(1, 1), tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_graph_is_not_written(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exporter that changes the numbers is found out before anything is written."""
+    """An export with other values is detected before anything is written."""
     from retinasdk.convert import export_torch as exporting
 
     trace = exporting._trace
@@ -212,7 +212,7 @@ def test_a_wrong_graph_is_not_written(small: Any, tmp_path: Path, monkeypatch: p
         return bytes(model.SerializeToString())
 
     monkeypatch.setattr(exporting, "_trace", wrong)
-    with pytest.raises(ModelError, match="heads that differ from the model's by"):
+    with pytest.raises(ModelError, match="the exported ONNX differs from PyTorch by"):
         export_torchvision(small, tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -257,7 +257,7 @@ class Head(torch.nn.Module):
 
 
 class LikeDetectron2(torch.nn.Module):
-    """The parts of a detectron2 RetinaNet that the example asks for, around torchvision's layers."""
+    """The parts of a detectron2 RetinaNet that the example uses, with the layers of torchvision."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -266,7 +266,7 @@ class LikeDetectron2(torch.nn.Module):
 
 
 class LikeMmdet(torch.nn.Module):
-    """The same of an mmdetection one."""
+    """The parts of an mmdetection RetinaNet that the example uses, with the layers of torchvision."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -278,7 +278,7 @@ class LikeMmdet(torch.nn.Module):
 
 @pytest.mark.parametrize(("flavour", "like"), [("detectron2", LikeDetectron2), ("mmdet", LikeMmdet)])
 def test_other_frameworks(small: Any, flavour: str, like: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example's wrappers, around models of the same shape: those frameworks themselves are not here."""
+    """Runs the wrappers of the example on models of the same shape; the frameworks themselves are not installed."""
     example = runpy.run_path(str(EXAMPLES / "export_other_frameworks.py"))
     wrapper = {"detectron2": "Detectron2Heads", "mmdet": "MmdetHeads"}[flavour]
     example["LOADERS"][flavour] = lambda config, weights: example[wrapper](like(small))
@@ -295,6 +295,8 @@ def test_heads_that_do_not_fit_the_spec(small: Any, tmp_path: Path) -> None:
     from retinasdk.convert.export_torch import _heads, export_heads
     from retinasdk.convert.flavours import flavour_spec
 
-    with pytest.raises(ModelError, match=r"wanted logits of 9 anchors x 2 classes = 18 channels .* belong to it"):
+    with pytest.raises(
+        ModelError, match=r"do not fit the spec: it needs logits with 9 anchors x 2 classes = 18 channels"
+    ):
         export_heads(_heads(torch, small), tmp_path / "a.onnx", flavour_spec("torchvision", labels=["a", "b"]))
     assert list(tmp_path.iterdir()) == []

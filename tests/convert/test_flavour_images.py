@@ -1,4 +1,4 @@
-"""Every flavour on whole inputs: anchors by index at real sizes, and images through CPU and CUDA path alike."""
+"""Tests every flavour on whole inputs: anchors by index at real sizes, and images on the CPU and CUDA paths."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from retinasdk.pipeline.types import HeadOutputs
 
 TORCHVISION_SIZES = ((32, 40, 50), (64, 80, 101), (128, 161, 203), (256, 322, 406), (512, 645, 812))
 ROUNDED = ("torchvision", "mlperf")
-CENTRED = ("odtk", "keras-retinanet")  # the first anchor's centre lies half a stride inside
+CENTRED = ("odtk", "keras-retinanet")  # Anchors are centered half a stride inside the cell.
 
 
 def oracle_anchors(
     flavour: str, cells: list[tuple[int, int]], padded: tuple[int, int]
 ) -> list[npt.NDArray[np.float64]]:
-    """Of each level (h, w, 9, 4): xyxy in input pixels, written from the frameworks' sources, in float64."""
+    """Computes (h, w, 9, 4) anchors xyxy of each level in float64, written from the sources of the frameworks."""
     levels = []
     for index, (rows, columns) in enumerate(cells):
         nominal = 8 * 2**index
@@ -47,8 +47,8 @@ def oracle_anchors(
         for size, ratio in pairs:
             width, height = size / math.sqrt(ratio), size * math.sqrt(ratio)
             box = np.array([-width, -height, width, height]) / 2
-            base.append(np.round(box) if flavour in ROUNDED else box)  # half to even, as PyTorch
-        # ROUNDED and ODTK take the stride from the input's sides, the others know it.
+            base.append(np.round(box) if flavour in ROUNDED else box)  # Half to even, as in PyTorch.
+        # ROUNDED and ODTK compute the stride from the input size; in the others it is fixed.
         known = flavour not in (*ROUNDED, "odtk")
         stride_y, stride_x = (nominal, nominal) if known else (padded[0] // rows, padded[1] // columns)
         centre = nominal / 2 if flavour in CENTRED else 0.0
@@ -58,14 +58,14 @@ def oracle_anchors(
 
 
 def cells_of(padded: tuple[int, int]) -> list[tuple[int, int]]:
-    """Of P3 to P7: every halving rounds up."""
+    """Returns (rows, columns) of P3 to P7. Every halving rounds up."""
     return [(-(-padded[0] // 2**level), -(-padded[1] // 2**level)) for level in range(3, 8)]
 
 
 @pytest.mark.parametrize("padded", [(800, 800), (800, 1344), (640, 640), (544, 928), (96, 1184)], ids=str)
 @pytest.mark.parametrize("flavour", list_flavours())
 def test_anchors_by_index(flavour: str, padded: tuple[int, int]) -> None:
-    """A pair alone above the threshold, deltas of 0: the box is the anchor of that index, whatever the shape."""
+    """With one (anchor, class) pair above the threshold and deltas of 0, the box is the anchor of that index."""
     spec = flavour_spec(flavour, labels=["a", "b"]).replace(clip="none", drop_empty="never", top_k=4000)
     cells = cells_of(padded)
     wanted = oracle_anchors(flavour, cells, padded)
@@ -75,7 +75,7 @@ def test_anchors_by_index(flavour: str, padded: tuple[int, int]) -> None:
         values = np.full((1, 18, rows, columns), -20, np.float32)
         for _ in range(60):
             anchor, y, x = random.integers(9), random.integers(rows), random.integers(columns)
-            values[0, anchor * 2 + 1, y, x] = len(places) + 1  # each its own, so that boxes can be told apart
+            values[0, anchor * 2 + 1, y, x] = len(places) + 1  # A different logit for each, to identify its box.
             places.append((level, y, x, anchor))
         logits.append(values)
     deltas = tuple(np.zeros((1, 36, *size), np.float32) for size in cells)
@@ -89,8 +89,7 @@ def test_anchors_by_index(flavour: str, padded: tuple[int, int]) -> None:
 
 
 def test_a_fixed_stride_would_be_pixels_off() -> None:
-    """torchvision at 800 pixels: the last cells of P6 and P7 lie 36 and 84 pixels from where strides of 64 and 128 put
-    them."""
+    """With strides of 64 and 128, the last cells of P6 and P7 would be 36 and 84 pixels off at 800 pixels."""
     (*_, p6, p7) = oracle_anchors("torchvision", cells_of((800, 800)), (800, 800))
     fixed = oracle_anchors("mmdet", cells_of((800, 800)), (800, 800))
     assert p6[-1, -1, 3, 0] + 128 == 12 * 61
@@ -104,7 +103,7 @@ def test_a_fixed_stride_would_be_pixels_off() -> None:
 
 
 def small_spec(flavour: str) -> ModelSpec:
-    """The flavour's rules for the tiny network: fewer pixels, anchors to match, nothing else changed."""
+    """The rules of the flavour for the tiny network: only the image size and the anchors are smaller."""
     spec = flavour_spec(flavour, labels=list(LABELS))
     levels = tuple(
         dataclasses.replace(
@@ -120,7 +119,7 @@ def small_spec(flavour: str) -> ModelSpec:
 
 @pytest.mark.parametrize("flavour", list_flavours())
 def test_cpu_and_cuda_alike(flavour: str, network: onnx.ModelProto, tmp_path: Path) -> None:
-    """Several sizes, one by one and in batches of three, over the emulated kernels: the same bits."""
+    """Single images and batches of three give the same bits on the CPU and with emulated CUDA kernels."""
     path = tmp_path / "tiny.onnx"
     onnx.save(network, path)
     spec = small_spec(flavour)
@@ -138,7 +137,7 @@ def test_cpu_and_cuda_alike(flavour: str, network: onnx.ModelProto, tmp_path: Pa
 
 @pytest.mark.parametrize("flavour", ["odtk", "keras-retinanet"])
 def test_one_scale_for_both_axes(flavour: str) -> None:
-    """A photo of 427 x 640 becomes 800 x 1199 of its 1199.06: by axis, the right edge would end a little elsewhere."""
+    """427 x 640 becomes 800 x 1199 (exactly 1199.06), so one scale and a scale per axis differ at the right edge."""
     spec = flavour_spec(flavour)
     transform = Transform.plan((427, 640), spec)
     box = np.array([[10, 20, 1199, 800]], np.float32)

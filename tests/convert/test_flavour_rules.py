@@ -1,4 +1,4 @@
-"""Rules of frameworks other than torchvision, from heads to pixels of the original image, against the oracle."""
+"""Compares the rules of frameworks other than torchvision with the NumPy reference, from heads to image pixels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STRIDES = (8, 16)
 
 @dataclass(frozen=True)
 class Flavour:
-    """A framework's rules as fields of the spec, and as arguments of the oracle; both leave out what is plain."""
+    """The rules of a framework as fields of the spec and as arguments of the NumPy reference, without defaults."""
 
     spec: dict[str, Any]
     oracle: dict[str, Any]
@@ -87,14 +87,14 @@ def spec_of(flavour: str, **changes: Any) -> ModelSpec:
 
 
 def heads(seed: int) -> HeadOutputs:
-    """Two images; deltas so large that boxes leave the image, vanish, and meet every clamp."""
+    """Heads of two images, with deltas so large that boxes leave the image, become empty and reach every clamp."""
     random = np.random.default_rng(seed)
     cells = [(PADDED[0] // stride, PADDED[1] // stride) for stride in STRIDES]
     logits = [random.normal(-2.5, 1.5, (2, 9, *size)).astype(np.float32) for size in cells]
     deltas = [random.normal(0.0, 1.5, (2, 12, *size)).astype(np.float32) for size in cells]
     for level in deltas:
         level[random.random(level.shape) < 0.02] *= 20
-    # Wide enough to reach across the image from far away, unless it is clamped.
+    # A box so wide that it reaches across the image from far away, unless dw is clamped.
     logits[0][:, 3, 5, 5], deltas[0][:, 4:8, 5, 5] = 6.0, [-30.0, 0.0, 5.0, 0.0]
     return HeadOutputs(tuple(logits), tuple(deltas))
 
@@ -105,7 +105,7 @@ def found(spec: ModelSpec, seed: int) -> list[Detections]:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_is_what_the_oracle_says(flavour: str, seed: int) -> None:
+def test_equals_the_reference(flavour: str, seed: int) -> None:
     spec, given = spec_of(flavour), heads(seed)
     for image, detections in enumerate(found(spec, seed)):
         levels = [
@@ -129,7 +129,7 @@ def test_is_what_the_oracle_says(flavour: str, seed: int) -> None:
 
 @pytest.mark.parametrize(("flavour", "field"), [(name, field) for name in FLAVOURS for field in FLAVOURS[name].spec])
 def test_every_rule_matters(flavour: str, field: str) -> None:
-    """Or the comparison with the oracle would be weaker than it looks."""
+    """Every rule changes the result, so the comparison with the reference can fail."""
     spec = spec_of(flavour)
     (default,) = (item.default for item in dataclasses.fields(ModelSpec) if item.name == field)
     without = spec.replace(**{field: 100 if field == "top_k" else default})
@@ -164,7 +164,7 @@ def test_the_gpu_is_given_the_same_rules(flavour: str) -> None:
 
 
 def one_box(deltas: list[float], **changes: Any) -> list[list[float]]:
-    """Of one anchor, 16 x 16 pixels around (0, 0) of the network's input, which is half the original's size."""
+    """Decodes one anchor of 16 x 16 pixels around (0, 0); the network input has half the size of the original."""
     spec = spec_of("detectron2", **changes)
     spec = spec.replace(labels=("a",), levels=(Level("l", "d", ((-8.0, -8.0, 8.0, 8.0),), (8.0, 8.0)),))
     logits = np.ones((1, 1, 1, 1), dtype=np.float32)
@@ -182,10 +182,14 @@ def one_box(deltas: list[float], **changes: Any) -> list[list[float]]:
         ([6, 5.25, 0, 0], {"clip": "none"}, [[176, 152, 208, 184]]),
         ([-1, 0, 0, 0], {}, []),
         ([-1, 0, 0, 0], {"drop_empty": "never"}, [[0, 0, 0, 16]]),
-        ([-1, 0, 0, 0], {"clip": "none"}, [[-48, -16, -16, 16]]),  # not empty, only elsewhere
+        ([-1, 0, 0, 0], {"clip": "none"}, [[-48, -16, -16, 16]]),  # Outside of the image, but not empty.
         ([0, 20, 0, 0], {}, []),
-        ([0, 20, 0, 0], {"drop_empty": "before_nms"}, [[0, 180, 16, 180]]),  # before NMS it was not clipped
-        ([0, 20, 0, 0], {"inclusive_pixels": True, "clip_limit": "last_pixel"}, [[0, 179, 16, 179]]),  # a row of pixels
+        ([0, 20, 0, 0], {"drop_empty": "before_nms"}, [[0, 180, 16, 180]]),  # Before NMS it is not clipped yet.
+        (
+            [0, 20, 0, 0],
+            {"inclusive_pixels": True, "clip_limit": "last_pixel"},
+            [[0, 179, 16, 179]],
+        ),  # One row of pixels.
     ],
 )
 def test_clipped_and_dropped_in_the_original_image(
@@ -195,11 +199,11 @@ def test_clipped_and_dropped_in_the_original_image(
 
 
 def test_empty_boxes_take_places_unless_they_go_before_nms() -> None:
-    """mmdetection fills its 100 from what is left; detectron2 takes 100 and then drops."""
+    """mmdetection drops empty boxes and then takes the best 100; detectron2 takes 100 and then drops."""
     logits, deltas = np.zeros((1, 3, 1, 1), np.float32), np.zeros((1, 12, 1, 1), np.float32)
     logits[0, :, 0, 0] = [1, 3, 2]
     deltas[0, [0, 4], 0, 0] = [1, -50]
-    deltas[0, 6, 0, 0] = -math.inf  # the best has no width, and lies left of the image
+    deltas[0, 6, 0, 0] = -math.inf  # The best box has no width and lies left of the image.
     heads = HeadOutputs((logits,), (deltas,))
 
     def scores(drop_empty: str, clip: str) -> list[float]:
@@ -224,7 +228,7 @@ def test_scores_at_the_threshold() -> None:
 
 
 def test_overlaps_at_the_threshold() -> None:
-    """Two anchors of 16 x 16, of which one is half as high: their IoU is 0.5."""
+    """Two anchors, 16 x 16 and 16 x 8, have an IoU of 0.5."""
     anchors = ((0.0, 0.0, 16.0, 16.0), (0.0, 0.0, 16.0, 8.0))
     for comparison, count in ((">", 2), (">=", 1)):
         spec = spec_of("detectron2", labels=("a",), nms_comparison=comparison)

@@ -1,4 +1,4 @@
-"""The frameworks' rules as presets, against numbers from their own sources."""
+"""The presets of the frameworks, against numbers from the sources of those frameworks."""
 
 from __future__ import annotations
 
@@ -164,13 +164,15 @@ def test_heads_of_any_number_of_anchors_classes_and_levels(anchors: int, classes
     sets = [[anchors * classes] * levels, [anchors * 4] * levels]
     view = GraphView(other_heads(*(reversed(sets) if swap else sets)))
     if classes == 4:
-        with pytest.raises(ModelError, match=r"each may be the class head or the box head|3 to 7 matching"):
+        with pytest.raises(
+            ModelError, match=r"each may be the class head or the box head|3 to 7 matching convolutions"
+        ):
             find_heads(view, anchors=anchors)
         return
     heads = find_heads(view, anchors=anchors)
-    assert (heads.anchors, heads.classes, len(heads.logits.taps)) == (anchors, classes, levels)
-    assert not heads.logits.shared
-    assert all(name.startswith(f"head_{int(swap)}_") for name in heads.logits.tensors)
+    assert (heads.anchors, heads.classes, len(heads.logits.tensors)) == (anchors, classes, levels)
+    assert not heads.logits.shares_weights
+    assert all(name.startswith(f"head_{int(swap)}_") for name in heads.logits.tensor_names)
 
 
 @given(channels=st.tuples(st.integers(1, 400), st.integers(1, 400)))
@@ -183,7 +185,7 @@ def test_heads_without_a_common_number_of_anchors(channels: tuple[int, int]) -> 
         heads = find_heads(view, anchors=9) if not _is_open(first, second) else None
         assert heads is None or heads.anchors * 4 in channels
     else:
-        with pytest.raises(ModelError, match="have no such A"):
+        with pytest.raises(ModelError, match="no number of anchors A fits these"):
             find_heads(view, anchors=9)
 
 

@@ -1,4 +1,4 @@
-"""Importing torchvision's own ONNX export, whole: the same detections as the eager model."""
+"""Imports whole ONNX exports of torchvision; detections must equal those of the PyTorch model."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def as_tensor(picture: Any) -> Any:
 
 
 def fresh_model(version: str) -> Any:
-    """torchvision's model with random weights that give some thousand candidates in an image."""
+    """A torchvision model with random weights that gives some thousand candidates in an image."""
     build = {"v1": detection.retinanet_resnet50_fpn, "v2": detection.retinanet_resnet50_fpn_v2}[version]
     torch.manual_seed(20)
-    # A sixth of the work of the default sizes; the graph has them written into it.
+    # A sixth of the work of the default sizes. The graph contains these sizes.
     model = build(weights=None, weights_backbone=None, num_classes=CLASSES, min_size=320, max_size=533).eval()
     seen: dict[str, list[Any]] = {"cls_logits": [], "bbox_reg": []}
     lasts = {"cls_logits": model.head.classification_head.cls_logits, "bbox_reg": model.head.regression_head.bbox_reg}
@@ -53,7 +53,7 @@ def export(model: Any, path: Path, opset: int, *, dynamic: bool) -> None:
     names = {"input_names": ["image"], "output_names": ["boxes", "scores", "labels"]}
     axes = {"image": {1: "H", 2: "W"}, "boxes": {0: "n"}, "scores": {0: "n"}, "labels": {0: "n"}}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about itself
+        warnings.simplefilter("ignore")  # The exporter warns about its own deprecation.
         torch.onnx.export(
             model,
             ([as_tensor(scene(2, 300, 400))],),
@@ -76,9 +76,9 @@ def test_detections_are_torchvisions_own(version: str, opset: int, dynamic: bool
     report = import_onnx(tmp_path / "whole.onnx", tmp_path / "heads.onnx", labels=list("abcde"))
     assert report.spec.flavour == "torchvision"
     assert (report.anchors, report.classes, report.opset) == (9, CLASSES, opset)
-    assert report.input_sides == ("N", "H", "W")  # also where the image's size is fixed: the network's is not
-    assert report.spec.resize.size == (320, 533)  # the graph's own, not the usual 800 and 1333
-    assert {"NonMaxSuppression", "TopK", "Sigmoid", "Exp"} <= set(report.cut)
+    assert report.input_dimensions == ("N", "H", "W")  # Also where the image size is fixed: that of the network is not.
+    assert report.spec.resize.size == (320, 533)  # From the graph, not the default 800 and 1333.
+    assert {"NonMaxSuppression", "TopK", "Sigmoid", "Exp"} <= set(report.removed_operators)
     with Detector(tmp_path / "heads.onnx") as detector:
         for size in ((300, 400), (427, 640)):
             picture = scene(sum(size), *size)
@@ -87,12 +87,12 @@ def test_detections_are_torchvisions_own(version: str, opset: int, dynamic: bool
             theirs = Listed(*(item[key].numpy() for key in ("boxes", "scores", "labels")))
             assert len(theirs.scores) > 100
             ours = detector(picture)
-            # Another engine's convolutions: scores this close may change places.
+            # Convolutions of another library: boxes with nearly equal scores may swap places.
             assert_same_detections(Listed(ours.xyxy, ours.scores, ours.class_ids), theirs, tie=1e-5)
 
 
 class Heads(torch.nn.Module):
-    """What the dynamo exporter can write of the model: up to the heads, as convolved or flattened by torchvision."""
+    """The part of the model that the dynamo exporter can write: up to the heads, raw or flattened by torchvision."""
 
     def __init__(self, model: Any, *, flat: bool) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def test_heads_by_the_dynamo_exporter(opset: int, flat: bool, tmp_path: Path) ->
     batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
     path = tmp_path / "heads.onnx"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's, about itself
+        warnings.simplefilter("ignore")  # The exporter warns about its own deprecation.
         torch.onnx.export(
             Heads(model, flat=flat).eval(),
             (torch.randn(2, 3, 320, 448),),

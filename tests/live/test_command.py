@@ -268,8 +268,8 @@ def test_progress_line_on_a_terminal_only(gif: Path, model_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("{tmp}/none.mp4", "none.mp4: no such file or folder; wanted a video"),
-        ("{tmp}/empty", "empty: wanted a folder with images, found none"),
+        ("{tmp}/none.mp4", "none.mp4: no such file or folder; a source is a video file"),
+        ("{tmp}/empty", "empty: the folder contains no images"),
         ("{tmp}/notes.txt", "notes.txt: cannot be opened as video: Invalid data"),
         ("{gif} --policy newest", "policy must be 'latest', 'all', 'bounded:N' or 'bounded:N:newest', got 'newest'"),
         ("{gif} --max-fps 0", "max_fps must be above 0, got 0.0"),

@@ -219,7 +219,7 @@ def test_bag_in_bag_out(run_python: Any, bag: Path, model_path: Path, detector: 
     result = run_python([EXAMPLES / "bag_in_bag_out.py", bag, "found", *options])
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == ["/jpeg/detections: 2 messages", "/raw/detections: 3 messages"]
-    assert result.stderr.startswith("/raw at 2000000007: a picture cannot be read: ")
+    assert result.stderr.startswith("/raw at 2000000007: the image message cannot be decoded: ")
     assert result.stderr.count("\n") == 1
     found = read_bag(tmp_path / "found")
     assert {topic: [time for time, _ in entries] for topic, entries in found.items()} == {
@@ -311,4 +311,4 @@ def test_the_node(
     for number, message in zip((0, 2), ros.published, strict=True):
         check_array(message, detector(pictures[number], score_threshold=0.3), number)
     assert len(ros.warnings) == 1
-    assert "wanted the encoding rgb8" in ros.warnings[0]
+    assert "image encoding 'yuv422' is not supported" in ros.warnings[0]

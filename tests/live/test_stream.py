@@ -41,11 +41,11 @@ def test_a_lost_camera_is_opened_again() -> None:
 def test_waits_double_up_to_a_limit_then_it_is_lost() -> None:
     world = World()
     camera = Camera(world, 0.1, opens=(OSError("no route"),) * 20)
-    reconnect = Reconnect(first_s=1.0, longest_s=5.0, jitter=0.0, attempts=5)
+    reconnect = Reconnect(first_s=1.0, longest_s=5.0, jitter=0.0, attempts=5, first_attempts=5)
     changes: list[StateChange] = []
     with (
         stream(camera, Slow(world, 0.1), clock=world, reconnect=reconnect, on_state=changes.append) as frames,
-        pytest.raises(StreamError, match=r"^camera: no route$") as raised,
+        pytest.raises(StreamError, match=r"^camera: no route \(tried 6 times\)$") as raised,
     ):
         next(frames)
     assert isinstance(raised.value.__cause__, OSError)
@@ -54,6 +54,39 @@ def test_waits_double_up_to_a_limit_then_it_is_lost() -> None:
     assert [change.wait_s for change in changes if change.state == "reconnecting"] == [1.0, 2.0, 4.0, 5.0, 5.0]
     assert changes[-1].state == "lost"
     assert [event for event, _ in camera.log] == ["open", "close"] * 6
+
+
+def test_a_camera_that_never_worked_is_given_up_soon() -> None:
+    """A wrong address is a mistake to report, not a connection to wait for."""
+    world = World()
+    camera = Camera(world, 0.1, opens=(OSError("no route"),) * 20)
+    with (
+        stream(camera, Slow(world, 0.1), clock=world, reconnect=STEADY) as frames,
+        pytest.raises(StreamError, match=r"^camera: no route \(tried 3 times\)$"),
+    ):
+        next(frames)
+    assert [event for event, _ in camera.log] == ["open", "close"] * 3
+    assert world.now() - 100.0 == pytest.approx(0.5 + 1.0)
+
+
+def test_a_camera_that_worked_is_given_all_attempts() -> None:
+    world = World()
+    camera = Camera(world, 0.1, script={3: OSError("cable out")}, opens=(None, *(OSError("no route"),) * 20))
+    reconnect = Reconnect(first_s=1.0, jitter=0.0, attempts=7, first_attempts=0)
+    with (
+        stream(camera, Slow(world, 0.01), clock=world, reconnect=reconnect, policy="all") as frames,
+        pytest.raises(StreamError, match=r"^camera: no route$"),
+    ):
+        drain(frames)
+    assert [event for event, _ in camera.log] == ["open", "close"] * 8
+
+
+def test_without_a_limit_a_camera_may_come_at_any_time() -> None:
+    world = World()
+    camera = Camera(world, 0.1, opens=(OSError("no route"),) * 50)
+    reconnect = Reconnect(jitter=0.0, attempts=None)
+    with stream(camera, Slow(world, 0.01), clock=world, reconnect=reconnect) as frames:
+        assert next(frames).index == 0
 
 
 def test_attempts_begin_anew_after_a_frame() -> None:
@@ -91,7 +124,16 @@ def test_jitter_spreads_the_waits() -> None:
     assert len(set(waits)) == 200
     assert Reconnect(attempts=None).wait_s(10**6, random.Random(0)) is not None
     assert Reconnect(attempts=0).wait_s(1, random.Random(0)) is None
-    for options in ({"first_s": -1.0}, {"first_s": 31.0}, {"jitter": -0.1}, {"attempts": -1}, {"attempts": 1.5}):
+    assert Reconnect(attempts=1).wait_s(2, random.Random(0), worked=False) is None  # the lower of both limits
+    assert Reconnect(attempts=3, first_attempts=None).wait_s(3, random.Random(0), worked=False) is not None
+    for options in (
+        {"first_s": -1.0},
+        {"first_s": 31.0},
+        {"jitter": -0.1},
+        {"attempts": -1},
+        {"attempts": 1.5},
+        {"first_attempts": -1},
+    ):
         with pytest.raises(ValueError, match=r"Reconnect needs|attempts must be"):
             Reconnect(**options)  # type: ignore[arg-type]
 
@@ -162,7 +204,7 @@ def test_a_frame_that_cannot_be_converted_is_skipped(caplog: pytest.LogCaptureFi
         name, live, on_demand = "odd", False, False
 
         def __init__(self) -> None:
-            self.shots = [
+            self.frames = [
                 RawFrame(lambda: np.zeros((2, 2), np.uint8)),
                 RawFrame(lambda: 1 / 0),
                 RawFrame(lambda: numbered(7)),
@@ -171,7 +213,7 @@ def test_a_frame_that_cannot_be_converted_is_skipped(caplog: pytest.LogCaptureFi
         def open(self) -> None: ...
 
         def read(self) -> RawFrame | None:
-            return self.shots.pop(0) if self.shots else None
+            return self.frames.pop(0) if self.frames else None
 
         def close(self) -> None: ...
 

@@ -7,6 +7,7 @@ import dataclasses
 import http.client
 import io
 import json
+import re
 import socket
 import threading
 import time
@@ -171,6 +172,17 @@ def test_detections_as_json(preview: Preview) -> None:
     assert json.loads(body) == json.loads(json.dumps(frame(3).to_dict()))
 
 
+def test_without_frames_there_is_a_sign_of_life(
+    preview: Preview, look: Callable[..., Viewer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retinasdk.live.web.preview._IDLE_S", 0.05)
+    viewer = look()
+    assert [viewer.next() for _ in range(2)] == [({"idle": True}, b"")] * 2
+    preview.show(frame(1))
+    messages = (viewer.next() for _ in range(100))
+    assert next(about for about, _ in messages if "idle" not in about)["index"] == 1
+
+
 def test_the_end_is_told(preview: Preview, look: Callable[..., Viewer]) -> None:
     preview.show(frame(1))
     viewer = look()
@@ -226,7 +238,7 @@ def test_one_viewer_too_many(preview: Preview, look: Callable[..., Viewer]) -> N
     for viewer in viewers:
         viewer.next()
     status, body, _ = get(preview, "/stream")
-    assert (status, json.loads(body)) == (503, {"error": "3 viewers look already; try later"})
+    assert (status, json.loads(body)) == (503, {"error": "the limit of 3 viewers is reached"})
     viewers.pop().close()
     wait_until(lambda: preview.viewers == 2)
     again = look()
@@ -316,11 +328,19 @@ def test_addresses(text: str, address: Address) -> None:
     assert Address.parse(text) == address
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_the_url_of_all_interfaces_can_be_opened(host: str) -> None:
+    """0.0.0.0 is where to listen, and no address to connect to."""
+    url = Address(host, 0).url(8090, "secret")
+    assert re.fullmatch(r"http://[^/:]+:8090/#token=secret", url)
+    assert "0.0.0.0" not in url
+
+
 @pytest.mark.parametrize(
     "text", ["", "host", "host:", ":80", "127.0.0.1:65536", "http://x:80", "clip.mp4", "a b:1", "::1:80"]
 )
 def test_bad_addresses(text: str) -> None:
-    with pytest.raises(ValueError, match="wanted HOST:PORT such as"):
+    with pytest.raises(ValueError, match="is no address; use HOST:PORT such as"):
         Address.parse(text)
 
 

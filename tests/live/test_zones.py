@@ -79,23 +79,26 @@ def test_pixels_and_shares_say_the_same(tmp_path: Path) -> None:
     [
         ("{", "cannot be read as JSON"),
         ("[" * 100_000, "cannot be read as JSON"),
-        ([], "the file: wanted an object in braces"),
+        ([], "the file: expected an object in braces"),
         ({}, "at least one zone or line"),
         ({"zone": [TABLE]}, 'only size, zones, lines, got ["zone"]'),
-        ({"zones": TABLE}, "zones: wanted a list"),
+        ({"zones": TABLE}, "zones: expected a list"),
         ({"zones": [TABLE] * 101}, "a list of at most 100"),
-        ({"zones": [{"name": "a"}]}, 'zones[0]: wanted "polygon"'),
-        ({"zones": [{**TABLE, "polygon": [[0, 0], [1, 1]]}]}, "zones[0].polygon: wanted a list of 3 to 100 points"),
-        ({"zones": [{**TABLE, "polygon": [[0, 0], [1, 1], [2, 0]]}]}, "zones[0].polygon[2]: wanted x from 0 to 1"),
-        ({"zones": [{**TABLE, "polygon": [[0, 0], [1, 1], [True, 0]]}]}, "polygon[2]: wanted a point [x, y]"),
-        ('{"zones": [{"name": "a", "polygon": [[0, 0], [1, 1], [NaN, 0]]}]}', "polygon[2]: wanted a point [x, y]"),
-        ({"zones": [{**TABLE, "name": ""}]}, "zones[0].name: wanted 1 to 100 printable characters"),
-        ({"zones": [{**TABLE, "classes": "person"}]}, "zones[0].classes: wanted a list of class names"),
-        ({"zones": [{**TABLE, "anchor": "left"}]}, "zones[0].anchor: wanted one of bottom_center, center, top_center"),
-        ({"zones": [TABLE], "lines": [{**DOOR, "name": "table"}]}, "a name of its own for each"),
-        ({"lines": [{**DOOR, "to": [0, 0.5]}]}, "lines[0]: wanted two different points"),
-        ({"lines": [{**DOOR, "via": 1}]}, 'lines[0]: wanted only name, from, to, classes, anchor, got ["via"]'),
-        ({"size": [0, 5], "zones": [TABLE]}, "size: wanted [width, height] in pixels, both at least 1"),
+        ({"zones": [{"name": "a"}]}, 'zones[0]: expected an entry "polygon"'),
+        ({"zones": [{**TABLE, "polygon": [[0, 0], [1, 1]]}]}, "zones[0].polygon: expected a list of 3 to 100 points"),
+        ({"zones": [{**TABLE, "polygon": [[0, 0], [1, 1], [2, 0]]}]}, "zones[0].polygon[2]: expected x from 0 to 1"),
+        ({"zones": [{**TABLE, "polygon": [[0, 0], [1, 1], [True, 0]]}]}, "polygon[2]: expected a point [x, y]"),
+        ('{"zones": [{"name": "a", "polygon": [[0, 0], [1, 1], [NaN, 0]]}]}', "polygon[2]: expected a point [x, y]"),
+        ({"zones": [{**TABLE, "name": ""}]}, "zones[0].name: expected 1 to 100 printable characters"),
+        ({"zones": [{**TABLE, "classes": "person"}]}, "zones[0].classes: expected a list of class names"),
+        (
+            {"zones": [{**TABLE, "anchor": "left"}]},
+            "zones[0].anchor: expected one of bottom_center, center, top_center",
+        ),
+        ({"zones": [TABLE], "lines": [{**DOOR, "name": "table"}]}, "a unique name for each"),
+        ({"lines": [{**DOOR, "to": [0, 0.5]}]}, "lines[0]: expected two different points"),
+        ({"lines": [{**DOOR, "via": 1}]}, 'lines[0]: expected only name, from, to, classes, anchor, got ["via"]'),
+        ({"size": [0, 5], "zones": [TABLE]}, "size: expected [width, height] in pixels, both at least 1"),
     ],
 )
 def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, content: Any, message: str) -> None:
@@ -318,7 +321,7 @@ def test_command_refuses_before_it_writes(
     (tmp_path / "found.csv").write_text("kept")
     call = ["live", str(folder), "--model", str(model_path), "--device", "cpu"]
     assert main([*call, "--zones", str(tmp_path / "zones.json"), "--csv", str(tmp_path / "found.csv")]) == 2
-    assert "wanted at least one zone or line" in capsys.readouterr().err
+    assert "expected at least one zone or line" in capsys.readouterr().err
     assert main([*call, "--csv", "-", "--jsonl", "-"]) == 2
     assert "cannot both go to standard output" in capsys.readouterr().err
     assert (tmp_path / "found.csv").read_text() == "kept"

@@ -1,4 +1,4 @@
-"""What tests of real streams share: endless pictures, a detector that finds nothing, and a watch over threads."""
+"""Helpers of tests with real streams: images, a detector that finds nothing, and a check for leftover threads."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def live_threads() -> list[str]:
 
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
-    """After each test no thread of a stream is left."""
+    """Checks that no thread of a stream is left after the test."""
     yield
     gc.collect()
     assert live_threads() == []
 
 
 def count_frames(pipe: Any) -> None:
-    """Streams five pictures and sends how many frames came. Here, so that a spawned process can import it."""
+    """Streams five images and sends the number of frames. It is here so that a spawned process can import it."""
     with stream(pictures(5), find_nothing, policy="all") as frames:
         pipe.send(len(list(frames)))

@@ -1,4 +1,4 @@
-"""A simulated world for streams: its time passes only while every thread waits, so that runs are exactly repeatable."""
+"""A simulated clock for streams. Its time advances only while every thread waits, so runs are repeatable."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ LABELS = ("thing",)
 
 
 class World(Clock):
-    """One thread runs at a time. One that waits hands on to whoever was notified, in the order of their waiting; if
-    nobody was, time jumps to the earliest time-out."""
+    """Runs one thread at a time.
+
+    A thread that waits passes the turn to the notified thread that has waited longest. If no thread was notified, the
+    time jumps to the earliest time-out.
+    """
 
     def __init__(self) -> None:
         self.time_s = 100.0
@@ -32,7 +35,7 @@ class World(Clock):
 
     def thread(self, run: Callable[[], None], name: str) -> threading.Thread:
         world, waiter = self, self._waiter(None, None)
-        waiter.awake = True  # its turn comes as if it had been notified
+        waiter.awake = True  # It gets its turn as if it had been notified.
 
         class Thread(threading.Thread):
             def start(self) -> None:
@@ -58,8 +61,8 @@ class World(Clock):
     def _wait(self, waiter: _Waiter) -> None:
         self._waiting.append(waiter)
         self._hand_on()
-        # Real seconds: a test that hangs is to fail.
-        assert waiter.turn.acquire(timeout=60), "everybody waits for somebody else"
+        # Real seconds, so that a test that hangs fails.
+        assert waiter.turn.acquire(timeout=60), "deadlock: every thread waits for another one"
 
     def _hand_on(self) -> None:
         awake = [waiter for waiter in self._waiting if waiter.awake]
@@ -70,7 +73,7 @@ class World(Clock):
             chosen = min(timed, key=lambda waiter: (waiter.until_s, waiter.order))
             self.time_s = max(self.time_s, chosen.until_s)
         else:
-            return  # the last thread has ended, or all are stuck, which `_wait` reports
+            return  # The last thread has ended, or there is a deadlock, which `_wait` reports.
         self._waiting.remove(chosen)
         chosen.turn.release()
 
@@ -83,7 +86,7 @@ class _Waiter:
 
 
 class _Condition:
-    """No lock is needed: a thread gives up its turn only where it waits, and there it would not hold the lock."""
+    """A condition without a lock: a thread passes its turn only in `wait`, where it would not hold the lock."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -105,7 +108,7 @@ class _Condition:
 
 
 def numbered(index: int) -> npt.NDArray[np.uint8]:
-    """A small picture that tells its number."""
+    """Returns a small image whose first pixel encodes a number."""
     image = np.zeros((4, 6, 3), np.uint8)
     image[0, 0] = index // 65536, index // 256 % 256, index % 256
     return image
@@ -116,10 +119,16 @@ def number_of(image: npt.NDArray[np.uint8]) -> int:
 
 
 class Camera:
-    """Gives picture 0, 1, ... `period_s` apart in the world's time; what `script` holds at a number happens there.
+    """A source that delivers images 0, 1, ... every `period_s` seconds of the simulated time.
 
-    script: {number: exception to raise, or seconds to stall before the picture}. Numbers go on over `open`.
-    opens: exceptions for each `open`, None for success; after them all succeed.
+    Args:
+        world: The simulated clock.
+        period_s: Seconds between images.
+        count: How many images there are. None: no end.
+        live: See `Source`.
+        name: See `Source`.
+        script: {number: exception to raise, or seconds to stall before the image}. Numbers continue after `open`.
+        opens: What each `open` raises, None for success. Later ones succeed.
     """
 
     on_demand = False
@@ -165,7 +174,10 @@ class Camera:
 
 
 class Slow:
-    """A detector that takes `seconds` a call, finds nothing, and notes its calls. fail: numbers it raises on."""
+    """A detector that takes `seconds` of simulated time per call, finds nothing, and records its calls.
+
+    It raises an exception for the image numbers for which `fail` returns true.
+    """
 
     def __init__(self, world: World, seconds: float, *, fail: Callable[[int], bool] = lambda number: False) -> None:
         self._world, self._seconds, self._fail = world, seconds, fail

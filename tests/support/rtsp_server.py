@@ -1,8 +1,9 @@
 """A real RTSP server, GStreamer's, in a process of its own: `/usr/bin/python3 rtsp_server.py PORT WIDTH HEIGHT`.
 
-Serves /live: H.264, 25 frames a second, as soon as somebody looks; frame number n of the server is flat grey 5 + 5 *
-(n % 50). Port 0: any that is free. Says "listening on PORT" once it does. Run by the system's Python: PyGObject and
-GStreamer come from the distribution (apt install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-ugly).
+It serves /live, H.264 with 25 frames per second, as soon as a client connects. Frame n is uniform gray of the value
+5 + 5 * (n % 50). Port 0 is any free port. It prints "listening on PORT" when it is ready. Run it with the system's
+Python, because PyGObject and GStreamer come from the distribution:
+apt install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-ugly
 """
 
 import itertools

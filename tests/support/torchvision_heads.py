@@ -1,4 +1,4 @@
-"""Fresh torchvision RetinaNets say nearly the same everywhere: their last layers are made to say more. Needs torch."""
+"""Rescales the last layers of an untrained torchvision RetinaNet so that it finds many boxes. Needs torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def spread(last: Any, outputs: list[Any], deviation: float, bias: float) -> None:
-    """Scales and shifts the channels of a head's last convolution, from its `outputs` of each level, (N, C, h, w)."""
+    """Rescales a last convolution so that its outputs (N, C, h, w) have this deviation around `bias`."""
     import torch
 
     values = torch.cat([level.flatten(2) for level in outputs], dim=2)[0]
@@ -17,7 +17,7 @@ def spread(last: Any, outputs: list[Any], deviation: float, bias: float) -> None
 
 
 def spread_heads(model: Any, images: Any, *, bias: float) -> None:
-    """Both heads, by what they say of normalised images (N, 3, H, W). bias: around which logits come to lie."""
+    """Rescales both heads for normalized images (N, 3, H, W). The logits are centered at `bias`."""
     import torch
 
     classify, regress = model.head.classification_head, model.head.regression_head

@@ -1,7 +1,6 @@
-"""Specs of known frameworks' RetinaNets.
+"""Rules of the frameworks that train RetinaNet: one JSON file for each framework in this folder.
 
-One JSON file each holds the framework's rules (`Preset`); `Preset.spec` is the one place where rules become a
-`ModelSpec`, for the levels and the classes of the model at hand.
+`load_preset` reads such a file; `Preset.spec` turns the rules into a `ModelSpec`.
 """
 
 from __future__ import annotations
@@ -18,27 +17,50 @@ from retinasdk.spec import ModelSpec
 __all__ = ["Preset", "flavour_spec", "list_flavours", "load_preset"]
 
 _FOLDER = Path(__file__).parent
-# Both versions of torchvision's model differ in weights and heads, not in the rules.
+# The two versions of torchvision's model differ in weights and heads, but not in the rules.
 _ALIASES = {"torchvision-v1": "torchvision", "torchvision-v2": "torchvision"}
 
 
 def list_flavours() -> list[str]:
-    """Names for `flavour_spec`."""
+    """Lists the frameworks whose rules are known.
+
+    Returns:
+        Names for `import_onnx(flavour=...)`, `flavour_spec` and `load_preset`, sorted.
+    """
     return sorted(path.stem for path in _FOLDER.glob("*.json"))
 
 
 def load_preset(flavour: str) -> Preset:
-    """A framework's rules. Raises `ModelError` for an unknown flavour."""
+    """Loads the rules of a framework.
+
+    Args:
+        flavour: One of `list_flavours()`. "torchvision-v1" and "torchvision-v2" mean "torchvision".
+
+    Raises:
+        ModelError: The name is unknown.
+    """
     name = _ALIASES.get(flavour, flavour)
     if name not in list_flavours():
-        raise ModelError(f"unknown flavour {flavour!r}; known are {', '.join(list_flavours())}")
+        raise ModelError(f"the flavour {flavour!r} is unknown; choose one of {', '.join(list_flavours())}")
     content = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return from_json_object(Preset, {"flavour": name, **content})
 
 
 def flavour_spec(flavour: str, *, labels: Sequence[str] | None = None, name: str | None = None) -> ModelSpec:
-    """The spec of a framework's RetinaNet as trained on its usual data; `labels` replaces the class names, by index.
+    """Builds the spec of a framework's RetinaNet with its default configuration.
 
-    Raises `ModelError` for an unknown flavour.
+    Example:
+        ```py
+        spec = flavour_spec("detectron2", labels=["bolt", "nut"])
+        spec = spec.replace(score_threshold=0.3)
+        ```
+
+    Args:
+        flavour: One of `list_flavours()`.
+        labels: Class labels by class index. Defaults to those of the published models (COCO; none for MLPerf).
+        name: Name of the model, for people.
+
+    Raises:
+        ModelError: The flavour is unknown.
     """
     return load_preset(flavour).spec(labels=labels, name=name)

@@ -1,11 +1,11 @@
-"""COCO's class names: by category id, as torchvision counts them, and without gaps, as the other frameworks do."""
+"""COCO class names: indexed by category id (torchvision), and without unused ids (all other frameworks)."""
 
 from __future__ import annotations
 
 BACKGROUND = "__background__"
 UNUSED = "N/A"
 
-# Index 0 is never trained to be anything, and unused ids keep their place.
+# Index 0 is the background, which torchvision never trains; unused category ids keep their index.
 _NAMES = """
 __background__, person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light,
 fire hydrant, N/A, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear,

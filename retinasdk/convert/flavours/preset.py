@@ -1,4 +1,4 @@
-"""A framework's rules as data, and their translation to a `ModelSpec`."""
+"""`Preset`: the rules of a training framework as data, and their translation to a `ModelSpec`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
 
 BaseAnchors = tuple[tuple[float, float, float, float], ...]
 
-FIRST_LEVEL = 3  # P3: the level whose cells are 8 pixels apart
-ANCHORS = 9  # of a cell, in every framework here
-_OCTAVE_STEPS = 3  # sizes of a level: the base size times 2^(0/3), 2^(1/3) and 2^(2/3)
+FIRST_LEVEL = 3  # P3, the level of stride 8.
+ANCHORS_PER_CELL = 9  # In every framework here.
+_OCTAVE_STEPS = 3  # The sizes of a level are its base size times 2^(0/3), 2^(1/3) and 2^(2/3).
 _LABELS = {"coco80": COCO_80, "coco91": COCO_91}
 
 
 @dataclass(frozen=True)
 class AnchorRule:
-    """How a framework makes base anchors.
+    """How a framework computes its base anchors.
 
-    sizes: pixels, one a level. ratios: height / width. order: what changes slowly, "ratio" or "size".
-    whole_pixels: sizes are cut to integers, and half sides rounded half to even. centre: of a cell, in strides.
+    Attributes:
+        sizes: Base size of each level, in pixels of the network input. A level has three sizes: this one times 1,
+            2^(1/3) and 2^(2/3). A size is the square root of an anchor's area.
+        ratios: Height / width of the anchors.
+        order: Which varies slowest in the list of nine anchors: "ratio" (torchvision, MLPerf, mmdetection, mmdeploy,
+            keras-retinanet) or "size" (detectron2, ODTK).
+        whole_pixels: Whether sizes are truncated to integers and half sides rounded half to even (torchvision, MLPerf).
+        centre: Center of the anchors of cell (0, 0), in strides: 0.0, or 0.5 (ODTK, keras-retinanet).
     """
 
     sizes: tuple[float, ...]
@@ -32,7 +38,14 @@ class AnchorRule:
     centre: float
 
     def base_anchors(self, level: int) -> BaseAnchors:
-        """Anchors xyxy of the cell in row 0, column 0, in input pixels; level counts from 0 for P3."""
+        """Computes the anchors of the cell in row 0, column 0.
+
+        Args:
+            level: Index of the level; 0 is P3.
+
+        Returns:
+            Nine boxes (x1, y1, x2, y2), in pixels of the network input.
+        """
         sizes = [self.sizes[level] * 2 ** (step / _OCTAVE_STEPS) for step in range(_OCTAVE_STEPS)]
         if self.whole_pixels:
             sizes = [float(int(size)) for size in sizes]
@@ -46,16 +59,44 @@ class AnchorRule:
 
 
 def _around_origin(size: float, ratio: float) -> tuple[float, float]:
-    """Half the width and half the height of a box of area size x size."""
+    """Returns half the width and half the height of a box with area size * size."""
     return size / math.sqrt(ratio) / 2, size * math.sqrt(ratio) / 2
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One framework's rules.
+    """The rules of one framework's RetinaNet with its default configuration.
 
-    labels: "coco80" or "coco91"; None: the names of its classes are not here. fixed_strides: 8 to 128, twice as far
-    from level to level; else padded side // cells. Everything else is as in `ModelSpec`.
+    Fields that `ModelSpec` has too mean the same there.
+
+    Attributes:
+        flavour: Name of the framework, as in `list_flavours()`.
+        title: Default model name, for people.
+        labels: Default class labels: "coco80" (80 COCO names), or "coco91" (indexed by COCO category id, with a
+            background and unused ids; torchvision). None: no names are known (MLPerf).
+        classes: Number of classes of the published models.
+        anchors: How base anchors are computed.
+        fixed_strides: True: strides are 8, 16, 32, 64 and 128 pixels (detectron2, mmdetection, mmdeploy,
+            keras-retinanet). False: a stride is the padded input side divided by the number of cells, rounded down, for
+            each axis (torchvision, MLPerf, ODTK).
+        box_coder: How deltas become boxes: center and size with exp, or corner offsets (keras-retinanet).
+        clip: What boxes are clipped to: "resized" image before NMS (torchvision, MLPerf, mmdetection, mmdeploy),
+            "padded" network input before NMS (ODTK, keras-retinanet), "original" image after NMS (detectron2), or
+            "none".
+        score_threshold: Candidates have a score strictly above this, 0 to 1.
+        top_k: Candidates per level, counted as (anchor, class) pairs. 65536 stands for no limit (keras-retinanet).
+        nms_iou_threshold: NMS removes a box if its IoU with a better one of its class is strictly above this.
+        max_detections: Detections per image, all classes together.
+        resize: How the size of an image becomes the size of the network input, pixels.
+        normalise: Mean, standard deviation (pixels of 0 to 255) and channel order.
+        pad_multiple: The network input is padded on the right and bottom to a multiple of this many pixels.
+        clip_limit: "edge": coordinates go from 0 to the side. "last_pixel": to the side - 1 (ODTK, keras-retinanet).
+        drop_empty: When boxes without area are removed: "before_nms" (mmdetection, mmdeploy), "after_nms" (detectron2)
+            or "never".
+        inclusive_pixels: Whether x2 and y2 are the last pixel inside the box, so that a width is x2 - x1 + 1 (ODTK).
+        rescale: How boxes return to the original image: with a scale for each axis ("per_axis"), or with the one scale
+            of the resize ("uniform"; ODTK, keras-retinanet).
+        source: Framework, version and source files that the rules were read from.
     """
 
     flavour: str
@@ -87,9 +128,16 @@ class Preset:
         base_anchors: Sequence[BaseAnchors] | None = None,
         strides: Sequence[int] | None = None,
     ) -> ModelSpec:
-        """The rules as a `ModelSpec`.
+        """Builds a `ModelSpec` from the rules.
 
-        labels, name, base_anchors (one entry a level) and strides (pixels, powers of 2) replace the framework's own.
+        Args:
+            labels: Class labels by class index. Defaults to those of the published models.
+            name: Name of the model. Defaults to `title`.
+            base_anchors: Anchors of each level. Defaults to the framework's.
+            strides: Nominal stride of each level in pixels, powers of 2. Defaults to 8, 16, 32 and so on.
+
+        Raises:
+            ModelError: The values contradict each other.
         """
         if base_anchors is None:
             base_anchors = [self.anchors.base_anchors(level) for level in range(len(self.anchors.sizes))]
@@ -117,7 +165,7 @@ class Preset:
         )
 
     def class_names(self) -> tuple[str, ...]:
-        """Of the data that the framework's published models are trained on, or "class 0" and so on."""
+        """Returns the labels of the published models, or "class 0", "class 1" and so on if none are known."""
         if self.labels is None:
             return tuple(f"class {index}" for index in range(self.classes))
         return _LABELS[self.labels]
@@ -128,5 +176,5 @@ class Preset:
 
 
 def level_name(stride: int) -> str:
-    """Of the level whose cells are so many pixels apart, a power of 2: p3 for 8."""
+    """Returns the name of the level with this stride (pixels, a power of 2): "p3" for 8."""
     return f"p{stride.bit_length() - 1}"

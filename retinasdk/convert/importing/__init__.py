@@ -1,4 +1,4 @@
-"""Any framework's RetinaNet in ONNX to what retinasdk runs: the network from ready image to raw heads, and its spec."""
+"""Converts a RetinaNet in ONNX from any framework to a model with raw head outputs and its spec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""In which order a head's channels lie, found by sending numbered values through the graph's own reshapes."""
+"""Finds the channel order of a head by sending numbered values through the reshapes that follow it in the graph."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retinasdk.convert.importing.cut import piece
 from retinasdk.convert.importing.graph import GraphView
-from retinasdk.convert.importing.heads import Head
-from retinasdk.convert.importing.running import Runner
-from retinasdk.convert.importing.trial import OldRun
+from retinasdk.convert.importing.heads import HeadBranch
+from retinasdk.convert.importing.onnx_runner import OnnxRunner
+from retinasdk.convert.importing.original_run import OriginalRun
+from retinasdk.convert.importing.subgraph import extract_subgraph
 from retinasdk.errors import ModelError
 
 if TYPE_CHECKING:
@@ -19,25 +19,35 @@ if TYPE_CHECKING:
 
 _MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 _INT64 = 7  # onnx.TensorProto.INT64
-_CELLS = (2, 3)  # rows and columns of a numbered map whose size is free
+_CELLS = (2, 3)  # Rows and columns of the numbered map where the size is dynamic.
 
 
 def channel_order(
-    view: GraphView, head: Head, anchors: int, what: str, old: OldRun | str
+    view: GraphView, head: HeadBranch, anchors: int, kind: str, original: OriginalRun | str
 ) -> tuple[tuple[int, ...] | None, bool]:
-    """Old channel of each new one, so that the new ones lie anchor by anchor; None: they do already.
+    """Finds how the channels have to be reordered so that they are stored anchor by anchor (channel a * K + k).
 
-    what: "logits" or "deltas", for errors. old: gives what the reshapes take from the graph's inputs, if they do.
-    The second value says whether the graph itself shows the order; else anchor by anchor is assumed, as every known
-    framework has it. Raises `ModelError` for an order that is neither that nor value by value.
+    Args:
+        view: The original graph.
+        head: The head.
+        anchors: Number of anchors per cell.
+        kind: "logits" or "deltas", for error messages.
+        original: A run of the original graph, for reshapes that take sizes from the graph's inputs.
+
+    Returns:
+        The original channel of each new channel, or None if the order is right already; and whether the graph shows
+        the order. If it does not, anchor by anchor is assumed, as in every known framework.
+
+    Raises:
+        ModelError: The order is neither anchor by anchor nor value by value (channel k * A + a).
     """
     each = head.channels // anchors
     if anchors == 1 or each == 1:
         return None, True
-    found = _moved(view, head.taps[0].tensor, head.channels, old)
-    if found is None:
+    traced = _trace_numbered_values(view, head.tensors[0].tensor, head.channels, original)
+    if traced is None:
         return None, False
-    numbers, moved = found
+    numbers, moved = traced
     batch, _, height, width = numbers.shape
     value_by_value = tuple(np.arange(head.channels).reshape(each, anchors).T.reshape(-1).tolist())
 
@@ -52,42 +62,43 @@ def channel_order(
     if is_order(numbers) and moved.ndim > 2 and anchors != each and moved.shape[1] in (anchors, each):
         return (None if moved.shape[1] == anchors else value_by_value), True
     if is_order(numbers, numbers.transpose(0, 2, 3, 1)):
-        return None, False  # moved as a whole: anchors and values are not told apart
+        return None, False  # Moved as a whole: this does not tell anchors from values.
     raise ModelError(
-        f"the {what} head: wanted channels that lie anchor by anchor or value by value, but the graph puts them into "
-        f"shape {moved.shape} in another order; export the network without what follows its head convolutions"
+        f"the channels of the {kind} head are ordered neither anchor by anchor nor value by value: the graph reshapes "
+        f"them to {moved.shape} in another order. Export the network up to its head convolutions only"
     )
 
 
-def _moved(
-    view: GraphView, tensor: str, channels: int, old: OldRun | str
+def _trace_numbered_values(
+    view: GraphView, tensor: str, channels: int, original: OriginalRun | str
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None:
-    """Numbers (N, C, h, w), and the same behind all that only moves them.
+    """Returns numbered values (N, C, h, w) before and after the operators that only move values.
 
-    None: the graph moves nothing, or by sizes that cannot be computed here.
+    Returns None if nothing moves values here, or by sizes that cannot be computed.
     """
     end = tensor
     while True:
-        moves = [i for i in view.users(end) if view.nodes[i].op_type in _MOVES and view.nodes[i].input[0] == end]
+        moves = [i for i in view.consumers(end) if view.nodes[i].op_type in _MOVES and view.nodes[i].input[0] == end]
         if len(moves) != 1:
             break
         end = view.nodes[moves[0]].output[0]
     if end == tensor:
         return None
     known = view.shape(tensor) or [None] * 4
-    height, width = (side or usual for side, usual in zip(known[2:], _CELLS, strict=True))
+    height, width = (side or default for side, default in zip(known[2:], _CELLS, strict=True))
     attempts: list[tuple[tuple[int, ...], Mapping[str, npt.NDArray[Any]]]] = [((1, channels, height, width), {})]
-    if not isinstance(old, str):
-        attempts.append((old.shapes[tensor], old.feeds))
+    if not isinstance(original, str):
+        attempts.append((original.head_shapes[tensor], original.feeds))
     for shape, feeds in attempts:
         numbers = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(shape)
         try:
-            model = piece(view, {tensor: shape, **{name: values.shape for name, values in feeds.items()}}, [end])
-            # The numbers' own type, whatever the network's is: moves take any.
+            inputs = {tensor: shape, **{name: values.shape for name, values in feeds.items()}}
+            model = extract_subgraph(view, inputs, [end])
+            # The numbers are integers, whatever the type of the network: operators that move values take any type.
             model.graph.input[0].type.tensor_type.elem_type = _INT64
             model.graph.output[0].type.tensor_type.elem_type = _INT64
-            (moved,) = Runner(model).run({tensor: numbers, **feeds}, [end])
-        except Exception:  # the next attempt knows more sizes
+            (moved,) = OnnxRunner(model).run({tensor: numbers, **feeds}, [end])
+        except Exception:  # The next attempt knows more sizes.
             continue
         return numbers, moved
     return None

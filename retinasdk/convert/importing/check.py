@@ -1,4 +1,4 @@
-"""Holding the new model against the old graph: the same numbers at the heads, the same pixels before the network."""
+"""Compares the imported model with the original graph: the same head values, the same preprocessed pixels."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retinasdk._util.lazy import require
-from retinasdk.convert.importing.cut import INPUT, Output
 from retinasdk.convert.importing.inputs import NetworkInput
-from retinasdk.convert.importing.running import Runner, first_line
-from retinasdk.convert.importing.trial import OldRun
+from retinasdk.convert.importing.onnx_runner import OnnxRunner, first_line
+from retinasdk.convert.importing.original_run import OriginalRun
+from retinasdk.convert.importing.subgraph import INPUT, ModelOutput
 from retinasdk.errors import ModelError
 from retinasdk.pipeline.preprocess import Transform, preprocess
 from retinasdk.spec import ModelSpec, Resize
@@ -19,66 +19,90 @@ from retinasdk.spec import ModelSpec, Resize
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_HALF_ROUNDING = 1 / 128
+_FLOAT16_TOLERANCE = 1 / 128  # As a fraction of the largest absolute value.
 
 
 def check_model(model: Any) -> str:
-    """onnx.checker on the new model. Raises `ModelError`."""
+    """Runs onnx.checker on the imported model.
+
+    Returns:
+        A sentence for the report.
+
+    Raises:
+        ModelError: The model is not valid ONNX.
+    """
     onnx = require("onnx", "importing ONNX models")
     try:
         onnx.checker.check_model(model, full_check=True)
-    except Exception as error:  # its own errors, and those of shape inference, have no common base
-        raise ModelError(f"cut to its heads the network is no valid ONNX: {first_line(error)}") from error
-    return "onnx.checker accepts the new model"
+    except Exception as error:  # The errors of the checker and of shape inference have no common base class.
+        raise ModelError(
+            f"the network without its post-processing is not valid ONNX: {first_line(error)}. Export it again"
+        ) from error
+    return "onnx.checker accepts the imported model"
 
 
-def check_heads(model: Any, old: OldRun | str, outputs: Sequence[Output], sources: Sequence[int]) -> str:
-    """The new model on the ready input that the old graph made of an image, against the old graph's own heads.
+def check_heads(model: Any, original: OriginalRun | str, outputs: Sequence[ModelOutput], sources: Sequence[int]) -> str:
+    """Compares the heads of the imported model with those of the original graph on the same preprocessed image.
 
-    sources: which of the old heads each output is. Raises `ModelError` for any difference; in networks of float16,
-    which ONNX Runtime's CPU computes in float32 between roundings, for one above `_HALF_ROUNDING`.
+    Args:
+        model: The imported model, an onnx.ModelProto.
+        original: The run of the original graph, or why it cannot run.
+        outputs: Outputs of the imported model.
+        sources: Index in `original.heads` of each output.
+
+    Returns:
+        A sentence for the report.
+
+    Raises:
+        ModelError: The values differ: by a single bit in float32; by more than 1/128 of the largest value in float16,
+            which ONNX Runtime computes in float32 on the CPU.
     """
-    if isinstance(old, str):
-        return f"not compared with the old graph, which ONNX Runtime cannot run: {old}"
-    values = Runner(model).run({INPUT: old.tensor.astype(np.float32)}, [output.name for output in outputs])
-    is_exact = all(item.dtype == np.float32 for item in old.heads)
-    for output, source, new in zip(outputs, sources, values, strict=True):
-        wanted = _as_output(old.heads[source], output)
-        gap = float(np.abs(new - wanted).max()) if new.shape == wanted.shape else np.inf
-        allowed = 0.0 if is_exact else _HALF_ROUNDING * float(np.abs(wanted).max())
-        if not gap <= allowed:
+    if isinstance(original, str):
+        return f"not compared with the original graph, because ONNX Runtime cannot run it: {original}"
+    values = OnnxRunner(model).run({INPUT: original.tensor.astype(np.float32)}, [output.name for output in outputs])
+    is_exact = all(item.dtype == np.float32 for item in original.heads)
+    for output, source, ours in zip(outputs, sources, values, strict=True):
+        expected = _expected_output(original.heads[source], output)
+        difference = float(np.abs(ours - expected).max()) if ours.shape == expected.shape else np.inf
+        tolerance = 0.0 if is_exact else _FLOAT16_TOLERANCE * float(np.abs(expected).max())
+        if not difference <= tolerance:
             raise ModelError(
-                f"output {output.name}: wanted the old graph's own values, got some that differ by up to {gap:.3g}; "
-                "either the network computes no finite numbers, or the import is at fault: please report it"
+                f"the output {output.name} differs from the original graph by up to {difference:.3g}. Either the "
+                "network computes NaN or infinity on the test image (export an earlier checkpoint), or the import has "
+                "a bug: please report it"
             )
-    extent = "the whole old graph" if old.whole else "the old graph up to its heads"
-    how = "bit by bit" if is_exact else f"within {_HALF_ROUNDING:.2g} of their range, as float16 rounds"
-    return f"all {len(outputs)} heads equal those of {extent}, {how}, on a picture of random blocks"
+    extent = "the whole original graph" if original.is_whole else "the original graph up to its heads"
+    how = "bit by bit" if is_exact else f"within {_FLOAT16_TOLERANCE:.2g} of their range (float16 rounding)"
+    return f"all {len(outputs)} outputs equal the heads of {extent}, {how}, on a picture of random blocks"
 
 
-def _as_output(values: npt.NDArray[Any], output: Output) -> npt.NDArray[np.float32]:
-    if output.tap.bias is not None:
-        values = values + output.tap.bias.reshape(-1, 1, 1)
-    if output.order is not None:
-        values = values[:, list(output.order)]
+def _expected_output(values: npt.NDArray[Any], output: ModelOutput) -> npt.NDArray[np.float32]:
+    if output.head.bias is not None:
+        values = values + output.head.bias.reshape(-1, 1, 1)
+    if output.channel_order is not None:
+        values = values[:, list(output.channel_order)]
     return values.astype(np.float32)
 
 
-def check_preprocessing(old: OldRun | str, network: NetworkInput, spec: ModelSpec) -> list[str]:
-    """The spec's preprocessing against what the old graph made of the same image, where it does any itself."""
-    if isinstance(old, str) or network.normalise is None:
+def check_preprocessing(original: OriginalRun | str, network: NetworkInput, spec: ModelSpec) -> list[str]:
+    """Compares the spec's preprocessing with the preprocessing in the original graph, on the same image.
+
+    Returns:
+        A sentence for the report, or nothing if the graph does not normalize or cannot run.
+    """
+    if isinstance(original, str) or network.normalise is None:
         return []
-    image = old.image
-    if "Resize" not in network.steps:  # its user's part
+    image = original.image
+    if "Resize" not in network.steps:  # The graph leaves the resize to its user.
         spec = spec.replace(resize=Resize("native", (max(image.shape),)), pad_multiple=1)
     if spec.normalise.channels == "BGR" and not network.swaps_channels:
-        image = image[:, :, ::-1].copy()  # the graph took its channels as they came
+        image = image[:, :, ::-1].copy()  # The graph takes the channels in the order of the network.
     transform = Transform.plan((image.shape[0], image.shape[1]), spec)
-    if transform.padded != old.tensor.shape[2:]:
+    if transform.padded != original.tensor.shape[2:]:
         return [
-            f"the graph makes {old.tensor.shape[2]} x {old.tensor.shape[3]} of an image of {image.shape[0]} x "
-            f"{image.shape[1]}, the spec {transform.padded[0]} x {transform.padded[1]}"
+            f"an image of {image.shape[0]} x {image.shape[1]} becomes a network input of {original.tensor.shape[2]} x "
+            f"{original.tensor.shape[3]} in the graph, but {transform.padded[0]} x {transform.padded[1]} by the spec"
         ]
     ours = preprocess([image], [transform], spec).tensor
-    grey = np.abs(ours - old.tensor[:1]) * np.reshape(spec.normalise.std, (3, 1, 1))
-    return [f"the spec's preprocessing and the graph's differ by up to {grey.max():.2g} of 255 grey levels"]
+    difference = np.abs(ours - original.tensor[:1]) * np.reshape(spec.normalise.std, (3, 1, 1))
+    return [f"the preprocessing of the spec and of the graph differ by up to {difference.max():.2g} of 255 gray levels"]

@@ -1,4 +1,4 @@
-"""An ONNX graph to look things up in: who makes a tensor, who uses it, what is constant, what leads where."""
+"""Read-only queries on an ONNX graph: producers and consumers of tensors, constants, shapes, ancestors."""
 
 from __future__ import annotations
 
@@ -14,12 +14,22 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _SAME_VALUE = frozenset({"Identity", "Cast"})
-# Their outputs depend on a tensor's shape alone, so that no pixel passes through them.
+# The outputs of these operators depend on the shape of their input only: no pixel value passes through them.
 _SHAPE_ONLY = frozenset({"Shape", "Size", "ConstantOfShape"})
 
 
 class GraphView:
-    """Nodes are named by their index in graph.node, tensors by their name."""
+    """An ONNX graph with indices for fast queries. Nodes are identified by their index, tensors by their name.
+
+    Attributes:
+        model: The onnx.ModelProto.
+        nodes: Nodes of the graph, in topological order.
+        producer: Index of the node that computes a tensor, by tensor name.
+        initializers: Constant tensors that are stored in the graph, by name.
+        inputs: Inputs of the graph, without initializers.
+        outputs: Names of the graph's outputs.
+        opset: Version of the ONNX operator set.
+    """
 
     def __init__(self, model: Any) -> None:
         self._onnx = require("onnx", "importing ONNX models")
@@ -33,30 +43,31 @@ class GraphView:
         self._inner_constants = {
             node.output[0]: node for outer in self.nodes for node in inner_nodes(outer) if node.op_type == "Constant"
         }
-        self._needs = [list(dict.fromkeys(names_used(node))) for node in self.nodes]
-        self._users: dict[str, list[int]] = {}
-        for index, names in enumerate(self._needs):
+        self._node_inputs = [list(dict.fromkeys(names_used(node))) for node in self.nodes]
+        self._consumers: dict[str, list[int]] = {}
+        for index, names in enumerate(self._node_inputs):
             for name in names:
-                self._users.setdefault(name, []).append(index)
+                self._consumers.setdefault(name, []).append(index)
 
-    def users(self, tensor: str) -> list[int]:
-        return self._users.get(tensor, [])
+    def consumers(self, tensor: str) -> list[int]:
+        """Returns the nodes that read a tensor."""
+        return self._consumers.get(tensor, [])
 
-    def needs(self, index: int) -> list[str]:
-        """Tensors that a node needs, also inside its inner graphs."""
-        return self._needs[index]
+    def inputs_of(self, index: int) -> list[str]:
+        """Returns the tensors that a node reads, including those that only its inner graphs read."""
+        return self._node_inputs[index]
 
     @cached_property
     def _inferred(self) -> dict[str, Any]:
         try:
             model = self._onnx.shape_inference.infer_shapes(self.model)
-        except Exception:  # a contradiction somewhere in it; what is written in the file has to do
+        except Exception:  # The graph contradicts itself somewhere; only the shapes written in the file remain.
             model = self.model
         graph = model.graph
         return {item.name: item.type.tensor_type for item in (*graph.value_info, *graph.input, *graph.output)}
 
     def shape(self, tensor: str) -> list[int | None] | None:
-        """Dimensions as far as they are known; None: not even the rank."""
+        """Returns the dimensions of a tensor; unknown ones are None. Returns None if even the rank is unknown."""
         if tensor in self.initializers:
             return list(self.initializers[tensor].dims)
         known = self._inferred.get(tensor)
@@ -65,14 +76,14 @@ class GraphView:
         return [item.dim_value if item.HasField("dim_value") else None for item in known.shape.dim]
 
     def element_type(self, tensor: str) -> int:
-        """onnx.TensorProto's number of the type; 0: unknown."""
+        """Returns the element type of a tensor as a number of onnx.TensorProto; 0 if unknown."""
         if tensor in self.initializers:
             return int(self.initializers[tensor].data_type)
         known = self._inferred.get(tensor)
         return 0 if known is None else int(known.elem_type)
 
     def constant(self, tensor: str) -> npt.NDArray[Any] | None:
-        """The value of an initializer or a Constant, also behind Identity and Cast; None: it is no constant."""
+        """Returns the value of a constant tensor, also through Identity and Cast; None if it is not constant."""
         while tensor not in self.initializers:
             if tensor in self.producer:
                 node = self.nodes[self.producer[tensor]]
@@ -101,54 +112,56 @@ class GraphView:
         )
 
     def attribute(self, index: int, name: str, default: Any = None) -> Any:
+        """Returns the value of a node's attribute, or `default` if the node does not have it."""
         for attribute in self.nodes[index].attribute:
             if attribute.name == name:
                 return self._onnx.helper.get_attribute_value(attribute)
         return default
 
-    def before(self, tensors: Iterable[str], *, stop: Collection[str] = ()) -> set[int]:
-        """Nodes that are needed for the tensors, up to and without those that make the tensors in `stop`."""
+    def ancestors(self, tensors: Iterable[str], *, stop: Collection[str] = ()) -> set[int]:
+        """Returns the nodes that the tensors depend on. The search does not go beyond the tensors in `stop`."""
         found: set[int] = set()
         pending = [name for name in tensors if name not in stop]
         while pending:
             index = self.producer.get(pending.pop())
             if index is not None and index not in found:
                 found.add(index)
-                pending += [name for name in self._needs[index] if name not in stop]
+                pending += [name for name in self._node_inputs[index] if name not in stop]
         return found
 
-    def after(self, tensors: Iterable[str], *, through: Callable[[int], bool] = lambda _: True) -> set[int]:
-        """Nodes that the tensors reach; the way goes on behind a node only if `through` says so."""
+    def descendants(self, tensors: Iterable[str], *, through: Callable[[int], bool] = lambda _: True) -> set[int]:
+        """Returns the nodes that depend on the tensors. The search continues after a node only if `through(node)`."""
         found: set[int] = set()
-        pending = [index for name in tensors for index in self.users(name)]
+        pending = [index for name in tensors for index in self.consumers(name)]
         while pending:
             index = pending.pop()
             if index not in found:
                 found.add(index)
                 if through(index):
-                    pending += [user for name in self.nodes[index].output for user in self.users(name)]
+                    pending += [user for name in self.nodes[index].output for user in self.consumers(name)]
         return found
 
     @cached_property
-    def pixels(self) -> set[str]:
-        """Tensors that hold something computed from values of the network's inputs, and not of their shapes alone."""
+    def pixel_tensors(self) -> set[str]:
+        """Tensors whose values depend on the values of the graph's inputs, and not only on their shapes."""
         found = {item.name for item in self.inputs}
         for index, node in enumerate(self.nodes):
-            if node.op_type not in _SHAPE_ONLY and any(name in found for name in self._needs[index]):
+            if node.op_type not in _SHAPE_ONLY and any(name in found for name in self._node_inputs[index]):
                 found.update(name for name in node.output if name)
         return found
 
     def pixel_input(self, index: int) -> str | None:
-        """The first input of a node that holds pixels."""
-        return next((name for name in self._needs[index] if name in self.pixels), None)
+        """Returns the first input of a node that is in `pixel_tensors`, or None."""
+        return next((name for name in self._node_inputs[index] if name in self.pixel_tensors), None)
 
-    def name_of(self, index: int) -> str:
+    def node_label(self, index: int) -> str:
+        """Returns a name for a node in messages: its own, or that of its first output."""
         node = self.nodes[index]
         return str(node.name or node.output[0])
 
 
 def inner_nodes(node: Any) -> Iterator[Any]:
-    """Nodes of the graphs inside a node: the branches of an If, the body of a Loop."""
+    """Yields the nodes of the graphs inside a node: the branches of an If, the body of a Loop."""
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
             for inner in graph.node:
@@ -157,5 +170,5 @@ def inner_nodes(node: Any) -> Iterator[Any]:
 
 
 def count_ops(nodes: Iterable[Any]) -> Counter[str]:
-    """How many of which operator, inner graphs included."""
+    """Counts the nodes of each operator, including those of inner graphs."""
     return Counter(item.op_type for node in nodes for item in (node, *inner_nodes(node)))

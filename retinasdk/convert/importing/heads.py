@@ -1,8 +1,9 @@
-"""Finding RetinaNet's heads by structure: the last convolutions, in two matching sets of one a level."""
+"""Finds the two heads of a RetinaNet by structure: two matching sets of last convolutions, one for each level."""
 
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,23 +17,26 @@ from retinasdk.errors import ModelError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-LEVELS = range(3, 8)  # as many levels may a pyramid have
+COMMAND = "retinasdk import THEIRS.onnx -o MODEL.onnx"
+LEVELS = range(3, 8)  # Supported numbers of pyramid levels.
 
-# They move values and compute none.
+# Operators that move values and compute none.
 _MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "Concat", "Slice"})
 _MOVES |= {"Split", "Gather", "SequenceConstruct", "SequenceAt", "ConcatFromSequence"}
 _SCORES = frozenset({"Sigmoid", "Softmax", "HardSigmoid", "LogSoftmax"})
 _SCALING = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _TO_NHWC = [0, 2, 3, 1]
-_REGIONS = ("roi", "proposal")  # in the names of operators of two-stage detectors
+_REGIONS = ("roi", "proposal")  # In the names of operators that only two-stage detectors use.
 _INTEGER = frozenset({"QLinearConv", "ConvInteger"})
 
 
 @dataclass(frozen=True)
-class Tap:
-    """Where one level's raw output is taken.
+class HeadTensor:
+    """The raw output of one head at one level, in the original graph.
 
-    tensor: (N, C, h, w), name in the graph. bias: (C,) to add to it, where the graph adds it only behind a transpose.
+    Attributes:
+        tensor: Name of a tensor (N, C, h, w).
+        bias: (C,) values to add to it, if the graph adds the bias only after a transpose. None if it is included.
     """
 
     tensor: str
@@ -40,86 +44,106 @@ class Tap:
 
 
 @dataclass(frozen=True)
-class Head:
-    """One of the two heads. taps: one a level, in the graph's order. shared: the levels share their weights."""
+class HeadBranch:
+    """One of the two heads, classification or box regression, on all levels.
 
-    taps: tuple[Tap, ...]
+    Attributes:
+        tensors: One for each level, in the order of the graph.
+        channels: Number of channels, the same on each level.
+        shares_weights: Whether all levels use the same weights.
+    """
+
+    tensors: tuple[HeadTensor, ...]
     channels: int
-    shared: bool
+    shares_weights: bool
 
     @property
-    def tensors(self) -> list[str]:
-        return [tap.tensor for tap in self.taps]
+    def tensor_names(self) -> list[str]:
+        """Name of the tensor of each level."""
+        return [item.tensor for item in self.tensors]
 
 
 @dataclass(frozen=True)
-class Heads:
-    """logits: A * K channels. deltas: A * 4 channels."""
+class HeadPair:
+    """Both heads of a RetinaNet with A anchors per cell and K classes.
 
-    logits: Head
-    deltas: Head
+    Attributes:
+        logits: The classification head, A * K channels.
+        deltas: The box regression head, A * 4 channels.
+    """
+
+    logits: HeadBranch
+    deltas: HeadBranch
 
     @property
     def anchors(self) -> int:
+        """Number of anchors per cell (A)."""
         return self.deltas.channels // 4
 
     @property
     def classes(self) -> int:
+        """Number of classes (K)."""
         return self.logits.channels // self.anchors
 
     @property
-    def tensors(self) -> list[str]:
-        return self.logits.tensors + self.deltas.tensors
+    def tensor_names(self) -> list[str]:
+        """Names of all head tensors: logits of all levels, then deltas of all levels."""
+        return self.logits.tensor_names + self.deltas.tensor_names
 
 
-def find_heads(view: GraphView, *, anchors: int, box_head: str | None = None) -> Heads:
-    """The two heads.
+def find_heads(view: GraphView, *, anchors: int, box_head: str | None = None, command: str = COMMAND) -> HeadPair:
+    """Finds the classification head and the box regression head.
 
-    anchors: usual number of anchors of a cell, for heads whose channels allow several. box_head: a tensor of the box
-    head, by its name, where shape and use do not tell.
+    Args:
+        view: The graph.
+        anchors: Usual number of anchors per cell. It decides where the channels allow several numbers.
+        box_head: Name of a tensor, node or weight of the box regression head. Needed only where both heads have the
+            same shape and nothing after them tells which is which.
+        command: The command that the user can repeat with further options; quoted in error messages.
 
-    Raises `ModelError` for everything that is no RetinaNet, with what it looks like.
+    Raises:
+        ModelError: The graph is not a RetinaNet (the message says what it looks like), or `box_head` is needed.
     """
-    _refuse_other_kinds(view)
+    _refuse_other_detectors(view)
     last = _last_convolutions(view)
     first, second = _two_sets(view, last)
-    return _roles(view, _head(view, first), _head(view, second), anchors, box_head)
+    return _assign_roles(view, _branch(view, first), _branch(view, second), anchors, box_head, command)
 
 
-def _refuse_other_kinds(view: GraphView) -> None:
+def _refuse_other_detectors(view: GraphView) -> None:
     kinds = {node.op_type for node in view.nodes}
     regions = sorted(kind for kind in kinds if any(word in kind.lower() for word in _REGIONS))
     if regions:
         raise ModelError(
-            f"wanted a RetinaNet, got a two-stage detector such as Faster R-CNN (its operator {regions[0]} cuts out "
-            "regions); retinasdk runs one-stage RetinaNets only"
+            f"this is a two-stage detector such as Faster R-CNN (it crops regions with the operator {regions[0]}); "
+            "retinasdk runs only RetinaNet, a one-stage detector"
         )
     integer = sorted(kinds & _INTEGER)
     if integer:
         raise ModelError(
-            f"wanted a network in floating point, got convolutions on integers ({integer[0]}); import the network as "
-            "it was before quantization, or with QuantizeLinear and DequantizeLinear around its convolutions"
+            f"this network is quantized with integer convolutions ({integer[0]}), which cannot be imported. Import the "
+            "network as it was before quantization, or a quantized one with QuantizeLinear and DequantizeLinear nodes"
         )
 
 
 def _last_convolutions(view: GraphView) -> list[int]:
-    """Convolutions that lead to an output of the graph and to no other convolution."""
-    live = view.before(view.outputs)
+    """Returns the convolutions that lead to an output of the graph without another convolution after them."""
+    live = view.ancestors(view.outputs)
     convolutions = [index for index in sorted(live) if view.nodes[index].op_type == "Conv"]
     inputs = [name for index in convolutions for name in view.nodes[index].input if name]
-    leading = view.before(inputs)
+    leading = view.ancestors(inputs)
     return [index for index in convolutions if index not in leading]
 
 
 def _weights_key(view: GraphView, index: int) -> tuple[Any, ...]:
-    """Equal for convolutions with equal weights: exporters write shared weights once, or once a level."""
+    """Returns a key that is equal for equal weights: exporters write shared weights once, or once for each level."""
     name = view.nodes[index].input[1]
     producer = view.producer.get(name)
     while producer is not None and view.nodes[producer].op_type in _SCALING:
         name = view.nodes[producer].input[0]
         producer = view.producer.get(name)
     values = view.constant(name)
-    if values is None or values.dtype.kind == "O":  # strings
+    if values is None or values.dtype.kind == "O":  # Strings, which are no weights.
         return ("computed", name)
     return values.shape, hashlib.sha256(np.ascontiguousarray(values).tobytes()).digest()
 
@@ -131,8 +155,8 @@ def _channels(view: GraphView, index: int) -> int:
     weights = view.constant(view.nodes[index].input[1])
     if weights is None:
         raise ModelError(
-            f"convolution {view.name_of(index)!r}: wanted weights that are constants, got computed ones; export the "
-            "network in evaluation mode, with constant folding"
+            f"the weights of the convolution {view.node_label(index)!r} are computed in the graph; they have to be "
+            "constants. Export the network in evaluation mode, with constant folding"
         )
     return int(weights.shape[0])
 
@@ -145,10 +169,10 @@ def _two_sets(view: GraphView, last: Sequence[int]) -> tuple[list[int], list[int
     single: dict[tuple[int, int], list[int]] = {}
     for group in by_weights.values():
         if len(group) == 1:
-            key = (_channels(view, group[0]), int(_scored(view, view.nodes[group[0]].output[0])))
+            key = (_channels(view, group[0]), int(_becomes_scores(view, view.nodes[group[0]].output[0])))
             single.setdefault(key, []).append(group[0])
     if len(single) == 2 and len({channels for channels, _ in single}) == 1 and not sets:
-        sets += list(single.values())  # equal shapes, told apart by the sigmoid behind one of them
+        sets += list(single.values())  # Equal shapes; the sigmoid after one of them tells them apart.
     else:
         by_channels: dict[int, list[int]] = {}
         for (channels, _), group in single.items():
@@ -159,46 +183,46 @@ def _two_sets(view: GraphView, last: Sequence[int]) -> tuple[list[int], list[int
         return sets[0], sets[1]
     found = Counter(_channels(view, index) for index in last)
     listed = ", ".join(f"{count} with {channels} channels" for channels, count in sorted(found.items())[:8])
-    wanted = (
-        f"wanted a RetinaNet: two sets of {LEVELS[0]} to {LEVELS[-1]} matching last convolutions, one set with A * K "
-        f"channels for the class logits and one with A * 4 for the boxes; got {listed or 'no convolutions at all'}"
-    )
     is_shared = any(len(group) > 1 for group in by_weights.values())
-    raise ModelError(f"{wanted}; {_looks_like([len(group) for group in sets], len(last), is_shared)}")
+    raise ModelError(
+        f"no RetinaNet heads found. The last convolutions are: {listed or 'none'}. A RetinaNet ends in two sets of "
+        f"{LEVELS[0]} to {LEVELS[-1]} matching convolutions, one set with A * K channels (class logits) and one with "
+        f"A * 4 (boxes). {_looks_like([len(group) for group in sets], len(last), is_shared)}"
+    )
 
 
 def _looks_like(sizes: list[int], count: int, is_shared: bool) -> str:
     if sizes and max(sizes) > LEVELS[-1]:
-        return "one head is used more often than a pyramid has levels: export the network for one image input"
+        return "One head is used more often than a pyramid has levels: export the network for a single image input"
     if len(sizes) > 3 and is_shared:
-        return f"{len(sizes)} such sets look like two networks in one file: export each alone"
+        return f"There are {len(sizes)} such sets, which looks like two networks in one file: export each one alone"
     if len(sizes) == 3:
-        return "a third head (centre-ness, objectness) is that of FCOS, ATSS or YOLOX, which are decoded in another way"
+        return "A third head (center-ness, objectness) belongs to FCOS, ATSS or YOLOX, which retinasdk does not run"
     if 0 < count <= LEVELS[-1]:
-        return "that looks like YOLO or a classifier, which retinasdk does not run"
-    return "that looks like SSD or another detector, which retinasdk does not run"
+        return "This looks like YOLO or a classifier, which retinasdk does not run"
+    return "This looks like SSD or another detector, which retinasdk does not run"
 
 
-def _head(view: GraphView, convolutions: Sequence[int]) -> Head:
+def _branch(view: GraphView, convolutions: Sequence[int]) -> HeadBranch:
     keys = {_weights_key(view, index) for index in convolutions}
-    taps = tuple(_tap(view, index) for index in convolutions)
-    return Head(taps, _channels(view, convolutions[0]), len(keys) == 1)
+    tensors = tuple(_head_tensor(view, index) for index in convolutions)
+    return HeadBranch(tensors, _channels(view, convolutions[0]), len(keys) == 1)
 
 
-def _tap(view: GraphView, index: int) -> Tap:
-    """A convolution's output, with the bias that some exporters add as a node of its own, and with what scales it."""
+def _head_tensor(view: GraphView, index: int) -> HeadTensor:
+    """Returns a convolution's output, after the bias and the scaling that some exporters write as separate nodes."""
     tensor, channels = view.nodes[index].output[0], _channels(view, index)
     while True:
-        users = view.users(tensor)
-        if len(users) != 1 or tensor in view.outputs:
-            return Tap(tensor)
-        node = view.nodes[users[0]]
-        if node.op_type == "Transpose" and view.attribute(users[0], "perm") == _TO_NHWC:
-            return Tap(tensor, _bias_behind(view, node.output[0], channels))
+        consumers = view.consumers(tensor)
+        if len(consumers) != 1 or tensor in view.outputs:
+            return HeadTensor(tensor)
+        node = view.nodes[consumers[0]]
+        if node.op_type == "Transpose" and view.attribute(consumers[0], "perm") == _TO_NHWC:
+            return HeadTensor(tensor, _bias_after_transpose(view, node.output[0], channels))
         if node.op_type == "BatchNormalization" or node.op_type in _SCALING or _is_affine(view, node, tensor, channels):
             tensor = node.output[0]
         else:
-            return Tap(tensor)
+            return HeadTensor(tensor)
 
 
 def _other_operand(view: GraphView, node: Any, tensor: str) -> npt.NDArray[Any] | None:
@@ -213,63 +237,67 @@ def _is_affine(view: GraphView, node: Any, tensor: str, channels: int) -> bool:
     return values is not None and (values.size == 1 or values.shape[-3:] == (channels, 1, 1))
 
 
-def _bias_behind(view: GraphView, transposed: str, channels: int) -> npt.NDArray[Any] | None:
-    users = view.users(transposed)
-    if len(users) != 1 or view.nodes[users[0]].op_type != "Add":
+def _bias_after_transpose(view: GraphView, transposed: str, channels: int) -> npt.NDArray[Any] | None:
+    consumers = view.consumers(transposed)
+    if len(consumers) != 1 or view.nodes[consumers[0]].op_type != "Add":
         return None
-    values = _other_operand(view, view.nodes[users[0]], transposed)
+    values = _other_operand(view, view.nodes[consumers[0]], transposed)
     return values.reshape(-1) if values is not None and values.size == values.shape[-1] == channels else None
 
 
-def _scored(view: GraphView, tensor: str) -> bool:
-    """Whether the first thing that computes with the tensor makes scores of it."""
+def _becomes_scores(view: GraphView, tensor: str) -> bool:
+    """Whether the first operator that computes with the tensor turns it into scores (sigmoid, softmax)."""
 
-    def goes_on(index: int) -> bool:
+    def only_moves(index: int) -> bool:
         node = view.nodes[index]
-        if node.op_type == "Add":  # a bias
+        if node.op_type == "Add":  # The bias of the convolution.
             return any(view.constant(name) is not None for name in node.input)
         return node.op_type in _MOVES
 
-    return any(view.nodes[index].op_type in _SCORES for index in view.after([tensor], through=goes_on))
+    return any(view.nodes[index].op_type in _SCORES for index in view.descendants([tensor], through=only_moves))
 
 
-def _roles(view: GraphView, first: Head, second: Head, anchors: int, box_head: str | None) -> Heads:
+def _assign_roles(
+    view: GraphView, first: HeadBranch, second: HeadBranch, anchors: int, box_head: str | None, command: str
+) -> HeadPair:
+    """Decides which of two heads is the box regression head."""
     choices = [
-        Heads(logits, deltas)
+        HeadPair(logits, deltas)
         for logits, deltas in ((first, second), (second, first))
         if deltas.channels % 4 == 0 and logits.channels % (deltas.channels // 4) == 0
     ]
     if box_head is not None:
         choices = [heads for heads in choices if box_head in _names_around(view, heads.deltas)]
         if not choices:
-            names = " or ".join(repr(head.tensors[0]) for head in (first, second))
-            raise ModelError(f"wanted box_head to be a tensor of the box head, such as {names}, got {box_head!r}")
+            names = " or ".join(repr(head.tensors[0].tensor) for head in (first, second))
+            raise ModelError(f"{box_head!r} does not belong to a box head. Name a tensor of it: {names}")
     elif len(choices) > 1:
-        scored = [heads for heads in choices if _scored(view, heads.logits.tensors[0])]
-        scored = [heads for heads in scored if not _scored(view, heads.deltas.tensors[0])]
+        scored = [heads for heads in choices if _becomes_scores(view, heads.logits.tensors[0].tensor)]
+        scored = [heads for heads in scored if not _becomes_scores(view, heads.deltas.tensors[0].tensor)]
         choices = scored or choices
         choices = [heads for heads in choices if heads.anchors == anchors] or choices
     if not choices:
         raise ModelError(
-            "wanted a RetinaNet, whose heads have A * K and A * 4 channels for a common number of anchors A; got last "
-            f"convolutions with {first.channels} and {second.channels} channels, which have no such A"
+            f"this is not a RetinaNet: its last convolutions have {first.channels} and {second.channels} channels. The "
+            "heads of a RetinaNet have A * K and A * 4 channels, and no number of anchors A fits these"
         )
     if len(choices) > 1:
-        ways = " or ".join(
-            f"box_head={heads.deltas.tensors[0]!r} ({heads.anchors} anchors, {heads.classes} classes)"
+        ways = "".join(
+            f"\n  {command} --box-head {shlex.quote(heads.deltas.tensors[0].tensor)}"
+            f"  # {heads.anchors} anchors, {heads.classes} classes"
             for heads in choices
         )
         raise ModelError(
-            f"heads with {first.channels} and {second.channels} channels: each may be the class head or the box head, "
-            f"and nothing behind them tells; say which, with {ways}"
+            f"the heads have {first.channels} and {second.channels} channels, so each may be the class head or the box "
+            f"head, and nothing after them tells which. Name a tensor of the box head (in Python: box_head=):{ways}"
         )
     return choices[0]
 
 
-def _names_around(view: GraphView, head: Head) -> set[str]:
-    """Names by which a person may call a head: its tensors, its nodes, its weights."""
-    names = set(head.tensors)
-    for tensor in head.tensors:
+def _names_around(view: GraphView, head: HeadBranch) -> set[str]:
+    """Returns the names by which a person may identify a head: its tensors, its nodes, its weights."""
+    names = set(head.tensor_names)
+    for tensor in head.tensor_names:
         index = view.producer[tensor]
         names.update((view.nodes[index].name, *view.nodes[index].input, *view.nodes[index].output))
     return names - {""}

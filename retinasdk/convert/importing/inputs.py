@@ -1,4 +1,4 @@
-"""Where the network itself begins, and what the graph does to an image before that."""
+"""Finds where the network itself begins, and what the graph does to an image before that."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retinasdk.convert.importing.graph import GraphView
-from retinasdk.convert.importing.heads import Heads
+from retinasdk.convert.importing.heads import HeadPair
 from retinasdk.errors import ModelError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# What preprocessing is made of; anything else before the first convolution is a part of the network nobody knows.
+# Operators of preprocessing. Any other operator before the first convolution may be a part of the network.
 _PREPROCESSING = frozenset(
     {
         *("Sub", "Div", "Mul", "Add", "Cast", "Identity", "Transpose", "Unsqueeze", "Squeeze"),
@@ -23,7 +23,7 @@ _PREPROCESSING = frozenset(
         *("SequenceAt", "SplitToSequence", "Floor", "Round", "CastLike"),
     }
 )
-# What stands before a first convolution and is learnt or measured with it.
+# Operators before a first convolution that belong to the network, because their numbers are learned or calibrated.
 _NETWORK_SCALING = frozenset({"QuantizeLinear", "DequantizeLinear", "BatchNormalization"})
 _BYTE = 255.0
 _UINT8 = 2  # onnx.TensorProto.UINT8
@@ -31,7 +31,13 @@ _UINT8 = 2  # onnx.TensorProto.UINT8
 
 @dataclass(frozen=True)
 class GraphNormalise:
-    """(pixel - mean) / std on values 0 to 255, in the order of the network's channels. unit: the graph takes 0 to 1."""
+    """Normalization that the graph itself does: (pixel - mean) / std, in the channel order of the network.
+
+    Attributes:
+        mean: Mean of each channel, on a scale of 0 to 255.
+        std: Standard deviation of each channel, on a scale of 0 to 255.
+        unit: Whether the graph takes pixels of 0 to 1 instead of 0 to 255.
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -40,50 +46,61 @@ class GraphNormalise:
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """tensor: (N, 3, H, W), the network's ready input, name in the graph. image: the graph's own input it comes from.
+    """Where the network begins, and the preprocessing before it.
 
-    steps: operators between the two on the image's own way, from the image on. limits: sides of an in-graph resize
-    (shorter, longer), where it is torchvision's. swaps_channels: RGB becomes BGR, or the other way round.
-    is_read: all that is done to the values is in `normalise`.
+    Attributes:
+        tensor: Name of the preprocessed input (N, 3, H, W) of the network, in the graph.
+        image: Name of the graph input that it is computed from.
+        steps: Operators on the way from `image` to `tensor`, in order.
+        normalise: Normalization in the graph. None if there is none, or if it cannot be read.
+        resize_limits: (shorter, longer) side in pixels of a resize in the graph by torchvision's rule, else None.
+        swaps_channels: Whether the graph turns RGB into BGR, or BGR into RGB.
+        is_normalise_known: False if the graph changes pixel values in a way that cannot be read.
     """
 
     tensor: str
     image: str
     steps: tuple[str, ...]
     normalise: GraphNormalise | None
-    limits: tuple[int, int] | None
+    resize_limits: tuple[int, int] | None
     swaps_channels: bool
-    is_read: bool
+    is_normalise_known: bool
 
 
-def find_input(view: GraphView, heads: Heads) -> NetworkInput:
-    """Raises `ModelError` if the network has not one input of three channels."""
-    needed = view.before(heads.tensors)
+def find_input(view: GraphView, heads: HeadPair) -> NetworkInput:
+    """Finds the input of the network and reads the preprocessing before it.
+
+    Raises:
+        ModelError: The network does not have exactly one image input of three channels, or something before the first
+            convolution is no preprocessing.
+    """
+    needed = view.ancestors(heads.tensor_names)
     first = [i for i in sorted(needed) if view.nodes[i].op_type == "Conv" and not _has_convolution_before(view, i)]
     tensors = {_skip_network_steps(view, index) for index in first}
     if len(tensors) != 1:
         raise ModelError(
-            f"wanted a network with one image input, got {len(tensors)} beginnings "
-            f"({', '.join(view.name_of(index) for index in first[:4])}); export it for one input"
+            f"the network has {len(tensors)} image inputs (first convolutions: "
+            f"{', '.join(view.node_label(index) for index in first[:4])}); exactly one is supported. Export it for one "
+            "image input"
         )
     tensor = tensors.pop()
     weights = view.shape(view.nodes[first[0]].input[1])
     channels = None if weights is None or len(weights) != 4 else weights[1]
     if channels != 3 or view.attribute(first[0], "group", 1) != 1:
         raise ModelError(
-            f"wanted a network on images of 3 channels, got a first convolution ({view.name_of(first[0])}) on "
-            f"{channels or 'an unknown number of'} channels; retinasdk feeds RGB or BGR"
+            f"the first convolution ({view.node_label(first[0])}) has {channels or 'an unknown number of'} input "
+            f"channel{'' if channels == 1 else 's'}; retinasdk supports images of 3 channels, RGB or BGR"
         )
     return _walk_to_image(view, tensor)
 
 
 def _has_convolution_before(view: GraphView, index: int) -> bool:
     name = view.nodes[index].input[0]
-    return any(view.nodes[other].op_type == "Conv" for other in view.before([name]))
+    return any(view.nodes[other].op_type == "Conv" for other in view.ancestors([name]))
 
 
 def _skip_network_steps(view: GraphView, convolution: int) -> str:
-    """The tensor before a first convolution, above the padding and the scaling that belong to it."""
+    """Returns the tensor before a first convolution, and before the padding and scaling that belong to it."""
     tensor = view.nodes[convolution].input[0]
     while tensor in view.producer:
         index = view.producer[tensor]
@@ -95,20 +112,20 @@ def _skip_network_steps(view: GraphView, convolution: int) -> str:
 
 
 def _is_own_padding(view: GraphView, index: int, convolution: int) -> bool:
-    """Zeros around a first convolution, fewer than its kernel is large: Keras writes them as a node of their own."""
+    """Whether a Pad is the zero padding of a first convolution, which Keras writes as a separate node."""
     node = view.nodes[index]
     pads = view.constant(node.input[1]) if node.op_type == "Pad" and len(node.input) > 1 else None
     kernel = view.attribute(convolution, "kernel_shape") or [1, 1]
-    filling = view.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
-    if pads is None or pads.size != 8 or filling is None or filling.any() or len(node.input) > 3:
+    fill = view.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
+    if pads is None or pads.size != 8 or fill is None or fill.any() or len(node.input) > 3:
         return False
     sides = pads.reshape(2, 4)
     return not sides[:, :2].any() and bool((sides[:, 2:] >= 0).all() and (sides[:, 2:] < np.array(kernel)).all())
 
 
 def _walk_to_image(view: GraphView, tensor: str) -> NetworkInput:
-    """Up from the network's input, gathering what is done to every pixel: y = scale * x + shift, by channel."""
-    affine = _Affine()
+    """Follows the graph from the network's input back to the image and reads what is done to the pixels."""
+    arithmetic = _PixelArithmetic()
     steps: list[str] = []
     current: str | None = tensor
     while current in view.producer:
@@ -116,70 +133,76 @@ def _walk_to_image(view: GraphView, tensor: str) -> NetworkInput:
         node = view.nodes[index]
         if node.op_type not in _PREPROCESSING:
             raise ModelError(
-                f"wanted an image, or its preprocessing, before the first convolution; got the operator {node.op_type} "
-                f"({view.name_of(index)}), which retinasdk would have to leave out; export the network alone"
+                f"before the first convolution there is the operator {node.op_type} ({view.node_label(index)}), which "
+                "is no known preprocessing, so it cannot be removed. Export the network without its preprocessing"
             )
         if node.op_type == "Pad":
-            _refuse_padding_of_the_network(view, index)
+            _check_padding_is_preprocessing(view, index)
         above = view.pixel_input(index)
         if above is not None:
-            affine.undo(view, index, above)
+            arithmetic.prepend(view, index, above)
         steps.append(node.op_type)
         current = above
     if current is None or current not in {item.name for item in view.inputs}:
-        raise ModelError("wanted a network that computes from an image, got one whose first convolution has none")
+        raise ModelError("the first convolution does not depend on an input of the graph. Export the network again")
     shape = view.shape(current)
     if shape is not None and len(shape) not in (3, 4):
-        raise ModelError(f"wanted an image or a batch of them as input, got {current!r} of {len(shape)} dimensions")
+        raise ModelError(
+            f"the input {current!r} has {len(shape)} dimensions; an image has 3 and a batch of images has 4"
+        )
     steps.reverse()
     return NetworkInput(
         tensor=tensor,
         image=current,
         steps=tuple(steps),
-        normalise=affine.normalise(is_bytes=view.element_type(current) == _UINT8),
-        limits=_resize_limits(view, tensor),
-        swaps_channels=affine.swapped,
-        is_read=affine.is_plain or affine.known,
+        normalise=arithmetic.normalise(is_bytes=view.element_type(current) == _UINT8),
+        resize_limits=_resize_limits(view, tensor),
+        swaps_channels=arithmetic.swapped,
+        is_normalise_known=arithmetic.is_identity or arithmetic.known,
     )
 
 
-def _refuse_padding_of_the_network(view: GraphView, index: int) -> None:
-    """Images are padded right and below: zeros on all sides are a convolution's, where they would be lost."""
+def _check_padding_is_preprocessing(view: GraphView, index: int) -> None:
+    """Raises `ModelError` for padding of all sides: images are padded right and bottom, so a convolution needs it."""
     pads = view.constant(view.nodes[index].input[1]) if len(view.nodes[index].input) > 1 else None
     if pads is not None and pads[: pads.size // 2].any():
         raise ModelError(
-            f"wanted the padding of the first convolution right before it, got it ({view.name_of(index)}) before other "
-            "steps, where it would be taken for preprocessing and cut; export the network with channels first, or let "
-            "an optimiser move the transposes"
+            f"the padding of the first convolution ({view.node_label(index)}) is not directly before the convolution, "
+            "so it would be removed together with the preprocessing. Export the network with channels first, or let an "
+            "optimizer move the transposes"
         )
 
 
-class _Affine:
-    """y = scale * x + shift of the steps walked so far, in the order of the network's channels."""
+class _PixelArithmetic:
+    """The arithmetic on pixel values read so far: y = scale * x + shift, in the channel order of the network."""
 
     def __init__(self) -> None:
         self.scale = np.ones(3)
         self.shift = np.zeros(3)
         self.known = True
         self.swapped = False
-        self.is_plain = True
+        self.is_identity = True
 
-    def undo(self, view: GraphView, index: int, above: str) -> None:
-        """Takes in a step that lies above those so far; `above` is its input that holds pixels."""
+    def prepend(self, view: GraphView, index: int, above: str) -> None:
+        """Adds a step that comes before those read so far; `above` is the input of it that holds pixels."""
         node = view.nodes[index]
         if node.op_type in ("Add", "Sub", "Mul", "Div"):
-            self._undo_arithmetic(view, node, above)
-        elif node.op_type == "Concat" and len({*node.input} & view.pixels) > 1 and view.attribute(index, "axis") != 0:
-            self.known, self.is_plain = False, False  # channels put together one by one
+            self._prepend_operator(view, node, above)
+        elif (
+            node.op_type == "Concat"
+            and len({*node.input} & view.pixel_tensors) > 1
+            and view.attribute(index, "axis") != 0
+        ):
+            self.known, self.is_identity = False, False  # Channels are computed one by one, which is not read.
         elif _swaps_channels(view, index):
             self.swapped = not self.swapped
 
-    def _undo_arithmetic(self, view: GraphView, node: Any, above: str) -> None:
+    def _prepend_operator(self, view: GraphView, node: Any, above: str) -> None:
         others = [name for name in node.input if name != above]
         values = view.constant(others[0]) if len(others) == 1 else None
-        backwards = node.op_type in ("Sub", "Div") and node.input[0] != above
-        if values is None or values.size not in (1, 3) or backwards:
-            self.known, self.is_plain = False, False
+        is_reversed = node.op_type in ("Sub", "Div") and node.input[0] != above
+        if values is None or values.size not in (1, 3) or is_reversed:
+            self.known, self.is_identity = False, False
             return
         value = np.broadcast_to(values.astype(np.float64).reshape(-1), (3,))
         zero, one = np.zeros(3), np.ones(3)
@@ -196,14 +219,14 @@ class _Affine:
             scale, shift = scale[::-1], shift[::-1]
         self.shift = self.shift + self.scale * shift
         self.scale = self.scale * scale
-        self.is_plain = False
+        self.is_identity = False
 
     def normalise(self, *, is_bytes: bool) -> GraphNormalise | None:
-        """As mean and standard deviation; None: the graph leaves pixels as they are, or does what is not known."""
-        if self.is_plain or not self.known or not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
+        """Returns mean and standard deviation; None if the graph does not change values, or in an unknown way."""
+        if self.is_identity or not self.known or not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
             return None
         mean, std = -self.shift / self.scale, 1 / self.scale
-        # Values 0 to 1 have means and deviations below 1, values 0 to 255 have not.
+        # Means and standard deviations of pixels of 0 to 1 are below 1, those of pixels of 0 to 255 are not.
         unit = not is_bytes and bool((np.abs(mean) <= 1).all() and (std <= 1).all() and not (std == 1).all())
         if unit:
             mean, std = mean * _BYTE, std * _BYTE
@@ -211,13 +234,13 @@ class _Affine:
 
 
 def _three(values: Sequence[Any] | npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    """Without the digits that float32 constants leave behind."""
+    """Rounds away the digits that float32 constants add."""
     first, second, third = (float(f"{value:.7g}") for value in values)
     return first, second, third
 
 
 def _swaps_channels(view: GraphView, index: int) -> bool:
-    """Whether a Gather or a Slice turns the order of three channels round."""
+    """Whether a Gather or a Slice reverses the order of three channels."""
     node = view.nodes[index]
     if node.op_type == "Gather":
         values = view.constant(node.input[1])
@@ -232,26 +255,26 @@ def _swaps_channels(view: GraphView, index: int) -> bool:
 
 
 def _resize_limits(view: GraphView, tensor: str) -> tuple[int, int] | None:
-    """(shorter, longer) side of a resize by torchvision's rule: factors of ReduceMin and ReduceMax of the sides."""
+    """Reads (shorter, longer) side of a resize by torchvision's rule: the factors of ReduceMin and ReduceMax."""
     found: dict[str, int] = {}
-    before = view.before([tensor])
+    before = view.ancestors([tensor])
     for index in sorted(before):
         kind = view.nodes[index].op_type
         if kind not in ("ReduceMin", "ReduceMax") or kind in found:
             continue
-        values = _factor_behind(view, view.nodes[index].output[0])
+        values = _factor_after(view, view.nodes[index].output[0])
         if values is not None:
             found[kind] = values
     return (found["ReduceMin"], found["ReduceMax"]) if len(found) == 2 else None
 
 
-def _factor_behind(view: GraphView, tensor: str) -> int | None:
-    """The constant c of c / x or 1 / x * c, for the scalar tensor x."""
+def _factor_after(view: GraphView, tensor: str) -> int | None:
+    """Returns the constant c in c / x or 1 / x * c, for a scalar tensor x."""
     while True:
-        users = view.users(tensor)
-        if len(users) != 1:
+        consumers = view.consumers(tensor)
+        if len(consumers) != 1:
             return None
-        node = view.nodes[users[0]]
+        node = view.nodes[consumers[0]]
         if node.op_type in ("Mul", "Div"):
             others = [view.constant(name) for name in node.input if name != tensor]
             value = others[0] if others else None

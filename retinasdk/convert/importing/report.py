@@ -1,4 +1,4 @@
-"""What an import found, cut and checked, as data and as text."""
+"""`ImportReport`: what an import read, concluded, removed and checked, as data and as text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from retinasdk.spec import ModelSpec
 
 @dataclass(frozen=True)
 class FoundLevel:
-    """One pyramid level. logits, deltas: names of the tensors in the old graph. stride: nominal, pixels."""
+    """One pyramid level that the import found.
+
+    Attributes:
+        name: "p3" for the level of stride 8, "p4" for stride 16, and so on.
+        logits: Name of the tensor of raw class logits in the original graph.
+        deltas: Name of the tensor of raw box deltas in the original graph.
+        stride: Nominal distance between two cells, in pixels of the network input.
+    """
 
     name: str
     logits: str
@@ -21,16 +28,28 @@ class FoundLevel:
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What `import_onnx` found in a foreign network, what it cut, and why it chose the rules; str() is readable.
+    """The result of `import_onnx`. `print(report)` shows it as text.
 
-    source, output: the file read and the one written; the spec lies beside it as .json, and here.
-    producer, opset: who wrote the old file, in which opset.
-    anchors, classes: A and K. channel_order: of the old heads, "anchor by anchor" (a * K + k) or "value by value".
-    shared_heads: all levels use the same weights.
-    input_sides: batch, height and width of the new input; a number where it is fixed.
-    image_input: the old graph's input. preprocessing: operators cut between it and the network, in order.
-    cut: operators that are no longer there, behind the heads or before the network, and how many.
-    evidence: why this flavour. checks: what was compared, and how it came out. notes: what to know or to do.
+    Attributes:
+        source: The ONNX file that was read.
+        output: The ONNX file that was written. The spec is beside it, with the suffix .json, and inside it.
+        spec: The model spec that was written: the rules of preprocessing and post-processing.
+        producer: Name and version of the exporter that wrote `source`; empty if unknown.
+        opset: ONNX opset version of `source`.
+        levels: The pyramid levels, finest first.
+        anchors: Number of anchors per cell (A).
+        classes: Number of classes (K).
+        channel_order: Order of the head channels in `source`: "anchor by anchor" (channel a * K + k) or "value by
+            value" (k * A + a). The written model is always anchor by anchor.
+        shared_heads: Whether all levels use the same head weights.
+        input_dimensions: Batch, height and width of the input of the written model: a number if fixed, a name if
+            dynamic.
+        image_input: Name of the image input of `source`.
+        preprocessing: Operators between that input and the network, in order. They were removed.
+        removed_operators: How many nodes of each operator were removed, before the network and after the heads.
+        evidence: Why this framework's rules were chosen.
+        checks: What was compared with the original graph, and the result.
+        notes: Rules that are not the framework's defaults, assumptions, and what you should do.
     """
 
     source: Path
@@ -43,26 +62,28 @@ class ImportReport:
     classes: int
     channel_order: str
     shared_heads: bool
-    input_sides: tuple[int | str, int | str, int | str]
+    input_dimensions: tuple[int | str, int | str, int | str]
     image_input: str
     preprocessing: tuple[str, ...]
-    cut: Mapping[str, int]
+    removed_operators: Mapping[str, int]
     evidence: tuple[str, ...]
     checks: tuple[str, ...]
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        weights = "weights shared by all levels" if self.shared_heads else "weights of their own for each level"
-        batch, height, width = self.input_sides
+        """Returns the report as text of several lines."""
+        weights = "all levels share their weights" if self.shared_heads else "each level has its own weights"
+        batch, height, width = self.input_dimensions
+        removed = ", ".join(f"{count} {kind}" for kind, count in self.removed_operators.items())
         lines = [
-            f"{self.source.name} ({self.producer or 'unknown producer'}, opset {self.opset}) -> {self.output}",
-            f"heads: {len(self.levels)} levels, {self.anchors} anchors, {self.classes} classes; {weights}; "
-            f"channels {self.channel_order}",
+            f"{self.source.name} ({self.producer or 'unknown exporter'}, opset {self.opset}) -> {self.output}",
+            f"heads: {len(self.levels)} levels, {self.anchors} anchors per cell, {self.classes} classes; {weights}; "
+            f"channels ordered {self.channel_order}",
             *(f"  {level.name}  stride {level.stride:<4} {level.logits}  {level.deltas}" for level in self.levels),
-            f"input: ({batch}, 3, {height}, {width}), {self.spec.normalise.channels}, normalised; "
-            f"was {self.image_input!r}",
-            f"cut before the network: {', '.join(self.preprocessing) or 'nothing'}",
-            f"cut in all: {', '.join(f'{count} {kind}' for kind, count in self.cut.items()) or 'nothing'}",
+            f"network input: ({batch}, 3, {height}, {width}), {self.spec.normalise.channels}, normalized; computed "
+            f"from the graph input {self.image_input!r}",
+            f"removed before the network: {', '.join(self.preprocessing) or 'nothing'}",
+            f"removed in total: {removed or 'nothing'}",
             f"rules: {self.spec.flavour}",
             *(f"  because {text}" for text in self.evidence),
             *(f"checked: {text}" for text in self.checks),

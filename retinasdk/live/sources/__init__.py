@@ -1,4 +1,4 @@
-"""Where frames come from. `as_source` is the one place that chooses."""
+"""The sources of frames, and `as_source`, which chooses one of them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,15 @@ _BAG_PARTS = (".mcap", ".db3")
 
 
 def as_source(source: Any) -> Source:
-    """A source as it is, or one for a path, a URL, a camera's number, a GStreamer pipeline or an iterator of arrays.
+    """Returns the source that a path, URL, camera number, GStreamer pipeline or iterator stands for.
 
-    Raises `ImageError` for files that are not there, `MissingDependencyError`, `TypeError`.
+    Args:
+        source: What `stream` accepts. A `Source` is returned unchanged.
+
+    Raises:
+        ImageError: If a file or folder does not exist or cannot be used.
+        MissingDependencyError: If a package for this kind of source is not installed.
+        TypeError: If it is none of these.
     """
     if all(hasattr(source, name) for name in ("open", "read", "close", "name", "live", "on_demand")):
         return source  # type: ignore[no-any-return]
@@ -35,8 +41,8 @@ def as_source(source: Any) -> Source:
     if isinstance(source, Iterable) and not isinstance(source, (np.ndarray, bytes, list, tuple, dict)):
         return Arrays(source)
     raise TypeError(
-        "source must be a path, a URL, a camera's number, a GStreamer pipeline, an iterator of RGB arrays (H, W, 3) or "
-        f"a Source, got {type(source).__name__}; for one array, or a list of them, give iter([...])"
+        "source must be a path, a URL, a camera number, a GStreamer pipeline, an iterator of RGB arrays (H, W, 3) or "
+        f"a Source, got {type(source).__name__}; for one array or a list of arrays, pass iter([...])"
     )
 
 
@@ -51,8 +57,13 @@ def _from_text(text: str) -> Source:
         return RosBag(text) if os.path.isfile(os.path.join(text, "metadata.yaml")) else Folder(text)
     if os.path.isfile(text):
         if text.lower().endswith(_BAG_PARTS):
-            raise ImageError(f"{text}: wanted a ROS 2 bag's folder, the one with metadata.yaml, got a file of it")
+            raise ImageError(
+                f"{text} is one file of a ROS 2 bag; pass the folder of the bag, which contains metadata.yaml"
+            )
         return Animation(text) if text.lower().endswith(SUFFIXES) else Video(text)
     if text.isdecimal():
         return Camera(int(text))
-    raise ImageError(f"{text}: no such file or folder; wanted a video, images, a URL, a camera or a GStreamer pipeline")
+    raise ImageError(
+        f"{text}: no such file or folder; a source is a video file, an image folder, a GIF, a ROS 2 bag folder, a URL "
+        "such as rtsp://camera/live, a camera such as 0 or /dev/video0, or a GStreamer pipeline with ' ! '"
+    )

@@ -1,4 +1,4 @@
-"""What a source of frames is."""
+"""`Source`, the interface of everything that delivers frames, and `RawFrame`, what it delivers."""
 
 from __future__ import annotations
 
@@ -14,23 +14,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RawFrame:
-    """One frame as its source gives it.
+    """One frame as its source delivers it, before it is numbered and processed.
 
-    rgb: makes its picture, RGB uint8 (H, W, 3). Called at most once, and only for frames that the detector gets: a
-        frame that is dropped is never converted. Must not need the source any more.
-    time_s: its time in the recording, seconds; None where there is none.
+    Attributes:
+        rgb: A function that returns the image, (H, W, 3) uint8, RGB. It is called at most once, in the thread that
+            iterates over the stream, and never for frames that are dropped. It must work after the source is closed.
+        time_s: The time of the frame in the recording, in seconds. None if the source has no times.
+        progress: How much of the recording has been read with this frame, from 0 to 1. None if the source does not
+            know its length.
     """
 
     rgb: Callable[[], npt.NDArray[np.uint8]]
     time_s: float | None = None
+    progress: float | None = None
 
 
 class Source(Protocol):
-    """Anything that gives frames. All but `__init__` is called from one thread; `close` always follows `open`.
+    """The interface of everything that delivers frames. Implement it to stream from a device of your own.
 
-    name: for messages and `Frame.source`; without passwords.
-    live: opened again when it is lost or ends (a camera, a network stream); others end. Known after `open`.
-    on_demand: has no time of its own (a folder): read only when the detector is free, whatever the policy.
+    `open`, `read` and `close` are called from one thread, the source's own. `close` always follows `open`.
+
+    Attributes:
+        name: A name for messages and `Frame.source`, without passwords.
+        live: True for a camera or network stream, which is opened again when it fails or ends. False for a recording,
+            which ends. It is read after `open`.
+        on_demand: True for a source without a time of its own, such as a folder. It is read only when the detector is
+            free, so no frame is dropped under any policy.
     """
 
     name: str
@@ -38,14 +47,17 @@ class Source(Protocol):
     on_demand: bool
 
     def open(self) -> None:
-        """Opens it. Raises whatever says best why it cannot be; the stream adds the name."""
+        """Opens the source. Raises any exception whose text says why it cannot; the stream adds the name."""
 
     def read(self) -> RawFrame | None:
-        """The next frame, waiting for it; None: there is no more.
+        """Waits for the next frame and returns it, or None at the end.
 
-        Raises `CorruptFrameError` for one bad frame, anything else where the source is lost. Must come back within
-        seconds, or else `Stream.close` cannot.
+        It must return or raise within a few seconds, because `Stream.close` waits for it.
+
+        Raises:
+            CorruptFrameError: If one frame is bad, but the source continues.
+            Exception: Any other exception means that the source is lost.
         """
 
     def close(self) -> None:
-        """Releases everything. Also called where `open` failed, or was never called; may be called twice."""
+        """Releases everything. It may be called twice, after `open` failed, and without `open`."""

@@ -1,4 +1,4 @@
-"""V4L2 cameras and GStreamer pipelines, by OpenCV."""
+"""Sources that OpenCV reads: V4L2 cameras and GStreamer pipelines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from retinasdk.live.sources.base import RawFrame
 
 
 class _OpenCv:
-    """What `cv2.VideoCapture` opens."""
+    """A source that `cv2.VideoCapture` reads."""
 
     on_demand = False
 
@@ -25,30 +25,51 @@ class _OpenCv:
     def _make(self) -> Any:
         raise NotImplementedError
 
+    def _check(self) -> None:
+        """Raises `StreamError` if it is clear without OpenCV that the source cannot be opened."""
+
+    def _failure(self) -> str:
+        """Returns what to say when OpenCV cannot open the source. OpenCV itself gives no reason."""
+        raise NotImplementedError
+
     def open(self) -> None:
+        """Opens the source. See `Source.open`."""
+        self._check()
         self._capture = self._make()
         if not self._capture.isOpened():
-            raise StreamError("cannot be opened; is it there, free, and may this user read it?")
+            raise StreamError(self._failure())
 
     def read(self) -> RawFrame | None:
+        """Returns the next frame. See `Source.read`."""
         there, bgr = self._capture.read()
         if not there:
             if self.live:
-                raise StreamError("gives no more frames")
+                raise StreamError("the source delivers no more frames")
             return None
         return RawFrame(lambda: self._cv2.cvtColor(bgr, self._cv2.COLOR_BGR2RGB))
 
     def close(self) -> None:
+        """Releases the device. See `Source.close`."""
         if self._capture is not None:
             self._capture.release()
             self._capture = None
 
 
 class Camera(_OpenCv):
-    """A V4L2 camera: 0 or "/dev/video0".
+    """A camera that Linux reads through V4L2, such as a USB camera. It needs OpenCV.
 
-    size (width, height), fps: asked of the driver, which takes what comes nearest.
-    codec: four letters, such as "MJPG", which most USB cameras need for large pictures at full rate.
+    Other systems and interfaces are not supported: for those, pass an iterator of arrays (`Arrays`) to `stream`.
+
+    Args:
+        device: The number of the camera or its path: 0 is "/dev/video0".
+        size: (width, height) to request, in pixels. The driver takes what comes nearest. Defaults to the driver's own.
+        fps: Frames per second to request. The driver takes what comes nearest. Defaults to the driver's own.
+        codec: The pixel format to request, four letters such as "MJPG". Most USB cameras deliver large images at the
+            full rate only as MJPG. Defaults to the driver's own.
+
+    Raises:
+        MissingDependencyError: If OpenCV is not installed.
+        ValueError: If `codec` is not four letters.
     """
 
     def __init__(
@@ -64,10 +85,24 @@ class Camera(_OpenCv):
         super().__init__(f"/dev/video{device}" if isinstance(device, int) else device, live=True)
         self._size, self._fps, self._codec = size, fps, codec
 
+    def _check(self) -> None:
+        if not os.path.exists(self.name):
+            raise StreamError(
+                "cannot be opened: there is no such device; list the cameras with: v4l2-ctl --list-devices"
+            )
+        if not os.access(self.name, os.R_OK | os.W_OK):
+            raise StreamError(
+                "cannot be opened: this user may not read it; add the user to the group video and log in again: "
+                'sudo usermod -aG video "$USER"'
+            )
+
+    def _failure(self) -> str:
+        return "cannot be opened; check that it is a camera and that no other program uses it"
+
     def _make(self) -> Any:
         cv2 = self._cv2
         capture = cv2.VideoCapture(os.path.realpath(self.name), cv2.CAP_V4L2)
-        # The codec first: sizes and rates depend on it.
+        # The codec comes first, because sizes and rates depend on it.
         if self._codec is not None:
             capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*self._codec))
         if self._size is not None:
@@ -79,10 +114,11 @@ class Camera(_OpenCv):
 
 
 class Pipeline(_OpenCv):
-    """A GStreamer pipeline that ends in BGR to an appsink; needs an OpenCV built with GStreamer.
+    """A GStreamer pipeline that ends with BGR frames in an appsink. It needs an OpenCV built with GStreamer.
 
-    JetPack's and Debian's OpenCV are; those from pip are not. `drop=true max-buffers=1` keeps GStreamer itself from
-    holding old frames. For a Jetson, a CSI camera and an RTSP camera through the hardware decoder:
+    OpenCV of JetPack and Debian is built with it, packages from pip are not. `drop=true max-buffers=1` keeps GStreamer
+    itself from holding old frames. Pipelines for a Jetson, with a CSI camera and with an RTSP camera through the
+    hardware decoder:
 
         nvarguscamerasrc sensor-id=0 ! video/x-raw(memory:NVMM),width=1920,height=1080,framerate=30/1 !
             nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR !
@@ -92,10 +128,16 @@ class Pipeline(_OpenCv):
             nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR !
             appsink drop=true max-buffers=1
 
-    live: False for a pipeline that ends, such as one that reads a file.
+    If a network camera stops sending, OpenCV and GStreamer notice it after about 30 seconds. `Video`, which reads RTSP
+    without a hardware decoder, notices it after its `timeout_s`.
 
-    That a network camera has fallen silent OpenCV and GStreamer find out after about half a minute; `Video`, for RTSP
-    without a hardware decoder, after its `timeout_s`.
+    Args:
+        description: The pipeline, as for `gst-launch-1.0`.
+        live: False for a pipeline that ends, such as one that reads a file. Default: True.
+        name: The name for messages and `Frame.source`. Default: "pipeline".
+
+    Raises:
+        MissingDependencyError: If OpenCV is not installed or is built without GStreamer.
     """
 
     def __init__(self, description: str, *, live: bool = True, name: str = "pipeline") -> None:
@@ -103,9 +145,13 @@ class Pipeline(_OpenCv):
         self._description = description
         if not any(line.split()[:2] == ["GStreamer:", "YES"] for line in self._cv2.getBuildInformation().splitlines()):
             raise MissingDependencyError(
-                "a GStreamer pipeline needs an OpenCV built with GStreamer, and this one is not; use the system's "
-                "(apt install python3-opencv, a venv made with --system-site-packages, no opencv package from pip)"
+                "a GStreamer pipeline needs an OpenCV built with GStreamer, and the installed one is not; use the one "
+                "of the system: pip uninstall opencv-python opencv-python-headless; apt install python3-opencv; and "
+                "make the virtual environment with python3 -m venv --system-site-packages"
             )
+
+    def _failure(self) -> str:
+        return "the pipeline cannot be opened; try it with gst-launch-1.0, and check that it ends in an appsink"
 
     def _make(self) -> Any:
         return self._cv2.VideoCapture(self._description, self._cv2.CAP_GSTREAMER)

@@ -1,22 +1,31 @@
-"""Image folders, animated GIF (also WebP, PNG, TIFF of many pages) by Pillow, and arrays from anywhere."""
+"""Sources of still images: folders, image files with several frames, and arrays of a Python iterator."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from retinasdk._util.lazy import require
 from retinasdk.errors import ImageError
-from retinasdk.images import as_rgb, list_images
+from retinasdk.images import SUFFIXES, as_rgb, list_images
 from retinasdk.live.errors import CorruptFrameError
 from retinasdk.live.sources.base import RawFrame
 
-_DEFAULT_STEP_S = 0.1  # of a GIF that names no duration, as browsers have it
+_DEFAULT_STEP_S = 0.1  # For frames without a duration, as in browsers.
 
 
 class Folder:
-    """The images of a folder, sorted by name, of any sizes. A file that cannot be read is a corrupt frame."""
+    """The images of a folder, sorted by name. They may have different sizes.
+
+    Subfolders are not read. An image that cannot be decoded is counted as a failed frame.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        ImageError: If the folder does not exist or contains no images.
+    """
 
     live = False
     on_demand = True
@@ -25,28 +34,35 @@ class Folder:
         self.name = os.fspath(path)
         self._paths = list_images(path)
         if not self._paths:
-            raise ImageError(f"{self.name}: wanted a folder with images, found none in it")
-        self._rest: Iterator[str] = iter(())
+            raise ImageError(f"{self.name}: the folder contains no images ({', '.join(SUFFIXES)})")
+        self._next = 0
 
     def open(self) -> None:
-        self._rest = iter(self._paths)
+        """Starts with the first image. See `Source.open`."""
+        self._next = 0
 
     def read(self) -> RawFrame | None:
-        path = next(self._rest, None)
-        if path is None:
+        """Reads the next image. See `Source.read`."""
+        if self._next == len(self._paths):
             return None
+        path = self._paths[self._next]
+        self._next += 1
         try:
             image = as_rgb(path)
         except ImageError as error:
             raise CorruptFrameError(str(error)) from error
-        return RawFrame(lambda: image)
+        return RawFrame(lambda: image, progress=self._next / len(self._paths))
 
     def close(self) -> None:
-        self._rest = iter(())
+        """Does nothing. See `Source.close`."""
 
 
 class Animation:
-    """The frames of one image file."""
+    """The frames of one image file: animated GIF, WebP or PNG, TIFF with several pages, or a single image.
+
+    Args:
+        path: The file.
+    """
 
     live = False
     on_demand = False
@@ -58,31 +74,39 @@ class Animation:
         self._time_s = 0.0
 
     def open(self) -> None:
+        """Opens the file. See `Source.open`."""
         self._image = require("PIL.Image", "reading image files").open(self.name)
         self._next, self._time_s = 0, 0.0
 
     def read(self) -> RawFrame | None:
-        if self._next >= getattr(self._image, "n_frames", 1):
+        """Decodes the next frame. See `Source.read`."""
+        count = getattr(self._image, "n_frames", 1)
+        if self._next >= count:
             return None
         self._image.seek(self._next)
         image = as_rgb(self._image)
-        shot = RawFrame(lambda: image, self._time_s)
-        self._time_s += self._image.info.get("duration", 0) / 1000.0 or _DEFAULT_STEP_S
         self._next += 1
-        return shot
+        raw = RawFrame(lambda: image, self._time_s, self._next / count)
+        self._time_s += self._image.info.get("duration", 0) / 1000.0 or _DEFAULT_STEP_S
+        return raw
 
     def close(self) -> None:
+        """Closes the file. See `Source.close`."""
         if self._image is not None:
             self._image.close()
             self._image = None
 
 
 class Arrays:
-    """RGB uint8 (H, W, 3) arrays, of any sizes, from a Python iterator: a camera's own SDK, say.
+    """Arrays from a Python iterator, for example from the SDK of a camera.
 
-    Each is copied, so that the iterator may use its buffer again. An array of another kind is a corrupt frame. The
-    iterator runs in the stream's thread, and is closed there if it can be. It sets the pace: one that never waits keeps
-    a core busy under policies that drop frames; "all" is for it.
+    The iterator runs in the source's thread, and its `close` method, if it has one, is called there. Each array is
+    copied, so the iterator may reuse its buffer. An array of another shape or type is counted as a failed frame. The
+    iterator sets the pace: if it never waits, use the policy "all", because other policies keep a CPU core busy.
+
+    Args:
+        arrays: An iterable of (H, W, 3) uint8 RGB arrays, which may have different sizes.
+        name: The name for messages and `Frame.source`. Default: "arrays".
     """
 
     live = False
@@ -93,9 +117,10 @@ class Arrays:
         self._arrays = iter(arrays)
 
     def open(self) -> None:
-        pass
+        """Does nothing. See `Source.open`."""
 
     def read(self) -> RawFrame | None:
+        """Takes the next array. See `Source.read`."""
         try:
             array = next(self._arrays)
         except StopIteration:
@@ -107,6 +132,7 @@ class Arrays:
         return RawFrame(lambda: image)
 
     def close(self) -> None:
+        """Closes the iterator, if it can be closed. See `Source.close`."""
         close = getattr(self._arrays, "close", None)
         if callable(close):
             close()

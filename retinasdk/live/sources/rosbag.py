@@ -1,4 +1,4 @@
-"""ROS 2 bags, by the package rosbags: no ROS is needed."""
+"""ROS 2 bags, read by the package rosbags. ROS itself is not needed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ from retinasdk.live.sources.base import RawFrame
 
 
 class RosBag:
-    """The pictures of one topic (Image or CompressedImage) of a bag, which is a folder with metadata.yaml.
+    """The images of one topic of a ROS 2 bag. It needs the extra `rosbag`.
 
-    topic: None where the bag has only one of such pictures.
-    Encodings: rgb8, bgr8, rgba8, bgra8 (alpha is ignored) and mono8. Times are those at which the bag recorded.
+    Messages are of type `sensor_msgs/msg/Image`, with the encoding rgb8, bgr8, rgba8, bgra8 (alpha is ignored) or
+    mono8, or `sensor_msgs/msg/CompressedImage`. `Frame.time_s` is the time at which the bag recorded the message, in
+    seconds since 1970. A message that cannot be decoded is counted as a failed frame.
+
+    Args:
+        path: The folder of the bag, which contains metadata.yaml.
+        topic: The topic. May be omitted if the bag has only one topic with images.
+
+    Raises:
+        MissingDependencyError: If rosbags is not installed.
     """
 
     live = False
@@ -28,37 +36,43 @@ class RosBag:
         self._topic = topic
         self._reader: Any = None
         self._messages: Iterator[Any] = iter(())
+        self._count = self._read = 0
         self._highlevel = require("rosbags.highlevel", "reading ROS 2 bags")
 
     def open(self) -> None:
-        # Bags from before Iron do not hold their types' definitions; those of pictures have not changed since.
-        self._reader = self._highlevel.AnyReader([Path(self.name)], default_typestore=typestore())
-        self._reader.open()
+        """Opens the bag and finds the topic. See `Source.open`."""
+        # Bags recorded before ROS 2 Iron do not contain message definitions. Those of images have not changed since.
+        reader = self._highlevel.AnyReader([Path(self.name)], default_typestore=typestore())
+        reader.open()
+        self._reader = reader  # Only now: a reader whose `open` failed has closed itself, and must not be closed again.
         found = {item.topic: item for item in self._reader.connections if item.msgtype in PICTURE_TYPES}
         topic = self._topic
         if topic is None and len(found) == 1:
             (topic,) = found
         if topic not in found:
+            problem = "the topic of the images is not clear" if topic is None else f"there is no image topic {topic!r}"
             raise StreamError(
-                f"wanted {'one topic' if topic is None else f'the topic {topic!r}'} of pictures, "
-                f"found {sorted(found) or 'none'}; choose with RosBag(path, topic=...)"
+                f"{problem}; the bag has {sorted(found) or 'no image topics'}; choose with RosBag(path, topic=...)"
             )
+        self._count, self._read = found[topic].msgcount, 0
         self._messages = self._reader.messages(connections=[found[topic]])
 
     def read(self) -> RawFrame | None:
+        """Reads the next message. See `Source.read`."""
         entry = next(self._messages, None)
         if entry is None:
             return None
+        self._read += 1
         connection, time_ns, raw = entry
         try:
             image = picture_of(self._reader.deserialize(raw, connection.msgtype))
-        except Exception as error:  # the parser of foreign data may stumble over anything
+        except Exception as error:  # The parser may raise anything for malformed data.
             raise CorruptFrameError(f"a message cannot be read: {error}") from error
-        return RawFrame(lambda: image, time_ns / 1e9)
+        return RawFrame(lambda: image, time_ns / 1e9, min(self._read / self._count, 1.0) if self._count else None)
 
     def close(self) -> None:
+        """Closes the bag. See `Source.close`."""
         self._messages = iter(())
         if self._reader is not None:
-            if self._reader.isopen:
-                self._reader.close()
-            self._reader = None
+            reader, self._reader = self._reader, None
+            reader.close()

@@ -1,4 +1,4 @@
-"""Video files and network streams, decoded by PyAV (FFmpeg)."""
+"""Video files and network streams, decoded by FFmpeg (package PyAV)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,23 @@ from retinasdk.live.sources.base import RawFrame
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+_FFMPEG_TICKS = 1_000_000  # per second, the unit in which FFmpeg tells the duration of a container
+
 
 class Video:
-    """What FFmpeg opens: a file, or a URL (rtsp, rtsps, http, https, rtmp, srt, udp, tcp, ...).
+    """A video file or network stream that FFmpeg opens. It needs the extra `video`.
 
-    timeout_s: a URL that is silent for so long is lost.
-    options: FFmpeg's, such as {"rtsp_transport": "udp"} (RTSP comes over TCP otherwise).
-    format: FFmpeg's name of the container, where it is not to be guessed.
+    A URL whose stream has no duration is live: if the connection drops, the stream reconnects. Frames are rotated as
+    the file says, for example for videos of phones.
 
-    A URL that tells no duration is live. Frames are turned as the file says (phones), like the EXIF of photos.
+    Args:
+        location: A file, or a URL (rtsp, rtsps, http, https, rtmp, srt, udp, tcp and others).
+        timeout_s: A URL that sends nothing for this many seconds is lost. Default: 5.
+        options: Options of FFmpeg, such as {"rtsp_transport": "udp"}. RTSP uses TCP by default.
+        format: FFmpeg's name of the container format. Detected automatically by default.
+
+    Raises:
+        MissingDependencyError: If PyAV is not installed.
     """
 
     on_demand = False
@@ -47,13 +55,15 @@ class Video:
         self.name = without_password(self._location) if self._is_url else self._location
         self.live = self._is_url
         if self._location.startswith("rtsp"):
-            # UDP loses packets on a busy network, and with them seconds of picture.
+            # UDP loses packets on a busy network, and each loss damages the image for seconds.
             self._options = {"rtsp_transport": "tcp", **self._options}
         self._container: Any = None
         self._packets: Any = None
         self._frames: deque[Any] = deque()
+        self._start_s = self._duration_s = 0.0
 
     def open(self) -> None:
+        """Connects or opens the file. See `Source.open`."""
         try:
             self._container = self._av.open(
                 self._location,
@@ -62,22 +72,26 @@ class Video:
                 timeout=self._timeout_s if self._is_url else None,
             )
         except (self._av.error.FFmpegError, OSError) as error:
-            # FFmpeg's text repeats the whole URL, password included.
+            # FFmpeg's own text repeats the whole URL, including the password, so only the reason is shown.
             raise StreamError(f"cannot be opened as video: {error.strerror or 'unknown error'}") from None
         if not self._container.streams.video:
-            raise StreamError("wanted video, but there is none in it")
+            raise StreamError("it contains no video stream")
         stream = self._container.streams.video[0]
         self.live = self._is_url and not self._container.duration
-        # Decoding several frames at a time holds each back by as many frames as there are cores.
+        if not self._is_url:
+            self._start_s = (self._container.start_time or 0) / _FFMPEG_TICKS
+            self._duration_s = (self._container.duration or 0) / _FFMPEG_TICKS
+        # Frame threading would delay each frame by as many frames as there are cores.
         stream.thread_type = "SLICE" if self.live else "AUTO"
         self._packets = self._container.demux(stream)
 
     def read(self) -> RawFrame | None:
+        """Decodes the next frame. See `Source.read`."""
         while not self._frames:
             try:
                 packet = next(self._packets, None)
             except (self._av.error.FFmpegError, OSError) as error:
-                raise StreamError(f"lost: {error.strerror or 'unknown error'}") from None
+                raise StreamError(f"connection lost: {error.strerror or 'unknown error'}") from None
             if packet is None:
                 return None
             try:
@@ -86,10 +100,18 @@ class Video:
                 raise CorruptFrameError(f"cannot be decoded: {error.strerror}") from None
         frame = self._frames.popleft()
         if frame.is_corrupt:
-            raise CorruptFrameError("decoded with damage")
-        return RawFrame(functools.partial(_rgb, frame), frame.time)
+            raise CorruptFrameError("the decoded image is damaged")
+        return RawFrame(functools.partial(_rgb, frame), frame.time, self._progress(frame))
+
+    def _progress(self, frame: Any) -> float | None:
+        if frame.time is None or self._duration_s <= 0:
+            return None
+        # The length of the frame itself counts, so that the last frame is at 1.
+        length_s = float((frame.duration or 0) * frame.time_base)
+        return float(min(max((frame.time + length_s - self._start_s) / self._duration_s, 0.0), 1.0))
 
     def close(self) -> None:
+        """Disconnects or closes the file. See `Source.close`."""
         self._frames.clear()
         self._packets = None
         if self._container is not None:
@@ -98,12 +120,12 @@ class Video:
 
 
 def _rgb(frame: Any) -> npt.NDArray[np.uint8]:
-    # Degrees anticlockwise, as NumPy turns.
+    # FFmpeg gives degrees counterclockwise, the direction of np.rot90.
     turns = round(frame.rotation / 90.0) % 4
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
 
 
 def without_password(url: str) -> str:
-    """The URL without user, password and query, where some cameras want them too: for logs and messages."""
+    """Returns a URL without user, password and query, for logs. Some cameras take the password in the query."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

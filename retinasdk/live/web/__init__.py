@@ -1,4 +1,4 @@
-"""A stream in the browser: `Preview`."""
+"""`Preview`, which shows a stream in web browsers."""
 
 from retinasdk.live.web.preview import Preview
 

@@ -1,4 +1,4 @@
-"""Where the preview listens, and who may read it."""
+"""Where the preview listens, and which requests it answers."""
 
 from __future__ import annotations
 
@@ -12,34 +12,51 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 DEFAULT = "127.0.0.1:8080"
+_ALL_INTERFACES = ("0.0.0.0", "::")
 _FORM = re.compile(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):)?(\d{1,5})")
 
 
 @dataclass(frozen=True)
 class Address:
-    """host: a name or an address, IPv6 without brackets. port: 0: any that is free."""
+    """An address to listen on.
+
+    Attributes:
+        host: A host name or an IP address, IPv6 without brackets.
+        port: The TCP port. 0 means any free port.
+    """
 
     host: str
     port: int
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Of "HOST:PORT", "[IPv6]:PORT", or "PORT" of 127.0.0.1. Raises `ValueError`."""
+        """Returns the address that a text stands for.
+
+        Args:
+            text: "HOST:PORT", "[IPv6]:PORT", or "PORT", which is on 127.0.0.1.
+
+        Raises:
+            ValueError: If the text is none of these.
+        """
         found = _FORM.fullmatch(text)
         if found is None or int(found[2]) > 65535:
-            raise ValueError(f"wanted HOST:PORT such as {DEFAULT}, or a port from 0 to 65535; got {text!r}")
+            raise ValueError(f"{text!r} is no address; use HOST:PORT such as {DEFAULT}, or a port from 0 to 65535")
         return cls((found[1] or "127.0.0.1").strip("[]"), int(found[2]))
 
     @property
     def is_loopback(self) -> bool:
-        """Only programs of this machine reach it."""
+        """Whether only programs on this machine can reach the address."""
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
 
     def bind(self) -> socket.socket:
-        """A listening socket. Raises `OSError` that says what was wanted."""
+        """Returns a socket that listens on the address.
+
+        Raises:
+            OSError: If that is not possible. The text names the address and what to do.
+        """
         try:
             family, kind, protocol, _, place = socket.getaddrinfo(
                 self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -55,35 +72,65 @@ class Address:
         except OSError as error:
             raise OSError(
                 f"cannot listen on {self.host} port {self.port}: {error.strerror or error}; choose an address of this "
-                "machine and a port that is free"
+                "machine and a free port"
             ) from error
         return listener
 
     def url(self, port: int, token: str | None) -> str:
-        """What a browser opens. The token is in the fragment, which browsers send to nobody."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        """Returns the URL to open in a browser.
+
+        An address that stands for all network interfaces (0.0.0.0 or ::) is replaced by the machine's own address.
+
+        Args:
+            port: The port that the server listens on.
+            token: The access token, or None. It is put into the fragment, which browsers do not send to servers.
+        """
+        host = own_address() if self.host in _ALL_INTERFACES else self.host
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{port}/" + (f"#token={token}" if token else "")
 
 
-class Gate:
-    """Lets in who knows the token; where none is needed, who asks for this machine by a name of its own.
+def own_address() -> str:
+    """Returns the address by which other machines most likely reach this one, or else its host name."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # For UDP, this only chooses the network interface: nothing is sent. 192.0.2.1 is reserved for examples.
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            return socket.gethostname()
+        return str(probe.getsockname()[0])
 
-    The latter stops a page elsewhere whose name was made to mean 127.0.0.1 (DNS rebinding).
+
+class Gate:
+    """Decides which requests for data are answered: those with the token.
+
+    On a loopback address no token is needed. There, requests have to address this machine by a loopback name, which
+    stops web pages whose host name was changed to resolve to 127.0.0.1 (DNS rebinding).
+
+    Attributes:
+        token: The access token, or None if none is needed.
     """
 
     def __init__(self, address: Address, token: str | None) -> None:
         if token is not None and not re.fullmatch(r"[A-Za-z0-9_-]{16,256}", token):
-            raise ValueError("a token must be 16 to 256 letters, digits, - or _; leave it out to have one made")
+            raise ValueError("a token must be 16 to 256 letters, digits, - or _; omit it to have one generated")
         self.token = token if token is not None or address.is_loopback else secrets.token_urlsafe(24)
 
     def refusal(self, headers: Mapping[str, str]) -> tuple[int, str] | None:
-        """(HTTP status, why) where a request for data is not answered. headers: by names in small letters."""
+        """Returns why a request is rejected.
+
+        Args:
+            headers: The HTTP headers by lower-case name.
+
+        Returns:
+            (HTTP status, reason), or None if the request may be answered.
+        """
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            return 403, "other pages may not read this"
+            return 403, "other web pages may not read the preview"
         if self.token is None:
             name = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-            return None if Address(name, 0).is_loopback else (403, "open it by the address that retinasdk told")
+            return None if Address(name, 0).is_loopback else (403, "open the address that retinasdk printed")
         given = headers.get("authorization", "").removeprefix("Bearer ")
         if hmac.compare_digest(given.encode(), self.token.encode()):
             return None
-        return 401, "a token is needed: open the whole address that retinasdk told, with what follows the #"
+        return 401, "a token is needed: open the complete address that retinasdk printed, including the part after #"

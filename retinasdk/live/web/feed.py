@@ -1,4 +1,4 @@
-"""`Feed`: the newest frame of each source, for viewers. Everything here runs in the server's event loop."""
+"""`Feed`: holds the newest frame of each source for the viewers. It is used only in the server's event loop."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ from typing import Any
 from retinasdk._util.lazy import require
 from retinasdk.live.frame import Frame
 
-_LONGEST_SIDE = 1280  # pixels of a picture; boxes stay in pixels of the frame
+_LONGEST_SIDE = 1280  # Larger images are reduced to this many pixels. Boxes stay in pixels of the frame.
 _JPEG_QUALITY = 80
-_RATE_FRAMES = 30  # that the frame rate is taken over
+_RATE_FRAMES = 30  # The frame rate is the mean over this many frames.
 
 
 @dataclass
 class Newest:
-    """The newest frame of a source. times: when the last ones came, seconds. picture: its JPEG, once one is wanted."""
+    """The newest frame of a source.
+
+    Attributes:
+        frame: The frame.
+        times: When the last frames arrived, in seconds of the monotonic clock.
+        picture: The task that encodes the frame as JPEG, once a viewer needs it.
+    """
 
     frame: Frame
     times: deque[float] = field(default_factory=lambda: deque(maxlen=_RATE_FRAMES))
@@ -27,12 +33,18 @@ class Newest:
 
     @property
     def fps(self) -> float | None:
+        """Frames per second over the last frames, or None if there is only one."""
         seconds = self.times[-1] - self.times[0]
         return (len(self.times) - 1) / seconds if seconds > 0 else None
 
 
 class Feed:
-    """ended: no frame will follow. viewers: an event for each, set when there is news for it."""
+    """Holds the newest frame of each source and notifies the viewers of new ones.
+
+    Attributes:
+        ended: Whether no frame will follow.
+        viewers: One event per viewer, which is set when there is a new frame.
+    """
 
     def __init__(self) -> None:
         self.ended = False
@@ -40,6 +52,12 @@ class Feed:
         self._newest: dict[str, Newest] = {}
 
     def take(self, frame: Frame, now: float) -> None:
+        """Makes a frame the newest of its source.
+
+        Args:
+            frame: The frame.
+            now: The time of the monotonic clock in seconds.
+        """
         before = self._newest.get(frame.source)
         newest = Newest(frame) if before is None else Newest(frame, before.times)
         newest.times.append(now)
@@ -47,6 +65,7 @@ class Feed:
         self._tell()
 
     def end(self) -> None:
+        """Marks that no frame will follow."""
         self.ended = True
         self._tell()
 
@@ -55,14 +74,14 @@ class Feed:
             news.set()
 
     def newest(self, source: str | None) -> Newest | None:
-        """Of the source with that name; None: of the first one."""
+        """Returns the newest frame of a source, or of the first source for None. None if there is none."""
         return next(iter(self._newest.values()), None) if source is None else self._newest.get(source)
 
     async def message(self, newest: Newest) -> bytes:
-        """Picture and facts of one frame, `packed`. However many viewers there are, the JPEG is made once."""
+        """Returns a frame as a message, see `packed`. It is encoded as JPEG once, however many viewers there are."""
         if newest.picture is None:
             newest.picture = asyncio.ensure_future(asyncio.to_thread(_jpeg, newest.frame))
-        picture = await asyncio.shield(newest.picture)  # one viewer's going does not take it from the others
+        picture = await asyncio.shield(newest.picture)  # A viewer that leaves must not cancel it for the others.
         found = newest.frame.detections
         about = {
             **newest.frame.to_dict(),
@@ -74,7 +93,7 @@ class Feed:
 
 
 def packed(about: dict[str, Any], picture: bytes = b"") -> bytes:
-    """Length of the JSON text, length of the picture (4 bytes each, big endian), then both."""
+    """Returns a message: length of the JSON text, length of the JPEG (4 bytes each, big-endian), JSON text, JPEG."""
     text = json.dumps(about).encode()
     return len(text).to_bytes(4, "big") + len(picture).to_bytes(4, "big") + text + picture
 

@@ -1,4 +1,4 @@
-"""`Preview`: the newest frame of each source to any number of browsers. Nobody who looks slows the stream."""
+"""`Preview`: shows the newest frame of each source to web browsers, without slowing down the stream."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from retinasdk.live.web.feed import Feed, packed
 
 _LOGGER = logging.getLogger("retinasdk.live")
 _PURPOSE = "the preview in the browser"
-_SEND_S = 20.0  # a viewer that has taken nothing for so long is let go
+_SEND_S = 20.0  # A viewer that accepts no data for this long is disconnected.
+_IDLE_S = 5.0  # Without new frames, viewers get a sign of life this often, so that they notice a dead connection.
 _STOP_S = 5.0
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -32,23 +33,35 @@ _HEADERS = {
 
 
 class Preview:
-    """A page with the live picture, its boxes and its numbers, for browsers:
+    """A small web server that shows a stream in browsers, with boxes and statistics.
 
+    It runs in a thread of its own. `show` returns at once, so viewers never slow down the stream. It serves the page at
+    `/`, the newest frames at `/stream` and the newest detections at `/detections.json` (the latter two take
+    `?source=NAME` if there are several sources), and nothing else of this machine. The connection is not encrypted: use
+    a proxy with TLS in untrusted networks. It needs the extra `web`: `pip install 'retinasdk[web]'`.
+
+    Example:
+        ```python
         with retinasdk.live.web.Preview() as preview, retinasdk.stream(0, detector) as frames:
             print(preview.url)
             for frame in frames:
                 preview.show(frame)
+        ```
 
-    address: "HOST:PORT", or a port of 127.0.0.1; port 0: any that is free. token: what a viewer must know; None: none
-        on a loopback address, a random one elsewhere. It is part of `url`; programs send it as "Authorization: Bearer".
-    max_viewers: at a time; a further one is told so.
+    Args:
+        address: "HOST:PORT", or only a port, which is on 127.0.0.1. Port 0 is any free port. Default: 127.0.0.1:8080.
+        token: The access token, 16 to 256 letters, digits, - or _. By default no token is needed on a loopback address,
+            and a new random one is generated for other addresses. It is part of `url`. Programs send it in the header
+            "Authorization: Bearer TOKEN". Pass a fixed token if open pages are to reconnect after a restart.
+        max_viewers: How many viewers may watch at the same time. Further ones are refused with a message. Default: 16.
 
-    Served are the page at /, the newest frame again and again at /stream (`feed.packed`), its detections at
-    /detections.json, each of ?source=NAME where there are several; and nothing else of this machine. Nothing is
-    encrypted: where others listen, put a proxy with TLS before it.
+    Attributes:
+        url: The address to open in a browser, including the token.
 
-    Raises `MissingDependencyError` without the extra [web], `ValueError` for arguments, `OSError` for a port that is
-    taken.
+    Raises:
+        MissingDependencyError: If a package is missing.
+        OSError: If the address is not available.
+        ValueError: If an argument is out of range.
     """
 
     def __init__(self, address: str = DEFAULT, *, token: str | None = None, max_viewers: int = 16) -> None:
@@ -82,16 +95,23 @@ class Preview:
         self._thread.start()
 
     def show(self, frame: Frame) -> None:
-        """Makes it the newest of its source. Comes back at once; the frame must not be changed from then on."""
+        """Makes a frame the newest of its source. Returns at once and may be called from any thread.
+
+        Args:
+            frame: The frame. Its image must not be changed afterwards.
+        """
         self._in_loop(self._feed.take, frame, time.monotonic())
 
     @property
     def viewers(self) -> int:
-        """How many look right now."""
+        """How many viewers are connected now."""
         return len(self._feed.viewers)
 
     def close(self) -> None:
-        """Tells viewers that the stream has ended, and frees the port. From any thread; may be called twice."""
+        """Tells the viewers that the stream has ended, and frees the port.
+
+        It may be called from any thread, and twice.
+        """
         self._in_loop(self._end)
         self._thread.join(_STOP_S)
         self._server.force_exit = True
@@ -106,7 +126,7 @@ class Preview:
         self.close()
 
     def _in_loop(self, call: Callable[..., object], *arguments: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody looks any more
+        with contextlib.suppress(RuntimeError):  # The loop is closed, so there are no viewers.
             self._loop.call_soon_threadsafe(call, *arguments)
 
     # -- in the server's thread --------------------------------------------------------------------------------------
@@ -116,7 +136,7 @@ class Preview:
         try:
             self._loop.run_until_complete(self._server.serve(sockets=[listener]))
         except Exception:
-            _LOGGER.exception("the preview's server failed; the stream goes on without it")
+            _LOGGER.exception("the web preview failed; the stream continues without it")
         finally:
             listener.close()
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
@@ -142,7 +162,7 @@ class Preview:
             return self._error(*refusal)
         newest = self._feed.newest(request.query_params.get("source"))
         if newest is None:
-            return self._error(404, "no frame yet, or no source of that name")
+            return self._error(404, "there is no frame yet, or no source of that name")
         return self._responses.JSONResponse(newest.frame.to_dict(), headers=_HEADERS)
 
     async def _stream(self, request: Any) -> Any:
@@ -150,7 +170,7 @@ class Preview:
         if refusal is not None:
             return self._error(*refusal)
         if self.viewers >= self._max_viewers:
-            return self._error(503, f"{self._max_viewers} viewers look already; try later")
+            return self._error(503, f"the limit of {self._max_viewers} viewers is reached")
         if request.method == "HEAD":
             return self._responses.Response(media_type="application/octet-stream", headers=_HEADERS)
         return _Frames(self._feed, request.query_params.get("source"))
@@ -160,7 +180,7 @@ class Preview:
 
 
 class _Frames:
-    """The answer (ASGI) to one viewer: always the newest frame, as fast as this one viewer takes them."""
+    """The ASGI response to one viewer: always the newest frame, as fast as this viewer accepts them."""
 
     def __init__(self, feed: Feed, source: str | None) -> None:
         self._feed = feed
@@ -180,7 +200,7 @@ class _Frames:
                 await asyncio.wait_for(send(body), _SEND_S)
             await asyncio.wait_for(send({"type": "http.response.body", "body": b"", "more_body": False}), _SEND_S)
         except (asyncio.TimeoutError, OSError) as error:
-            _LOGGER.info("the preview lets a viewer go: %s", str(error) or f"took nothing for {_SEND_S:g} s")
+            _LOGGER.info("web preview: viewer disconnected: %s", str(error) or f"it accepted no data for {_SEND_S:g} s")
         finally:
             self._feed.viewers.discard(self._news)
             watcher.cancel()
@@ -202,5 +222,8 @@ class _Frames:
                 yield packed({"ended": True})
                 return
             else:
-                await self._news.wait()
+                try:
+                    await asyncio.wait_for(self._news.wait(), _IDLE_S)
+                except asyncio.TimeoutError:
+                    yield packed({"idle": True})
             self._news.clear()

@@ -1,4 +1,4 @@
-"""Networks that are no RetinaNet, and RetinaNets that are damaged."""
+"""Networks that are not RetinaNets, and damaged RetinaNets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .wrap import Wrapped, flat
 
 
 def other_heads(*sets: Sequence[int], roi: bool = False) -> onnx.ModelProto:
-    """A pyramid from P3 on; each set is a kind of head, with the channels of its last convolution level by level."""
+    """A pyramid from P3 on. Each set is one head: the channels of its last convolution on each level."""
     random = np.random.default_rng(0)
     nodes, weights, outputs = [], [], []
 
@@ -92,7 +92,7 @@ def cycle() -> onnx.ModelProto:
 
 
 def with_weight(values: np.ndarray | None = None, *, nan: bool = False) -> onnx.ModelProto:  # type: ignore[type-arg]
-    """The first convolution's weights replaced, or one of their numbers made NaN."""
+    """A RetinaNet whose first convolution has other weights, or one NaN in them."""
     w = Wrapped(3)
     name = next(item for item in w.nodes if item.op_type == "Conv").input[1]
     tensor = next(item for item in w.weights if item.name == name)
@@ -104,14 +104,14 @@ def with_weight(values: np.ndarray | None = None, *, nan: bool = False) -> onnx.
 
 
 def grey() -> onnx.ModelProto:
-    """Takes one channel."""
+    """A RetinaNet for images of one channel."""
     model = with_weight(np.zeros((8, 1, 3, 3), np.float32))
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1
     return model
 
 
 def two_inputs() -> onnx.ModelProto:
-    """Two images, each with a first convolution of its own."""
+    """A RetinaNet with two image inputs, each with its own first convolution."""
     w = Wrapped(3)
     first = next(item for item in w.nodes if item.op_type == "Conv")
     other = onnx.NodeProto.FromString(first.SerializeToString())
@@ -125,7 +125,7 @@ def two_inputs() -> onnx.ModelProto:
 
 
 def scrambled_channels() -> onnx.ModelProto:
-    """Rows and columns change places before the anchors are split off."""
+    """Rows and columns are swapped before the anchors are separated."""
     w = Wrapped(3)
     outputs = []
     for logits, deltas in zip(w.logits, w.deltas, strict=True):

@@ -1,6 +1,6 @@
-"""RetinaNets as mmdeploy, ODTK, keras-retinanet (by tf2onnx) and plain exporters write them.
+"""RetinaNet graphs as mmdeploy, ODTK, keras-retinanet (by tf2onnx) and plain exporters write them.
 
-Each function gives the foreign graph and the bare network that is inside it.
+Each function returns the graph of the framework and the network that is inside it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LN_1000_16 = 4.135166556742356
 
 
 def size_major_anchors(level: int) -> np.ndarray:  # type: ignore[type-arg]
-    """detectron2's, around 0: three sizes, each with three ratios."""
+    """Anchors of detectron2, centered at 0: three sizes, each with three ratios."""
     sizes = 4 * 2.0**level * 2.0 ** (np.arange(3) / 3)
     ratios = np.sqrt([0.5, 1.0, 2.0])
     halves = np.stack([sizes[:, None] / ratios, sizes[:, None] * ratios], axis=-1).reshape(-1, 2) / 2
@@ -24,12 +24,12 @@ def size_major_anchors(level: int) -> np.ndarray:  # type: ignore[type-arg]
 
 
 def ratio_major_anchors(level: int) -> np.ndarray:  # type: ignore[type-arg]
-    """mmdetection's and keras-retinanet's, around 0: three ratios, each with three sizes."""
+    """Anchors of mmdetection and keras-retinanet, centered at 0: three ratios, each with three sizes."""
     return size_major_anchors(level).reshape(3, 3, 4).transpose(1, 0, 2).reshape(-1, 4)
 
 
 def raw_heads(classes: int = 3) -> Graphs:
-    """Nothing behind the heads, under names of its own."""
+    """Only raw heads, with tensor names as PyTorch writes them."""
     w = Wrapped(classes)
     names = {name: f"/head/{name}/Conv_output_0" for name in w.logits + w.deltas}
     for node in w.nodes:
@@ -39,7 +39,7 @@ def raw_heads(classes: int = 3) -> Graphs:
 
 
 def flat_heads(classes: int = 3, *, sigmoid: bool = False, by_value: bool = False) -> Graphs:
-    """(N, cells * A, K) and (N, cells * A, 4) over all levels, with or without the sigmoid."""
+    """Heads reshaped to (N, cells * A, K) and (N, cells * A, 4), all levels together, with or without the sigmoid."""
     w = Wrapped(classes)
     scores = w.op("Concat", *(flat(w, name, classes, by_value=by_value) for name in w.logits), axis=1)
     boxes = w.op("Concat", *(flat(w, name, 4, by_value=by_value) for name in w.deltas), axis=1)
@@ -47,9 +47,9 @@ def flat_heads(classes: int = 3, *, sigmoid: bool = False, by_value: bool = Fals
 
 
 def decoded(classes: int, anchors: str, *, bounds: tuple[float | None, float | None], factor: float = 1.0) -> Graphs:
-    """Heads decoded with bounded exp over base anchors in the graph, as detectron2's and mmdetection's tracing gives.
+    """Heads decoded with a clamped exp and base anchors in the graph, as tracing of detectron2 and mmdetection gives.
 
-    anchors: "size" or "ratio" major. bounds, factor: of dw and dh.
+    anchors: what varies slowest, "size" or "ratio". bounds, factor: clamp and factor of dw and dh.
     """
     w = Wrapped(classes)
     make = {"size": size_major_anchors, "ratio": ratio_major_anchors}[anchors]
@@ -62,7 +62,7 @@ def decoded(classes: int, anchors: str, *, bounds: tuple[float | None, float | N
 
 
 def _decode(w: Wrapped, deltas: str, base: str, bounds: tuple[float | None, float | None], factor: float) -> str:
-    """Without the shifts of the cells, which make no difference here."""
+    """Decodes without the shifts of the cells, which the tests do not need."""
     cells = w.op("Reshape", deltas, w.constant([0, -1, ANCHORS, 4]))
     growth = w.op("Slice", cells, w.constant([2]), w.constant([4]), w.constant([3]))
     moves = w.op("Slice", cells, w.constant([0]), w.constant([2]), w.constant([3]))
@@ -73,7 +73,7 @@ def _decode(w: Wrapped, deltas: str, base: str, bounds: tuple[float | None, floa
 
 
 def mmdeploy(classes: int = 3, sides: tuple[int, int] = (96, 160)) -> Graphs:
-    """A fixed size: anchors of all cells are one constant, and NMS is TensorRT's plugin, which nobody here can run."""
+    """A fixed input size, and an NMS that is a TensorRT plugin, which ONNX Runtime cannot run."""
     w = Wrapped(classes)
     _write_sizes(w, sides)
     boxes = w.op("Concat", *(flat(w, name, 4) for name in w.deltas), axis=1)
@@ -89,23 +89,23 @@ def mmdeploy(classes: int = 3, sides: tuple[int, int] = (96, 160)) -> Graphs:
 
 
 def _write_sizes(w: Wrapped, sides: tuple[int, int]) -> None:
-    """Resizes get their sizes as numbers, as an exporter's constant folding leaves them."""
+    """Writes the sizes of the Resize nodes as constants, as constant folding does."""
     resizes = [node for node in w.nodes if node.op_type == "Resize"]
     for level, node in zip((4, 3), resizes, strict=True):
         node.input[3] = w.constant([1, 16, sides[0] >> level, sides[1] >> level])
 
 
 def odtk(classes: int = 3) -> Graphs:
-    """Each level's sigmoid and raw deltas."""
+    """The sigmoid of the logits and the raw deltas of each level."""
     w = Wrapped(classes)
     scores = [w.op("Sigmoid", name) for name in w.logits]
     return w.model(outputs=[*scores, *w.deltas]), w.network
 
 
 def keras(classes: int = 3, *, pads_last: bool = True) -> Graphs:
-    """NHWC in; zeros around the image and biases as nodes of their own; corner boxes, scaled by 0.2.
+    """NHWC input; padding and biases as separate nodes; boxes as corner offsets scaled by 0.2.
 
-    pads_last: the zeros are put around behind the transpose to NCHW.
+    pads_last: whether the padding comes after the transpose to NCHW.
     """
     w = Wrapped(classes)
     biases = _take_biases(w)
@@ -128,7 +128,7 @@ def keras(classes: int = 3, *, pads_last: bool = True) -> Graphs:
 
 
 def _take_biases(w: Wrapped) -> dict[str, str]:
-    """Takes the biases out of the last convolutions; by the convolution's output."""
+    """Removes the biases from the last convolutions, and returns them by the output of the convolution."""
     biases = {}
     for node in w.nodes:
         if node.output[0] in w.logits + w.deltas:
@@ -144,7 +144,7 @@ def _pad_first(w: Wrapped, tensor: str, pads: list[int]) -> str:
 
 
 def in_half(graphs: Graphs) -> Graphs:
-    """The same in float16, its input and outputs too."""
+    """The same graph in float16, with its input and outputs."""
     model = onnx.ModelProto.FromString(graphs[0].SerializeToString())
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
@@ -164,10 +164,10 @@ def with_preprocessing(
     swaps: str = "",
     as_factor: bool = False,
 ) -> Graphs:
-    """Normalises in the graph: (x - mean) / std, of values 0 to 1 or 0 to 255.
+    """Normalizes in the graph: (x - mean) / std, for values of 0 to 1 or 0 to 255.
 
-    as_bytes: takes (N, H, W, 3) uint8. swaps: turns the channels round first, by this operator. as_factor:
-    writes it x * a + b.
+    as_bytes: the input is (N, H, W, 3) uint8. swaps: the operator that reverses the channels first. as_factor: written
+    as x * a + b.
     """
     w = Wrapped(3)
     w.before()
@@ -195,7 +195,7 @@ def with_preprocessing(
 
 
 def sized_by_the_input(classes: int = 3) -> Graphs:
-    """Reshapes take the number of cells from the size of the image, as dynamo's exporter writes it."""
+    """Reshapes take the number of cells from the size of the image, as the dynamo exporter writes it."""
     w = Wrapped(classes)
     outputs = []
     for level, logits, deltas in zip(LEVELS, w.logits, w.deltas, strict=True):
@@ -210,7 +210,7 @@ def sized_by_the_input(classes: int = 3) -> Graphs:
 
 
 def with_copies_of_weights(classes: int = 3) -> Graphs:
-    """Equal weights are written once, and used through Identity elsewhere, as PyTorch's exporter does."""
+    """Shared weights are written once and used through Identity elsewhere, as the PyTorch exporter does."""
     w = Wrapped(classes)
     w.before()
     copies: dict[str, str] = {}
@@ -220,7 +220,7 @@ def with_copies_of_weights(classes: int = 3) -> Graphs:
 
 
 def in_disorder(graphs: Graphs) -> Graphs:
-    """The same nodes, the last first."""
+    """The same nodes in reverse order."""
     model = onnx.ModelProto.FromString(graphs[0].SerializeToString())
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(model.graph.node)]
     del model.graph.node[:]
@@ -229,7 +229,7 @@ def in_disorder(graphs: Graphs) -> Graphs:
 
 
 def with_a_function(classes: int = 3) -> Graphs:
-    """Its first activation is a function of the model's own, as dynamo's exporter writes them."""
+    """The first activation is a model-local function, as the dynamo exporter writes them."""
     w = Wrapped(classes)
     node = next(item for item in w.nodes if item.op_type == "Relu")
     node.op_type, node.domain = "activation", "local"

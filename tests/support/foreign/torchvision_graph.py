@@ -1,6 +1,6 @@
-"""torchvision's RetinaNet as its whole ONNX export has it: image (3, H, W) in, boxes, scores and labels out.
+"""A RetinaNet graph as torchvision exports it as a whole: image (3, H, W) in, boxes, scores and labels out.
 
-Everything runs in ONNX Runtime: resize, normalise and pad before the network; anchors, decoding and NMS behind it.
+The whole graph runs in ONNX Runtime: normalization, resize and padding, the network, anchors, decoding and NMS.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from .wrap import ANCHORS, Wrapped, flat
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLAMP = 4.135166556742356
-LIMITS = (128, 224)  # sides after the resize
-# (x, y) of the lower right corner around a centre of 0, level by level, ratio by ratio; from torchvision's own output.
+LIMITS = (128, 224)  # Shorter and longest side after the resize.
+# (x2, y2) of anchors centered at 0, by level, then by ratio; printed by torchvision.
 CORNERS = (
     ((23, 11), (28, 14), (35, 18), (16, 16), (20, 20), (25, 25), (11, 23), (14, 28), (18, 35)),
     ((45, 23), (57, 28), (71, 36), (32, 32), (40, 40), (50, 50), (23, 45), (28, 57), (36, 71)),
@@ -27,7 +27,7 @@ CORNERS = (
 def torchvision_graph(
     classes: int = 3, *, opset: int = 17, score_threshold: float = 0.05, with_anchors: bool = True
 ) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """The whole graph, and the bare network inside it. with_anchors: False leaves base anchors out of the decoding."""
+    """Returns the whole graph and the network inside it. with_anchors=False replaces the base anchors by squares."""
     w = Wrapped(classes, deltas_gain=0.05)
     w.before()
     sides = _shape_part(w, "image", 1, 3)
@@ -74,7 +74,7 @@ def _resize(w: Wrapped, pixels: str, sides: str) -> tuple[str, str]:
 
 
 def _pad(w: Wrapped, pixels: str, sides: str) -> str:
-    """Right and below to multiples of 32, then a batch of one."""
+    """Pads right and bottom to multiples of 32, and adds the batch dimension."""
     tiles = w.op("Ceil", w.op("Div", w.op("Cast", sides, to=TensorProto.FLOAT), w.constant(32.0)))
     padded = w.op("Cast", w.op("Mul", tiles, w.constant(32.0)), to=TensorProto.INT64)
     pads = w.op("Concat", w.constant([0, 0, 0, 0]), w.op("Sub", padded, sides), axis=0)
@@ -82,7 +82,7 @@ def _pad(w: Wrapped, pixels: str, sides: str) -> str:
 
 
 def _anchors(w: Wrapped, corners: np.ndarray, grid: str, stride: str) -> str:  # type: ignore[type-arg]
-    """(h * w * A, 4): the base anchors shifted by whole strides, the columns running fastest."""
+    """Returns (h * w * A, 4): the base anchors of every cell, row by row."""
     base = w.constant(
         np.concatenate([-corners, corners], axis=1).reshape(1, ANCHORS, 4), f"anchors_{w.op('Shape', grid)}"
     )
@@ -133,7 +133,7 @@ def _decode(w: Wrapped, anchors: str, deltas: str) -> str:
 
 
 def _suppress(w: Wrapped, boxes: str, scores: str, labels: str) -> list[str]:
-    """NMS in one go: boxes of each class are moved to a place of their own."""
+    """One NMS for all classes: boxes of each class are shifted apart from those of the others."""
     largest = w.op("Add", w.op("ReduceMax", boxes, keepdims=0), w.constant(1.0))
     offsets = w.op("Mul", w.op("Cast", labels, to=TensorProto.FLOAT), largest)
     apart = w.op("Add", boxes, w.op("Unsqueeze", offsets, w.constant([1])))

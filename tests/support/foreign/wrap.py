@@ -1,4 +1,4 @@
-"""The tiny network with nodes put before and behind it."""
+"""Builds graphs around the tiny test network: nodes before it and after it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ ANCHORS = 9
 
 
 class Wrapped:
-    """A graph that begins as the tiny network, from the tensor `self.images` to `self.logits` and `self.deltas`.
+    """A graph that starts as the tiny network, from the tensor `self.images` to `self.logits` and `self.deltas`.
 
-    `network`: the bare network, which is what an import has to give back.
+    `network` is the network alone: what an import has to return.
     """
 
     def __init__(self, classes: int = 3, *, seed: int = 0, deltas_gain: float = 1.0) -> None:
@@ -40,15 +40,15 @@ class Wrapped:
                 tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(gain), tensor.name))
 
     def before(self) -> None:
-        """From here on nodes go before the network."""
+        """Inserts the following nodes before the network."""
         self._at = 0
 
     def behind(self) -> None:
-        """From here on nodes go behind the network."""
+        """Appends the following nodes after the network."""
         self._at = len(self.nodes)
 
     def constant(self, values: npt.ArrayLike, name: str | None = None) -> str:
-        """An initializer; Python's integers become int64, its floats float32."""
+        """Adds an initializer. Python integers become int64, floats float32."""
         array = np.asarray(values)
         array = array.astype({"i": np.int64, "f": np.float32, "u": array.dtype}[array.dtype.kind])
         self._count += 1
@@ -58,7 +58,7 @@ class Wrapped:
     def op(
         self, kind: str, *inputs: str, outputs: int = 1, name: str = "", domain: str = "", **attributes: object
     ) -> str:
-        """Puts a node where nodes go now, and gives its output's name; of several, the first ends in _0."""
+        """Adds a node at the current position and returns the name of its first output (_0 if there are more)."""
         self._count += 1
         stem = f"{kind.lower()}_{self._count}"
         made = [stem] if outputs == 1 else [f"{stem}_{index}" for index in range(outputs)]
@@ -68,7 +68,7 @@ class Wrapped:
         return made[0]
 
     def feed(self, tensor: str) -> None:
-        """Lets the network begin at `tensor`."""
+        """Makes `tensor` the input of the network."""
         for node in self.nodes:
             if node.output[0] != tensor:
                 node.input[:] = [tensor if name == self.images else name for name in node.input]
@@ -96,7 +96,7 @@ class Wrapped:
 
 
 def flat(wrapped: Wrapped, tensor: str, each: int, *, by_value: bool = False) -> str:
-    """(N, A * each, h, w) to (N, h * w * A, each) by Reshape and Transpose, as most PyTorch code has it."""
+    """Reshapes (N, A * each, h, w) to (N, h * w * A, each), as most PyTorch code does."""
     split, turn = ([0, each, ANCHORS], [0, 3, 4, 2, 1]) if by_value else ([0, ANCHORS, each], [0, 3, 4, 1, 2])
     sides = wrapped.op(
         "Slice", wrapped.op("Shape", tensor), wrapped.constant([2]), wrapped.constant([4]), wrapped.constant([0])

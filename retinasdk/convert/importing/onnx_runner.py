@@ -1,4 +1,4 @@
-"""Running graphs and pieces of them in ONNX Runtime, node by node as they are written."""
+"""Runs an ONNX model, or a part of one, in ONNX Runtime without graph optimizations."""
 
 from __future__ import annotations
 
@@ -11,23 +11,34 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 
-class Runner:
-    """A model in ONNX Runtime. Nothing is fused or reordered: equal operators on equal inputs give equal bits.
+class OnnxRunner:
+    """A model loaded into ONNX Runtime on the CPU.
 
-    Raises whatever ONNX Runtime raises, here and in `run`; its exceptions have no common base.
+    Graph optimizations are off: no operator is fused or reordered, so equal operators on equal inputs give equal bits.
+    The constructor and `run` raise whatever ONNX Runtime raises; its exceptions have no common base class.
     """
 
     def __init__(self, model: Any) -> None:
         runtime = require("onnxruntime", "checking an imported model")
         options = runtime.SessionOptions()
-        options.log_severity_level = 4  # errors come as exceptions
+        options.log_severity_level = 4  # Errors arrive as exceptions; the log would only repeat them.
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
+        """Runs the model once.
+
+        Args:
+            feeds: Value of each model input, by name.
+            outputs: Names of the outputs to return.
+
+        Returns:
+            The values of `outputs`, in that order.
+        """
         results: list[npt.NDArray[Any]] = self._session.run(list(outputs), dict(feeds))
         return results
 
 
 def first_line(error: Exception) -> str:
+    """Returns the first line of an error message, or the name of the exception class if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
