@@ -73,6 +73,12 @@ _API_PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 
+_EXIT_STATUS = """\
+`python -m retinasdk` does the same as `retinasdk`. The exit status is 0 if the command succeeded, and 2 if its input cannot
+be used; then one line on standard error says why. `verify` and `doctor` end with 1 if the comparison or the machine is not as
+it should be. Ctrl-C ends a command with 130."""
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the generated pages to the site."""
     pages = {f"reference/python/{name}.md": text for name, text in _api_pages()}
@@ -111,11 +117,7 @@ def _commands_page() -> str:
     lines = ["# Commands", "", parser.description or "", ""]
     lines += ["| command | what it does |", "| --- | --- |"]
     lines += [f"| [`retinasdk {name}`](#{name}) | {_cell(text)} |" for name, text in summaries.items()]
-    lines += ["", "`python -m retinasdk` does the same as `retinasdk`. Every command ends with exit status 0 when it "]
-    lines += [
-        "succeeded and 2 when its input cannot be used, with one line on standard error. `verify` and `doctor` end "
-    ]
-    lines += ["with 1 when the comparison or the machine is not as it should be. Ctrl-C ends a command with 130.", ""]
+    lines += ["", _EXIT_STATUS, ""]
     for name in summaries:
         lines += _command(name, commands.choices[name])
     return "\n".join(lines) + "\n"
@@ -132,7 +134,8 @@ def _command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
         if not actions:
             continue
         yield f"**{(group.title or 'options').capitalize()}**" + (f" {group.description}" if group.description else "")
-        yield "\n| | |\n| --- | --- |"
+        heading = "option" if actions[0].option_strings else "argument"
+        yield f"\n| {heading} | meaning |\n| --- | --- |"
         for action in actions:
             yield f"| {_invocation(action)} | {_cell(_help_of(action, parser.prog))} |"
         yield ""
@@ -145,7 +148,7 @@ def _invocation(action: argparse.Action) -> str:
     if action.metavar is not None:
         value = action.metavar if isinstance(action.metavar, str) else " ".join(action.metavar)
     elif action.choices is not None:
-        value = ",".join(map(str, action.choices))
+        value = "{" + ",".join(map(str, action.choices)) + "}"
     else:
         value = action.dest.upper()
     if not action.option_strings:
@@ -189,7 +192,8 @@ def _fields(kind: type[Any]) -> Iterator[str]:
     yield next((section.value for section in sections if section.kind is DocstringSectionKind.text), "")
     yield "\n| field | type | default | meaning |\n| --- | --- | --- | --- |"
     for name, field in fields.items():
-        yield f"| `{name}` | {_code(_json_type(str(field.type)))} | {_default(field)} | {_cell(described.get(name, ''))} |"
+        values, meaning = _code(_json_type(str(field.type))), _cell(described.get(name, ""))
+        yield f"| `{name}` | {values} | {_default(field)} | {meaning} |"
 
 
 def _json_type(annotation: str) -> str:
@@ -221,14 +225,11 @@ def _models_page() -> str:
         size = model.path.stat().st_size / 1e6
         card = re.sub(r"^(#+) ", r"#\1 ", model.card.strip(), flags=re.MULTILINE)
         title, _, text = card.partition("\n")
-        # Each card has the same headings: their anchors are made unique by the model's name.
+        # Each card has the same headings: the model's name makes their anchors unique.
+        text = re.sub(r"^### (.+)$", rf"### \1 {{ #{model.name}-\1 }}", text, flags=re.MULTILINE)
         text = re.sub(
-            r"^### (.+)$", lambda found: f"### {found[1]} {{ #{_slug(model.name, found[1])} }}", text, flags=re.M
+            r"(?<=\{ )#.*(?= \}$)", lambda found: found[0].lower().replace(" ", "-"), text, flags=re.MULTILINE
         )
         labels = ", ".join(f"`{label}`" for label in model.spec.labels)
         lines += [title, "", f"{size:.1f} MB. Classes: {labels}.", text, ""]
     return "\n".join(lines)
-
-
-def _slug(*words: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", " ".join(words).lower()).strip("-")

@@ -79,10 +79,12 @@ _COMMAND_LINES = list(_command_lines())
 
 @pytest.mark.parametrize(("where", "command"), _COMMAND_LINES, ids=[f"{w} {c}" for w, c in _COMMAND_LINES])
 def test_documented_command_line_is_accepted(where: str, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status = 0
     try:
         build_parser().parse_args(shlex.split(command))
     except SystemExit as stop:
-        assert stop.code == 0, f"{where}: retinasdk {command}\n{capsys.readouterr().err}"
+        status = int(stop.code or 0)
+    assert status == 0, f"{where}: retinasdk {command}\n{capsys.readouterr().err}"
 
 
 def test_blocks_have_a_language_that_the_tests_know() -> None:
