@@ -27,7 +27,7 @@ lint: $(VENV)/lint-tools
 
 # A broken link, a missing anchor or an undocumented field of the spec is an error.
 docs: $(VENV)/docs-tools
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "The documentation is in build/site/index.html."
 
 # Beside the peers, which take several gigabytes: in an environment of their own.

@@ -74,9 +74,9 @@ _API_PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 
 _EXIT_STATUS = """\
-`python -m retinasdk` does the same as `retinasdk`. The exit status is 0 if the command succeeded, and 2 if its input cannot
-be used; then one line on standard error says why. `verify` and `doctor` end with 1 if the comparison or the machine is not as
-it should be. Ctrl-C ends a command with 130."""
+`python -m retinasdk` does the same as `retinasdk`. The exit status is 0 if the command succeeded. It is 2 if its input
+cannot be used; then one line on standard error says why. `verify` and `doctor` end with 1 if the comparison or the
+machine is not as it should be. Ctrl-C ends a command with 130."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -226,10 +226,9 @@ def _models_page() -> str:
         card = re.sub(r"^(#+) ", r"#\1 ", model.card.strip(), flags=re.MULTILINE)
         title, _, text = card.partition("\n")
         # Each card has the same headings: the model's name makes their anchors unique.
-        text = re.sub(r"^### (.+)$", rf"### \1 {{ #{model.name}-\1 }}", text, flags=re.MULTILINE)
-        text = re.sub(
-            r"(?<=\{ )#.*(?= \}$)", lambda found: found[0].lower().replace(" ", "-"), text, flags=re.MULTILINE
-        )
+        for heading in re.findall(r"^### (.+)$", text, flags=re.MULTILINE):
+            anchor = f"{model.name}-{heading.lower().replace(' ', '-')}"
+            text = text.replace(f"### {heading}\n", f"### {heading} {{ #{anchor} }}\n")
         labels = ", ".join(f"`{label}`" for label in model.spec.labels)
         lines += [title, "", f"{size:.1f} MB. Classes: {labels}.", text, ""]
     return "\n".join(lines)
