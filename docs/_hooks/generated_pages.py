@@ -73,6 +73,8 @@ _API_PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 
 
+# `stream` makes a Stream: the arguments of its constructor are no part of the interface.
+_OPTIONS = {"Stream": "\n    options:\n      merge_init_into_class: false\n      filters: ['!^_']"}
 _EXIT_STATUS = """\
 `python -m retinasdk` does the same as `retinasdk`. The exit status is 0 if the command succeeded. It is 2 if its input
 cannot be used; then one line on standard error says why. `verify` and `doctor` end with 1 if the comparison or the
@@ -102,7 +104,7 @@ def _api_pages() -> Iterator[tuple[str, str]]:
     index = ["# Python API", "", "Everything listed here can be imported from `retinasdk`:", ""]
     for page, (title, introduction, names) in _API_PAGES.items():
         shown = [name for name in (names or sorted(rest, key=str.lower)) if name in public]
-        directives = "\n\n".join(f"::: retinasdk.{name}" for name in shown)
+        directives = "\n\n".join(f"::: retinasdk.{name}{_OPTIONS.get(name, '')}" for name in shown)
         yield page, f"# {title}\n\n{introduction}\n\n{directives}\n"
         links = ", ".join(f"[`{name}`][retinasdk.{name}]" for name in shown)
         index.append(f"- [{title}]({page}.md): {links}")
