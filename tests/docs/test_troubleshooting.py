@@ -11,7 +11,8 @@ import pytest
 _ROOT = Path(__file__).resolve().parents[2]
 _PAGE = (_ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
 _BY_TEXT = _PAGE.partition("## By error text")[2]
-_QUOTES = [quote for line in re.findall(r"^### .*$", _BY_TEXT, re.MULTILINE) for quote in re.findall(r'"([^"]+)"', line)]
+_HEADINGS = "\n".join(re.findall(r"^### .*$", _BY_TEXT, re.MULTILINE))
+_QUOTES = re.findall(r'"([^"]+)"', _HEADINGS)
 
 
 @pytest.fixture(scope="module")
