@@ -19,8 +19,17 @@ from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
 
 import retinasdk
-from retinasdk.cli.main import build_parser
 from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
+
+try:
+    from retinasdk.cli.main import build_parser
+except ImportError:  # before the parser was public
+    from retinasdk.cli import main as _main
+
+    def build_parser() -> argparse.ArgumentParser:
+        """Returns the parser of the `retinasdk` command with all its subcommands."""
+        return _main._parser(_main._COMMANDS)
+
 
 _LOGGER = get_plugin_logger("generated_pages")  # a warning fails the strict build
 _ROOT = Path(__file__).resolve().parents[2]
