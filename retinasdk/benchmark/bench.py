@@ -1,4 +1,4 @@
-"""Times of any set of models, devices, precisions and sizes, in turn on this machine, and their average precision."""
+"""`bench`: times models, devices, precisions and input sizes alternately on this machine, and measures their AP."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["BenchReport", "BenchRow", "Published", "Spread", "bench"]
 
 DEFAULT_ROUNDS, DEFAULT_WARMUP = 20, 3
-MOST_IMAGES = 16  # decoded and in memory while the clock runs
+MOST_IMAGES = 16  # kept decoded in memory during the measurement
 _PICTURE_SIZE = (480, 640)
 _CPU_PRECISION = "fp32"
 _STAGES = ("preprocess", "network", "postprocess")
@@ -43,13 +43,19 @@ _Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One contestant. Times are milliseconds of one call with the report's `batch` images, over its rounds.
+    """The measurements of one configuration. Times are milliseconds per call with `BenchReport.batch` images.
 
-    size: (height, width) that was asked for, None for the model's own; inputs: (height, width) of the network's inputs.
-    call_ms: of `Detector(images)`, from decoded images to detections; stages_ms: of its parts, "preprocess", "network"
-    and "postprocess", timed apart; empty on the GPU, which runs them as one.
-    ratio: call over the first row's call of the same round.
-    metrics: COCO's numbers by the names of `retinasdk.evaluation.evaluate.METRICS`; empty without annotations.
+    Attributes:
+        model: Name or file of the model.
+        device: "cpu" or "cuda".
+        precision: "fp32", "fp16" or "int8".
+        size: (height, width) that was requested, in pixels. None for the model's own rule.
+        inputs: (height, width) of the network inputs, in pixels.
+        call_ms: Time of `Detector(images)`, from decoded images to detections.
+        stages_ms: Times of its stages "preprocess", "network" and "postprocess", measured separately. Empty on the
+            GPU, which runs them as one.
+        ratio: Time of the call divided by that of the first row in the same round.
+        metrics: COCO metrics by name, as in `Evaluation.metrics`. Empty without annotations.
     """
 
     model: str
@@ -64,15 +70,25 @@ class BenchRow:
 
     @property
     def name(self) -> str:
-        """Model, size where one was asked for, device and precision."""
+        """Model, size if one was requested, device and precision, as one string."""
         size = f" {self.size[0]}x{self.size[1]}" if self.size else ""
         return f"{self.model}{size} {self.device} {self.precision}"
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """machine: facts by name; batch: images a call; rounds, warmup: timed and untimed; images: how many took turns, or
-    0 for seeded pictures; annotations: the name of the file that the metrics are of; published: figures of others."""
+    """The result of `retinasdk.bench`.
+
+    Attributes:
+        machine: Facts about the machine, by name.
+        batch: Images per call.
+        rounds: Timed rounds.
+        warmup: Rounds before them that are not timed.
+        images: Number of images that took turns, or 0 for a generated picture.
+        annotations: Name of the annotation file, or None.
+        rows: One row for each configuration.
+        published: Figures published by others, for comparison.
+    """
 
     machine: Mapping[str, str]
     batch: int
@@ -84,24 +100,28 @@ class BenchReport:
     published: tuple[Published, ...] = ()
 
     def to_json(self) -> str:
-        """The report as JSON text."""
+        """Returns the report as JSON text."""
         return dump_readable(to_json_object(self))
 
     @classmethod
     def from_json(cls, text: str) -> BenchReport:
-        """The report in JSON `text`. Raises `ModelError` for any other text."""
+        """Reads a report from JSON text.
+
+        Raises:
+            ModelError: If the text is not a report.
+        """
         try:
             content = json.loads(text)
         except ValueError as error:
-            raise ModelError(f"wanted a benchmark report in JSON, but it does not parse: {error}") from error
+            raise ModelError(f"expected a benchmark report in JSON, but the text cannot be parsed: {error}") from error
         if not isinstance(content, dict):
-            raise ModelError(f"wanted a benchmark report, a JSON object, got {type(content).__name__}")
+            raise ModelError(f"expected a benchmark report, which is a JSON object, got {type(content).__name__}")
         return from_json_object(cls, content)
 
 
 @dataclass(frozen=True)
 class _Setup:
-    """What makes a contestant. precision: None where the device or the file has one of its own."""
+    """One configuration to measure. `precision` is None if the device or the file determines it."""
 
     model: str
     path: Path
@@ -130,23 +150,45 @@ def bench(
     clock: Callable[[], float] = time.perf_counter,
     progress: Callable[[str, str], _Progress] = lambda title, unit: iter,
 ) -> BenchReport:
-    """Times every combination of models, devices, precisions and sizes, taking turns, all of them loaded at once.
+    """Times every combination of models, devices, precisions and sizes, alternately (A B A B ...).
 
-    models: bundled names, ONNX files or engines. devices: "cpu", "cuda", "auto". precisions: of the engines on the GPU
-        that are built of ONNX files ("fp32", "fp16", "int8"; none: "fp16"); the CPU has float32 alone.
-    sizes: (height, width) that the network's input fits into, by the resize rule of the model; none: the model's own.
-    images: folder of images, of which up to 16 take turns; None: a seeded picture, of 480 x 640 or of the size.
-    annotations: a COCO-format file of boxes in `images`; then its images take turns, and each row has metrics.
-    published: lay figures of others beside ours; for annotated images alone.
-    clock: seconds. progress: progress(title, unit) wraps sequences that take long.
+    All configurations are loaded at once and measured in the same rounds, so that other work on the machine slows all
+    of them alike. Compare the ratios, not the times of different runs.
 
-    Raises `ValueError` for options, and the errors of `Detector` and `evaluate`.
+    Args:
+        models: Names of bundled models, ONNX files or engines.
+        devices: "cpu", "cuda" or "auto".
+        precisions: Precisions of the engines that are built from ONNX files: "fp32", "fp16", "int8". Defaults to
+            "fp16". The CPU always computes in float32.
+        sizes: (height, width) in pixels that the network input must fit into, by the resize rule of the model.
+            Defaults to the model's own size.
+        images: Folder of images, of which up to 16 take turns. Defaults to a generated picture of 480 x 640 or of the
+            requested size.
+        annotations: COCO annotation file for `images`. Its images are then used, and each row has metrics.
+        batch: Images per call.
+        rounds: Timed rounds.
+        warmup: Rounds before them that are not timed.
+        threads: CPU threads per call. Defaults to the number of cores.
+        published: Add figures published by others. Needs annotations.
+        clock: Returns the time in seconds.
+        progress: Called as `progress(title, unit)`; the result wraps sequences that take long.
+
+    Raises:
+        ValueError: If an option is not valid.
+        ModelError: If a model cannot be loaded.
+        DeviceError: If a device cannot be used.
+
+    Example:
+        ```python
+        report = retinasdk.bench(["people"], devices=["cpu"], sizes=[(256, 256)], rounds=2, warmup=1)
+        print(report.rows[0].call_ms.median)
+        ```
     """
     _check_options(devices, precisions, sizes, batch, rounds, warmup)
     if annotations is not None and images is None:
-        raise ValueError("annotations are of images: give their folder, too")
+        raise ValueError("annotations need the folder of their images; give images=, or --images on the command line")
     if published and annotations is None:
-        raise ValueError("published figures are average precision against time: give images and annotations, too")
+        raise ValueError("published figures are average precision against time; give images and annotations too")
     setups = _setups(models, devices, precisions, sizes)
     pictures = None if images is None else _read_images(Path(images), annotations)
     facts = machine_facts()
@@ -157,7 +199,7 @@ def bench(
             height, width = setup.size or _PICTURE_SIZE
             shown = pictures or [seeded_picture(height, width, seed=0)]
             contestants.append(Contestant(detector, _batches(shown, batch)))
-        # Whole calls among themselves, then stages: each begins with caches that another contestant has filled.
+        # First all whole calls, then all stages, so that each starts with caches that another configuration has filled.
         halves = take_turns(
             [item.whole() for item in contestants] + [item.stages() for item in contestants],
             rounds=rounds,
@@ -199,12 +241,12 @@ def _check_options(
             raise TypeError(f"{what} must be a list of names, got the string {given!r}; write [{given!r}]")
         unknown = [name for name in given if name not in known]
         if unknown:
-            raise ValueError(f"{what} are some of {', '.join(known)}; got {unknown[0]!r}")
+            raise ValueError(f"{what} must be among {', '.join(known)}; got {unknown[0]!r}")
     if not devices:
-        raise ValueError(f"devices must hold at least one of {', '.join(DEVICES)}, got none")
+        raise ValueError(f"devices must contain at least one of {', '.join(DEVICES)}, got none")
     for size in sizes:
         if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-            raise ValueError(f"sizes are (height, width) in pixels, got {size!r}")
+            raise ValueError(f"sizes must be (height, width) in pixels, got {size!r}")
     for name, number, least in (("batch", batch, 1), ("rounds", rounds, 1), ("warmup", warmup, 0)):
         if isinstance(number, bool) or not isinstance(number, int) or number < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")
@@ -213,7 +255,7 @@ def _check_options(
 def _setups(
     models: Sequence[_Path], devices: Sequence[str], precisions: Sequence[str], sizes: Sequence[tuple[int, int]]
 ) -> list[_Setup]:
-    """Every combination that there is, each once. Raises `ValueError` or `ModelError`."""
+    """Returns every valid combination once. Raises `ValueError` or `ModelError`."""
     if isinstance(models, (str, os.PathLike)) or not models:
         raise ValueError(f"models must be a list of at least one name or path, got {models!r}")
     setups = []
@@ -223,7 +265,8 @@ def _setups(
         is_engine = path.suffix == ENGINE_SUFFIX
         if is_engine and set(devices) == {"cpu"}:
             raise ValueError(
-                f"{path}: a TensorRT engine runs on the GPU, got device 'cpu'; give the ONNX file, or 'cuda'"
+                f"{path} is a TensorRT engine, which runs on the GPU only, got device 'cpu'; give the ONNX file "
+                "instead, or device 'cuda'"
             )
         for device in devices:
             found = "cuda" if is_engine else _resolved(device)
@@ -233,8 +276,8 @@ def _setups(
     unused = [name for name in precisions if name not in {setup.precision for setup in setups}]
     if unused and unused != [_CPU_PRECISION]:
         raise ValueError(
-            f"precision {unused[0]!r} is of engines that are built of ONNX files for the GPU, and nothing here is one: "
-            "give device 'cuda', or leave the precision out"
+            f"precision {unused[0]!r} applies to engines built from ONNX files for the GPU, and none is built here; "
+            "give device 'cuda', or leave out the precision"
         )
     return list(dict.fromkeys(setups))
 
@@ -255,7 +298,7 @@ def _own_spec(path: Path) -> ModelSpec:
 
 
 def _sized(spec: ModelSpec, size: tuple[int, int]) -> ModelSpec:
-    """The spec with an input that fits into `size`, by its own rule: one that keeps proportions goes on to do so."""
+    """Returns the spec with an input that fits into `size`. A rule that keeps proportions still does."""
     sides: dict[str, tuple[int, ...]] = {"shortest": (min(size), max(size)), "squash": size}
     resize: Resize = spec.resize
     return spec.replace(resize=dataclasses.replace(resize, size=sides.get(resize.rule, (max(size),))))
@@ -264,19 +307,21 @@ def _sized(spec: ModelSpec, size: tuple[int, int]) -> ModelSpec:
 def _read_images(folder: Path, annotations: _Path | None) -> list[npt.NDArray[Any]]:
     if annotations is None:
         if not folder.is_dir():
-            raise ValueError(f"{folder}: wanted a folder of images, found none")
+            raise ValueError(f"{folder} is not a folder; give a folder of images")
         paths: Sequence[_Path] = list_images(folder)
     else:
         from retinasdk.evaluation.annotations import read_annotations
 
         paths = read_annotations(Path(annotations)).paths(folder)
     if not paths:
-        raise ValueError(f"{folder}: wanted at least one image in it, found none; leave it out for a seeded picture")
+        raise ValueError(
+            f"{folder} contains no images; give another folder, or leave it out to use a generated picture"
+        )
     return [as_rgb(path) for path in paths[:MOST_IMAGES]]
 
 
 def _batches(images: Sequence[npt.NDArray[Any]], batch: int) -> list[list[npt.NDArray[Any]]]:
-    """One for each image that a batch may begin with; behind the last image comes the first again."""
+    """Splits images into batches; after the last image the first follows again."""
     return [[images[(start + step) % len(images)] for step in range(batch)] for start in range(0, len(images), batch)]
 
 

@@ -1,4 +1,4 @@
-"""One detector in a benchmark: the whole call, and its stages where they can be told apart."""
+"""One detector in a benchmark: the whole call, and its stages if they can be timed separately."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 
 class Contestant:
-    """batches: lists of RGB uint8 (H, W, 3) images; rounds go through them again and again."""
+    """A detector with the batches that it is timed on, one per round and then from the start again.
+
+    Args:
+        detector: The detector.
+        batches: Lists of RGB uint8 (H, W, 3) images.
+    """
 
     def __init__(self, detector: Detector, batches: Sequence[list[npt.NDArray[Any]]]) -> None:
         self.detector = detector
@@ -27,29 +32,31 @@ class Contestant:
         self._heads: list[HeadOutputs] = []
 
     def whole(self) -> Steps:
-        """For `take_turns`: "call"."""
+        """Returns the step "call" for `take_turns`."""
         return {"call": self._call}
 
     def stages(self) -> Steps:
-        """For `take_turns`: "preprocess", "network" and "postprocess", each of which takes what the one before left.
-        The GPU has none: it runs them as one, and in its own memory."""
+        """Returns the steps "preprocess", "network" and "postprocess" for `take_turns`; none on the GPU.
+
+        Each step takes the result of the one before. The GPU runs them as one, in its own memory.
+        """
         if self.detector.device != "cpu":
             return {}
         return {"preprocess": self._preprocess, "network": self._network, "postprocess": self._postprocess}
 
     def inputs(self) -> tuple[tuple[int, int], ...]:
-        """(height, width) of the network's inputs, each once, the smallest first."""
+        """Returns each (height, width) of the network inputs once, the smallest first."""
         spec = self.detector.spec
         sizes = {Transform.plan(image.shape[:2], spec).padded for batch in self._batches for image in batch}
         return tuple(sorted(sizes))
 
     @property
     def precision(self) -> str:
-        """ "fp32", "fp16" or "int8"."""
+        """The precision: "fp32", "fp16" or "int8"."""
         return "fp32" if self.detector.device == "cpu" else self._engine_info().precision
 
     def gpu_facts(self) -> dict[str, str]:
-        """What runs the network on the GPU; nothing on the CPU."""
+        """Returns the names of the GPU and of TensorRT; nothing on the CPU."""
         if self.detector.device == "cpu":
             return {}
         backend: Any = self.detector._backend

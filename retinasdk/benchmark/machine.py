@@ -1,4 +1,4 @@
-"""The machine that a benchmark ran on, in words."""
+"""Describes the machine that a benchmark runs on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PACKAGES = ("numpy", "onnxruntime")
 
 
 def machine_facts() -> dict[str, str]:
-    """Processor, usable cores, how busy they are, and versions; what this system does not tell is left out."""
+    """Returns processor, usable cores, load, versions and date, by name. What the system does not tell is left out."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     facts = {"processor": _processor(), "cores": f"{usable} usable"}
     if hasattr(os, "getloadavg"):

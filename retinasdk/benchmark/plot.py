@@ -1,4 +1,4 @@
-"""A benchmark report as a chart: AP against milliseconds, or milliseconds by stage where there is no AP."""
+"""Draws a benchmark report: AP against milliseconds, or milliseconds by stage if there is no AP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _STAGE_COLORS = {"preprocess": "#8ec7a8", "network": "#6d9fe0", "postprocess": "
 
 
 def chart(report: BenchReport) -> bytes:
-    """PNG."""
+    """Draws the report. Returns a PNG file."""
     return _accuracy_chart(report) if report.annotations else _time_chart(report)
 
 
@@ -41,7 +41,7 @@ def _accuracy_chart(report: BenchReport) -> bytes:
 
 
 def _draw_line(axes: Any, name: str, rows: list[BenchRow], color: str) -> None:
-    """One model's rows, the quickest first, joined and marked with their sizes."""
+    """Draws one model's rows, fastest first, joined by a line and marked with their sizes."""
     medians = [row.call_ms.median for row in rows]
     heights = [row.metrics["AP"] or 0.0 for row in rows]
     below = [row.call_ms.median - row.call_ms.low for row in rows]
@@ -63,7 +63,7 @@ def _draw_published(axes: Any, published: tuple[Published, ...]) -> None:
             items.sort(key=lambda item: (item.ap, item.milliseconds))
             x, y = [item.milliseconds for item in items], [item.ap for item in items]
             axes.plot(x, y, f"{shape}-", color=_BEHIND, markersize=4, linewidth=0.7, zorder=1, label=label)
-            label = "_"  # keeps the others of the source out of the legend
+            label = "_"  # one legend entry per source
             axes.annotate(
                 hardware,
                 (x[0], y[0]),
@@ -101,11 +101,11 @@ def _time_chart(report: BenchReport) -> bytes:
 
 
 def _time_of(report: BenchReport) -> str:
-    return f"ms a call of {report.batch} image{'s' * (report.batch != 1)}, median and quartiles"
+    return f"ms per call of {report.batch} image{'s' * (report.batch != 1)}, median and quartiles"
 
 
 def _plain_numbers(axes: Any) -> None:
-    """Many ticks, as plain numbers: a short stretch of a log axis has no power of ten."""
+    """Labels the axis with plain numbers: a short logarithmic axis may contain no power of ten."""
     from retinasdk._util.lazy import require
 
     ticker = require("matplotlib.ticker", "drawing charts")

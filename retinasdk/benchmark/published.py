@@ -1,4 +1,4 @@
-"""Figures that others published of their RetinaNets, to lay behind our own: other hardware, nothing measured here."""
+"""Figures that others published for their RetinaNets, on other hardware. None of them was measured here."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Published:
-    """One figure. hardware: with what joins the figures of one source to a line; ap: COCO box AP, 0 to 1;
-    milliseconds: of an image, one at a time."""
+    """One published figure.
+
+    Attributes:
+        source: Where it was published.
+        hardware: Hardware and precision. Figures of one source and hardware form a line in the chart.
+        name: Name of the model.
+        ap: COCO box AP, 0 to 1.
+        milliseconds: Time per image at batch 1.
+    """
 
     source: str
     hardware: str
@@ -28,7 +35,7 @@ _PAPER_ROWS = {
     "R101": ((400, 0.319, 81), (500, 0.344, 90), (600, 0.360, 122), (700, 0.371, 154), (800, 0.378, 198)),
 }
 _ODTK_HARDWARE = ("V100 fp16", "T4 int8", "A100 fp16", "A100 int8")
-# (backbone, AP, ms on each of that hardware)
+# (backbone, AP, ms on each of these)
 _ODTK_ROWS = (
     ("R18", 0.318, (14, 18, 9, 7)),
     ("MobileNetV2", 0.333, (14, 18, 9, 7)),

@@ -1,4 +1,4 @@
-"""A benchmark report as Markdown."""
+"""Formats a benchmark report as Markdown."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _STAGES = ("preprocess", "network", "postprocess")
 
 
 def markdown(report: BenchReport) -> str:
-    """The machine, what was measured, and a table with a line for each contestant."""
+    """Formats the machine, what was measured, and a table with one line for each configuration."""
     first = report.rows[0]
     head = ["model", "input", "device", "precision", "call, ms", "quartiles", *(f"{name}, ms" for name in _STAGES)]
     head += ["ratio to the first", *(("AP", "AP50") if report.annotations else ())]
-    pictures = f"{report.images} image{'s' * (report.images != 1)} in turn" if report.images else "a seeded picture"
+    pictures = f"{report.images} image{'s' * (report.images != 1)} in turn" if report.images else "a generated picture"
     lines = [f"- {name}: {fact}" for name, fact in report.machine.items()]
     lines.append(
         f"- measured: `Detector({'image' if report.batch == 1 else f'{report.batch} images'})` on {pictures}, decoded "
-        f"before; medians of {report.rounds} rounds in which all take turns, after {report.warmup} of warm-up; "
-        f"ratios round by round, with quartiles, to {first.name}"
+        f"beforehand; medians of {report.rounds} rounds in which all take turns, after {report.warmup} warm-up rounds; "
+        f"ratios to {first.name} within each round, with quartiles"
     )
     if report.annotations:
         lines.append(f"- AP: COCO's, on {report.annotations}")
     if any(row.device != "cpu" for row in report.rows):
-        lines.append("- stages: of the CPU; the GPU runs them as one")
+        lines.append("- stages are measured on the CPU only; the GPU runs them as one")
     return "\n".join([*lines, "", *_table(head, [_cells(row, bool(report.annotations)) for row in report.rows])])
 
 
@@ -50,12 +50,12 @@ def _range(spread: Spread) -> str:
 
 
 def _number(milliseconds: float) -> str:
-    """Three digits that count, at least."""
+    """Formats with at least three significant digits."""
     return f"{milliseconds:.3f}" if milliseconds < 10 else f"{milliseconds:.1f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned for the eye, too."""
+    """Formats a Markdown table with aligned columns."""
     columns = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     cells = [head, ["-" * width for width in columns], *rows]
     return [

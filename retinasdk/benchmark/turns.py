@@ -1,4 +1,4 @@
-"""Timing in turns, so that other work on the machine slows all contestants alike, and what is made of the times."""
+"""Times configurations alternately, so that other work on the machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ Times = dict[str, "npt.NDArray[np.float64]"]
 
 @dataclass(frozen=True)
 class Spread:
-    """The quartiles of many measurements."""
+    """Quartiles of a set of measurements.
+
+    Attributes:
+        low: First quartile.
+        median: Median.
+        high: Third quartile.
+    """
 
     low: float
     median: float
@@ -25,6 +31,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: npt.NDArray[np.float64]) -> Spread:
+        """Computes the quartiles of an array."""
         low, median, high = np.percentile(values, [25, 50, 75])
         return cls(float(low), float(median), float(high))
 
@@ -37,10 +44,19 @@ def take_turns(
     clock: Callable[[], float],
     progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> list[Times]:
-    """Milliseconds of each contestant's steps, (rounds,) float64 by the step's name.
+    """Times contestants alternately (A B A B ...).
 
-    Contestants take turns (A B A B ...), and run all their steps in a turn, in order; each is called with the number of
-    the round, from 0. The first `warmup` rounds are not timed. clock: seconds. progress: wraps the sequence of rounds.
+    In each round every contestant runs all its steps in order. A step is called with the number of the round, from 0.
+
+    Args:
+        contestants: The steps of each contestant, by name.
+        rounds: Timed rounds.
+        warmup: Rounds before them that are not timed.
+        clock: Returns the time in seconds.
+        progress: Wraps the sequence of rounds.
+
+    Returns:
+        For each contestant, the milliseconds of each step, (rounds,) float64 by the step's name.
     """
     times: list[dict[str, list[float]]] = [{name: [] for name in steps} for steps in contestants]
     for turn in progress(range(warmup + rounds)):
@@ -49,7 +65,7 @@ def take_turns(
                 start = clock()
                 result = step(turn)
                 elapsed = clock() - start
-                del result  # freed outside the timed part
+                del result  # freed outside the timed section
                 if turn >= warmup:
                     found[name].append(1000.0 * elapsed)
     return [{name: np.array(values) for name, values in found.items()} for found in times]

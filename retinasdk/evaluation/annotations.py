@@ -1,4 +1,4 @@
-"""COCO's annotation files, read and checked."""
+"""Reads and checks COCO-format annotation files."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-_WANTED = (
-    "wanted COCO's lists images (id, file_name), categories (id, name) and annotations (image_id, category_id, bbox of "
-    "four numbers)"
+_EXPECTED = (
+    "expected COCO format, with the lists images (id, file_name), categories (id, name) and annotations (image_id, "
+    "category_id, bbox of four numbers)"
 )
 
 
 class TrueBox(NamedTuple):
-    """One annotated object. category: index into `Annotations.categories`; xywh: left, top, width, height in pixels;
-    area: of the object, in pixels; is_crowd: a region of many objects, which COCO ignores."""
+    """One annotated object.
+
+    Attributes:
+        category: Index into `Annotations.categories`.
+        xywh: Left, top, width and height of the box, in pixels.
+        area: Area of the object, in pixels.
+        is_crowd: Whether the box marks a region of many objects, which COCO ignores.
+    """
 
     category: int
     xywh: tuple[float, float, float, float]
@@ -28,7 +34,14 @@ class TrueBox(NamedTuple):
 
 @dataclass(frozen=True)
 class Annotations:
-    """One file. Images come in the order of their ids, as pycocotools takes them; boxes: of each image."""
+    """The content of one annotation file. Images are in the order of their ids, as in pycocotools.
+
+    Attributes:
+        origin: The file.
+        categories: Category names, in the order of the file.
+        file_names: File name of each image, relative to the image folder.
+        boxes: The annotated objects of each image.
+    """
 
     origin: Path
     categories: tuple[str, ...]
@@ -36,7 +49,11 @@ class Annotations:
     boxes: tuple[tuple[TrueBox, ...], ...]
 
     def paths(self, folder: Path) -> list[Path]:
-        """Of the images, in `folder`. Raises `ValueError` unless all are there."""
+        """Returns the path of each image in `folder`.
+
+        Raises:
+            ValueError: If an image is missing.
+        """
         paths = [folder / name for name in self.file_names]
         missing = [name for name, path in zip(self.file_names, paths, strict=True) if not path.is_file()]
         if missing:
@@ -48,17 +65,23 @@ class Annotations:
 
 
 def read_annotations(path: Path) -> Annotations:
-    """Reads a COCO-format JSON file. Raises `ValueError` that says what is wrong with it."""
+    """Reads a COCO-format JSON file.
+
+    Raises:
+        ValueError: If the file cannot be read or is not valid. The message says what is wrong.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot read the annotations: {error}") from error
     except ValueError as error:
-        raise ValueError(f"{path}: wanted COCO annotations in JSON, but it does not parse: {error}") from error
+        raise ValueError(
+            f"{path}: expected COCO annotations in JSON, but the file cannot be parsed: {error}"
+        ) from error
     try:
         return _parsed(path, content)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {_WANTED}, but {type(error).__name__}: {error}") from error
+        raise ValueError(f"{path}: {_EXPECTED}, got {type(error).__name__}: {error}") from error
 
 
 def _parsed(path: Path, content: dict[str, Any]) -> Annotations:
@@ -75,27 +98,27 @@ def _parsed(path: Path, content: dict[str, Any]) -> Annotations:
                 raise ValueError(f"an annotation has {key} {item[key]!r}, which is not listed: {_short(item)}")
         boxes[image_of_id[item["image_id"]]].append(_box(item, category_of_id[item["category_id"]]))
     if not images:
-        raise ValueError("the list of images is empty: wanted at least one image")
+        raise ValueError("the list of images is empty; at least one image is needed")
     return Annotations(path, names, file_names, tuple(map(tuple, boxes)))
 
 
 def _box(item: dict[str, Any], category: int) -> TrueBox:
     x, y, width, height = (float(value) for value in item["bbox"])
     if not all(map(math.isfinite, (x, y, width, height))) or width < 0 or height < 0:
-        raise ValueError(f"bbox {item['bbox']} is no (x, y, width, height): {_short(item)}")
+        raise ValueError(f"bbox {item['bbox']} is not a valid (x, y, width, height): {_short(item)}")
     area = float(item.get("area", width * height))
     if not math.isfinite(area) or area < 0:
-        raise ValueError(f"area {item['area']} is no number of pixels: {_short(item)}")
+        raise ValueError(f"area {item['area']} is not a valid number of pixels: {_short(item)}")
     return TrueBox(category, (x, y, width, height), area, bool(item.get("iscrowd", 0)))
 
 
 def _numbered(what: str, values: list[Any]) -> dict[Any, int]:
     repeated = [value for value, count in Counter(values).items() if count > 1]
     if repeated:
-        raise ValueError(f"the {what} {repeated[0]!r} is given twice")
+        raise ValueError(f"the {what} {repeated[0]!r} appears twice")
     return {value: index for index, value in enumerate(values)}
 
 
 def _short(item: dict[str, Any]) -> str:
-    """The annotation without what it may have thousands of numbers of."""
+    """Returns the annotation without its segmentation, which may have thousands of numbers."""
     return str({key: value for key, value in item.items() if key != "segmentation"})

@@ -1,4 +1,4 @@
-"""Which of the annotations' categories are scored, and as which class of the model."""
+"""Matches the categories of the annotations with the classes of the model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from retinasdk.evaluation.annotations import Annotations
 
 @dataclass(frozen=True)
 class ScoredClasses:
-    """labels: of the classes that are scored, in the annotations' order; class_ids: the model's index of each.
+    """The classes that are scored.
 
-    class_of_category: the index into `labels` of each category that is scored. left_out: names of the categories that
-    the model does not know.
+    Attributes:
+        labels: Their labels, in the order of the annotations.
+        class_ids: The model's class index for each label.
+        class_of_category: Index into `labels` for each scored category.
+        left_out: Names of the categories that the model does not know.
     """
 
     labels: tuple[str, ...]
@@ -31,16 +34,22 @@ def scored_classes(
     rename: Mapping[str, str],
     classes: Sequence[str | int] | None,
 ) -> ScoredClasses:
-    """Matches categories with labels by name. rename: label of categories that are called otherwise; classes: only
-    these labels; None: all.
+    """Matches categories with labels by name.
 
-    Raises `ValueError` for names that are not there, and where nothing is left to score.
+    Args:
+        annotations: The annotation file.
+        labels: The model's labels.
+        rename: The model's label for categories that are named differently, `{category: label}`.
+        classes: Score only these labels (names or indices). None scores all.
+
+    Raises:
+        ValueError: If a name is unknown, or nothing is left to score.
     """
     known = {label: index for index, label in reversed(list(enumerate(labels)))}
     for category, label in rename.items():
         if category not in annotations.categories:
             raise ValueError(
-                f"{annotations.origin} has no category {category!r} to be mapped to {label!r}; "
+                f"{annotations.origin} has no category {category!r}, so it cannot be mapped to {label!r}; "
                 f"{_suggestion(category, annotations.categories)}"
             )
         class_ids_of([label], labels)
@@ -54,12 +63,12 @@ def scored_classes(
     if not label_of_category:
         raise ValueError(
             f"{annotations.origin}: none of its categories ({_some(annotations.categories)}) is a label of the model "
-            f"({_some(labels)}); names must be equal, or mapped: category=label"
+            f"({_some(labels)}). Map categories that are named differently: --map category=label, or rename= in Python"
         )
     without_truth = sorted((wanted or set()) - set(label_of_category.values()))
     if without_truth:
         raise ValueError(
-            f"{annotations.origin} has no category {without_truth[0]!r}, which was asked for; "
+            f"{annotations.origin} has no category {without_truth[0]!r}, so this class cannot be scored; "
             f"{_suggestion(without_truth[0], annotations.categories)}"
         )
     scored = list(dict.fromkeys(label for label in label_of_category.values() if wanted is None or label in wanted))
@@ -67,8 +76,8 @@ def scored_classes(
     total = sum(map(len, annotations.boxes))
     if not any(box.category in class_of_category for boxes in annotations.boxes for box in boxes):
         raise ValueError(
-            f"{annotations.origin}: wanted at least one box of a class that is scored ({_some(scored)}), got none "
-            f"({total} of other classes); there is nothing to find"
+            f"{annotations.origin}: none of its {total} boxes is of a scored class ({_some(scored)}), so average "
+            "precision is undefined. Choose other classes or other annotations"
         )
     unknown = set(range(len(annotations.categories))) - set(label_of_category)
     return ScoredClasses(
@@ -81,7 +90,7 @@ def scored_classes(
 
 def _suggestion(name: str, categories: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, categories, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"its categories are {_some(categories)}"
+    return f"did you mean {near[0]!r}?" if near else f"the categories are {_some(categories)}"
 
 
 def _some(names: Iterable[str], most: int = 8) -> str:

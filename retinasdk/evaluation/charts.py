@@ -1,4 +1,4 @@
-"""The report's charts: precision against recall, and the scores of hits and false alarms."""
+"""Draws the charts of the report: precision against recall, and the scores of right and false detections."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from retinasdk._util.charts import INK, add_legend, as_png, new_chart
 from retinasdk.evaluation.coco import CocoNumbers
 from retinasdk.evaluation.operating_point import OperatingPoint
 
-TRUE, FALSE, MISSED = "#2e9e4f", "#f28c1e", "#d62728"  # of everything in the report that shows hits and misses
+TRUE, FALSE, MISSED = "#2e9e4f", "#f28c1e", "#d62728"  # in every chart and picture of the report
 _IOU_50, _IOU_75 = 0, 5
 _RECALLS = np.linspace(0.0, 1.0, 101)
-_MOST_NAMED = 10  # as many colours as a reader tells apart
+_MOST_NAMED = 10  # more colors than a reader can distinguish do not help
 
 
 def precision_recall(numbers: CocoNumbers) -> bytes:
-    """PNG: the mean over all classes, at IoU 0.50, at 0.75, and as the mean over 0.50:0.95."""
+    """Draws the mean over all classes at IoU 0.50, at 0.75, and averaged over 0.50:0.95. Returns a PNG file."""
     figure, axes = new_chart(6.4, 4.6, "Precision and recall, mean over classes")
     of_any_size = numbers.precision[..., 0]
     defined = of_any_size[:, :, (of_any_size > -1).all(axis=(0, 1))]
@@ -30,7 +30,7 @@ def precision_recall(numbers: CocoNumbers) -> bytes:
 
 
 def precision_recall_of_classes(numbers: CocoNumbers, labels: Sequence[str]) -> bytes:
-    """PNG: each class at IoU 0.50; those with most boxes are named, the others are grey."""
+    """Draws each class at IoU 0.50, the ten with most boxes in color. Returns a PNG file."""
     figure, axes = new_chart(6.4, 4.6, "Precision and recall of each class, IoU 0.50")
     curves = numbers.precision[_IOU_50, :, :, 0]
     defined = [number for number in range(len(labels)) if numbers.boxes[number, 0]]
@@ -47,7 +47,7 @@ def precision_recall_of_classes(numbers: CocoNumbers, labels: Sequence[str]) -> 
 
 
 def score_histogram(numbers: CocoNumbers, point: OperatingPoint | None) -> bytes:
-    """PNG: how many detections of each score are right and how many are false, at IoU 0.50."""
+    """Draws how many detections of each score are right and false at IoU 0.50. Returns a PNG file."""
     figure, axes = new_chart(6.4, 4.6, "Scores of detections, IoU 0.50")
     edges = np.linspace(0.0, 1.0, 41)
     for name, color, members in (("false", FALSE, ~numbers.is_true), ("true", TRUE, numbers.is_true)):
@@ -63,7 +63,7 @@ def score_histogram(numbers: CocoNumbers, point: OperatingPoint | None) -> bytes
         )
     if numbers.scores.size:
         axes.set_yscale("log")
-        axes.set_ylim(bottom=0.7)  # one detection is to be seen
+        axes.set_ylim(bottom=0.7)  # a single detection stays visible
     else:
         axes.set_ylim(0, 1)
     if point is not None:

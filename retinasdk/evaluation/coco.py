@@ -1,7 +1,7 @@
-"""COCO's average precision by pycocotools, fed image by image.
+"""Computes COCO average precision with pycocotools, image by image.
 
-pycocotools wants all detections at once and takes some 2 kB for each. Here every image is matched as it comes, and only
-what pycocotools' own accumulation reads is kept: of each detection the score, and whether it is a hit at each IoU.
+pycocotools expects all detections at once and uses about 2 kB for each. Here each image is matched when it is added, and
+only what pycocotools' accumulation reads is kept: the score of each detection, and whether it matches at each IoU.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from retinasdk.evaluation.annotations import TrueBox
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# COCOeval.stats, in its order: average precision over IoU 0.50:0.95, at 0.50, at 0.75, by object size (small, medium,
-# large); average recall with 1, 10, 100 detections an image, by size
+# COCOeval.stats, in order: average precision over IoU 0.50:0.95, at 0.50, at 0.75, and by object size (small, medium,
+# large); average recall with 1, 10 and 100 detections per image, and by size.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-# COCOeval.params.areaRng, in its order: any; below 32 x 32 pixels; up to 96 x 96; above
+# COCOeval.params.areaRng, in order: any size; below 32 x 32 pixels; up to 96 x 96; larger.
 SIZES = ("all", "small", "medium", "large")
 _IOUS = 10  # 0.50, 0.55, ... 0.95
 _IMAGE_ID = 1
@@ -32,10 +32,14 @@ _IMAGE_ID = 1
 
 @dataclass(frozen=True)
 class ImageMatches:
-    """Hits and misses of one image at IoU 0.50.
+    """Matches of one image at IoU 0.50.
 
-    true, false: (n,) bool, of its n detections; neither where a detection lies on a crowd, or behind the last of
-    its class that counts. missed: (m,) bool, of its m true boxes.
+    A detection is neither true nor false if it lies on a crowd region, or exceeds the number of detections that count.
+
+    Attributes:
+        true: (n,) bool, whether each of the n detections matches an object.
+        false: (n,) bool, whether each detection matches none.
+        missed: (m,) bool, whether each of the m ground-truth boxes has no detection.
     """
 
     true: npt.NDArray[np.bool_]
@@ -45,13 +49,17 @@ class ImageMatches:
 
 @dataclass(frozen=True)
 class CocoNumbers:
-    """The numbers of all images. Classes come in the order of the scorer's labels.
+    """The numbers of all images. Classes are in the order of the scorer's labels.
 
-    metrics: by the names in `METRICS`, None where undefined; with another count, that number's "AR100".
-    precision: (10 IoUs, 101 recalls, classes, sizes) float64, of `SIZES`, of all that count; -1: undefined.
-    boxes: (classes, sizes) int64, true boxes without crowds.
-    scores, is_true, image: (n,) float64, bool and int64 of the n detections that count at IoU 0.50, best first.
-    boxes_of_image: (images,) int64, true boxes without crowds.
+    Attributes:
+        metrics: Values by the names in `METRICS`; None if undefined. If another number of detections counts, the name
+            "AR100" carries that number.
+        precision: (10 IoUs, 101 recalls, classes, sizes) float64; sizes as in `SIZES`. -1 if undefined.
+        boxes: (classes, sizes) int64, ground-truth boxes without crowds.
+        scores: (n,) float64, scores of the n detections that count at IoU 0.50, highest first.
+        is_true: (n,) bool, whether each of them matches an object.
+        image: (n,) int64, index of the image of each.
+        boxes_of_image: (images,) int64, ground-truth boxes without crowds.
     """
 
     metrics: dict[str, float | None]
@@ -63,20 +71,33 @@ class CocoNumbers:
     boxes_of_image: npt.NDArray[np.int64]
 
     def average_precision(self, number: int, size: str = "all", iou: int | None = None) -> float | None:
-        """Of the class with that number; iou: index of one of the ten IoUs; None: the mean over all. None: undefined,
-        as there is nothing to find."""
+        """Returns the average precision of one class.
+
+        Args:
+            number: Index of the class.
+            size: One of `SIZES`.
+            iou: Index of one of the ten IoUs. None averages over all.
+
+        Returns:
+            A value from 0 to 1, or None if there is nothing to find.
+        """
         values = self.precision[slice(None) if iou is None else iou, :, number, SIZES.index(size)]
         defined = values[values > -1]
         return float(np.mean(defined)) if defined.size else None
 
 
 def check_pycocotools() -> None:
-    """Raises `MissingDependencyError` where it cannot be used."""
+    """Raises `MissingDependencyError` if pycocotools cannot be imported."""
     require("pycocotools.cocoeval", "evaluation")
 
 
 class CocoScorer:
-    """Takes images one after the other. counted: the best so many detections of an image and class count."""
+    """Collects images one by one and computes COCO's numbers.
+
+    Args:
+        labels: Labels of the classes.
+        counted: Number of detections per image and class that count, highest scores first.
+    """
 
     def __init__(self, labels: Sequence[str], counted: int = 100) -> None:
         self._coco: Any = require("pycocotools.coco", "evaluation").COCO
@@ -86,13 +107,13 @@ class CocoScorer:
         self._counted = [1, 10, counted]
 
     def add(self, boxes: Sequence[TrueBox], detections: Detections) -> None:
-        """boxes, detections: of the next image; categories and class ids are numbers of the scorer's labels."""
+        """Adds the next image. Categories and class ids are indices into the scorer's labels."""
         for number, entries in self._matched(boxes, detections).items():
             self._records[number].add(self._images, entries)
         self._images += 1
 
     def matches(self, boxes: Sequence[TrueBox], detections: Detections) -> ImageMatches:
-        """Those of one image, which is not added."""
+        """Matches one image without adding it."""
         true, false = np.zeros(len(detections), np.bool_), np.zeros(len(detections), np.bool_)
         missed = np.zeros(len(boxes), np.bool_)
         for of_any_size, *_ in self._matched(boxes, detections).values():
@@ -104,16 +125,16 @@ class CocoScorer:
         return ImageMatches(true, false, missed)
 
     def numbers(self) -> CocoNumbers:
-        """Of all images so far."""
+        """Computes the numbers of all images added so far."""
         precision, recall = [], []
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints
-            for record in self._records:  # one after the other: entries take far more memory than records
+            for record in self._records:  # one by one: entries take far more memory than records
                 scorer = self._eval(iouType="bbox")
                 scorer.evalImgs = record.entries()
                 scorer.params.imgIds = list(range(len(record.images)))
                 scorer.params.catIds = [0]
                 scorer.params.maxDets = self._counted
-                scorer._paramsEval = scorer.params  # as evaluate() leaves it behind
+                scorer._paramsEval = scorer.params  # as evaluate() leaves it
                 scorer.accumulate()
                 precision.append(scorer.eval["precision"])
                 recall.append(scorer.eval["recall"])
@@ -138,8 +159,10 @@ class CocoScorer:
         )
 
     def _matched(self, boxes: Sequence[TrueBox], detections: Detections) -> dict[int, list[dict[str, Any]]]:
-        """COCOeval.evalImgs of one image: for each class that it has, an entry for each size. Ids are positions from 1:
-        pycocotools takes 0 for "no match"."""
+        """Returns COCOeval.evalImgs of one image: for each class in it, an entry for each size.
+
+        Ids are positions counted from 1, since 0 means "no match" in pycocotools.
+        """
         truth = [
             {
                 "id": position,
@@ -175,7 +198,7 @@ class CocoScorer:
 
 
 class _ClassRecord:
-    """What COCOeval.accumulate reads of one class in the images that have it, 18 bytes for each detection."""
+    """What COCOeval.accumulate reads of one class in the images that contain it, 18 bytes for each detection."""
 
     def __init__(self) -> None:
         self.images: list[int] = []
@@ -184,7 +207,7 @@ class _ClassRecord:
         self._scores, self._hits, self._ignored = bytearray(), bytearray(), bytearray()
 
     def add(self, image: int, entries: Sequence[dict[str, Any]]) -> None:
-        """entries: COCOeval.evalImgs of the image, one for each size."""
+        """Adds COCOeval.evalImgs of one image, an entry for each size."""
         self.images.append(image)
         self._counts.append(len(entries[0]["dtScores"]))
         self._true_boxes.append(tuple(int(np.count_nonzero(entry["gtIgnore"] == 0)) for entry in entries))
@@ -193,7 +216,7 @@ class _ClassRecord:
         self._ignored += _packed([entry["dtIgnore"] for entry in entries])
 
     def entries(self) -> list[dict[str, Any]]:
-        """COCOeval.evalImgs of this class: for each size, an entry for each image."""
+        """Returns COCOeval.evalImgs of this class: for each size, an entry for each image."""
         scores, hits, ignored = np.frombuffer(self._scores), _unpacked(self._hits), _unpacked(self._ignored)
         ends = np.cumsum(self._counts).tolist()
         return [
@@ -208,18 +231,18 @@ class _ClassRecord:
         ]
 
     def true_boxes(self) -> npt.NDArray[np.int64]:
-        """(images, sizes), without crowds."""
+        """Returns the number of ground-truth boxes without crowds, (images, sizes)."""
         return np.array(self._true_boxes, np.int64).reshape(-1, len(SIZES))
 
     def hits(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.int64]]:
-        """Of the detections that count at IoU 0.50: scores, whether they are right, and their images."""
+        """Returns scores, matches and images of the detections that count at IoU 0.50."""
         counts = ~_unpacked(self._ignored)[0, 0]
         images = np.repeat(np.array(self.images, np.int64), self._counts)
         return np.frombuffer(self._scores)[counts], _unpacked(self._hits)[0, 0][counts], images[counts]
 
 
 def _packed(flags: Sequence[npt.NDArray[np.bool_]]) -> bytes:
-    """(sizes, IoUs, detections), a bit each."""
+    """Packs flags (sizes, IoUs, detections) into bits."""
     return np.packbits(np.concatenate(flags).T, axis=1).tobytes()
 
 

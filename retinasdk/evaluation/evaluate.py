@@ -1,4 +1,4 @@
-"""COCO average precision of a detector on annotated images, by pycocotools; evaluation/ has its parts."""
+"""`evaluate`: COCO average precision of a detector on annotated images."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_BATCH", "DEFAULT_SCORE_THRESHOLD", "METRICS", "ClassResult", "Evaluation", "SizeResult", "evaluate"]
 
-DEFAULT_SCORE_THRESHOLD = 0.01  # average precision counts low scores too
+DEFAULT_SCORE_THRESHOLD = 0.01  # average precision also counts detections of low scores
 DEFAULT_BATCH = 8
-DEFAULT_COUNTED = 100  # detections of an image, as COCO has it
+DEFAULT_COUNTED = 100  # detections per image, as in COCO
 _MOST_PICTURES = 12
 _IOU_50 = 0
 
@@ -45,22 +45,39 @@ def evaluate(
     report: str | os.PathLike[str] | None = None,
     progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> Evaluation:
-    """Scores `detector` on the images of folder `images` that the COCO-format JSON file `annotations` lists.
+    """Measures the average precision of a detector on annotated images, as COCO defines it.
 
-    Categories are matched to the model's labels by name; the others are left out and named in the result. Crowd boxes
-    (iscrowd 1) are ignored as COCO does. Images are read `batch` at a time, and forgotten.
+    Categories are matched with the model's labels by name. Categories that the model does not know are left out and
+    listed in the result. Crowd boxes (iscrowd 1) are ignored, as in COCO. Memory does not grow with the number of
+    images: they are read `batch` at a time.
 
-    classes: score only these labels of the model (names or indices), as if it knew no others; None: all that have a
-        category. rename: the model's label for categories that are called otherwise, {category: label}; several may
-        become one label.
-    tiles: as in a call of the detector. counted: the best so many detections of an image and class count; COCO's 100
-        hide most of what is found in large images. The metric "AR100" carries that number.
-    report: an existing folder, where a page is written (index.html) with precision-recall curves, a histogram of
-        scores, and pictures of the images with most mistakes at the best F1; needs matplotlib.
-    progress: wraps the sequence of batches, e.g. `tqdm.tqdm`.
+    Args:
+        detector: The detector to measure.
+        images: Folder of the images.
+        annotations: JSON file in COCO format. The images that it lists are evaluated.
+        score_threshold: Detections with scores above this are counted, 0 to 1. Average precision needs low scores too.
+        classes: Score only these labels (names or indices). Defaults to all labels that have a category.
+        rename: The model's label for categories that are named differently, `{category: label}`. Several categories
+            may map to one label.
+        batch: Number of images per call of the detector.
+        tiles: As in a call of the detector.
+        counted: Number of detections per image and class that count, highest scores first. COCO's 100 hides most
+            detections in large images. The metric "AR100" carries this number in its name.
+        report: Existing folder for a report: `index.html` with precision-recall curves, a histogram of scores and
+            pictures of the images with most mistakes at the best F1. Needs matplotlib.
+        progress: Wraps the sequence of batches, for example `tqdm.tqdm`.
 
-    Raises `ValueError` for annotations and options that cannot be used, `ImageError` for images, `OSError` where the
-    report cannot be written, `MissingDependencyError` without pycocotools or matplotlib.
+    Raises:
+        ValueError: If annotations or options cannot be used.
+        ImageError: If an image cannot be read.
+        OSError: If the report cannot be written.
+        MissingDependencyError: If pycocotools or matplotlib is not installed.
+
+    Example:
+        ```python notest
+        result = retinasdk.evaluate(retinasdk.Detector("people"), "val/images", "val/annotations.json")
+        print(result.metrics["AP50"], result.best_f1)
+        ```
     """
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise ValueError(f"batch must be an integer of at least 1, got {batch!r}")
@@ -93,7 +110,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Run:
-    """paths, boxes: of each image; categories of boxes and class ids of detections are numbers of `scored.labels`."""
+    """The images of one evaluation. Categories and class ids are indices into `scored.labels`."""
 
     detector: Detector
     scored: ScoredClasses
@@ -104,7 +121,7 @@ class _Run:
     def detect(self, members: Sequence[int], score_threshold: float) -> list[Detections]:
         number_of_class = np.zeros(len(self.detector.labels), np.int32)
         number_of_class[list(self.scored.class_ids)] = range(len(self.scored.labels))
-        # Any other callable need not know of tiles.
+        # A callable other than Detector does not need to support tiles.
         options: dict[str, Any] = {} if self.tiles is None else {"tiles": self.tiles}
         found = self.detector(
             [str(self.paths[index]) for index in members],
@@ -117,7 +134,7 @@ class _Run:
         ]
 
     def draw_worst(self, scorer: CocoScorer, numbers: CocoNumbers, score_threshold: float) -> Iterator[DrawnImage]:
-        """Detects once more in the worst images: the boxes of all would grow with the set."""
+        """Detects again in the worst images, since keeping all detections would take memory for every image."""
         from retinasdk.evaluation.pictures import draw_mistakes
         from retinasdk.evaluation.report import DrawnImage
 
@@ -134,7 +151,7 @@ def _check_report(folder: Path) -> None:
 
     check_charts()
     if not folder.is_dir():
-        raise ValueError(f"{folder}: wanted an existing folder for the report; make it")
+        raise ValueError(f"{folder} is not an existing folder; create it, then write the report into it")
 
 
 def _scored_boxes(boxes: Sequence[TrueBox], scored: ScoredClasses) -> tuple[TrueBox, ...]:

@@ -1,4 +1,4 @@
-"""The score threshold that serves best, and what each image looks like at it."""
+"""Finds the best score threshold, and the images with most mistakes at it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from retinasdk.evaluation.coco import CocoNumbers
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Detections with scores above `score`, at IoU 0.50: precision is the share of them that are right, recall the
-    share of all true boxes that they find, f1 the harmonic mean of both."""
+    """How good detections with scores above a threshold are, at IoU 0.50.
+
+    Attributes:
+        score: The score threshold.
+        precision: Share of the detections that match an object, 0 to 1.
+        recall: Share of the objects that are found, 0 to 1.
+        f1: Harmonic mean of precision and recall.
+    """
 
     score: float
     precision: float
@@ -22,7 +28,14 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class ImageMistakes:
-    """Counts of one image at an operating point. image: its index."""
+    """Mistakes in one image at an operating point.
+
+    Attributes:
+        image: Index of the image.
+        missed: Objects without a detection.
+        false: Detections without an object.
+        true: Detections that match an object.
+    """
 
     image: int
     missed: int
@@ -31,9 +44,13 @@ class ImageMistakes:
 
 
 def best_f1(numbers: CocoNumbers) -> OperatingPoint | None:
-    """Where F1, over the objects of all classes, is highest; of equal ones the highest score. None: no detections."""
+    """Finds the threshold with the highest F1 over the objects of all classes.
+
+    Returns:
+        The operating point; of equal ones, that of the highest score. None if there are no detections.
+    """
     scores, total = numbers.scores, int(numbers.boxes_of_image.sum())
-    # A threshold takes all detections of one score, or none.
+    # Detections of equal scores are on the same side of any threshold.
     last = np.flatnonzero(np.append(scores[:-1] != scores[1:], True)) if scores.size else np.zeros(0, np.int64)
     if not last.size or not total:
         return None
@@ -41,7 +58,7 @@ def best_f1(numbers: CocoNumbers) -> OperatingPoint | None:
     f1 = 2 * true / (last + 1 + total)
     best = int(np.argmax(f1))
     taken = int(last[best])
-    # Halfway to the next score: a threshold that equals a score may fall on either side by its rounding.
+    # Halfway to the next score: rounding would decide on which side of an equal threshold a score falls.
     below = scores[taken + 1] if taken + 1 < scores.size else 0.0
     return OperatingPoint(
         score=float(scores[taken] + below) / 2,
@@ -52,7 +69,7 @@ def best_f1(numbers: CocoNumbers) -> OperatingPoint | None:
 
 
 def worst_images(numbers: CocoNumbers, score_threshold: float, most: int) -> list[ImageMistakes]:
-    """The images with most missed and false boxes together, the worst first; those without any are left out."""
+    """Returns the images with most missed and false boxes, worst first, without those that have none."""
     above = numbers.scores > score_threshold
     count = numbers.boxes_of_image.size
     true = np.bincount(numbers.image[above & numbers.is_true], minlength=count)

@@ -1,4 +1,4 @@
-"""The report: one page, its charts, and the pictures of the worst images, in a folder."""
+"""Writes the report of an evaluation: one page, its charts, and pictures of the worst images, in a folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,13 @@ figure {{ margin: 0; }} figcaption {{ overflow-wrap: anywhere; }}
 
 @dataclass(frozen=True)
 class DrawnImage:
-    """One of the worst images. picture: JPEG."""
+    """One of the images with most mistakes.
+
+    Attributes:
+        file_name: Name of the image's file.
+        mistakes: Its counts.
+        picture: JPEG file with the boxes drawn.
+    """
 
     file_name: str
     mistakes: ImageMistakes
@@ -50,7 +56,11 @@ def write_report(
     labels: Sequence[str],
     worst: Iterable[DrawnImage],
 ) -> None:
-    """Writes the files to `folder`, the page last, so that a page never lacks its pictures. Raises `OSError`."""
+    """Writes the files of the report. The page is written last, so that a page never lacks its pictures.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
     charts = {
         "precision_recall.png": precision_recall(numbers),
         "precision_recall_classes.png": precision_recall_of_classes(numbers, labels),
@@ -70,12 +80,12 @@ def write_report(
 def _page(title: str, evaluation: Evaluation, charts: Sequence[str], figures: Sequence[str]) -> str:
     point = evaluation.best_f1
     at = (
-        "No object was found."
+        "No object is detected."
         if point is None
         else f"F1 is best ({point.f1:.3f}) with scores above {point.score:.3f}: precision {point.precision:.3f}, "
         f"recall {point.recall:.3f}, at IoU 0.50."
     )
-    left_out = f"<p>Left out, since the model does not know them: {html.escape(', '.join(evaluation.left_out))}.</p>"
+    left_out = f"<p>Not scored, since the model does not know them: {html.escape(', '.join(evaluation.left_out))}.</p>"
     parts = [
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>',
         f"<style>\n{_STYLE}\n</style>\n<h1>{html.escape(title)}</h1>",
@@ -97,7 +107,7 @@ def _page(title: str, evaluation: Evaluation, charts: Sequence[str], figures: Se
             f'<div class="worst">\n{chr(10).join(figures)}\n</div>',
         ]
     else:
-        parts.append("<p>None: every object was found, and nothing else.</p>")
+        parts.append("<p>None: every object is detected, and nothing else.</p>")
     return "\n".join(parts) + "\n</html>\n"
 
 

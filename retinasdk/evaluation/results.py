@@ -1,4 +1,4 @@
-"""What an evaluation found: average precision by class and size, and the best score threshold."""
+"""Results of an evaluation: average precision by class and size, and the best score threshold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from retinasdk.evaluation.operating_point import OperatingPoint
 
 @dataclass(frozen=True)
 class ClassResult:
-    """AP and AP50 of one class (None where there is nothing to find), and its ground-truth boxes without crowds."""
+    """Average precision of one class.
+
+    Attributes:
+        AP: Average precision over IoU 0.50 to 0.95, 0 to 1. None if there is nothing to find.
+        AP50: Average precision at IoU 0.50. None if there is nothing to find.
+        boxes: Number of ground-truth boxes without crowds.
+    """
 
     AP: float | None
     AP50: float | None
@@ -19,7 +25,12 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class SizeResult:
-    """AP of one class on objects of one size (None where there are none), and how many they are, without crowds."""
+    """Average precision of one class on objects of one size.
+
+    Attributes:
+        AP: Average precision over IoU 0.50 to 0.95, 0 to 1. None if there are no such objects.
+        boxes: Number of ground-truth boxes without crowds.
+    """
 
     AP: float | None
     boxes: int
@@ -27,10 +38,18 @@ class SizeResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """metrics: the 12 COCO numbers by the names in `METRICS`, None where undefined; per_class: by the model's labels;
-    left_out: categories of the annotations that the model does not know; images: how many were scored;
-    per_class_and_size: by label, then "small" (below 32 x 32 pixels), "medium" (up to 96 x 96), "large";
-    best_f1: the score threshold with the best balance of false and missed boxes, None without any detection."""
+    """The result of `retinasdk.evaluate`.
+
+    Attributes:
+        metrics: The 12 COCO metrics by name (AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl), 0 to 1.
+            None if undefined.
+        per_class: `ClassResult` by the model's label.
+        left_out: Categories of the annotations that the model does not know. They are not scored.
+        images: Number of images scored.
+        per_class_and_size: `SizeResult` by label, then by size: "small" (below 32 x 32 pixels), "medium" (up to
+            96 x 96), "large".
+        best_f1: The score threshold with the best balance of false and missed boxes. None without any detection.
+    """
 
     metrics: dict[str, float | None]
     per_class: dict[str, ClassResult]
@@ -40,7 +59,7 @@ class Evaluation:
     best_f1: OperatingPoint | None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: the metrics at the top, then the other fields by their names."""
+        """Returns the result as a dictionary for JSON: the metrics at the top level, then the other fields."""
         sizes = {
             name: {size: vars(result).copy() for size, result in results.items()}
             for name, results in self.per_class_and_size.items()

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 # The first one that FFmpeg has.
 _CODECS = (("libx264", {"preset": "veryfast", "crf": "23"}), ("mpeg4", {"qscale": "4"}))
 # FFmpeg's name of the container and its time units per second, by suffix. AVI is not among them: it has a fixed frame
-# rate, while the frames of a stream may be any time apart.
-_CONTAINERS = {".mp4": ("mp4", 90_000), ".m4v": ("mp4", 90_000), ".mov": ("mov", 90_000), ".mkv": ("matroska", 1_000)}
+# rate, while the frames of a stream may be any time apart. MPEG-4 allows at most 65,535 time units per second.
+_CONTAINERS = {".mp4": ("mp4", 60_000), ".m4v": ("mp4", 60_000), ".mov": ("mov", 60_000), ".mkv": ("matroska", 1_000)}
 
 
 class VideoWriter:

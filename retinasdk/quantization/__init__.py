@@ -1,4 +1,4 @@
-"""INT8 on the CPU: convolutions in 8 bits but those that lose too much by it, checked before anything is written."""
+"""INT8 on the CPU: quantizes the convolutions that lose little accuracy, and checks the result before writing it."""
 
 from retinasdk.quantization.quantizer import quantize_onnx
 from retinasdk.quantization.report import QuantizationReport, QuantizedLayer

@@ -1,4 +1,4 @@
-"""What a quantized network finds, against what it found in float32: average precision, and detection by detection."""
+"""Compares the detections of a quantized network with those in float32, and their average precision."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ _SAME_OBJECT_IOU = 0.5
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a network finds on the images that are compared, and its AP on the annotated ones."""
+    """The results of one network.
+
+    Attributes:
+        detections: Detections in each image that is compared.
+        AP: Average precision on the annotated images, 0 to 1. None without annotations.
+    """
 
     detections: list[Detections]
     AP: float | None
@@ -29,9 +34,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Checks:
-    """Runs whole detectors, from the file `path`, which holds the network that was checked last.
+    """Runs networks as whole detectors.
 
-    images: that are compared. root: the folder of annotated ones.
+    Attributes:
+        path: File that each checked network is written to.
+        spec: Spec of the networks.
+        images: Images whose detections are compared.
+        root: Folder of the annotated images.
+        annotations: Annotation file in COCO format. None measures no average precision.
+        progress: Called as `progress(items, title)` around each sequence of work.
     """
 
     path: Path
@@ -42,6 +53,7 @@ class Checks:
     progress: Progress
 
     def of(self, model: Any, title: str) -> Outcome:
+        """Runs a network, an `onnx.ModelProto`; `title` names it in the progress."""
         self.path.write_bytes(model.SerializeToString())
         with Detector(self.path, device="cpu", spec=self.spec) as detector:
             found = [detector(image) for image in self.progress(self.images, f"compare, {title}")]
@@ -59,7 +71,7 @@ class Checks:
 
 
 def agreement_of(wanted: Sequence[Detections], found: Sequence[Detections]) -> float | None:
-    """Part of the detections of both that have a counterpart; None: there are none."""
+    """Returns the fraction of all detections that have a counterpart, 0 to 1, or None if there are none."""
     both = sum(map(len, wanted)) + sum(map(len, found))
     pairs = sum(len(pair_boxes(*pair, _SAME_OBJECT_IOU)) for pair in zip(wanted, found, strict=True))
     return 2 * pairs / both if both else None
@@ -68,17 +80,17 @@ def agreement_of(wanted: Sequence[Detections], found: Sequence[Detections]) -> f
 def why_refused(
     before: float | None, after: float | None, agreement: float | None, *, max_ap_drop: float, min_agreement: float
 ) -> str | None:
-    """What is wrong with an attempt; None: nothing."""
+    """Returns why a quantized network is not good enough, or None if it is."""
     if before is not None and after is not None:
         drop = 100 * (before - after)
         if drop > max_ap_drop:
             return (
-                f"wanted AP to fall by at most {max_ap_drop:g} points (max_ap_drop), got {drop:.2f}, from {before:.4f} "
-                f"to {after:.4f},"
+                f"AP falls by {drop:.2f} points, from {before:.4f} to {after:.4f}; at most {max_ap_drop:g} are allowed "
+                "(max_ap_drop)"
             )
     elif agreement is not None and agreement < min_agreement:
         return (
-            f"wanted at least {min_agreement:.1%} of the detections to have a counterpart (min_agreement), got "
-            f"{agreement:.1%}"
+            f"only {agreement:.1%} of the detections have a counterpart; at least {min_agreement:.1%} are required "
+            "(min_agreement)"
         )
     return None

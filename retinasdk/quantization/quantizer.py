@@ -1,4 +1,4 @@
-"""`quantize_onnx`: the whole way, a line for each step."""
+"""`quantize_onnx`: calibrates, measures, writes and checks an INT8 network, a line for each step."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ DEFAULT_MAX_AP_DROP = 0.3
 DEFAULT_MIN_AGREEMENT = 0.9
 DEFAULT_SWEEP_IMAGES = 4
 
-_MOST_IMAGES = 64  # to calibrate with, of those given
-_COMPARED_IMAGES = 32  # of them, whose detections are compared
-# What part of the summed squares of the layers' losses stays, at each attempt. On the bundled networks the first tenths
-# lie in layers of so little work that no time is lost; below a half, time is.
+_MOST_IMAGES = 64  # used for calibration, of those given
+_COMPARED_IMAGES = 32  # of these, the ones whose detections are compared
+# Fraction of the summed squared losses that remains, at each attempt. On the bundled networks the first tenths are in
+# layers of so little work that keeping them in float32 costs no time; below a half it does.
 _ATTEMPTS = (0.7, 0.5, 0.25, 0.12, 0.06, 0.03)
 _TIMED_ROUNDS = 5
 
@@ -53,23 +53,36 @@ def quantize_onnx(
     spec: ModelSpec | None = None,
     progress: Progress = lambda items, title: items,
 ) -> QuantizationReport:
-    """Writes a heads-only RetinaNet in 8 bits, for ONNX Runtime on the CPU, to `output` (.onnx), its spec beside it.
+    """Quantizes a heads-only RetinaNet to 8 bits for ONNX Runtime on the CPU, if it stays accurate enough.
 
-    path: a bundled name, or an ONNX file in float32. images: a folder, or paths, PIL images or arrays, like those to
-        come; up to 64 of them, evenly chosen, give the ranges of activations.
-    annotations: boxes in images of that folder, in COCO's format: average precision is measured before and after.
-    max_ap_drop: points of AP (0.3: from 0.400 to 0.397) that it may fall by; where that is more, nothing is written.
-    min_agreement: part of the detections of both networks that have a counterpart of the same class in the other's, on
-        up to 32 images. What is asked for where there are no annotations.
-    sweep_images: on so many each layer is quantized alone, to see what that costs: (layers + 8) * sweep_images runs of
-        the network, and as many loads of it as there are layers.
-    spec: where it is neither beside the file nor in it. progress: progress(items, title) wraps each sequence of work.
+    The last layer of each head stays in float32: it is little work, and nothing after it corrects its errors. Layers
+    that lose most relative to their work stay in float32 too, more at each attempt, until the network is accurate
+    enough. So do layers for which 8 bits would not save time.
 
-    The last layer of each head stays in float32: little work, and no other error is taken out behind it. So do those
-    that lose most for the work that they have, more at each attempt until it costs little enough, and with them those
-    whose 8 bits would not pay for the ways into codes and back.
-    Raises `ModelError` where the last attempt costs too much as well, or for a network that cannot be quantized;
-    `ImageError`, `ValueError`, `OSError`, `MissingDependencyError`. Nothing is written then.
+    Args:
+        path: Name of a bundled model, or an ONNX file in float32.
+        output: The ONNX file to write. The spec is written beside it, as `.json`.
+        images: A folder, or paths, PIL images or arrays, like those of the application. Up to 64 of them, evenly
+            chosen, are used for calibration.
+        annotations: Annotation file in COCO format for images in that folder. If given, average precision is measured
+            before and after.
+        max_ap_drop: Points of AP that may be lost (0.3 is a drop from 0.400 to 0.397). Only with annotations.
+        min_agreement: Fraction of the detections of either network that must have a counterpart of the same class in
+            the other's, on up to 32 images, 0 to 1. Only without annotations.
+        sweep_images: Number of images on which each layer is quantized alone, to measure its loss. This takes
+            (layers + 8) * sweep_images runs of the network, and loads it once per layer.
+        spec: The model's spec, if it is neither beside the file nor in it.
+        progress: Called as `progress(items, title)` around each sequence of work.
+
+    Returns:
+        Which layers are quantized, the loss in accuracy, and the speed on this machine.
+
+    Raises:
+        ModelError: If the network cannot be quantized, or loses too much accuracy at every attempt. Nothing is written.
+        ImageError: If an image cannot be read.
+        ValueError: If an option is not valid.
+        OSError: If a file cannot be written.
+        MissingDependencyError: If the onnx package is not installed.
     """
     source, target = find_model(path), Path(output)
     _check_options(source, target, images, annotations, max_ap_drop, min_agreement, sweep_images)
@@ -86,8 +99,8 @@ def quantize_onnx(
         exact = checks.of(network.model, "float32")
         if exact.AP is None and not any(map(len, exact.detections)):
             raise ValueError(
-                f"wanted images on which {source.name} finds something, to compare with what it finds in 8 bits; got "
-                f"{len(checks.images)} without a detection above {read.spec.score_threshold:g}; give others, or "
+                f"{source.name} detects nothing above {read.spec.score_threshold:g} in the {len(checks.images)} images "
+                "that are compared, so its accuracy in 8 bits cannot be checked; give images that contain objects, or "
                 "annotations"
             )
         observed = observe(network, network_inputs(progress(chosen, "calibrate"), read.spec, batch=batch))
@@ -105,18 +118,18 @@ def quantize_onnx(
                 break
         else:
             raise ModelError(
-                f"{source}: {why} in 8 bits, even with {len(losses) - len(layers)} of {len(losses)} layers in float32; "
-                "nothing is written; give more images like those to come, or allow more"
+                f"{source}: in 8 bits {why}, even with {len(losses) - len(layers)} of {len(losses)} layers in float32. "
+                "Nothing was written. Give more images like those of the application, or allow a larger loss"
             )
         speed = _speed(source, checks.path, read.spec, swept[0])
     if not layers:
         raise ModelError(
-            f"{source}: wanted layers that 8 bits make faster without costing too much, found none of {len(losses)}; "
-            "nothing is written; use the network as it is"
+            f"{source}: none of the {len(losses)} layers is faster in 8 bits without losing too much accuracy. Nothing "
+            "was written. Use the network as it is"
         )
 
     changed = _described(read.spec, len(layers), len(losses), len(chosen))
-    _seal(model, changed)
+    _embed_spec(model, changed)
     report = QuantizationReport(
         output=target,
         spec=changed,
@@ -141,19 +154,17 @@ def _check_options(
     min_agreement: float,
     sweep_images: int,
 ) -> None:
-    """Found out before the work, not after it."""
+    """Checks options before the work starts."""
     if target.suffix.lower() != ".onnx":
-        raise ValueError(f"output must be the name of an .onnx file, got {str(target)!r}")
+        raise ValueError(f"output must be a file name that ends in .onnx, got {str(target)!r}")
     if target.is_dir() or not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-        raise ValueError(f"{target}: wanted a file in a folder that can be written to; make it, or choose another")
+        raise ValueError(f"{target} cannot be written; create its folder, or choose another file")
     if target.resolve() == source.resolve():
-        raise ValueError(
-            f"{target}: wanted another file than the network itself, which is still needed; choose another"
-        )
+        raise ValueError(f"{target} is the network that is being quantized; choose another output file")
     if not 0 <= max_ap_drop <= 100:
-        raise ValueError(f"max_ap_drop must be points of AP from 0 to 100, got {max_ap_drop!r}")
+        raise ValueError(f"max_ap_drop must be from 0 to 100 points of AP, got {max_ap_drop!r}")
     if not 0 <= min_agreement <= 1:
-        raise ValueError(f"min_agreement must be a part from 0 to 1, got {min_agreement!r}")
+        raise ValueError(f"min_agreement must be from 0 to 1, got {min_agreement!r}")
     if isinstance(sweep_images, bool) or not isinstance(sweep_images, int) or sweep_images < 1:
         raise ValueError(f"sweep_images must be an integer of at least 1, got {sweep_images!r}")
     if annotations is not None:
@@ -161,9 +172,9 @@ def _check_options(
 
         check_pycocotools()
         if not isinstance(images, (str, os.PathLike)):
-            raise ValueError("annotations name files, so images must be the folder of them, got single images")
+            raise ValueError("with annotations, images must be the folder of the annotated images, got single images")
         if not os.path.isfile(os.fspath(annotations)):  # type: ignore[call-overload]
-            raise ValueError(f"{annotations}: no such file; wanted boxes in COCO's format")
+            raise ValueError(f"{annotations} does not exist; give an annotation file in COCO format")
 
 
 def _network(model: Any, source: Path) -> Network:
@@ -172,12 +183,12 @@ def _network(model: Any, source: Path) -> Network:
     except ModelError as error:
         raise ModelError(f"{source}: {error}") from error
     if not network.layers:
-        raise ModelError(f"{source}: wanted convolutions with constant weights to quantize, got none")
+        raise ModelError(f"{source} has no convolution with constant weights, so there is nothing to quantize")
     return network
 
 
 def _evenly(items: Sequence[Any], most: int) -> list[Any]:
-    """At most so many, from the first on, at even distances."""
+    """Returns at most `most` items, evenly spaced, starting with the first."""
     count = min(most, len(items))
     return [items[index * len(items) // count] for index in range(count)]
 
@@ -187,8 +198,8 @@ def _described(spec: ModelSpec, quantized: int, layers: int, images: int) -> Mod
     return spec.replace(source={**spec.source, "quantized": note})
 
 
-def _seal(model: Any, spec: ModelSpec) -> None:
-    """Puts the spec into the model."""
+def _embed_spec(model: Any, spec: ModelSpec) -> None:
+    """Embeds the spec in the model's metadata."""
     others = [item for item in model.metadata_props if item.key != METADATA_KEY]
     del model.metadata_props[:]
     model.metadata_props.extend(others)
@@ -205,8 +216,10 @@ def _layers(losses: dict[str, float], observed: Observed, quantized: set[str]) -
 
 
 def _speed(exact: Path, quantized: Path, spec: ModelSpec, tensor: npt.NDArray[np.float32]) -> float:
-    """The time of one run of the first over that of the second, both as a `Detector` runs them: the shortest of several
-    in turn, after one of each."""
+    """Returns the time of one run of the first file divided by that of the second, as a `Detector` runs them.
+
+    Both run alternately, after one run each to warm up; the shortest times count.
+    """
     backends = [OnnxCpuBackend(path, spec=spec, threads=None) for path in (exact, quantized)]
     times: list[list[float]] = [[], []]
     for _ in range(1 + _TIMED_ROUNDS):

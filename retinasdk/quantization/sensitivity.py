@@ -1,4 +1,4 @@
-"""What quantizing costs at the heads, for each layer alone and for several, and which layers to keep in float32."""
+"""Measures what quantization costs at the heads, and chooses the layers to keep in float32."""
 
 from __future__ import annotations
 
@@ -17,31 +17,36 @@ from retinasdk.spec import ModelSpec
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_BEST = 300  # (anchor, class) pairs of an image that count
-# As many multiplications in 8 bits save the time that a number takes into codes or back. Measured on the bundled
-# networks with AVX2, where 64 to 256 make little difference.
+_BEST = 300  # (anchor, class) pairs per image that are compared
+# Converting one number to 8 bits or back costs as much time as this many multiplications in 8 bits save. Measured on
+# the bundled networks with AVX2, where 64 to 256 make little difference.
 _CROSSING_WORK = 128
 
 
 @dataclass(frozen=True)
-class Heads:
-    """Head outputs of one image. scores: (anchors, classes); deltas: (anchors, 4), as parts of an anchor's size."""
+class HeadValues:
+    """Head outputs of one image.
+
+    Attributes:
+        scores: (anchors, classes) float32, 0 to 1.
+        deltas: (anchors, 4) float32, as fractions of an anchor's size.
+    """
 
     scores: npt.NDArray[np.float32]
     deltas: npt.NDArray[np.float32]
 
     def best(self) -> npt.NDArray[np.intp]:
-        """Flat indices of the pairs with the best scores."""
+        """Returns flat indices of the (anchor, class) pairs with the best scores."""
         count = min(_BEST, self.scores.size)
         return np.argpartition(self.scores.ravel(), -count)[-count:]
 
 
 class HeadLoss:
-    """Runs a network of the same heads as `network` on the same inputs, and says how far its heads are off.
+    """Measures how far the head outputs of a network are from those of the float32 network, on fixed inputs.
 
-    The loss is the root of the mean square error of scores (0 to 1) plus that of deltas (parts of an anchor's size),
-    over the pairs of anchor and class that are among the best 300 of an image for either network. Of independent
-    layers the squares add up.
+    The loss is the root of the mean square error of scores (0 to 1) plus that of deltas (fractions of an anchor's
+    size), over the (anchor, class) pairs that are among the best 300 of an image in either network. The squares of the
+    losses of independent layers add up.
     """
 
     def __init__(self, network: Network, spec: ModelSpec, inputs: Sequence[npt.NDArray[np.float32]]) -> None:
@@ -50,7 +55,7 @@ class HeadLoss:
         self._wanted = list(self._run(network.model))
 
     def of(self, model: Any) -> float:
-        """The loss of a quantized model."""
+        """Returns the loss of a quantized model."""
         squares, count = 0.0, 0
         for wanted, found in zip(self._wanted, self._run(model), strict=True):
             pairs = np.union1d(wanted.best(), found.best())
@@ -61,25 +66,25 @@ class HeadLoss:
             count += len(pairs)
         return math.sqrt(squares / count)
 
-    def _run(self, model: Any) -> Iterator[Heads]:
+    def _run(self, model: Any) -> Iterator[HeadValues]:
         session, levels = open_session(model), len(self._spec.levels)
         for tensor in self._inputs:
             outputs = session.run(self._names, {self._spec.input: tensor})
             yield self._heads(outputs[:levels], outputs[levels:])
 
-    def _heads(self, logits: Sequence[Any], deltas: Sequence[Any]) -> Heads:
-        """Channels are anchor by anchor; of a batch, which holds copies of one image, the first counts."""
+    def _heads(self, logits: Sequence[Any], deltas: Sequence[Any]) -> HeadValues:
+        """Orders outputs by anchor. A batch holds copies of one image, so only the first is read."""
         classes = len(self._spec.labels)
         scores = [_by_anchor(level[0], classes) for level in logits]
         boxes = [_by_anchor(level[0], 4) for level in deltas]
         with np.errstate(over="ignore"):
             probabilities = 1 / (1 + np.exp(-np.concatenate(scores)))
         relative = np.concatenate(boxes) / np.array(self._spec.box_coder.weights, np.float32)
-        return Heads(probabilities.astype(np.float32, copy=False), relative.astype(np.float32, copy=False))
+        return HeadValues(probabilities.astype(np.float32, copy=False), relative.astype(np.float32, copy=False))
 
 
 def _by_anchor(level: npt.NDArray[np.float32], numbers: int) -> npt.NDArray[np.float32]:
-    """(A * numbers, h, w) to (h * w * A, numbers)."""
+    """Reorders (A * numbers, h, w) to (h * w * A, numbers)."""
     height, width = level.shape[1:]
     in_order: npt.NDArray[np.float32] = level.reshape(-1, numbers, height, width).transpose(2, 3, 0, 1)
     return in_order.reshape(-1, numbers)
@@ -91,7 +96,7 @@ def sweep(
     loss: HeadLoss,
     progress: Callable[[Sequence[Any]], Iterable[Any]],
 ) -> dict[str, float]:
-    """The loss of each layer, when it alone is quantized."""
+    """Returns the loss of each layer when it alone is quantized, by the layer's name."""
     return {
         name: loss.of(quantized(network, [name], observed.ranges, observed.means))
         for name in progress(list(network.layers))
@@ -99,9 +104,14 @@ def sweep(
 
 
 def layers_to_keep(losses: Mapping[str, float], work: Mapping[str, int], share: float) -> set[str]:
-    """Layers to leave in float, so that at most this share of the summed squares of all losses is left.
+    """Chooses layers to keep in float32, so that at most a share of the summed squared losses remains.
 
-    Those go first that lose most for the work that they have: to leave out a layer of little work costs little time.
+    Layers that lose most relative to their work are chosen first: keeping a layer of little work costs little time.
+
+    Args:
+        losses: Loss of each layer alone.
+        work: Multiplications of each layer.
+        share: Fraction of the summed squared losses that may remain, 0 to 1.
     """
     squares = {name: value * value for name, value in losses.items()}
     left, most = sum(squares.values()), share * sum(squares.values())
@@ -115,7 +125,7 @@ def layers_to_keep(losses: Mapping[str, float], work: Mapping[str, int], share: 
 
 
 def worthwhile(network: Network, layers: Collection[str], observed: Observed) -> set[str]:
-    """Those of the layers whose 8 bits save more than the ways into codes and back cost: the rest stays in float32."""
+    """Returns the layers for which 8 bits save more time than converting to codes and back costs."""
 
     def gain(chosen: Collection[str]) -> int:
         crossed = sum(observed.sizes[name] for name in network.crossings(chosen) if name in observed.sizes)

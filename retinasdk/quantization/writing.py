@@ -1,23 +1,25 @@
-"""A network in the Q/DQ form that ONNX Runtime's CPU computes in 8 bits from end to end.
+"""Writes a network in the Q/DQ form that ONNX Runtime computes in 8 bits on the CPU from end to end.
 
-Activations are uint8 with a zero point, weights int8 with a scale for each output channel, biases int32 in the scale of
-the sums. Everything between two quantized convolutions that can stay in 8 bits does: activation functions vanish in the
-rounding to uint8, additions are quantized too, pooling and nearest resizing keep the codes as they are.
+Activations are uint8 with a zero point, weights are int8 with a scale per output channel, biases are int32 in the
+scale of the sums. Between two quantized convolutions, everything that can stay in 8 bits does: activation functions
+merge into the rounding to uint8, additions are quantized too, pooling and nearest resizing keep the codes unchanged.
 
-Note [Pairs of products]: CPUs without VNNI multiply by vpmaddubsw, which adds two products in 16 bits and cuts what
-passes 32767. Weights of full eight bits would be cut there: 2 * 255 * 127. So two weights that are neighbours in the
-order of the sum (row, column, channel), and of one sign, have codes that sum up to 128 at most; 255 * 128 passes. That
-leaves each channel between seven and eight bits. Depthwise convolutions, whose kernels add in 32 bits, have all eight.
-Where there is VNNI, such codes are as fast as others.
+Note [Pairs of products]
+Processors without VNNI multiply with vpmaddubsw, which adds two products in 16 bits and saturates above 32767.
+Weights of full eight bits would saturate: 2 * 255 * 127. So two weights that are neighbors in the order of the sum
+(row, column, channel) and have the same sign get codes that sum to at most 128, since 255 * 128 fits. This leaves each
+channel between seven and eight bits. Depthwise convolutions, whose kernels add in 32 bits, use all eight. With VNNI
+such codes are as fast as others.
 
-Note [Corrected biases]: rounded weights shift the mean of what a channel writes by (rounded - exact) * mean of what it
-reads, which all that follows reads as well. The bias takes that shift out (Nagel et al., Data-free quantization through
-weight equalization and bias correction, 2019, section 4.2; with means of the calibration's images here, each reader of
-shared weights with its own). Padding is left out of account.
+Note [Corrected biases]
+Rounding the weights shifts the mean of an output channel by (rounded - exact) * mean of the input. The bias removes
+this shift (Nagel et al., Data-free quantization through weight equalization and bias correction, 2019, section 4.2;
+here with means from the calibration images, separately for each convolution that shares weights). Padding is neglected.
 
-Note [Float convolutions]: ONNX Runtime quantizes the weights of any convolution whose input comes from a
-DequantizeLinear with one scale, when it loads the graph, with one scale for all channels. A convolution that is to stay
-in float32 therefore reads through a DequantizeLinear of its own, which has the same scale once for each channel.
+Note [Float convolutions]
+When ONNX Runtime loads a graph, it quantizes the weights of every convolution whose input comes from a DequantizeLinear
+with a single scale, with one scale for all channels. A convolution that must stay in float32 therefore reads from a
+DequantizeLinear of its own, which repeats the same scale for each channel.
 """
 
 from __future__ import annotations
@@ -47,23 +49,33 @@ def quantized(
     ranges: Mapping[str, Range],
     means: Mapping[str, npt.NDArray[np.float64]] | None = None,
 ) -> Any:
-    """The model with these layers in 8 bits. ranges: of `network.tensors(layers)` at least.
+    """Returns the model with some layers in 8 bits, as an `onnx.ModelProto`.
 
-    means: (channels,) of what these layers read; with them their biases are corrected: Note [Corrected biases].
+    Args:
+        network: The float32 network.
+        layers: Names of the layers to quantize.
+        ranges: Ranges of at least `network.tensors(layers)`.
+        means: (channels,) mean of each tensor that these layers read. If given, biases are corrected: Note [Corrected
+            biases].
     """
     return _Writer(network, layers, ranges, means).model
 
 
 @dataclass(frozen=True)
 class Codes:
-    """number = scale * (code - zero), code from 0 to 255."""
+    """How a tensor is coded: number = scale * (code - zero), with codes from 0 to 255.
+
+    Attributes:
+        scale: Step between two codes.
+        zero: Code of the number 0.
+    """
 
     scale: np.float32
     zero: int
 
     @classmethod
     def of(cls, found: Range) -> Codes:
-        """Codes for a range, widened to have 0, which padding needs exactly."""
+        """Returns the codes for a range, widened to contain 0, which padding needs exactly."""
         low, high = min(found.low, 0.0), max(found.high, 0.0)
         scale = np.float32((high - low) / _MAX_ACTIVATION)
         if scale < np.finfo(np.float32).tiny:  # a tensor of zeros
@@ -72,7 +84,7 @@ class Codes:
 
 
 def weight_scales(weight: npt.NDArray[np.float32], is_depthwise: bool) -> npt.NDArray[np.float64]:
-    """(channels,) the smallest scales with which each output channel's weights have codes that may be multiplied."""
+    """Returns (channels,) float64: the smallest scale per output channel whose codes do not saturate."""
     in_order = np.moveaxis(weight, 1, -1).reshape(len(weight), -1).astype(np.float64)
     scales: npt.NDArray[np.float64] = np.abs(in_order).max(axis=1) / _MAX_WEIGHT
     if not is_depthwise and in_order.shape[1] > 1:
@@ -83,8 +95,12 @@ def weight_scales(weight: npt.NDArray[np.float32], is_depthwise: bool) -> npt.ND
 
 
 def mean_shift(error: npt.NDArray[np.float64], means: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(outputs,) what a convolution writes too little on average. error: (outputs, inputs of a group, ...), the exact
-    weights less the rounded ones. means: (inputs,)."""
+    """Returns (outputs,) float64: by how much the mean of each output is too low after rounding the weights.
+
+    Args:
+        error: (outputs, inputs per group, ...), the exact weights minus the rounded ones.
+        means: (inputs,), mean of each input channel.
+    """
     by_group = means.reshape(-1, error.shape[1])
     missing = error.reshape(*error.shape[:2], -1).sum(axis=2).reshape(len(by_group), -1, error.shape[1])
     shift: npt.NDArray[np.float64] = np.einsum("goc,gc->go", missing, by_group).ravel()
@@ -93,7 +109,7 @@ def mean_shift(error: npt.NDArray[np.float64], means: npt.NDArray[np.float64]) -
 
 @dataclass(frozen=True)
 class _Weights:
-    """name: of a layer's weights behind their DequantizeLinear. error: the exact ones less those."""
+    """Quantized weights: their name after the DequantizeLinear, their scales, and exact minus rounded weights."""
 
     name: str
     scales: npt.NDArray[np.float32]
@@ -105,7 +121,7 @@ def _is_depthwise(node: Any, weight: npt.NDArray[np.float32]) -> bool:
 
 
 class _Writer:
-    """Writes the nodes again, in order, with Q/DQ pairs behind every tensor that has codes."""
+    """Copies the nodes in order, and adds a Q/DQ pair after every tensor that has codes."""
 
     def __init__(
         self,
@@ -121,23 +137,23 @@ class _Writer:
         self._constants = dict(network.constants)
         self._codes: dict[str, Codes] = {}
         self._rounded: dict[str, _Weights] = {}
-        self._decoded: dict[str, str] = {}  # of a tensor with codes: its name behind the pair
+        self._decoded: dict[str, str] = {}  # name after the Q/DQ pair, by tensor
         quantized = {id(node): name for name in layers for node in network.layers[name]}
         for node in network.model.graph.node:
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
             if id(node) in quantized:
-                self._quantise(node, copy)
+                self._quantize(node, copy)
             else:
                 copy.input[:] = [self._decode(name) if name in self._written else name for name in node.input]
                 if node.op_type in _KEPT_FROM_RUNTIME and node.input[0] in self._written:
                     copy.input[0] = self._decode_by_channel(node)
                 elif node.op_type == "Shape" and node.input[0] in self._written:
-                    copy.input[0] = f"{node.input[0]}/codes"  # which have it too
+                    copy.input[0] = f"{node.input[0]}/codes"  # which have the same shape
             self._write(copy)
         self.model = self._assembled()
 
-    def _quantise(self, node: Any, copy: Any) -> None:
+    def _quantize(self, node: Any, copy: Any) -> None:
         scale, weights = self._codes_of(node.input[0]).scale, self._weights(node.input[1])
         copy.input[:] = [self._decode(node.input[0]), weights.name]
         bias = np.zeros(len(weights.scales))
@@ -148,14 +164,14 @@ class _Writer:
         if bias.any() or len(node.input) > 2:
             scales = (scale * weights.scales).astype(np.float32)
             steps = np.rint(bias / scales).astype(np.int32)
-            copy.input.append(self._dequantised(f"{node.output[0]}/bias", steps, scales))
+            copy.input.append(self._dequantized(f"{node.output[0]}/bias", steps, scales))
 
     def _weights(self, name: str) -> _Weights:
-        if name in self._rounded:  # for another of its convolutions
+        if name in self._rounded:  # by another convolution that shares them
             return self._rounded[name]
         weight, nodes = self._network.values(name), self._network.layers[name]
         wanted = weight_scales(weight, _is_depthwise(nodes[0], weight))
-        for node in nodes:  # wide enough for the biases to fit into their codes, where weights are next to nothing
+        for node in nodes:  # with tiny weights, the scale must still be large enough for the bias
             if len(node.input) > 2:
                 biases = np.abs(self._network.values(node.input[2]).astype(np.float64))
                 wanted = np.maximum(wanted, biases / _MAX_BIAS / self._codes_of(node.input[0]).scale)
@@ -163,11 +179,11 @@ class _Writer:
         by_channel = scales.reshape(-1, *[1] * (weight.ndim - 1))
         codes = np.rint(weight / by_channel).astype(np.int8)
         error = weight.astype(np.float64) - codes * by_channel.astype(np.float64)
-        self._rounded[name] = _Weights(self._dequantised(f"{name}/weights", codes, scales), scales, error)
+        self._rounded[name] = _Weights(self._dequantized(f"{name}/weights", codes, scales), scales, error)
         return self._rounded[name]
 
-    def _dequantised(self, name: str, codes: npt.NDArray[Any], scales: npt.NDArray[np.float32]) -> str:
-        """Writes constant codes with a scale for each of the first axis, and names what they stand for."""
+    def _dequantized(self, name: str, codes: npt.NDArray[Any], scales: npt.NDArray[np.float32]) -> str:
+        """Adds constant codes with a scale for each entry of the first axis, and returns the decoded tensor's name."""
         inputs = [self._constant(f"{name}/codes", codes), self._constant(f"{name}/scales", scales)]
         inputs.append(self._constant(f"{name}/zeros", np.zeros(len(scales), codes.dtype)))
         self._nodes.append(self._onnx.helper.make_node("DequantizeLinear", inputs, [name], name, axis=0))
@@ -185,13 +201,13 @@ class _Writer:
         return self._codes[shared]
 
     def _decode(self, tensor: str) -> str:
-        """The tensor behind its Q/DQ pair, which is written the first time that it is asked for."""
+        """Returns the tensor's name after its Q/DQ pair, which is added on first use."""
         if tensor not in self._decoded:
             self._write_pair(tensor, tensor, f"{tensor}/decoded")
         return self._decoded[tensor]
 
     def _decode_by_channel(self, node: Any) -> str:
-        """What a convolution in float32 reads: Note [Float convolutions]."""
+        """Returns what a convolution in float32 reads: Note [Float convolutions]."""
         tensor, weight = node.input[0], self._network.constants.get(node.input[1])
         target = f"{tensor}/decoded by channel"
         if weight is None:
@@ -220,12 +236,12 @@ class _Writer:
         self._decoded[tensor] = target
 
     def _write(self, node: Any) -> None:
-        """Adds a node; where what it writes has codes, also their pair."""
+        """Adds a node, and the Q/DQ pairs of the outputs that have codes."""
         self._nodes.append(node)
         for index, name in enumerate(node.output):
             if name not in self._written:
                 continue
-            if name in self._network.outputs:  # which keeps its name, behind the pair
+            if name in self._network.outputs:  # the name belongs to the tensor after the pair
                 node.output[index] = f"{name}/exact"
                 self._write_pair(name, node.output[index], name)
             else:

@@ -1,4 +1,4 @@
-"""The numbers of `verify`: how far two sets of head outputs are from each other, and which boxes belong together."""
+"""Measures how far two sets of head outputs differ, and pairs the boxes of two sets of detections."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from retinasdk.detections import Detections
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# Boxes whose edges are all so near are the same, whatever they overlap: of a few pixels' side they overlap by little.
+# Boxes whose edges are all this close are the same, whatever their IoU: boxes of a few pixels overlap by little.
 _SAME_PLACE_PX = 0.5
 _NOT_ALIKE = -1.0
 
 
 class TensorTally:
-    """Differences of one tensor, collected over images. tolerance: as part of the tensor's spread."""
+    """Collects the differences of one tensor over images.
+
+    Args:
+        tolerance: A larger difference counts as beyond, as a fraction of the tensor's spread (standard deviation).
+    """
 
     def __init__(self, tolerance: float) -> None:
         self._tolerance = tolerance
@@ -26,7 +30,7 @@ class TensorTally:
         self.not_finite = 0
 
     def add(self, wanted: npt.NDArray[np.float32], got: npt.NDArray[np.float32]) -> None:
-        """Compares two arrays of one shape. What is NaN or infinite on one side alone is counted, and not measured."""
+        """Compares two arrays of one shape. Elements that are NaN or infinite in only one are counted, not measured."""
         finite = np.isfinite(wanted) & np.isfinite(got)
         same = (wanted == got) | (np.isnan(wanted) & np.isnan(got))
         self.not_finite += int((~finite & ~same).sum())
@@ -35,7 +39,7 @@ class TensorTally:
             return
         reference = wanted[finite].astype(np.float64)
         difference = np.abs(reference - got[finite])
-        # A tensor of one value has no spread of its own: then float32's steps at that value stand for it.
+        # A constant tensor has no spread: float32's resolution at that value is used instead.
         spread = max(float(reference.std()), float(np.spacing(np.float32(np.abs(reference).max()))))
         self._beyond += int((difference > self._tolerance * spread).sum())
         self.max_abs = max(self.max_abs, float(difference.max()))
@@ -43,14 +47,17 @@ class TensorTally:
 
     @property
     def share_beyond(self) -> float:
-        """Part of all elements that differ by more than the tolerance."""
+        """Fraction of all elements that differ by more than the tolerance, 0 to 1."""
         return self._beyond / max(1, self._elements)
 
 
 def pair_boxes(first: Detections, second: Detections, min_iou: float) -> npt.NDArray[np.int64]:
-    """(p, 2) indices into both of boxes that belong together: one class, and an overlap of `min_iou` or one place.
+    """Pairs boxes of the same class that overlap by at least `min_iou`, or whose edges are within half a pixel.
 
-    No box is in two pairs; the best of `first` choose first.
+    No box is in two pairs. Boxes of `first` with higher scores choose first.
+
+    Returns:
+        (p, 2) int64, indices into `first` and `second`.
     """
     alike = _likeness(first, second)
     pairs: list[tuple[int, int]] = []
@@ -65,17 +72,17 @@ def pair_boxes(first: Detections, second: Detections, min_iou: float) -> npt.NDA
 def are_among(
     boxes: Detections, others: Detections, min_iou: float, max_score_difference: float
 ) -> npt.NDArray[np.bool_]:
-    """(n,) whether each of `boxes` has one in `others` that it could be a pair with, of nearly its score."""
-    # One at a time: thousands times thousands would not fit in memory.
+    """Returns (n,) bool: whether each of `boxes` has a counterpart of nearly the same score in `others`."""
+    # One by one: a matrix of thousands by thousands would not fit in memory.
     found = np.zeros(len(boxes), dtype=np.bool_)
     for index in range(len(boxes)):
         is_near = np.abs(boxes.scores[index] - others.scores) <= max_score_difference
-        found[index] = bool((is_near & (_likeness(boxes[index], others)[0] >= min_iou)).any())
+        found[index] = bool((is_near & (_likeness(boxes[index : index + 1], others)[0] >= min_iou)).any())
     return found
 
 
 def _likeness(first: Detections, second: Detections) -> npt.NDArray[np.float64]:
-    """(n, m) overlaps, 1 at the same place; `_NOT_ALIKE` between classes."""
+    """Returns (n, m) IoUs; 1 for boxes at the same place, `_NOT_ALIKE` for boxes of different classes."""
     a, b = first.xyxy[:, None].astype(np.float64), second.xyxy[None].astype(np.float64)
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     common = np.clip(sides, 0, None).prod(axis=-1)

@@ -1,4 +1,4 @@
-"""`verify()`: one model on two backends, or two files of it, compared tensor by tensor and box by box."""
+"""`verify`: compares one model on two backends, or two files of it, tensor by tensor and box by box."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ __all__ = ["TOLERANCES", "ImageDifference", "TensorDifference", "Tolerance", "Ve
 
 _HEADS = ("logits", "deltas")
 _DEVICES = ("cpu", "cuda")
-_BUILT_PRECISION = "fp16"  # of an engine that is built here
+_BUILT_PRECISION = "fp16"  # of an engine that is built for the comparison
 
-# Where no images are given, pictures of these (height, width): landscape, portrait, and sides that no stride divides.
+# (height, width) of the generated pictures: landscape, portrait, and sides that no stride divides.
 _PICTURE_SIZES = ((480, 640), (640, 480), (427, 601))
-_PICTURE_SCORE_THRESHOLD = 0.05  # they show nothing, so scores are low
+_PICTURE_SCORE_THRESHOLD = 0.05  # they show no objects, so scores are low
 
-# What two specs may differ in and still be compared: names, and thresholds, of which the reference's are used.
+# Fields in which two specs may differ: names, and the score threshold, for which the reference's is used.
 _FREE_FIELDS = ("name", "flavour", "source", "input", "score_threshold")
 
 
@@ -56,26 +56,39 @@ def verify(
     score_threshold: float | None = None,
     progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> Verification:
-    """Runs `model` on two backends and compares their head outputs and detections.
+    """Runs a model on two backends and compares their head outputs and detections.
 
-    model: a bundled name or the path of an ONNX file, which runs on the device `reference`.
-    images: as `Detector` takes them; None: three seeded pictures.
-    against: what is tested on `device`: another ONNX file, an engine, or an open backend; None: `model` again.
-    precision: "fp32", "fp16" or "int8": whose tolerance holds, and that of an engine which is built for it. None: what
-        an engine says of itself, "fp16" for one that is built, "fp32" on the CPU.
-    spec: of both, where it is neither beside the files nor in them.
-    score_threshold: boxes above are compared; None: the spec's, or 0.05 for the seeded pictures.
-    progress: wraps the sequence of images, e.g. `tqdm.tqdm`.
+    Args:
+        model: Name of a bundled model or path of an ONNX file. It runs on the device `reference`.
+        images: Images as `Detector` accepts them. Defaults to three generated pictures.
+        reference: Device of the reference, "cpu" or "cuda".
+        device: Device of the tested model, "cpu" or "cuda".
+        against: What is tested on `device`: another ONNX file, an engine, or an open backend. Defaults to `model`.
+        precision: "fp32", "fp16" or "int8": selects the tolerance, and the precision of an engine that is built.
+            Defaults to the precision of a given engine, "fp16" for an engine that is built, "fp32" on the CPU.
+        spec: Spec of both, if it is neither beside the files nor in them.
+        score_threshold: Boxes with scores above it are compared, 0 to 1. Defaults to the spec's, or 0.05 for the
+            generated pictures.
+        progress: Wraps the sequence of images, for example `tqdm.tqdm`.
 
-    Raises `DeviceError` where a GPU is wanted and cannot be used, `ModelError` and `ImageError` for files, `ValueError`
-    for what cannot be compared.
+    Raises:
+        DeviceError: If the GPU is asked for and cannot be used.
+        ModelError: If a model file cannot be used.
+        ImageError: If an image cannot be read.
+        ValueError: If the two cannot be compared.
+
+    Example:
+        ```python notest
+        result = retinasdk.verify("people", against="people8.onnx", device="cpu", precision="int8")
+        print(result.passed, result.failures)
+        ```
     """
     _check_options(reference, device, precision, score_threshold)
     tested_file = model if against is None else against if isinstance(against, (str, os.PathLike)) else None
     if against is None and reference == device == "cpu":
         raise ValueError(
-            f"{model}: wanted two things to compare, got one file on one device; name another file to compare it "
-            "against, or use device 'cuda'"
+            f"{model}: nothing to compare, since it is one file on one device; give another file (against=, or "
+            "--against on the command line), or test it on the GPU with device='cuda'"
         )
     if "cuda" in (reference, device if tested_file is not None else reference):
         _check_gpu(model)
@@ -127,8 +140,8 @@ def _check_gpu(model: object) -> None:
     reason = why_no_gpu()
     if reason is not None:
         raise DeviceError(
-            f"{model} was to run on the GPU, which cannot be used here: {reason}; `retinasdk doctor` tells what to "
-            "install, and two ONNX files can be compared without a GPU: --against other.onnx --device cpu"
+            f"{model} cannot run on the GPU here: {reason}. `retinasdk doctor` says what to install. Two ONNX files "
+            "can be compared without a GPU: retinasdk verify MODEL --against OTHER.onnx --device cpu"
         )
 
 
@@ -139,10 +152,10 @@ def _own_precision(path: Path, device: str) -> str:
 
 
 def _check_comparable(wanted: ModelSpec, tested: ModelSpec) -> None:
-    """Raises `ValueError` unless both see images and make boxes in the same way."""
+    """Raises `ValueError` unless both specs preprocess images and make boxes in the same way."""
     if wanted.labels != tested.labels:
         raise ValueError(
-            f"wanted two models with the same labels in the same order, got {', '.join(wanted.labels)} and "
+            f"both models must have the same labels in the same order, got {', '.join(wanted.labels)} and "
             f"{', '.join(tested.labels)}"
         )
     different = [
@@ -152,13 +165,13 @@ def _check_comparable(wanted: ModelSpec, tested: ModelSpec) -> None:
     ]
     if different:
         raise ValueError(
-            f"wanted two models with the same pre- and post-processing, but their specs differ in "
+            f"both models must have the same preprocessing and post-processing, but their specs differ in "
             f"{', '.join(different)}; compare their accuracy with `retinasdk eval` instead"
         )
 
 
 def _comparable(spec: ModelSpec, name: str) -> object:
-    """A field of the spec, without names of outputs."""
+    """Returns a field of the spec, without the names of outputs."""
     if name == "levels":
         return [(level.base_anchors, level.stride) for level in spec.levels]
     return getattr(spec, name)
@@ -171,7 +184,7 @@ def _named(images: Sequence[ImageInput] | None) -> list[tuple[str, ImageInput]]:
     if images is None:
         return [(f"picture {seed}", seeded_picture(*size, seed)) for seed, size in enumerate(_PICTURE_SIZES)]
     if len(images) == 0:
-        raise ValueError("images must hold at least one image, got none; leave them out for seeded pictures")
+        raise ValueError("images must contain at least one image, got none; leave it out to use generated pictures")
     return [
         (os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"image {index}", image)
         for index, image in enumerate(images)
@@ -182,14 +195,14 @@ def _named(images: Sequence[ImageInput] | None) -> list[tuple[str, ImageInput]]:
 
 
 class _Comparison:
-    """Runs both backends on one image after the other, and collects."""
+    """Runs both backends on one image after the other and collects the differences."""
 
     def __init__(self, wanted: Backend, tested: Backend, tolerance: Tolerance, score_threshold: float) -> None:
         self._wanted, self._tested = wanted, tested
         self._spec = wanted.spec
         self._tolerance = tolerance
         self._score_threshold = score_threshold
-        # Scores may differ by the tolerance: a box just above the threshold can have its counterpart just below.
+        # A box just above the threshold may have its counterpart just below, by up to the tolerance.
         self._low_threshold = max(0.0, score_threshold - tolerance.score)
         ignored = set(self._spec.ignore_labels)
         reported = [index for index, label in enumerate(self._spec.labels) if label not in ignored]
@@ -207,8 +220,8 @@ class _Comparison:
             mine, theirs = getattr(wanted_heads, head)[level], getattr(tested_heads, head)[level]
             if mine.shape != theirs.shape:
                 raise ModelError(
-                    f"level {level}, {head}: wanted {mine.shape}, which the reference gives, got {theirs.shape}; "
-                    "do both files hold the same network?"
+                    f"level {level}, {head}: the reference gives {mine.shape}, the tested model {theirs.shape}; "
+                    "do both files contain the same network?"
                 )
             tally.add(mine, theirs)
 
@@ -245,7 +258,7 @@ class _Comparison:
     def _boxes(self, heads: HeadOutputs, spec: ModelSpec, transform: Transform) -> _Boxes:
         found = self._decoded(heads, spec, transform)
         kept = suppress(found, spec)[0]
-        # What is the last of the best `top_k` here may come just behind them there.
+        # The last of the best `top_k` of one network may fall just outside them in the other.
         more = self._decoded(heads, spec.replace(top_k=min(2 * spec.top_k, 1 << 20)), transform)
         count = more.counts[0]
         known = Kept(more.boxes[0, :count], sigmoid(more.logits[0, :count]), more.class_ids[0, :count])
@@ -261,22 +274,22 @@ class _Comparison:
             second.scores[pairs[:, 1]] > self._score_threshold
         )
         left, right = first[pairs[counts, 0]], second[pairs[counts, 1]]
-        missing, missing_rivals = self._alone(first, pairs[:, 0], tested.known)
-        extra, extra_rivals = self._alone(second, pairs[:, 1], wanted.known)
+        missing, missing_suppressed = self._alone(first, pairs[:, 0], tested.known)
+        extra, extra_suppressed = self._alone(second, pairs[:, 1], wanted.known)
         return ImageDifference(
             image=name,
             reference=int((first.scores > self._score_threshold).sum()),
             tested=int((second.scores > self._score_threshold).sum()),
             missing=missing,
             extra=extra,
-            rivals=missing_rivals + extra_rivals,
+            suppressed_in_one=missing_suppressed + extra_suppressed,
             max_score=float(np.abs(left.scores - right.scores).max(initial=0.0)),
             max_pixels=float(np.abs(left.xyxy - right.xyxy).max(initial=0.0)),
             postprocess=postprocess,
         )
 
     def _alone(self, boxes: Detections, paired: npt.NDArray[np.int64], known: Detections) -> tuple[int, int]:
-        """How many boxes without a pair the other network does not know, and how many it does."""
+        """Counts boxes without a pair that the other network does not score, and those that it does."""
         is_alone = boxes.scores > self._score_threshold
         is_alone[paired] = False
         is_known = are_among(boxes[is_alone], known, self._tolerance.iou, self._tolerance.score)
@@ -285,7 +298,7 @@ class _Comparison:
 
 @dataclass(frozen=True)
 class _Boxes:
-    """kept: what NMS left; found: the same in pixels of the image; known: all that the network gives a score for."""
+    """Boxes of one network: what NMS kept, the same in pixels of the image, and all boxes that it scores."""
 
     kept: Kept
     found: Detections
@@ -293,7 +306,7 @@ class _Boxes:
 
 
 def _are_equal(first: Kept | HeadOutputs, second: Kept | HeadOutputs) -> bool:
-    """To the last bit: NaN equals itself, and 0 is not -0."""
+    """Compares bit for bit: NaN equals itself, and 0 differs from -0."""
 
     def content(value: Kept | HeadOutputs) -> list[bytes]:
         arrays: list[Any] = []

@@ -230,7 +230,7 @@ def test_an_engine_beside_its_network(gpu: FakeGpu, model_path: Path, spec: Mode
     assert report.rows[-1].stages_ms == {}
     assert report.machine["GPU"].startswith("Fake GPU, compute capability 8.7")
     assert report.machine["TensorRT"] == "tensorrt 10.3.0"
-    assert "stages: of the CPU; the GPU runs them as one" in markdown(report)
+    assert "stages are measured on the CPU only; the GPU runs them as one" in markdown(report)
 
 
 # -- options -----------------------------------------------------------------------------------------------------------
@@ -239,20 +239,20 @@ def test_an_engine_beside_its_network(gpu: FakeGpu, model_path: Path, spec: Mode
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"devices": ["gpu"]}, "devices are some of auto, cpu, cuda; got 'gpu'"),
-        ({"devices": []}, "devices must hold at least one"),
-        ({"precisions": ["fp8"]}, "precisions are some of fp32, fp16, int8; got 'fp8'"),
-        ({"precisions": ["fp16"]}, "precision 'fp16' is of engines that are built of ONNX files for the GPU"),
-        ({"sizes": [(0, 5)]}, r"sizes are \(height, width\) in pixels, got \(0, 5\)"),
-        ({"sizes": [(5,)]}, "sizes are"),
+        ({"devices": ["gpu"]}, "devices must be among auto, cpu, cuda; got 'gpu'"),
+        ({"devices": []}, "devices must contain at least one"),
+        ({"precisions": ["fp8"]}, "precisions must be among fp32, fp16, int8; got 'fp8'"),
+        ({"precisions": ["fp16"]}, "precision 'fp16' applies to engines built from ONNX files for the GPU"),
+        ({"sizes": [(0, 5)]}, r"sizes must be \(height, width\) in pixels, got \(0, 5\)"),
+        ({"sizes": [(5,)]}, "sizes must be"),
         ({"batch": 0}, "batch must be an integer of at least 1, got 0"),
         ({"rounds": 0}, "rounds must be an integer of at least 1"),
         ({"rounds": True}, "rounds must be an integer"),
         ({"warmup": -1}, "warmup must be an integer of at least 0"),
         ({"threads": 0}, "threads must be an integer"),
-        ({"annotations": "truth.json"}, "annotations are of images: give their folder, too"),
+        ({"annotations": "truth.json"}, "annotations need the folder of their images"),
         ({"published": True}, "published figures are average precision against time"),
-        ({"images": "nowhere"}, "nowhere: wanted a folder of images, found none"),
+        ({"images": "nowhere"}, "nowhere is not a folder"),
     ],
     ids=str,
 )
@@ -270,10 +270,10 @@ def test_models_that_are_none(model_path: Path, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"devices must be a list of names, got the string 'cpu'; write \['cpu'\]"):
         quick([model_path], devices="cpu")
     (tmp_path / "a.engine").write_bytes(b"")
-    with pytest.raises(ValueError, match="a TensorRT engine runs on the GPU, got device 'cpu'"):
+    with pytest.raises(ValueError, match="is a TensorRT engine, which runs on the GPU only, got device 'cpu'"):
         quick([tmp_path / "a.engine"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="wanted at least one image in it, found none"):
+    with pytest.raises(ValueError, match="contains no images"):
         quick([model_path], images=tmp_path / "empty")
 
 
@@ -343,7 +343,7 @@ def test_the_table() -> None:
     assert lines[0] == '- processor: An [odd] "name"'
     assert "`Detector(2 images)` on 3 images in turn" in lines[2]
     assert "7 rounds" in lines[2]
-    assert "after 1 of warm-up" in lines[2]
+    assert "after 1 warm-up rounds" in lines[2]
     head, rule, first, second = (cells(line) for line in lines if line.startswith("|"))
     assert set("".join(rule)) == {"-"}
     assert dict(zip(head, first, strict=True)) == {
@@ -362,7 +362,7 @@ def test_the_table() -> None:
     }
     assert second[6:9] == ["-", "-", "-"]
     without = markdown(example(annotations=None, images=0)).splitlines()
-    assert "a seeded picture" in without[2]
+    assert "a generated picture" in without[2]
     assert "AP" not in "".join(without)
 
 
@@ -427,11 +427,11 @@ def test_the_command(annotated: Path, model_path: Path, tmp_path: Path, capsys: 
     [
         ([], "MODEL"),
         (["people", "--size", "640"], "height and width are wanted, such as 1080x1920; got '640'"),
-        (["people", "--device", "gpu"], "devices are some of auto, cpu, cuda"),
-        (["people", "--device", "cpu", "--precision", "int8"], "precision 'int8' is of engines"),
+        (["people", "--device", "gpu"], "devices must be among auto, cpu, cuda"),
+        (["people", "--device", "cpu", "--precision", "int8"], "precision 'int8' applies to engines"),
         (["people", "--plot", "chart.jpg"], "chart.jpg: the picture is a PNG; name it chart.png"),
         (["people", "--json", "none/bench.json"], "wanted a folder that can be written to"),
-        (["people", "--published"], "give images and annotations, too"),
+        (["people", "--published"], "give images and annotations too"),
         (["nobody"], "wanted the name of a bundled model"),
     ],
     ids=str,

@@ -29,7 +29,7 @@ LABELS = ("background", "bolt", "nut")
 
 def fresh(architecture: str, classes: int = len(LABELS), seed: int = 1) -> Any:
     """A model with random weights that finds many boxes."""
-    from retinasdk.convert.export_torch import _build
+    from retinasdk.convert.torchvision_checkpoint import _build
 
     torch.manual_seed(seed)
     model = _build(detection, architecture, classes).eval()

@@ -176,14 +176,14 @@ def test_left_out_categories_are_printed(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "does not parse"),
-        ("{", "does not parse"),
-        ("[]", "wanted COCO's lists images"),
-        ("null", "wanted COCO's lists images"),
-        ("{}", "but KeyError: 'images'"),
+        ("", "cannot be parsed"),
+        ("{", "cannot be parsed"),
+        ("[]", "expected COCO format"),
+        ("null", "expected COCO format"),
+        ("{}", "got KeyError: 'images'"),
         ('{"images": [], "categories": [], "annotations": []}', "at least one image"),
         ('{"images": [{"id": 1}], "categories": [], "annotations": []}', "'file_name'"),
-        ('{"images": {"id": 1}, "categories": [], "annotations": []}', "wanted COCO's lists images"),
+        ('{"images": {"id": 1}, "categories": [], "annotations": []}', "expected COCO format"),
         ('{"images": [{"id": 1, "file_name": "0.png"}], "annotations": []}', "'categories'"),
         (
             '{"images": [{"id": 1, "file_name": 5}], "categories": [{"id": 1, "name": "dog"}], "annotations": []}',

@@ -51,9 +51,12 @@ def test_some_classes_as_if_there_were_no_others(write: Write) -> None:
     ("options", "message"),
     [
         ({"classes": ["dgo"]}, "unknown class 'dgo'; did you mean 'dog'"),
-        ({"classes": ["chair"]}, r"truth\.json has no category 'chair', which was asked for; .* dog, person"),
+        (
+            {"classes": ["chair"]},
+            r"truth\.json has no category 'chair', so this class cannot be scored; .* dog, person",
+        ),
         ({"classes": []}, "at least one class"),
-        ({"rename": {"hound": "dog"}}, r"truth\.json has no category 'hound' to be mapped to 'dog'"),
+        ({"rename": {"hound": "dog"}}, r"truth\.json has no category 'hound', so it cannot be mapped to 'dog'"),
         ({"rename": {"dgo": "person"}}, "did you mean 'dog'"),
         ({"rename": {"dog": "hound"}}, "unknown class 'hound'"),
         ({"batch": 0}, "batch must be an integer of at least 1, got 0"),
@@ -167,9 +170,9 @@ def test_the_best_threshold_by_hand(write: Write, capsys: pytest.CaptureFixture[
 
 
 def test_there_must_be_something_to_find(write: Write) -> None:
-    with pytest.raises(ValueError, match=r"truth\.json: wanted at least one box of a class that is scored .*got none"):
+    with pytest.raises(ValueError, match=r"truth\.json: none of its 0 boxes is of a scored class"):
         check(write, truth({"0.png": []}), Oracle({}))
-    with pytest.raises(ValueError, match=r"class that is scored \(dog\), got none \(1 of other classes\)"):
+    with pytest.raises(ValueError, match=r"none of its 1 boxes is of a scored class \(dog\)"):
         check(write, truth({"0.png": [("person", A)]}), Oracle({}), classes=["dog"])
 
 
@@ -193,7 +196,7 @@ def test_long_masks_are_not_part_of_the_message(write: Write) -> None:
 def test_broken_areas(write: Write, area: Any) -> None:
     annotations = truth({"0.png": [("person", A)]})
     annotations["annotations"][0]["area"] = area
-    with pytest.raises(ValueError, match=r"truth\.json: wanted COCO's lists"):
+    with pytest.raises(ValueError, match=r"truth\.json: expected COCO format"):
         check(write, annotations, Oracle({}))
 
 
@@ -211,7 +214,7 @@ def test_ids_of_images_may_come_in_any_order(write: Write, ids: tuple[Any, ...])
 
 def test_ids_of_two_kinds(write: Write) -> None:
     images = [{"id": 1, "file_name": "0.png"}, {"id": "two", "file_name": "1.png"}]
-    with pytest.raises(ValueError, match=r"truth\.json: wanted COCO's lists"):
+    with pytest.raises(ValueError, match=r"truth\.json: expected COCO format"):
         check(write, truth({"0.png": []}, images=images), Oracle({}))
 
 

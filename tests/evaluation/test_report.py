@@ -113,12 +113,12 @@ def test_the_images_with_most_mistakes_come_first(tmp_path: Path) -> None:
 def test_without_mistakes(tmp_path: Path) -> None:
     page = report(tmp_path, truth({"0.png": [("person", A)]}), NamedOracle({"0.png": [("person", 0.9, A)]}))
     assert set(page.pictures) == CHARTS
-    assert "None: every object was found, and nothing else." in page.text
+    assert "None: every object is detected, and nothing else." in page.text
 
 
 def test_without_detections(tmp_path: Path) -> None:
     page = report(tmp_path, truth({"0.png": [("person", A)]}), NamedOracle({}))
-    assert "No object was found." in page.text
+    assert "No object is detected." in page.text
     assert "0.png: 1 missed, 0 false, 0 right" in page.text
 
 
@@ -209,7 +209,7 @@ def test_without_matplotlib_nothing_begins(
 
 def test_the_folder_must_be_there(tmp_path: Path) -> None:
     annotations = truth({"0.png": [("person", A)]})
-    with pytest.raises(ValueError, match=r"nowhere: wanted an existing folder for the report"):
+    with pytest.raises(ValueError, match=r"nowhere is not an existing folder"):
         check(lambda items: save_set(tmp_path, items), annotations, NamedOracle({}), report=tmp_path / "nowhere")
 
 

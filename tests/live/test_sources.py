@@ -808,6 +808,20 @@ def test_the_container_follows_the_suffix(tmp_path: Path, name: str, magic: byte
     assert [time_s for _, time_s in frames] == pytest.approx(times, abs=0.002)
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov"])
+def test_without_an_h264_encoder_it_is_mpeg4(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    av = pytest.importorskip("av", reason="needs PyAV (retinasdk[video])")
+    monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"libx264"})
+    with VideoWriter(tmp_path / name) as writer:
+        for number in range(3):
+            writer.add(PillowImage.fromarray(shade(number)), number / 10)
+    frames = read_all(Video(tmp_path / name))
+    assert [number_of(image) for image, _ in frames] == [0, 1, 2]
+    assert [time_s for _, time_s in frames] == pytest.approx([0.0, 0.1, 0.2], abs=0.002)
+    with av.open(str(tmp_path / name)) as container:
+        assert container.streams.video[0].codec_context.name == "mpeg4"
+
+
 @pytest.mark.parametrize("name", ["out.avi", "out.webm", "out", "mp4"])
 def test_other_suffixes_are_refused(tmp_path: Path, name: str) -> None:
     """Never MP4 bytes under another name."""

@@ -306,7 +306,7 @@ def test_old_opsets() -> None:
         prepared(old)
 
 
-def test_what_cannot_be_quantised() -> None:
+def test_what_cannot_be_quantized() -> None:
     weight, bias = np.ones((4, 3, 1, 1), np.float32), np.zeros(4, np.float32)
     with pytest.raises(ModelError, match="wanted finite weights to quantize, got NaN or infinity in 'w0'"):
         prepared(convolutions([weight * np.float32(np.nan)], [bias]))

@@ -1,4 +1,4 @@
-"""`quantize_onnx` and `retinasdk quantize`: what is written, what is refused, and that nothing is written then."""
+"""`quantize_onnx` and `retinasdk quantize`: what is written, what is refused, and that Nothing was written then."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ def test_the_report(written: QuantizationReport, network: onnx.ModelProto) -> No
     assert {layer.name for layer in written.layers} == weights
     assert sum(layer.work for layer in written.layers) == pytest.approx(1)
     assert all(0 <= layer.loss < 0.5 for layer in written.layers)
-    assert any(layer.is_quantised for layer in written.layers)
+    assert any(layer.is_quantized for layer in written.layers)
     outputs = {value.name for value in network.graph.output}
     last = {node.input[1] for node in network.graph.node if node.output[0] in outputs}
-    assert not any(layer.is_quantised for layer in written.layers if layer.name in last)
+    assert not any(layer.is_quantized for layer in written.layers if layer.name in last)
     assert written.speed > 0
     text = str(written)
     assert "AP was not measured" in text
-    assert ("float32 is faster here" in text) == (written.speed < 1)
+    assert ("float32 is faster on this processor" in text) == (written.speed < 1)
     slower, faster = (str(dataclasses.replace(written, speed=speed)) for speed in (0.6, 1.4))
-    assert "0.60 times as fast as float32 on this machine\n  float32 is faster here" in slower
-    assert "float32 is faster here" not in faster
+    assert "0.60 times as fast as float32 on this machine\n  float32 is faster on this processor" in slower
+    assert "float32 is faster on this processor" not in faster
     assert all(name in text for name in weights)
     kinds = [node.op_type for node in onnx.load(written.output).graph.node]
     assert kinds.count("QuantizeLinear") > 3
@@ -166,7 +166,9 @@ def test_too_much_average_precision_lost(
 ) -> None:
     monkeypatch.setattr(quantizer, "_ATTEMPTS", (1.0,))
     out = tmp_path / "out.onnx"
-    with pytest.raises(ModelError, match=r"wanted AP to fall by at most 0 points \(max_ap_drop\), got .* to .* layers"):
+    with pytest.raises(
+        ModelError, match=r"in 8 bits AP falls by .* to .* at most 0 are allowed \(max_ap_drop\), even with .* layers"
+    ):
         quantize_onnx(model_path, out, annotated.parent, annotations=annotated, max_ap_drop=0, sweep_images=1)
     assert not out.exists()
     assert not out.with_suffix(".json").exists()
@@ -176,10 +178,10 @@ def test_too_much_average_precision_lost(
     ("before", "after", "agreement", "why"),
     [
         (0.4, 0.397, 0.1, None),  # AP decides where there is one
-        (0.4, 0.3969, 1.0, "at most 0.3 points (max_ap_drop), got 0.31, from 0.4000 to 0.3969"),
+        (0.4, 0.3969, 1.0, "AP falls by 0.31 points, from 0.4000 to 0.3969; at most 0.3 are allowed"),
         (0.4, 0.5, 0.0, None),
         (None, None, 0.9, None),
-        (None, None, 0.89, "at least 90.0% of the detections to have a counterpart (min_agreement), got 89.0%"),
+        (None, None, 0.89, "only 89.0% of the detections have a counterpart; at least 90.0% are required"),
         (None, None, None, None),
     ],
 )
@@ -194,7 +196,7 @@ def test_why_refused(before: float | None, after: float | None, agreement: float
 def test_detections_that_do_not_agree(model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quantizer, "_ATTEMPTS", (1.0,))
     with pytest.raises(
-        ModelError, match=r"tiny\.onnx: wanted at least 100.0% .* in 8 bits, even with [0-9]+ of .*; nothing"
+        ModelError, match=r"tiny\.onnx: in 8 bits only .* at least 100.0% .* even with [0-9]+ of .*Nothing"
     ):
         quantize_onnx(model_path, tmp_path / "out.onnx", images(), sweep_images=1, min_agreement=1)
     assert list(tmp_path.iterdir()) == []
@@ -203,15 +205,15 @@ def test_detections_that_do_not_agree(model_path: Path, tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"output": "out.engine"}, "output must be the name of an .onnx file, got"),
-        ({"output": "absent/out.onnx"}, "wanted a file in a folder that can be written to"),
+        ({"output": "out.engine"}, "output must be a file name that ends in .onnx, got"),
+        ({"output": "absent/out.onnx"}, "cannot be written; create its folder"),
         ({"images": []}, "at least one image, got none"),
-        ({"max_ap_drop": -1.0}, "max_ap_drop must be points of AP from 0 to 100, got -1.0"),
-        ({"max_ap_drop": float("nan")}, "max_ap_drop must be points"),
-        ({"min_agreement": 1.5}, "min_agreement must be a part from 0 to 1, got 1.5"),
+        ({"max_ap_drop": -1.0}, "max_ap_drop must be from 0 to 100 points of AP, got -1.0"),
+        ({"max_ap_drop": float("nan")}, "max_ap_drop must be from 0 to 100 points"),
+        ({"min_agreement": 1.5}, "min_agreement must be from 0 to 1, got 1.5"),
         ({"sweep_images": 0}, "sweep_images must be an integer of at least 1, got 0"),
-        ({"annotations": "truth.json"}, "images must be the folder of them, got single images"),
-        ({"annotations": "truth.json", "images": "."}, "no such file; wanted boxes in COCO's format"),
+        ({"annotations": "truth.json"}, "images must be the folder of the annotated images, got single images"),
+        ({"annotations": "truth.json", "images": "."}, "does not exist; give an annotation file in COCO format"),
     ],
 )
 def test_wrong_arguments(model_path: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -225,7 +227,7 @@ def test_wrong_arguments(model_path: Path, tmp_path: Path, change: dict[str, Any
 
 def test_the_network_itself_is_not_overwritten(model_path: Path) -> None:
     before = model_path.read_bytes()
-    with pytest.raises(ValueError, match="wanted another file than the network itself"):
+    with pytest.raises(ValueError, match="is the network that is being quantized"):
         quantize_onnx(model_path, model_path, images(1))
     assert model_path.read_bytes() == before
 
@@ -239,7 +241,7 @@ def test_images_that_cannot_be_used(model_path: Path, photos: Path, tmp_path: Pa
     (photos / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(ImageError, match=r"broken\.jpg"):
         quantize_onnx(model_path, out, photos)
-    with pytest.raises(ValueError, match=r"wanted images on which .* finds something, to compare"):
+    with pytest.raises(ValueError, match=r"detects nothing above .* in the 1 images"):
         quantize_onnx(model_path, out, [np.zeros((90, 120, 3), np.uint8)], sweep_images=1)
     assert not out.exists()
 
@@ -251,7 +253,7 @@ def test_annotations_without_boxes(model_path: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_what_is_quantised_already(
+def test_what_is_quantized_already(
     written: QuantizationReport, network: onnx.ModelProto, spec: ModelSpec, tmp_path: Path
 ) -> None:
     theirs = tmp_path / "theirs.onnx"
@@ -353,5 +355,5 @@ def test_the_command_refuses_in_one_line(
     assert len(said) == 1
     assert said[0].startswith("retinasdk: error: ")
     assert "min_agreement" in said[0]
-    assert "nothing is written" in said[0]
+    assert "Nothing was written" in said[0]
     assert not out.exists()

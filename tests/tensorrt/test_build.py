@@ -179,7 +179,7 @@ def test_scales_of_its_own(model_path: Path, engine: Path, network: onnx.ModelPr
     assert len(scales) == sum(node.op_type == "QuantizeLinear" for node in onnx.load(path).graph.node)
 
 
-def test_what_is_quantised_for_the_cpu(model_path: Path, engine: Path) -> None:
+def test_what_is_quantized_for_the_cpu(model_path: Path, engine: Path) -> None:
     """Its scales are none that TensorRT takes; what to do instead is said, to those that build and those that run."""
     from retinasdk import quantize_onnx
 

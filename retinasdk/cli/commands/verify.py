@@ -71,7 +71,7 @@ def _report(result: Verification) -> str:
         f"{result.total('tested')} in the tested",
         f"    {result.total('missing')} missing and {result.total('extra')} extra at IoU {tolerance.iou:g} "
         f"(allowed {result.allowed_unmatched} together); "
-        f"{result.total('rivals')} known to both, and dropped by one for a rival",
+        f"{result.total('suppressed_in_one')} found by both, suppressed by NMS in one",
         f"    pairs differ by up to {worst_score:.4f} in score (allowed {tolerance.score:g}) and {worst_pixels:.2f} px",
         f"  decode and NMS equal to the CPU's bit for bit, with the same head outputs: {equal} of {count}"
         + (f" ({undecided} undecided: head outputs change from run to run)" if undecided else ""),
