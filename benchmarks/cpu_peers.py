@@ -102,7 +102,7 @@ def mnn_run(path: Path, x: Array, names: Sequence[str], threads: int) -> Run:
     import MNN
 
     converted = path.with_suffix(".mnn")
-    command = ["-f", "ONNX", "--modelFile", path, "--MNNModel", converted, "--bizCode", "retinasdk"]
+    command = ["-f", "ONNX", "--modelFile", str(path), "--MNNModel", str(converted), "--bizCode", "retinasdk"]
     program = Path(sys.executable).with_name("mnnconvert")
     subprocess.run([program if program.is_file() else "mnnconvert", *command], check=True, capture_output=True)
     runtime = MNN.nn.create_runtime_manager(({"backend": "CPU", "numThread": threads, "precision": "high"},))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ from inputs import has_bundled_model, random_model, read_or_make, size
 from timing import interleave, print_machine, print_ratio, print_times
 
 import retinasdk
+from retinasdk.backends.onnx_cpu import OnnxCpuBackend
 from retinasdk.pipeline.postprocess import postprocess
 from retinasdk.pipeline.preprocess import Transform, preprocess
 from retinasdk.pipeline.rules import logit
@@ -47,7 +48,7 @@ def measure(
     model: str | Path, image: npt.NDArray[np.uint8], *, threads: int | None, rounds: int, warmup: int, target: str
 ) -> None:
     with retinasdk.Detector(model, threads=threads) as detector:
-        backend, spec = detector._backend, detector.spec
+        backend, spec = cast(OnnxCpuBackend, detector._backend), detector.spec
         transform = Transform.plan(image.shape[:2], spec)
         tensor = preprocess([image], [transform], spec).tensor
         heads = backend.infer(tensor)

@@ -15,6 +15,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,6 +31,7 @@ from timing import Times, interleave, print_machine
 import retinasdk
 from retinasdk.convert.flavours import flavour_spec
 from retinasdk.images import as_rgb
+from retinasdk.pipeline.postprocess import postprocess as run_postprocess
 from retinasdk.pipeline.preprocess import Transform, preprocess
 
 OURS = "retinasdk"
@@ -84,7 +86,7 @@ def heads_to_boxes(rounds: int, threads: int) -> Section:
     torch.set_num_threads(threads)
     threshold = spec.score_threshold
     calls: dict[str, Callable[[], object]] = {
-        OURS: lambda: postprocess.postprocess(heads, spec, [postprocess.TRANSFORM], score_threshold=threshold),
+        OURS: lambda: run_postprocess(heads, spec, [postprocess.TRANSFORM], score_threshold=threshold),
         "torchvision": postprocess.torchvision_postprocess(heads, spec),
     }
     times = interleave(calls, rounds=rounds)
@@ -113,8 +115,8 @@ def large_photo(rounds: int, threads: int) -> Section:
             ("SAHI", direct, "the network as ONNX Runtime has it"),
             ("SAHI around ours", detector, "our detector, slice by slice"),
         ):
-            sliced = tiles.sahi_caller(network, side, detector.score_threshold, **merging)
-            calls[name] = lambda sliced=sliced: sliced(photo)
+            sliced = tiles.sahi_caller(network, side, detector.spec.score_threshold, **merging)
+            calls[name] = partial(sliced, photo)
             notes[name] = note
     times = interleave(calls, rounds=rounds)
     return Section(f"tiles of {side}: tree-crowns, photo of {photo.shape[0]} x {photo.shape[1]}", times, notes)
@@ -139,7 +141,7 @@ def large_photo_of_torchvision(rounds: int, threads: int) -> Section:
         sliced = AutoDetectionModel.from_pretrained(
             "torchvision", model=model, confidence_threshold=threshold, category_mapping=labels, device="cpu"
         )
-        options = {f"slice_{axis}": side for axis in ("height", "width")}
+        options: dict[str, float] = {f"slice_{axis}": side for axis in ("height", "width")}
         options |= {f"overlap_{axis}_ratio": tiles.OVERLAP for axis in ("height", "width")}
         calls: dict[str, Callable[[], object]] = {
             OURS: lambda: detector(photo, tiles=retinasdk.Tiles(side, tiles.OVERLAP), score_threshold=threshold),

@@ -105,7 +105,7 @@ def main() -> None:
     print(f"  {100 * above / count:.2f} % above {spec.score_threshold}, {candidates.counts[0]} candidates for NMS")
     print(f"filter: {_native.simd_name()}; threads: 1")
 
-    options = {"iou_threshold": spec.nms_iou_threshold, "max_detections": spec.max_detections}
+    options: dict[str, Any] = {"iou_threshold": spec.nms_iou_threshold, "max_detections": spec.max_detections}
     calls: dict[str, Callable[[], object]] = {
         "decode + NMS": lambda: nms(decode(heads, spec, [TRANSFORM], score_threshold=spec.score_threshold), **options),
         "postprocess()": lambda: postprocess(heads, spec, [TRANSFORM], score_threshold=spec.score_threshold),

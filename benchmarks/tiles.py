@@ -15,6 +15,7 @@ import contextlib
 import io
 import logging
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -128,18 +129,16 @@ def print_quality(truth: Truth, detector: Detector, tile: int) -> None:
     fixed = Detector(detector.model_path, spec=detector.spec.replace(resize=Resize("longest", (tile,), antialias=True)))
     print(f"\nAP, {COUNTED} detections counted, scores above {LOW}; network seconds are summed over threads")
     for name, one in ((f"longest side {tile}", fixed), (f"as the spec says ({detector.spec.resize.rule})", detector)):
-        truth.print_row(f"no tiles, {name}", lambda image, one=one: one(image, score_threshold=LOW))
+        truth.print_row(f"no tiles, {name}", partial(one, score_threshold=LOW))
     for side in (tile, 2 * tile):
         for whole in (False, True):
             tiles = Tiles(side, OVERLAP, whole_image=whole)
             name = f"tiles of {side}, longest side {tile}{', and the whole' if whole else ''}"
-            truth.print_row(name, lambda image, tiles=tiles: fixed(image, score_threshold=LOW, tiles=tiles))
+            truth.print_row(name, partial(fixed, score_threshold=LOW, tiles=tiles))
     for side in (384, 512, 1024):
         tiles = Tiles(side, OVERLAP)
-        truth.print_row(
-            f"tiles of {side}, as the spec says",
-            lambda image, tiles=tiles: detector(image, score_threshold=LOW, tiles=tiles),
-        )
+        call = partial(detector, score_threshold=LOW, tiles=tiles)
+        truth.print_row(f"tiles of {side}, as the spec says", call)
 
 
 # Below scores of 0.1 SAHI itself turns from its default, which merges boxes, to NMS.
@@ -153,10 +152,10 @@ def print_against_sahi(truth: Truth, detector: Detector, tile: int, rounds: int,
     one_thread = Detector(detector.model_path, threads=1)
     direct = Detector(detector.model_path, convolution="direct")
     tiles, image = Tiles(tile, OVERLAP), truth.images[0]
-    for threshold in thresholds or (LOW, detector.score_threshold):
+    for threshold in thresholds or (LOW, detector.spec.score_threshold):
         print(f"\nagainst SAHI: tiles of {tile}, overlap {OVERLAP}, scores above {threshold}")
         candidates: dict[str, Callable[[Image], Detections]] = {
-            "tiles": lambda image, threshold=threshold: detector(image, score_threshold=threshold, tiles=tiles)
+            "tiles": partial(detector, score_threshold=threshold, tiles=tiles)
         }
         of_sahi = {name: options for name, options in SAHI.items() if threshold >= 0.1 or "NMS by IoU" in name}
         for name, options in of_sahi.items():
@@ -165,10 +164,8 @@ def print_against_sahi(truth: Truth, detector: Detector, tile: int, rounds: int,
             candidates[plain] = sahi_caller(direct, tile, threshold, **options)
         for name, call in candidates.items():
             truth.print_row(name, call)
-        calls = {name: (lambda call=call: call(image)) for name, call in candidates.items()}
-        calls["tiles, one thread"] = lambda threshold=threshold: one_thread(
-            image, score_threshold=threshold, tiles=tiles
-        )
+        calls: dict[str, Callable[[], object]] = {name: partial(call, image) for name, call in candidates.items()}
+        calls["tiles, one thread"] = partial(one_thread, image, score_threshold=threshold, tiles=tiles)
         calls["the network alone, tile by tile"] = network_alone(detector, tiles, image)
         times = interleave(calls, rounds=rounds, warmup=1)
         print_times(times)

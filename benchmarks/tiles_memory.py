@@ -13,13 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from inputs import photo, random_model
 
 import retinasdk
 
-CASES = {
+CASES: dict[str, tuple[str, dict[str, Any] | None]] = {
     "TIFF, blocks of 256, deflate": ("blocks.tif", {"driver": "GTiff", "tiled": True, "compress": "deflate"}),
     "TIFF, strips, not compressed": ("strips.tif", {"driver": "GTiff", "interleave": "pixel"}),
     "PNG": ("image.png", {"driver": "PNG", "zlevel": 1}),

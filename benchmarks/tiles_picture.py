@@ -45,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     truth = read_annotations(arguments.annotations)
     boxes = truth.boxes[[path.name for path in truth.paths(arguments.photo.parent)].index(arguments.photo.name)]
-    boxes = [box._replace(category=0) for box in boxes]
+    boxes = tuple(box._replace(category=0) for box in boxes)
     detector = Detector("tree-crowns")
     spec = detector.spec.replace(resize=Resize("longest", (TILE,), antialias=True))
     pixels = as_rgb(arguments.photo)
@@ -65,7 +65,7 @@ def main() -> None:
             (f"tiles of {TILE} pixels", Tiles(TILE)),
         ):
             low = fixed(pixels, tiles=tiles, score_threshold=LOW)
-            columns.append(shown(title, low.filter(min_score=fixed.score_threshold), low))
+            columns.append(shown(title, low.filter(min_score=fixed.spec.score_threshold), low))
     true = np.array([box.xywh for box in boxes])
     true[:, 2:] += true[:, :2]
     columns.append(("annotated", f"{len(true)} trees", [(true, TRUE)]))
