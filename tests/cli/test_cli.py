@@ -296,7 +296,7 @@ def place(tmp_path: Path, photos: Path) -> dict[str, str]:
         ("detect {photo} --score 1.5", "score_threshold must be a number from 0 to 1, got 1.5"),
         ("detect {photo} --score nan", "score_threshold must be a number from 0 to 1, got nan"),
         ("detect {photo} --score high", "argument --score: invalid float value: 'high'"),
-        ("detect {photo} --device cuda", "device 'cuda' was asked for"),
+        ("detect {photo} --device cuda", "device 'cuda' needs a GPU"),
         ("detect {photo} --device tpu", "argument --device: invalid choice: 'tpu'"),
         ("detect {photo} --model {tmp}/none.onnx", "none.onnx: wanted the name of a bundled model or the path"),
         ("detect {photo} --model {tmp}/broken.onnx", "broken.onnx: ONNX Runtime cannot load it"),
