@@ -181,7 +181,9 @@ class Detections:
 
     def __add__(self, other: Detections) -> Detections:
         """Joins two detections of one image: see `Detections.join`."""
-        return Detections.join([self, other]) if isinstance(other, Detections) else NotImplemented
+        if not isinstance(other, Detections):
+            return NotImplemented
+        return Detections.join([self, other])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Detections):

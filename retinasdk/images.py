@@ -72,7 +72,7 @@ def as_rgb(image: ImageInput, *, channel_order: ChannelOrder = "rgb") -> npt.NDA
 
 def _checked_array(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     if image.ndim == 2 and image.dtype in (np.uint8, np.uint16):
-        _check_size(*image.shape, "image")
+        _check_size(image.shape[0], image.shape[1], "image")
         grey = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
