@@ -71,7 +71,11 @@ _API_PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "measuring": (
         "Measuring",
         "Measure accuracy, compare two backends, measure speed, and check the machine.",
-        (),  # and every public name that no other page shows
+        (
+            *("evaluate", "Evaluation", "ClassResult", "SizeResult", "OperatingPoint"),
+            *("verify", "Verification", "Tolerance", "TensorDifference", "ImageDifference"),
+            *("bench", "BenchReport", "BenchRow", "diagnose", "Diagnosis"),
+        ),
     ),
     "errors": (
         "Errors",
@@ -109,10 +113,12 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def _api_pages() -> Iterator[tuple[str, str]]:
     public = set(retinasdk.__all__)
-    rest = public - {name for _, _, names in _API_PAGES.values() for name in names}
+    shown_somewhere = {name for _, _, names in _API_PAGES.values() for name in names}
+    if public != shown_somewhere:
+        _LOGGER.warning("retinasdk.__all__ and the pages differ: %s", ", ".join(sorted(public ^ shown_somewhere)))
     index = ["# Python API", "", "Everything listed here can be imported from `retinasdk`:", ""]
     for page, (title, introduction, names) in _API_PAGES.items():
-        shown = [name for name in (names or sorted(rest, key=str.lower)) if name in public]
+        shown = [name for name in names if name in public]
         directives = "\n\n".join(f"::: retinasdk.{name}{_OPTIONS.get(name, '')}" for name in shown)
         yield page, f"# {title}\n\n{introduction}\n\n{directives}\n"
         links = ", ".join(f"[`{name}`][retinasdk.{name}]" for name in shown)
