@@ -10,6 +10,7 @@ Needs `pip install 'retinasdk[video]'`, and matplotlib for --plot.
 
 import argparse
 import csv
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,8 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th frame")
     parser.add_argument("--model", help="a bundled name or an ONNX file (default: people)")
     arguments = parser.parse_args()
+    if arguments.plot is not None:
+        import matplotlib  # noqa: F401  (a missing package is told before the video is read)
 
     detector = retinasdk.Detector(arguments.model)
     counts = count(arguments.video, detector, arguments.classes, arguments.score, arguments.every)
@@ -103,4 +106,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (retinasdk.RetinaSdkError, ImportError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

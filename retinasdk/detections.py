@@ -179,7 +179,7 @@ class Detections:
             raise IndexError(f"{error}; there are {len(self)} detections") from None
         return part._attach(self.image, self.image_size, self.timing, self.channel_order)
 
-    def __add__(self, other: Detections) -> Detections:
+    def __add__(self, other: object) -> Detections:
         """Joins two detections of one image: see `Detections.join`."""
         if not isinstance(other, Detections):
             return NotImplemented

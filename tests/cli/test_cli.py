@@ -66,7 +66,7 @@ def test_detect_prints_counts_of_many(run: Run, photos: Path, detector: Detector
     wanted = detector(photos / "a.png", score_threshold=0.02)
     counts = {row.split()[2]: int(row.split()[0]) for row in out.splitlines()[1:]}
     assert status == 0
-    assert counts == {name: wanted.names.count(name) for name in set(wanted.names)}
+    assert counts == {name: wanted.names.tolist().count(name) for name in set(wanted.names)}
 
 
 @pytest.mark.parametrize(
