@@ -221,7 +221,7 @@ class Detections:
         """
         if not 0.0 <= min_score <= 1.0:
             raise ValueError(f"min_score must be from 0 to 1, got {min_score!r}")
-        keep = self.scores >= np.float32(min_score)
+        keep: npt.NDArray[np.bool_] = self.scores >= np.float32(min_score)
         if classes is not None:
             keep &= np.isin(self.class_ids, class_ids_of(classes, self.labels))
         return self[keep]

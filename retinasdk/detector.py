@@ -369,7 +369,7 @@ class Detector:
 
 
 def _device_kind(device: str) -> str:
-    """ "cuda" for "cuda:0", others as they are."""
+    """Returns "cuda" for "cuda:0", other names unchanged."""
     if isinstance(device, str) and device.startswith("cuda:"):
         if device == "cuda:0":
             return "cuda"

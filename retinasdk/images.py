@@ -1,7 +1,8 @@
-"""From what a caller has (a path, a Pillow image, an array) to RGB uint8 (H, W, 3) on the host.
+"""Reads images: from a path, file bytes, a file object, a Pillow image or an array to RGB uint8 (H, W, 3).
 
-Conversions, all by Pillow: EXIF orientation is applied; grey, palette and CMYK become RGB; transparency lies over
-white; 16-bit grey keeps its upper 8 bits. Refused: floating-point images, and images over `MAX_PIXELS`.
+Pillow decodes files. EXIF orientation is applied, grey, palette and CMYK images become RGB, transparent pixels are
+blended with white, and 16-bit grey keeps its upper 8 bits. Floating-point images and images over `MAX_PIXELS`
+are rejected.
 """
 
 from __future__ import annotations

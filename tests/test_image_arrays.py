@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,3 +133,11 @@ def test_input_is_never_modified(detector: Detector) -> None:
     detector(views[1]).draw(views[1])
     np.testing.assert_array_equal(image, before)
     assert (picture.mode, picture.tobytes()) == ("RGBA", pixels)
+
+
+def test_channels_first_and_videos_say_what_to_do(detector: Detector, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"image\.transpose\(1, 2, 0\)"):
+        detector(np.zeros((3, 8, 8), np.uint8))
+    (tmp_path / "clip.mp4").write_bytes(b"video")
+    with pytest.raises(ImageError, match=r"is a video.*retinasdk\.stream.*retinasdk live"):
+        detector(tmp_path / "clip.mp4")
