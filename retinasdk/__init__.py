@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retinasdk.benchmark.bench import BenchReport, BenchRow, bench
-    from retinasdk.convert.export_torch import Exported, export_torchvision
+    from retinasdk.convert.export_torch import ExportReport, export_torchvision
     from retinasdk.convert.importing import ImportReport, import_onnx
     from retinasdk.detections import Detection, Detections
     from retinasdk.detector import Detector
@@ -46,7 +46,7 @@ __all__ = [
     "Diagnosis",
     "EngineInfo",
     "Evaluation",
-    "Exported",
+    "ExportReport",
     "Frame",
     "ImageDifference",
     "ImageError",
@@ -109,7 +109,7 @@ _NAMES_OF_MODULE = {
         "diagnose",
     ),
     "convert.export_torch": (
-        "Exported",
+        "ExportReport",
         "export_torchvision",
     ),
     "evaluation.operating_point": ("OperatingPoint",),
