@@ -64,6 +64,7 @@ def changes(counts: np.ndarray) -> list[tuple[float, int]]:
 
 def plot(counts: np.ndarray, label: str, path: Path) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     axes = figure.add_subplot()
@@ -72,7 +73,7 @@ def plot(counts: np.ndarray, label: str, path: Path) -> None:
         counts[:, 0], smoothed(counts), color="#1f6feb", linewidth=1.8, drawstyle="steps-mid", label="median of 1 s"
     )
     axes.set(xlabel="seconds", ylabel=label, ylim=(-0.1, counts[:, 1].max() + 0.6))
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="upper right", ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
