@@ -6,7 +6,7 @@ WHEEL := build/wheel
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f) \
 	$(shell find retinasdk -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint docs bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/retinasdk detect examples/photos/people --out demo_output
@@ -24,6 +24,11 @@ lint: $(VENV)/lint-tools
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 	$(BIN)/lint-imports
 	$(BIN)/codespell $$(git ls-files)
+
+# A broken link, a missing anchor or an undocumented field of the spec is an error.
+docs: $(VENV)/docs-tools
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "The documentation is in build/site/index.html."
 
 # Beside the peers, which take several gigabytes: in an environment of their own.
 bench: build/bench/installed

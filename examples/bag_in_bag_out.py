@@ -11,9 +11,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from rosbags.highlevel import AnyReader
-from rosbags.rosbag2 import Writer
-
 import retinasdk
 from retinasdk.live.ros import ARRAY_TYPE, PICTURE_TYPES, detection_array, picture_of, typestore
 
@@ -22,6 +19,9 @@ def detect_in_bag(
     bag: Path, target: Path, detector: retinasdk.Detector, topics: list[str] | None, score: float
 ) -> dict[str, int]:
     """Returns {topic: messages written}."""
+    from rosbags.highlevel import AnyReader
+    from rosbags.rosbag2 import Writer
+
     store = typestore()
     written: dict[str, int] = {}
     with AnyReader([bag], default_typestore=store) as reader, Writer(target, version=9) as writer:
@@ -62,4 +62,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (retinasdk.RetinaSdkError, ImportError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

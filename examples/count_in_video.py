@@ -10,6 +10,7 @@ Needs `pip install 'retinasdk[video]'`, and matplotlib for --plot.
 
 import argparse
 import csv
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,7 @@ def changes(counts: np.ndarray) -> list[tuple[float, int]]:
 
 def plot(counts: np.ndarray, label: str, path: Path) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9, 2.8), layout="constrained")
     axes = figure.add_subplot()
@@ -71,7 +73,7 @@ def plot(counts: np.ndarray, label: str, path: Path) -> None:
         counts[:, 0], smoothed(counts), color="#1f6feb", linewidth=1.8, drawstyle="steps-mid", label="median of 1 s"
     )
     axes.set(xlabel="seconds", ylabel=label, ylim=(-0.1, counts[:, 1].max() + 0.6))
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(loc="upper right", ncols=2, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
@@ -87,6 +89,8 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only every N-th frame")
     parser.add_argument("--model", help="a bundled name or an ONNX file (default: people)")
     arguments = parser.parse_args()
+    if arguments.plot is not None:
+        import matplotlib  # noqa: F401  (a missing package is told before the video is read)
 
     detector = retinasdk.Detector(arguments.model)
     counts = count(arguments.video, detector, arguments.classes, arguments.score, arguments.every)
@@ -103,4 +107,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (retinasdk.RetinaSdkError, ImportError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

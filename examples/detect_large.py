@@ -7,6 +7,7 @@ Large TIFF and PNG files are read in windows and never decoded whole: pip instal
 
 import argparse
 import csv
+import sys
 from pathlib import Path
 
 import retinasdk
@@ -36,4 +37,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (retinasdk.RetinaSdkError, ImportError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -4,6 +4,7 @@ python detect_photo.py PHOTO [--model NAME_OR_ONNX] [--out marked.jpg]
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import retinasdk
@@ -21,9 +22,12 @@ def main() -> None:
     for item in detections:
         x1, y1, x2, y2 = item.xyxy
         print(f"{item.label} {item.score:.3f} at ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})")
-    detections.draw(arguments.photo).save(arguments.out)
+    detections.save(arguments.out)
     print(f"{len(detections)} found, marked in {arguments.out}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (retinasdk.RetinaSdkError, ImportError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

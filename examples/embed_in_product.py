@@ -15,6 +15,7 @@ What is not:
 
 import argparse
 import json
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -74,4 +75,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (retinasdk.RetinaSdkError, ImportError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -11,6 +11,7 @@ crowded picture other classes may have used up the limits first. Where no limit 
 """
 
 import argparse
+import sys
 
 import retinasdk
 
@@ -34,4 +35,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (retinasdk.RetinaSdkError, ImportError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

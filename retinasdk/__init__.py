@@ -1,6 +1,6 @@
-"""Embeddable inference SDK for RetinaNet: right boxes from any RetinaNet ONNX.
+"""Runs RetinaNet models exported to ONNX, with the post-processing of the framework that trained them.
 
-Names are imported when they are first used, so `import retinasdk` itself costs next to nothing.
+Names are imported when they are first used, so `import retinasdk` takes milliseconds.
 """
 
 from __future__ import annotations
@@ -9,10 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from retinasdk.benchmark.bench import BenchReport, BenchRow, bench
+    from retinasdk.convert.export_torch import ExportReport, export_torchvision
     from retinasdk.convert.importing import ImportReport, import_onnx
     from retinasdk.detections import Detection, Detections
     from retinasdk.detector import Detector
+    from retinasdk.doctor.diagnose import Diagnosis, diagnose
     from retinasdk.errors import DeviceError, ImageError, MissingDependencyError, ModelError, RetinaSdkError
+    from retinasdk.evaluation.evaluate import evaluate
+    from retinasdk.evaluation.operating_point import OperatingPoint
+    from retinasdk.evaluation.results import ClassResult, Evaluation, SizeResult
     from retinasdk.images import list_images
     from retinasdk.live import Frame, Stream, StreamError, stream
     from retinasdk.models import BundledModel, list_models
@@ -24,16 +30,25 @@ if TYPE_CHECKING:
     from retinasdk.tensorrt.build import build_engine
     from retinasdk.tensorrt.engine_info import EngineInfo
     from retinasdk.tiling.grid import Tiles
+    from retinasdk.verification.results import ImageDifference, TensorDifference, Tolerance, Verification
+    from retinasdk.verification.verify import verify
 
 __all__ = [
+    "BenchReport",
+    "BenchRow",
     "BoxCoder",
     "BundledModel",
+    "ClassResult",
     "Detection",
     "Detections",
     "Detector",
     "DeviceError",
+    "Diagnosis",
     "EngineInfo",
+    "Evaluation",
+    "ExportReport",
     "Frame",
+    "ImageDifference",
     "ImageError",
     "ImportReport",
     "Level",
@@ -41,26 +56,63 @@ __all__ = [
     "ModelError",
     "ModelSpec",
     "Normalise",
+    "OperatingPoint",
     "Prediction",
     "QuantizationReport",
     "QuantizedLayer",
     "Resize",
     "RetinaSdkError",
+    "SizeResult",
     "Stream",
     "StreamError",
     "Suppression",
+    "TensorDifference",
     "Tiles",
+    "Tolerance",
+    "Verification",
+    "bench",
     "build_engine",
+    "diagnose",
+    "evaluate",
+    "export_torchvision",
     "fuse",
     "import_onnx",
     "list_images",
     "list_models",
     "quantize_onnx",
     "stream",
+    "verify",
 ]
 __version__ = "0.1.0"
 
 _NAMES_OF_MODULE = {
+    "evaluation.evaluate": ("evaluate",),
+    "evaluation.results": (
+        "ClassResult",
+        "Evaluation",
+        "SizeResult",
+    ),
+    "verification.verify": ("verify",),
+    "verification.results": (
+        "ImageDifference",
+        "TensorDifference",
+        "Tolerance",
+        "Verification",
+    ),
+    "benchmark.bench": (
+        "BenchReport",
+        "BenchRow",
+        "bench",
+    ),
+    "doctor.diagnose": (
+        "Diagnosis",
+        "diagnose",
+    ),
+    "convert.export_torch": (
+        "ExportReport",
+        "export_torchvision",
+    ),
+    "evaluation.operating_point": ("OperatingPoint",),
     "detections": ("Detection", "Detections"),
     "detector": ("Detector",),
     "tensorrt.build": ("build_engine",),

@@ -1,26 +1,35 @@
-"""`Detections`: what was found in one image."""
+"""The objects found in one image: `Detections`, and one of them, `Detection`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from retinasdk._util.labels import class_ids_of
+from retinasdk._util.labels import Classes, class_ids_of
 from retinasdk._util.lazy import require
+from retinasdk.images import ChannelOrder, ImageInput, as_rgb
 
 if TYPE_CHECKING:
+    import os
+
     import numpy.typing as npt
     from PIL import Image
-
-    from retinasdk.images import ImageInput
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One object: xyxy in pixels of the original image, score 0 to 1, class index and its name."""
+    """Describes one object.
+
+    Attributes:
+        xyxy: Bounding box (x1, y1, x2, y2) in pixels of the original image.
+        score: Confidence score, 0 to 1.
+        class_id: Index of the class in the model's labels.
+        label: Name of the class.
+    """
 
     xyxy: tuple[float, float, float, float]
     score: float
@@ -30,19 +39,45 @@ class Detection:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Detections:
-    """n objects of one image as parallel arrays, best first, on the host. Empty is a value.
+    """Holds the n objects of one image as parallel arrays, best first, in host memory.
 
-    xyxy: (n, 4) float32, pixels of the original image, x to the right, y down, continuous edges (width = x2 - x1).
-    scores: (n,) float32, 0 to 1. class_ids: (n,) int32, indices into labels.
-    labels: the model's class names, all of them. The arrays are read-only.
+    An index gives a `Detection`; a slice, a boolean mask or an index array gives `Detections`.
 
-    Raises `ValueError` when made of arrays that do not fit together.
+    Example:
+        >>> import numpy as np, retinasdk
+        >>> found = retinasdk.Detections(
+        ...     np.array([[10, 20, 30, 60], [5, 5, 9, 9]]), np.array([0.9, 0.4]), np.array([0, 1]), ("person", "dog"))
+        >>> found[0].label
+        'person'
+        >>> len(found[found.names == "person"])
+        1
+
+    Attributes:
+        xyxy: (n, 4) float32, read-only. Bounding boxes (x1, y1, x2, y2) in pixels of the original image, x to the
+            right, y down. Edges are continuous: the width is x2 - x1.
+        scores: (n,) float32, read-only. Confidence scores, 0 to 1.
+        class_ids: (n,) int32, read-only. Indices into `labels`.
+        labels: All class names of the model.
+        image: What the detector was called with: the caller's own object or path, not a copy, or None. `draw`, `crop`,
+            `save` and `show` use it, so an array that was overwritten since is drawn as it is now, and a path is read
+            again. It stays in memory as long as the detections do. It is left out of `==`, `repr` and pickles.
+        image_size: (height, width) of the original image in pixels, or None if unknown.
+        timing: Seconds spent on the image by stage: "preprocess", "inference" and "postprocess". For images that
+            share a batch, an equal share of the batch; for tiled images, the sum over workers. Empty if unknown.
+        channel_order: Channel order of `image` if it is a NumPy array: "rgb" or "bgr".
+
+    Raises:
+        ValueError: If the arrays do not fit together.
     """
 
     xyxy: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     class_ids: npt.NDArray[np.int32]
     labels: tuple[str, ...]
+    image: ImageInput | None = None
+    image_size: tuple[int, int] | None = None
+    timing: Mapping[str, float] = field(default_factory=dict)
+    channel_order: ChannelOrder = "rgb"
 
     def __post_init__(self) -> None:
         for name, dtype in (("xyxy", np.float32), ("scores", np.float32), ("class_ids", np.int32)):
@@ -59,12 +94,65 @@ class Detections:
 
     @classmethod
     def empty(cls, labels: Sequence[str]) -> Detections:
+        """Returns detections without any object, for a model with these labels."""
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), tuple(labels))
 
+    @classmethod
+    def join(cls, parts: Sequence[Detections]) -> Detections:
+        """Joins detections of one image that have the same labels, best first.
+
+        Nothing is suppressed: use `retinasdk.fuse` to merge overlapping boxes of several models.
+        The result keeps the image of the first part if all parts have the same one.
+
+        Raises:
+            ValueError: If there is no part, or the labels differ.
+        """
+        if not parts:
+            raise ValueError("there are no detections to join; give at least one Detections")
+        first = parts[0]
+        if any(part.labels != first.labels for part in parts):
+            raise ValueError("detections to join must have the same labels; these come from models that differ")
+        scores = np.concatenate([part.scores for part in parts])
+        order = np.argsort(-scores, kind="stable")
+        xyxy = np.concatenate([part.xyxy for part in parts])
+        class_ids = np.concatenate([part.class_ids for part in parts])
+        joined = cls(xyxy[order], scores[order], class_ids[order], first.labels)
+        if all(part.image is first.image for part in parts):
+            joined._attach(first.image, first.image_size, {}, first.channel_order)
+        return joined
+
+    def _attach(
+        self,
+        image: Any,
+        image_size: tuple[int, int] | None,
+        timing: Mapping[str, float],
+        channel_order: ChannelOrder,
+    ) -> Detections:
+        """Sets where freshly made detections come from; returns them."""
+        for name, value in (
+            ("image", image),
+            ("image_size", image_size),
+            ("timing", timing),
+            ("channel_order", channel_order),
+        ):
+            object.__setattr__(self, name, value)
+        return self
+
     @property
-    def names(self) -> tuple[str, ...]:
-        """The class name of each object."""
-        return tuple(self.labels[class_id] for class_id in self.class_ids)
+    def names(self) -> npt.NDArray[np.str_]:
+        """(n,) array of str: the class name of each object. Compare it to make a mask."""
+        return np.array([self.labels[class_id] for class_id in self.class_ids], dtype=np.str_)
+
+    @property
+    def xywh(self) -> npt.NDArray[np.float32]:
+        """(n, 4) float32: bounding boxes as (x1, y1, width, height) in pixels."""
+        return np.concatenate([self.xyxy[:, :2], self.xyxy[:, 2:] - self.xyxy[:, :2]], axis=1)
+
+    @property
+    def area(self) -> npt.NDArray[np.float32]:
+        """(n,) float32: areas of the bounding boxes in square pixels."""
+        sides = self.xywh[:, 2:]
+        return sides[:, 0] * sides[:, 1]
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -73,14 +161,29 @@ class Detections:
         for box, score, class_id in zip(self.xyxy.tolist(), self.scores.tolist(), self.class_ids.tolist(), strict=True):
             yield Detection(tuple(box), score, class_id, self.labels[class_id])
 
-    def __getitem__(self, index: Any) -> Detections:
-        """The objects at a boolean mask (n,), an index array, a slice or one index; always a `Detections`."""
-        if isinstance(index, (int, np.integer)):
-            index = [index]
+    @overload
+    def __getitem__(self, index: int | np.integer[Any]) -> Detection: ...
+
+    @overload
+    def __getitem__(self, index: slice | Sequence[int] | Sequence[bool] | npt.NDArray[Any]) -> Detections: ...
+
+    def __getitem__(self, index: Any) -> Detection | Detections:
+        """Returns one `Detection` for an index, `Detections` for a slice, a mask (n,) or an index array."""
         try:
-            return Detections(self.xyxy[index], self.scores[index], self.class_ids[index], self.labels)
+            if isinstance(index, (int, np.integer)) and not isinstance(index, bool):
+                class_id = int(self.class_ids[index])
+                x1, y1, x2, y2 = self.xyxy[index].tolist()
+                return Detection((x1, y1, x2, y2), float(self.scores[index]), class_id, self.labels[class_id])
+            part = Detections(self.xyxy[index], self.scores[index], self.class_ids[index], self.labels)
         except IndexError as error:
             raise IndexError(f"{error}; there are {len(self)} detections") from None
+        return part._attach(self.image, self.image_size, self.timing, self.channel_order)
+
+    def __add__(self, other: object) -> Detections:
+        """Joins two detections of one image: see `Detections.join`."""
+        if not isinstance(other, Detections):
+            return NotImplemented
+        return Detections.join([self, other])
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Detections):
@@ -91,7 +194,9 @@ class Detections:
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.xyxy, self.scores, self.class_ids, self.labels)  # so that copies are read-only too
+        # Through the constructor, so that copies are read-only too. The image may be large, or an open file.
+        values = (self.xyxy, self.scores, self.class_ids, self.labels, None, self.image_size, dict(self.timing))
+        return type(self), values
 
     def __repr__(self) -> str:
         if not len(self):
@@ -104,26 +209,36 @@ class Detections:
         rest = [f"  ... and {len(self) - 10} more"] if len(self) > 10 else []
         return "\n".join([f"Detections({len(self)}):", *shown, *rest])
 
-    def filter(self, *, classes: Sequence[str | int] | None = None, min_score: float = 0.0) -> Detections:
-        """Those of the named classes (names or indices; None: all) with a score of at least `min_score`."""
+    def filter(self, *, classes: Classes | None = None, min_score: float = 0.0) -> Detections:
+        """Returns the objects of some classes that score at least `min_score`.
+
+        Args:
+            classes: A class name, or a sequence of names or indices. Defaults to all classes.
+            min_score: Lowest confidence score to keep, 0 to 1.
+
+        Raises:
+            ValueError: If a class is unknown or `min_score` is out of range.
+        """
         if not 0.0 <= min_score <= 1.0:
             raise ValueError(f"min_score must be from 0 to 1, got {min_score!r}")
-        keep = self.scores >= np.float32(min_score)
+        keep: npt.NDArray[np.bool_] = self.scores >= np.float32(min_score)
         if classes is not None:
             keep &= np.isin(self.class_ids, class_ids_of(classes, self.labels))
         return self[keep]
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """One {"label", "class_id", "score", "xyxy"} for each object, of plain Python numbers, ready for JSON."""
+        """Returns a dictionary with "label", "class_id", "score" and "xyxy" for each object, ready for JSON."""
         return [
             {"label": item.label, "class_id": item.class_id, "score": item.score, "xyxy": list(item.xyxy)}
             for item in self
         ]
 
     def to_coco(self, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """COCO result entries: {"image_id", "category_id", "bbox" (x, y, width, height), "score"}.
+        """Returns COCO result entries: "image_id", "category_id", "bbox" (x, y, width, height) and "score".
 
-        category_ids: the COCO category id of each class index; None: the class index itself.
+        Args:
+            image_id: The image's id in the COCO annotations.
+            category_ids: COCO category id of each class index. Defaults to the class indices themselves.
         """
         results = []
         for item in self:
@@ -134,19 +249,84 @@ class Detections:
         return results
 
     def to_supervision(self) -> Any:
-        """The same objects as `supervision.Detections`, for its trackers, zones and annotators; needs the extra
-        [supervision]. Of its fields: xyxy, confidence, class_id, and data["class_name"]; all are copies.
+        """Returns the objects as `supervision.Detections`, for its trackers, zones and annotators.
+
+        Sets copies as xyxy, confidence, class_id and data["class_name"].
+
+        Raises:
+            MissingDependencyError: If supervision is not installed (`pip install 'retinasdk[supervision]'`).
         """
         supervision = require("supervision", "Detections.to_supervision")
         return supervision.Detections(
             xyxy=self.xyxy.copy(),
             confidence=self.scores.copy(),
             class_id=self.class_ids.astype(int),
-            data={"class_name": np.array(self.names, dtype=str)},
+            data={"class_name": self.names},
         )
 
-    def draw(self, image: ImageInput) -> Image.Image:
-        """A copy of the image with a box, name and confidence for each object. Needs Pillow."""
+    def to_json(self) -> str:
+        """Returns `to_dicts()` as JSON text."""
+        return json.dumps(self.to_dicts())
+
+    def to_pandas(self) -> Any:
+        """Returns a `pandas.DataFrame` with the columns label, class_id, score, x1, y1, x2, y2; one row per object.
+
+        Raises:
+            MissingDependencyError: If pandas is not installed.
+        """
+        pandas = require("pandas", "Detections.to_pandas")
+        columns: dict[str, Any] = {"label": self.names.astype(object), "class_id": self.class_ids.copy()}
+        columns["score"] = self.scores.copy()
+        columns.update({name: self.xyxy[:, axis].copy() for axis, name in enumerate(("x1", "y1", "x2", "y2"))})
+        return pandas.DataFrame(columns)
+
+    def crop(self, image: ImageInput | None = None) -> list[npt.NDArray[np.uint8]]:
+        """Cuts each object out of the image.
+
+        Args:
+            image: The image to cut from. Defaults to the one that the objects were found in.
+
+        Returns:
+            One RGB uint8 (height, width, 3) copy per object, its box rounded outwards to whole pixels and clipped to
+            the image. The size is 0 for boxes outside the image.
+
+        Raises:
+            ValueError: If no image is given and none is known.
+        """
+        pixels = self._pixels(image)
+        height, width = pixels.shape[:2]
+        lows = np.clip(np.floor(self.xyxy[:, :2]), 0, (width, height)).astype(int)
+        highs = np.clip(np.ceil(self.xyxy[:, 2:]), 0, (width, height)).astype(int)
+        return [pixels[y1:y2, x1:x2].copy() for (x1, y1), (x2, y2) in zip(lows, highs, strict=True)]
+
+    def draw(self, image: ImageInput | None = None, **options: Any) -> Image.Image:
+        """Draws a box, a name and a score for each object on a copy of the image. Needs Pillow.
+
+        Args:
+            image: The image to draw on. Defaults to the one that the objects were found in.
+            **options: Passed on to `retinasdk.drawing.draw_detections`.
+
+        Returns:
+            A new RGB Pillow image.
+
+        Raises:
+            ValueError: If no image is given and none is known.
+        """
         from retinasdk.drawing import draw_detections
 
-        return draw_detections(image, self)
+        return draw_detections(self._pixels(image), self, **options)
+
+    def save(self, path: str | os.PathLike[str], image: ImageInput | None = None, **options: Any) -> None:
+        """Writes the drawn picture to a file, in the format of its suffix. Arguments as for `draw`."""
+        self.draw(image, **options).save(path)
+
+    def show(self, image: ImageInput | None = None, **options: Any) -> None:
+        """Opens the drawn picture in the system's image viewer. Arguments as for `draw`."""
+        self.draw(image, **options).show()
+
+    def _pixels(self, image: ImageInput | None) -> npt.NDArray[np.uint8]:
+        """RGB pixels of the image given, else of the image the objects were found in."""
+        image = self.image if image is None else image
+        if image is None:
+            raise ValueError("these detections do not know their image; pass it, as in found.draw(image)")
+        return as_rgb(image, channel_order=self.channel_order)

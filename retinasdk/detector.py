@@ -1,4 +1,4 @@
-"""`Detector`: images in, detections out. What happens between on either device is one method: `detect` in backends/."""
+"""`Detector`: images in, detections out. The work on each device is done by `detect` of its backend."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from retinasdk._util.labels import class_ids_of
+from retinasdk._util.labels import Classes, class_ids_of
 from retinasdk.backends.base import DEFAULT_CONVOLUTION, open_backend
 from retinasdk.detections import Detections
-from retinasdk.images import ImageInput
+from retinasdk.images import ChannelOrder, ImageInput, as_rgb, check_channel_order, list_images
 from retinasdk.models import DEFAULT_MODEL, find_model
-from retinasdk.pipeline.call_options import ScoreThreshold, Thresholds, checked_regions, checked_thresholds
+from retinasdk.pipeline.call_options import (
+    ScoreThreshold,
+    Thresholds,
+    checked_regions,
+    checked_thresholds,
+    explains_keywords,
+)
 from retinasdk.pipeline.postprocess import to_detections
 from retinasdk.pipeline.preprocess import Transform
-from retinasdk.pipeline.stage_timing import stage
+from retinasdk.pipeline.stage_timing import collect, stage
 from retinasdk.pipeline.suppression import AS_FRAMEWORK, Suppression
 from retinasdk.pipeline.throughput import Prediction, predict
 from retinasdk.spec import ModelSpec
-from retinasdk.tiling.grid import TilesOption, check_tiles, resolve
+from retinasdk.tiling.grid import Tiles, TilesOption, check_tiles, resolve
 from retinasdk.tiling.tiled_detection import detect_tiled
 from retinasdk.tiling.windows import open_windows
 
@@ -37,27 +43,55 @@ _MAX_BATCH_PIXELS = 1 << 23
 
 
 class Detector:
-    """A RetinaNet, loaded once and called often.
+    """Runs a RetinaNet model on images. Load it once and call it often.
 
-    model: a bundled name (`retinasdk.list_models()`), the path of a heads-only ONNX file, or None for "people"; or, for
-        the GPU, the path of an engine that `retinasdk build` made of one.
-    device: "auto", "cpu" or "cuda"; "auto" is the GPU where one can be used, else the CPU.
-    score_threshold: scores strictly above are reported; None: the spec's. Any call may give its own. A mapping gives
-        one to each label it names: {"person": 0.6}; the others have the spec's.
-    spec: the model's spec, where it is neither beside the file nor in it.
-    threads: of the CPU inside one call; None: one for each core. The GPU path does not need it.
-    precision: "fp32", "fp16" or "int8" of the engine that is built where the GPU is given an ONNX file; None: "fp16".
-        The CPU always computes in float32.
-    suppression: what becomes of boxes that overlap; None: what the model's framework does.
-    convolution: of the CPU, "auto" or "direct"; "auto" computes 3x3 ones by Winograd's algorithm where that is faster,
-        which rounds otherwise than "direct" (heads agree within 1e-3 of their range) and takes more memory (a ResNet-50
-        at 800 x 1088: 1.2 GB in place of 0.75).
+    One detector may be called from several threads at once.
 
-    One detector may be called from many threads at once: a call keeps everything it needs to itself.
+    Example:
+        >>> import retinasdk
+        >>> detector = retinasdk.Detector()
+        >>> found = detector("examples/photos/people/astronaut.jpg", classes="person")
+        >>> found[0].label
+        'person'
+        >>> found.save("marked.jpg")
 
-    Raises `ModelError` for model files, `DeviceError` for devices, `ValueError` for the rest.
+        An image that OpenCV read has its channels in the order BGR:
+
+        >>> import cv2
+        >>> found = detector(cv2.imread("examples/photos/people/astronaut.jpg"), channel_order="bgr")
+
+    Args:
+        model: Name of a bundled model (`retinasdk.list_models()`), path of a heads-only ONNX file, or path of an
+            engine that `retinasdk build` wrote, for the GPU. Defaults to "people".
+        device: "auto", "cpu", "cuda" or "cuda:0". "auto" uses the GPU if there is one that works, else the CPU.
+        score_threshold: Only scores strictly above it are reported; 0 to 1. A mapping such as {"person": 0.6} sets
+            it for some labels. Defaults to the spec's. Calls may override it.
+        spec: The model's spec. Defaults to the one beside the file or in its metadata.
+        threads: Number of CPU threads per call. Defaults to the number of cores. Ignored on the GPU.
+        precision: "fp32", "fp16" or "int8": precision of the engine that is built if the GPU is given an ONNX file.
+            Defaults to "fp16". The CPU always computes in float32.
+        suppression: How overlapping boxes are resolved. Defaults to the rule of the model's framework.
+        convolution: "auto" or "direct", on the CPU. "auto" computes 3x3 convolutions with Winograd's algorithm where
+            that is faster. Its rounding differs from "direct" (head outputs agree within 1e-3 of their range), and it
+            takes more memory (ResNet-50 at 800 x 1088: 1.2 GB instead of 0.75 GB).
+        channel_order: Channel order of NumPy arrays: "rgb" (default), or "bgr" for arrays from OpenCV. It does not
+            apply to files, Pillow images and arrays on the GPU. Calls may override it.
+
+    Attributes:
+        model_path: Path of the model file.
+        spec: The model's `ModelSpec`.
+        suppression: How overlapping boxes are resolved.
+        score_threshold: One threshold for all classes, or a tuple with one for each class index.
+        channel_order: Channel order of NumPy arrays, "rgb" or "bgr".
+
+    Raises:
+        ModelError: If the model file or its spec cannot be used.
+        DeviceError: If the device is not available.
+        ValueError: If another argument is out of range.
+        TypeError: If an argument has the wrong type or an unknown name.
     """
 
+    @explains_keywords
     def __init__(
         self,
         model: str | os.PathLike[str] | None = None,
@@ -69,7 +103,9 @@ class Detector:
         precision: str | None = None,
         suppression: Suppression | None = None,
         convolution: str = DEFAULT_CONVOLUTION,
+        channel_order: ChannelOrder = "rgb",
     ) -> None:
+        check_channel_order(channel_order)
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise ValueError(f"threads must be an integer of at least 1, got {threads!r}; leave it out for one a core")
         if spec is not None and not isinstance(spec, ModelSpec):
@@ -80,13 +116,14 @@ class Detector:
         self.suppression: Suppression = suppression or AS_FRAMEWORK
         self._backend = open_backend(
             path,
-            device=device,
+            device=_device_kind(device),
             spec=spec,
             threads=threads,
             precision=precision,
             suppression=self.suppression,
             convolution=convolution,
         )
+        self.channel_order: ChannelOrder = channel_order
         self.model_path: Path = path
         self.spec: ModelSpec = self._backend.spec
         # One for all classes, or one for each class index.
@@ -99,8 +136,13 @@ class Detector:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Class names by class index."""
+        """Class names, in the order of the class indices."""
         return self.spec.labels
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Class names as {class index: name}."""
+        return dict(enumerate(self.spec.labels))
 
     @property
     def device(self) -> str:
@@ -113,9 +155,10 @@ class Detector:
         image: ImageInput,
         *,
         score_threshold: ScoreThreshold | None = ...,
-        classes: Sequence[str | int] | None = ...,
+        classes: Classes | None = ...,
         ignore: Sequence[Sequence[float]] = ...,
-        tiles: TilesOption = ...,
+        tiles: TilesOption | int = ...,
+        channel_order: ChannelOrder | None = ...,
     ) -> Detections: ...
 
     @overload
@@ -124,81 +167,128 @@ class Detector:
         image: list[ImageInput] | tuple[ImageInput, ...],
         *,
         score_threshold: ScoreThreshold | None = ...,
-        classes: Sequence[str | int] | None = ...,
+        classes: Classes | None = ...,
         ignore: Sequence[Sequence[float]] = ...,
-        tiles: TilesOption = ...,
+        tiles: TilesOption | int = ...,
+        channel_order: ChannelOrder | None = ...,
     ) -> list[Detections]: ...
 
+    @explains_keywords
     def __call__(
         self,
         image: ImageInput | list[ImageInput] | tuple[ImageInput, ...],
         *,
         score_threshold: ScoreThreshold | None = None,
-        classes: Sequence[str | int] | None = None,
+        classes: Classes | None = None,
         ignore: Sequence[Sequence[float]] = (),
-        tiles: TilesOption = None,
+        tiles: TilesOption | int = None,
+        channel_order: ChannelOrder | None = None,
     ) -> Detections | list[Detections]:
-        """Detects in one image, or in each of a list.
+        """Detects objects in one image, or in each image of a list.
 
-        image: a path, a PIL image or RGB uint8 (H, W, 3); or a list of them, of any sizes. Images of a list whose
-            network inputs are of one size go through the network together; the result is that of single calls.
-            device="cuda" also takes arrays that lie on the GPU (CuPy, PyTorch, ...), and does not copy them.
-        score_threshold: as for the detector, whose own holds for labels that a mapping does not name.
-        classes: only these (names or indices), as if the model knew no others.
-        ignore: regions (x1, y1, x2, y2) in pixels of each image, at most 64. A box of which more than half of the area
-            lies in one of them is left out before any is suppressed.
-        tiles: a large image is cut, and each part goes through the network on its own: see `Tiles`. "auto": where the
-            network would else see it much smaller than it is (`Tiles.auto`). On the CPU all cores work on tiles at
-            once. What is not decoded before is read band by band where it can be (windows.py), so that memory does
-            not grow with the image.
+        Example:
+            >>> import retinasdk
+            >>> detector = retinasdk.Detector("people")
+            >>> found = detector("examples/photos/people/astronaut.jpg", score_threshold=0.5)
+            >>> for item in found:
+            ...     print(item.label, round(item.score, 2), item.xyxy)
 
-        Returns one `Detections` for an image, a list of them for a list.
-        Raises `ImageError`, `TypeError` or `ValueError` for images, `ValueError` for options.
+        Args:
+            image: A path; bytes or a binary, seekable file object of an image file; a Pillow image; or an array, RGB
+                uint8 (H, W, 3) or grey (H, W). Or a list of them, of any sizes: images whose network inputs have the
+                same size are run as one batch, with the results of single calls. device="cuda" also takes arrays in
+                GPU memory (CuPy, PyTorch) and does not copy them.
+            score_threshold: Overrides the detector's threshold. Labels that a mapping does not name keep theirs.
+            classes: A class name, or a sequence of names or indices. The model then runs as if it knew no others.
+            ignore: At most 64 regions (x1, y1, x2, y2) in pixels of the image. A box with more than half of its area
+                in one region is dropped before suppression.
+            tiles: Cuts a large image into tiles that are detected separately: `Tiles(...)`, the side of a tile in
+                pixels, or "auto" to cut if the network would otherwise see the image much smaller than it is. On the
+                CPU all cores work on tiles at once. Large files are read in bands if their format allows.
+            channel_order: Overrides the detector's channel order of NumPy arrays: "rgb" or "bgr".
+
+        Returns:
+            `Detections` for an image, a list of them for a list.
+
+        Raises:
+            ImageError: If an image cannot be read.
+            ValueError: If an image array or an option is out of range.
+            TypeError: If an argument has the wrong type or an unknown name.
+            DeviceError: If the detector is closed or the device fails.
         """
         threshold = self.score_threshold
         if score_threshold is not None:
             threshold = checked_thresholds(score_threshold, self.labels, self.score_threshold)
         class_ids = self._default_class_ids if classes is None else class_ids_of(classes, self.labels)
         regions = checked_regions(ignore)
-        check_tiles(tiles)
-        if tiles is not None:
-            images = image if isinstance(image, (list, tuple)) else [image]
-            found = [self._detect_tiled(item, tiles, threshold, class_ids, regions) for item in images]
-            return found if isinstance(image, (list, tuple)) else found[0]
-        if not isinstance(image, (list, tuple)):
-            return self._detect([self._backend.read(image)], threshold, class_ids, regions)[0]
+        cut: TilesOption = Tiles(tiles) if isinstance(tiles, int) and not isinstance(tiles, bool) else tiles  # type: ignore[assignment]
+        check_tiles(cut)
+        order = self.channel_order if channel_order is None else channel_order
+        check_channel_order(order)
+        given = list(image) if isinstance(image, (list, tuple)) else [image]
         results: list[Detections] = []
-        for start in range(0, len(image), _MAX_IMAGES):
-            images = [self._backend.read(item) for item in image[start : start + _MAX_IMAGES]]
-            results += self._detect(images, threshold, class_ids, regions)
-        return results
+        step = _MAX_IMAGES if cut is None else 1
+        for start in range(0, len(given), step):
+            members = given[start : start + step]
+            with collect() as seconds:
+                if cut is None:
+                    images = [self._backend.read(_in_rgb(item, order)) for item in members]
+                    found = self._detect(images, threshold, class_ids, regions)
+                    sizes = [(int(item.shape[0]), int(item.shape[1])) for item in images]
+                else:
+                    one, size = self._detect_tiled(_in_rgb(members[0], order), cut, threshold, class_ids, regions)
+                    found, sizes = [one], [size]
+            timing = {name: value / len(members) for name, value in seconds.items()}
+            for item, size, result in zip(members, sizes, found, strict=True):
+                results.append(result._attach(item, size, timing, order))
+        return results if isinstance(image, (list, tuple)) else results[0]
 
-    def predict(self, images: Iterable[ImageInput], *, batch: int = 1, **options: Any) -> Iterator[Prediction]:
-        """Detects in many images, for throughput: several are worked on at once, from file to boxes.
+    def predict(
+        self, images: ImageInput | Iterable[ImageInput], *, batch: int = 1, **options: Any
+    ) -> Iterator[Prediction]:
+        """Detects objects in many images with high throughput, several at a time.
 
-        images: any iterable of what a call takes, a generator too; it is asked for the next ones as results are taken,
-            so memory stays bounded: 2 * `batch` images for each core (on the GPU: for each of two threads).
-        batch: so many go through the network together, where their network inputs are of one size. On the CPU 1 is
-            best; on the GPU larger ones may be.
-        options: as in a call.
+        The first use loads the network once more, with one thread per worker.
 
-        Yields a `Prediction` for each image, in order; an image that cannot be read or detected in gives one with its
-        `error`, and the next ones follow. The first use loads the network once more, for one thread a worker.
-        Raises `TypeError` and `ValueError` for options at once, `DeviceError` once closed, and what `images` raises.
+        Example:
+            >>> import retinasdk
+            >>> detector = retinasdk.Detector()
+            >>> for prediction in detector.predict("examples/photos/people"):
+            ...     print(prediction.index, prediction.error or len(prediction.detections))
+
+        Args:
+            images: An iterable of what a call takes, a generator for example; or one image; or the path of a folder,
+                whose images are taken in the order of `retinasdk.list_images`. Images are requested as results are
+                consumed, so at most 2 * `batch` images per core are in memory (on the GPU: per worker, of two).
+            batch: Number of images per batch, 1 to 16, if their network inputs have the same size. 1 is best on the
+                CPU; larger batches can be faster on the GPU.
+            **options: The options of a call.
+
+        Yields:
+            A `Prediction` for each image, in order. If an image fails, its `error` is set and the next ones follow.
+
+        Raises:
+            TypeError: If an option has the wrong type or an unknown name; raised at once.
+            ValueError: If an option is out of range; raised at once.
+            DeviceError: If the detector is closed.
         """
         if not isinstance(batch, int) or not 1 <= batch <= _MAX_IMAGES:
             raise ValueError(f"batch must be an integer from 1 to {_MAX_IMAGES}, got {batch!r}")
-        if isinstance(images, (str, os.PathLike, np.ndarray)):
-            raise TypeError(
-                f"images must be an iterable of images, got one {type(images).__name__}; for one image call the "
-                "detector, for a folder give retinasdk.list_images(folder)"
-            )
-        source = iter(images)
+        source = iter(_many(images))
         backend, workers = self._backend.for_workers()
         worker = copy.copy(self)
         worker._backend = backend
-        worker([], **options)  # wrong options are told here, not by the first image
+        worker([], **options)  # raises for wrong options now, not at the first image
         return predict(source, lambda members: worker(members, **options), batch=batch, workers=workers)
+
+    def warmup(self, height: int = 480, width: int = 640) -> None:
+        """Runs the model once on a black image, so that the first real call is not slower than the next ones.
+
+        Args:
+            height: Height of the image in pixels. Give the size of your images.
+            width: Width of the image in pixels.
+        """
+        self(np.zeros((height, width, 3), np.uint8))
 
     def _detect(
         self, images: list[Any], score_threshold: Thresholds, class_ids: list[int], ignore: npt.NDArray[np.float32]
@@ -221,12 +311,13 @@ class Detector:
         score_threshold: Thresholds,
         class_ids: list[int],
         ignore: npt.NDArray[np.float32],
-    ) -> Detections:
+    ) -> tuple[Detections, tuple[int, int]]:
+        """The detections, and the image's (height, width)."""
         with open_windows(image, self._backend.read) as windows:
             resolved = resolve(tiles, self.spec, *windows.size)
             if resolved is None:
                 whole = self._backend.read(windows.whole(windows.size))
-                return self._detect([whole], score_threshold, class_ids, ignore)[0]
+                return self._detect([whole], score_threshold, class_ids, ignore)[0], windows.size
             # On the CPU a worker for each core is best off with one tile at a time.
             # So it is where there are regions: they lie elsewhere in each tile.
             size = (
@@ -234,7 +325,7 @@ class Detector:
                 if self.device == "cpu" or len(ignore)
                 else self._batch_size(Transform.plan(resolved.sides, self.spec).padded)
             )
-            return detect_tiled(
+            found = detect_tiled(
                 windows,
                 resolved,
                 self._backend,
@@ -244,6 +335,7 @@ class Detector:
                 ignore=ignore,
                 suppression=self.suppression,
             )
+            return found, windows.size
 
     def _batch_size(self, padded: tuple[int, int]) -> int:
         """How many images of that padded size go through the network together."""
@@ -264,7 +356,7 @@ class Detector:
         return f"Detector({self.spec.name!r}, {len(self.labels)} classes, device={self.device!r})"
 
     def close(self) -> None:
-        """Releases the network; later calls raise `DeviceError`. May be called twice."""
+        """Releases the network. Later calls raise `DeviceError`. May be called more than once."""
         self._backend.close()
 
     def __enter__(self) -> Detector:
@@ -274,3 +366,36 @@ class Detector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _device_kind(device: str) -> str:
+    """Returns "cuda" for "cuda:0", other names unchanged."""
+    if isinstance(device, str) and device.startswith("cuda:"):
+        if device == "cuda:0":
+            return "cuda"
+        raise ValueError(
+            f"device {device!r} cannot be chosen here: the first visible GPU is used; choose the GPU for the process "
+            f"with the environment variable CUDA_VISIBLE_DEVICES={device[5:]} and device='cuda'"
+        )
+    return device
+
+
+def _in_rgb(image: Any, channel_order: ChannelOrder) -> Any:
+    """The image with the channels of a color array in RGB order, and grey arrays as RGB."""
+    if isinstance(image, np.ndarray):
+        if image.ndim == 2:
+            return as_rgb(image)
+        if channel_order == "bgr" and image.ndim == 3 and image.shape[2] == 3:
+            return image[..., ::-1]
+    return image
+
+
+def _many(images: Any) -> Iterable[ImageInput]:
+    """What `predict` was given as an iterable: the images of a folder, or one image alone, or as it is."""
+    if isinstance(images, (str, os.PathLike)):
+        return list_images(images) if os.path.isdir(images) else [images]
+    is_file = isinstance(images, (bytes, bytearray, memoryview)) or (
+        hasattr(images, "read") and hasattr(images, "seek")
+    )
+    is_array = isinstance(images, np.ndarray) and images.ndim <= 3
+    return [images] if is_file or is_array or hasattr(images, "getexif") else images

@@ -1,21 +1,21 @@
-"""Errors that are not about an argument's type or value (those are `TypeError` and `ValueError`)."""
+"""Exceptions of this package. Wrong arguments raise `TypeError` and `ValueError` instead."""
 
 
 class RetinaSdkError(Exception):
-    """Base of every error that only this package raises."""
+    """Is the base class of all exceptions that this package defines."""
 
 
 class MissingDependencyError(RetinaSdkError, ImportError):
-    """An optional package is needed for what was asked; the message names the command that installs it."""
+    """Says that an optional package is missing. The message gives the command that installs it."""
 
 
 class ModelError(RetinaSdkError):
-    """A model file or its spec cannot be read, is no RetinaNet of a known kind, or the two do not fit together."""
+    """Says that a model file or its spec cannot be read, is not supported, or that the two do not match."""
 
 
 class ImageError(RetinaSdkError):
-    """An image file cannot be read, or is of a kind that is not supported."""
+    """Says that an image cannot be read, or that its format is not supported."""
 
 
 class DeviceError(RetinaSdkError):
-    """The device that was asked for is not there, or failed."""
+    """Says that the requested device is not available or failed."""

@@ -1,13 +1,15 @@
-"""From what a caller has (a path, a Pillow image, an array) to RGB uint8 (H, W, 3) on the host.
+"""Reads images: from a path, file bytes, a file object, a Pillow image or an array to RGB uint8 (H, W, 3).
 
-Conversions, all by Pillow: EXIF orientation is applied; grey, palette and CMYK become RGB; transparency lies over
-white; 16-bit grey keeps its upper 8 bits. Refused: floating-point images, and images over `MAX_PIXELS`.
+Pillow decodes files. EXIF orientation is applied, grey, palette and CMYK images become RGB, transparent pixels are
+blended with white, and 16-bit grey keeps its upper 8 bits. Floating-point images and images over `MAX_PIXELS`
+are rejected.
 """
 
 from __future__ import annotations
 
+import io
 import os
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 
@@ -18,42 +20,74 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL import Image
 
-ImageInput: TypeAlias = "str | os.PathLike[str] | Image.Image | npt.NDArray[np.uint8]"
+ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[np.uint8 | np.uint16]"
+ChannelOrder: TypeAlias = Literal["rgb", "bgr"]
 
 MAX_PIXELS = 178_956_970  # where Pillow too refuses a file; 537 MB as RGB
 MAX_SIDE = 1 << 16
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 
 
-def as_rgb(image: ImageInput) -> npt.NDArray[np.uint8]:
-    """RGB uint8 (H, W, 3) of a path, a Pillow image or such an array (given back as it is, never copied).
+def check_channel_order(channel_order: object) -> None:
+    """Raises `ValueError` unless it is "rgb" or "bgr"."""
+    if channel_order not in ("rgb", "bgr"):
+        raise ValueError(f'channel_order must be "rgb" or "bgr", got {channel_order!r}')
 
-    Raises `ImageError` for files and Pillow images that cannot be read or converted, `TypeError` and `ValueError` for
-    arrays of another dtype or shape.
+
+def as_rgb(image: ImageInput, *, channel_order: ChannelOrder = "rgb") -> npt.NDArray[np.uint8]:
+    """Reads or converts an image to RGB uint8 (H, W, 3).
+
+    Args:
+        image: A path; the bytes of an image file; a binary, seekable file object, read from its start; a Pillow image;
+            or an array: uint8 (H, W, 3), or grey (H, W) of uint8 or uint16 (of which the upper 8 bits are used).
+        channel_order: Channel order of NumPy arrays: "rgb", or "bgr" as OpenCV has it. Files and Pillow images say
+            their own.
+
+    Returns:
+        The pixels. An RGB array whose pixels are contiguous is returned as it is, without a copy.
+
+    Raises:
+        ImageError: If a file or a Pillow image cannot be read or converted.
+        TypeError: If it is no image.
+        ValueError: If an array has another dtype or shape.
     """
     if isinstance(image, np.ndarray):
-        return _checked_array(image)
+        return _checked_array(image[..., ::-1] if channel_order == "bgr" and image.ndim == 3 else image)
     if isinstance(image, (str, os.PathLike)):
         return _read(os.fspath(image))
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return _open(io.BytesIO(image), "image bytes")
     if hasattr(image, "convert") and hasattr(image, "getexif"):
         return _from_pillow(image, "image")
     if hasattr(image, "__array__"):
         return _checked_array(np.asarray(image))
+    if hasattr(image, "read") and hasattr(image, "seek"):
+        image.seek(0)
+        return _open(image, str(getattr(image, "name", "image file object")))
     raise TypeError(
-        "image must be a path, a PIL image or an RGB uint8 array (H, W, 3), "
-        f"got {type(image).__module__}.{type(image).__qualname__}; read it with PIL.Image.open, or give its path"
+        "image must be a path, a PIL image or an RGB uint8 array (H, W, 3), or the bytes or binary file object of an "
+        f"image file; got {type(image).__module__}.{type(image).__qualname__}"
     )
 
 
 def _checked_array(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    if image.ndim == 2 and image.dtype in (np.uint8, np.uint16):
+        _check_size(image.shape[0], image.shape[1], "image")
+        grey = image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         hint = "pass RGB with channels last"
         if image.dtype.kind == "f":
-            hint = "multiply values of 0..1 by 255 and convert with .astype('uint8')"
-        elif image.dtype == np.uint8 and image.ndim == 2:
-            hint = "stack a grey image to three channels: np.repeat(image[..., None], 3, axis=2)"
+            # Values of 0..1 and of 0..255 need different advice.
+            is_unit = not image.size or float(np.nanmax(image)) <= 1.0
+            hint = "convert values of 0..255 with image.round().astype('uint8')"
+            if is_unit:
+                hint = "multiply values of 0..1 by 255 and convert with .astype('uint8')"
         elif image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 4:
             hint = "drop the alpha channel: image[..., :3]"
+        elif image.dtype == np.uint8 and image.ndim == 3 and image.shape[0] == 3:
+            hint = "pass RGB with channels last: image.transpose(1, 2, 0)"
         raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}; {hint}")
     height, width = image.shape[:2]
     _check_size(height, width, "image")
@@ -73,13 +107,22 @@ def _check_size(height: int, width: int, name: str) -> None:
 
 
 def _read(path: str) -> npt.NDArray[np.uint8]:
-    pillow = require("PIL.Image", "reading image files")
     if not os.path.exists(path):
         raise ImageError(f"{path}: no such file; give the path of an image ({', '.join(SUFFIXES)})")
     if os.path.isdir(path):
         raise ImageError(f"{path}: wanted an image file, got a folder; list its files with retinasdk.list_images")
+    if os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES:
+        raise ImageError(
+            f"{path} is a video, not an image; use retinasdk.stream({path!r}, detector), or: retinasdk live {path}"
+        )
+    return _open(path, path)
+
+
+def _open(file: Any, path: str) -> npt.NDArray[np.uint8]:
+    """Decodes an image file: its path, or a file object; path: what errors call it."""
+    pillow = require("PIL.Image", "reading image files")
     try:
-        with pillow.open(path) as image:
+        with pillow.open(file) as image:
             return _from_pillow(image, path)
     except ImageError:
         raise
@@ -123,7 +166,7 @@ def _rgb(image: Any, name: str) -> Any:
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[str]:
-    """Paths of the image files directly inside `folder`, sorted by name."""
+    """Returns the paths of the image files directly inside a folder, sorted by name."""
     with os.scandir(folder) as entries:
         names = [entry.path for entry in entries if entry.is_file() and entry.name.lower().endswith(SUFFIXES)]
     return sorted(names)

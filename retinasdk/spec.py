@@ -1,7 +1,7 @@
-"""`ModelSpec`: everything that turns a network's head outputs into right boxes, as data.
+"""`ModelSpec`: the rules that turn the head outputs of a network into boxes, as data.
 
-The spec lies beside the ONNX file as JSON (`people.onnx`, `people.json`) and inside the ONNX file's metadata under
-the key `retinasdk.spec`. Two hops: the fields here, the arithmetic in csrc/box_math.h and csrc/resize_math.h.
+The spec is stored as JSON beside the ONNX file (`people.onnx`, `people.json`), and in the metadata of the ONNX file
+under the key `retinasdk.spec`. The arithmetic that follows it is in csrc/math/box_math.h and csrc/math/resize_math.h.
 """
 
 from __future__ import annotations
@@ -47,12 +47,15 @@ def _is_finite(*values: float) -> bool:
 
 @dataclass(frozen=True)
 class Level:
-    """One pyramid level: which two outputs of the network it is, and where its anchors lie.
+    """Describes one feature level: its two outputs of the network, and its anchors.
 
-    base_anchors: A boxes xyxy in network-input pixels, around the origin of the cell in row 0, column 0. The centre
-        offset and any rounding that the framework does are in the numbers.
-    stride: (y, x) pixels from one cell to the next; None: padded input side // cells, for each axis, as torchvision
-        computes it (61 and 114 instead of 64 and 128 at 800 x 800).
+    Attributes:
+        logits: Name of the output with the class logits, `(N, A*K, h, w)`.
+        deltas: Name of the output with the box deltas, `(N, A*4, h, w)`.
+        base_anchors: The A anchors of the cell in row 0, column 0, as (x1, y1, x2, y2) in pixels of the network input.
+            They include the center offset and any rounding of the framework.
+        stride: Distance (y, x) between neighboring cells in pixels of the network input. None: the padded input side
+            divided by the number of cells, for each axis, as torchvision computes it.
     """
 
     logits: str
@@ -73,15 +76,18 @@ class Level:
 
 @dataclass(frozen=True)
 class BoxCoder:
-    """How the network's four numbers for an anchor become a box.
+    """Describes how the four deltas that the network predicts for an anchor become a box.
 
-    kind "center": (dx, dy, dw, dh), as Faster R-CNN and most after it: the anchor's centre moves by dx and dy of its
-        sides, and its sides grow by exp(dw) and exp(dh).
-    kind "corner": (dx1, dy1, dx2, dy2), as keras-retinanet: each corner moves by so many of the anchor's sides.
-    weights, means: each number is divided by its weight, then its mean is added; where a framework speaks of std, the
-        weight is 1 / std.
-    clamp_max, clamp_min: bounds of dw and dh before exp; None: no bound. torchvision and detectron2 have an upper
-        one, ln(1000 / 16); mmdetection has also its negative as the lower; ODTK has none. "corner" takes none.
+    Attributes:
+        weights: Each delta is divided by its weight. Where a framework has a standard deviation, the weight is
+            1 / deviation.
+        clamp_max: Upper bound of dw and dh before the exponential, or None for no bound. torchvision and detectron2
+            use ln(1000 / 16). Must be None for kind "corner".
+        clamp_min: Lower bound of dw and dh, or None for no bound. mmdetection uses the negative of its upper bound.
+        means: Added to the deltas after the division by the weights.
+        kind: "center": (dx, dy, dw, dh), as in Faster R-CNN and most frameworks; the center of the anchor moves by dx
+            and dy times its sides, and its sides are multiplied by exp(dw) and exp(dh). "corner": (dx1, dy1, dx2, dy2),
+            as in keras-retinanet; each corner moves by that many of the anchor's sides.
     """
 
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
@@ -106,16 +112,19 @@ class BoxCoder:
 
 @dataclass(frozen=True)
 class Resize:
-    """How an image's size becomes the network's.
+    """Describes how the size of an image becomes the size of the network input.
 
-    rule "shortest": size (s, m): the shorter side becomes s, unless the longer would pass m; then that becomes m.
-    rule "longest": size (m,): the longer side becomes m.
-    rule "native": size (m,): as it is, unless the longer side passes m; then that becomes m.
-    rule "squash": size (height, width): exactly that, whatever the image's shape.
-    rule "fit": size (height, width): as large as fits into that without a change of the aspect ratio; the network input
-        is padded on the right and bottom to exactly that size.
-    rounding: "floor" (torchvision, ODTK) or "half_up" (detectron2, mmdetection).
-    antialias: average over the source pixels when reducing, as Pillow does; False: plain bilinear, as torchvision.
+    Attributes:
+        rule: "shortest": the shorter side becomes `size[0]`, unless the longer side would exceed `size[1]`; then the
+            longer side becomes `size[1]`. "longest": the longer side becomes `size[0]`. "native": the image keeps its
+            size, unless the longer side exceeds `size[0]`. "squash": exactly `size`, whatever the shape of the image.
+            "fit": as large as fits into `size` with the same aspect ratio; the network input is then padded on the
+            right and bottom to exactly `size`.
+        size: Sides in pixels: two for "shortest", one for "longest" and "native", (height, width) for "squash" and
+            "fit".
+        rounding: Rounding of the resized sides: "floor" (torchvision, ODTK) or "half_up" (detectron2, mmdetection).
+        antialias: If true, averages over the source pixels when the image is reduced, as Pillow does. If false, plain
+            bilinear interpolation, as torchvision.
     """
 
     rule: str
@@ -132,11 +141,19 @@ class Resize:
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
-        """(height, width) of the network input, before `pad_multiple`, if it is the same for all images, else None."""
+        """(height, width) in pixels of the input for a rule that gives every image the same; None for other rules."""
         return (self.size[0], self.size[1]) if self.rule in ("squash", "fit") else None
 
     def scale(self, height: int, width: int) -> float:
-        """What both sides of an image of that size are multiplied by. "squash" has no such scale: ValueError."""
+        """Returns the factor by which both sides of an image are multiplied.
+
+        Args:
+            height: Height of the image in pixels.
+            width: Width of the image in pixels.
+
+        Raises:
+            ValueError: If the rule is "squash", which scales each axis on its own.
+        """
         longer = max(height, width)
         if self.rule == "squash":
             raise ValueError("resize rule 'squash' has a scale for each axis, and not one for both")
@@ -149,7 +166,12 @@ class Resize:
         return min(self.size[0] / min(height, width), self.size[1] / longer)
 
     def target(self, height: int, width: int) -> tuple[int, int]:
-        """Resized (height, width) of an image of that size, in pixels; never below 1."""
+        """Returns the resized (height, width) of an image, in pixels, at least 1 each.
+
+        Args:
+            height: Height of the image in pixels.
+            width: Width of the image in pixels.
+        """
         if self.rule == "squash":
             return self.size[0], self.size[1]
         scale = self.scale(height, width)
@@ -159,7 +181,13 @@ class Resize:
 
 @dataclass(frozen=True)
 class Normalise:
-    """(pixel - mean) / std on values 0 to 255, in the order of `channels`, which is what the network takes."""
+    """Describes the normalization of pixels: (pixel - mean) / std, on values from 0 to 255.
+
+    Attributes:
+        mean: Mean of each channel, in the order of `channels`.
+        std: Standard deviation of each channel, above 0, in the order of `channels`.
+        channels: Channel order of the network input: "RGB" or "BGR".
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -174,29 +202,44 @@ class Normalise:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a RetinaNet needs of its pre- and post-processing. Frozen, and checked when made.
+    """Describes everything besides the network that is needed to compute the right boxes.
 
-    name: of the model, for people. flavour: whose rules it follows ("torchvision", "retinasdk").
-    labels: one name per class index; ignore_labels: names that are never reported (torchvision's unused COCO ids).
-    score_threshold: sigmoid scores strictly above are candidates; with score_comparison ">=" also those at it, as in
-        ODTK's CPU path. A score of exactly 0 never is.
-    top_k: best (anchor, class) pairs of each level. Where a framework takes all of them, as keras-retinanet does, a
-        number that is never reached, such as 65536.
-    clip: boxes are clipped before NMS to the "resized" image or to the "padded" network input, after NMS to the
-        "original" image (detectron2), or not ("none").
-    clip_limit: x is clipped to 0..width ("edge") or to 0..width - 1 ("last_pixel": ODTK, keras-retinanet); so is y.
-    drop_empty: boxes without area, as they are clipped by then, are dropped "before_nms" (mmdetection) or "after_nms"
-        (detectron2), or "never".
-    inclusive_pixels: x2 and y2 name the last pixel inside the box (ODTK), so that a width is x2 - x1 + 1: an anchor's,
-        in NMS, and in what is empty. Detections are reported so, too.
-    nms_iou_threshold: strictly above, a worse box of the same class is dropped; with nms_comparison ">=" also at it.
-    max_detections: per image, of all classes; a limit per class that is no lower changes nothing.
-    rescale: boxes go back to the original image by the ratio of original to resized size on each axis ("per_axis"), or
-        both axes by the one scale of the resize rule, before rounding to pixels ("uniform": ODTK, keras-retinanet).
-    pad_multiple: network-input sides are padded right and below with 0 to multiples of this.
-    source: free notes of where the model comes from.
+    A spec is frozen, and checked when it is made.
 
-    Raises `ModelError` on contradictions.
+    Attributes:
+        name: Name of the model, for people.
+        flavour: The framework whose rules apply, such as "torchvision".
+        labels: Class labels by class index.
+        levels: The feature levels, finest first.
+        resize: How images are resized.
+        normalise: How pixels are normalized.
+        pad_multiple: The sides of the network input are padded with 0, on the right and at the bottom, to multiples of
+            this.
+        input: Name of the network's input, `(N, 3, H, W)` float32.
+        box_coder: How box deltas are decoded.
+        ignore_labels: Labels that are never reported, such as the unused COCO ids of torchvision.
+        score_threshold: Anchors with a score strictly above this are candidates.
+        top_k: Number of best (anchor, class) pairs that are kept of each level. Where a framework keeps all, use a
+            number that is never reached, such as 65536.
+        clip: Boxes are clipped before NMS to the "resized" image or to the "padded" network input, or after NMS to the
+            "original" image (detectron2), or not at all ("none").
+        nms_iou_threshold: A box that overlaps a better one of its class by an IoU strictly above this is dropped.
+        max_detections: Largest number of detections of an image, over all classes.
+        score_comparison: ">", or ">=" if a score equal to the threshold passes too (ODTK on the CPU). A score of
+            exactly 0 never passes.
+        nms_comparison: ">", or ">=" if an IoU equal to the threshold suppresses too.
+        clip_limit: x is clipped to 0..width ("edge") or to 0..width - 1 ("last_pixel": ODTK, keras-retinanet). The same
+            holds for y.
+        drop_empty: When boxes without area are dropped: "before_nms" (mmdetection), "after_nms" (detectron2) or
+            "never".
+        inclusive_pixels: If true, x2 and y2 name the last pixel inside the box (ODTK), so a width is x2 - x1 + 1. This
+            holds for anchors, NMS, empty boxes, and the detections that are reported.
+        rescale: How boxes return to the original image: by the ratio of original to resized size of each axis
+            ("per_axis"), or by the one scale of the resize rule before rounding ("uniform": ODTK, keras-retinanet).
+        source: Free notes about the origin of the model.
+
+    Raises:
+        ModelError: If a value is out of range, or values contradict each other.
     """
 
     name: str
@@ -259,26 +302,42 @@ class ModelSpec:
 
     @property
     def anchors_per_cell(self) -> int:
+        """The number of anchors of each cell, A; the same on every level."""
         return len(self.levels[0].base_anchors)
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
-        """Network-input (height, width) for a resized image of that size."""
+        """Returns the (height, width) of the network input for a resized image of that size, in pixels."""
         multiple = self.pad_multiple
         if self.resize.rule == "fit":
             height, width = self.resize.size
         return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
     def replace(self, **changes: Any) -> ModelSpec:
-        """A copy with some fields changed, checked again."""
+        """Returns a copy with some fields changed. The copy is checked again.
+
+        Args:
+            **changes: New values by the names of the fields.
+
+        Raises:
+            ModelError: If the changed spec is not valid.
+        """
         return dataclasses.replace(self, **changes)
 
     def to_json(self) -> str:
-        """The spec as JSON text, readable again by every later version."""
+        """Returns the spec as JSON text, which every later version can read."""
         return dump_readable({"format": FORMAT, **to_json_object(self)})
 
     @classmethod
     def from_json(cls, text: str, *, origin: str = "spec") -> ModelSpec:
-        """The spec in JSON `text`; `origin` names the text in errors. Raises `ModelError`."""
+        """Reads a spec from JSON text.
+
+        Args:
+            text: The JSON text.
+            origin: Name of the text in error messages.
+
+        Raises:
+            ModelError: If the text is not a valid spec.
+        """
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -299,14 +358,21 @@ class ModelSpec:
             raise ModelError(f"{origin}: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Writes the spec as JSON, whole or not at all."""
+        """Writes the spec as a JSON file. If writing fails, an existing file stays as it was."""
         from retinasdk._util.files import write_atomically
 
         write_atomically(Path(path), self.to_json().encode())
 
     @classmethod
     def load(cls, path: str | Path) -> ModelSpec:
-        """Reads a spec from a JSON file. Raises `ModelError`."""
+        """Reads a spec from a JSON file.
+
+        Args:
+            path: The path of the file.
+
+        Raises:
+            ModelError: If the file cannot be read or is not a valid spec.
+        """
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

@@ -11,7 +11,7 @@ import pytest
 from pictures import LABELS, Image, blocks
 from PIL import Image as PillowImage
 
-from retinasdk import Detector, ImageError, ModelSpec, Resize
+from retinasdk import Detector, ImageError, ModelError, ModelSpec, Resize, Tiles
 
 SIZES = ((90, 120), (90, 120), (120, 90), (61, 47), (90, 121), (30, 400), (400, 30), (1, 1))
 
@@ -150,7 +150,7 @@ def test_limits_are_spent_on_the_named_classes(model_path: Path, spec: ModelSpec
         ([""], ValueError, "the model knows chair, dog, person"),
         (["person", "unicorn"], ValueError, "unknown class 'unicorn'"),
         ([], ValueError, "at least one class, got an empty list"),
-        ("person", TypeError, r"write \['person'\]"),
+        ("persn", ValueError, "unknown class 'persn'; did you mean 'person'?"),
         ([3], ValueError, "class index must be 0 to 2, got 3"),
         ([-1], ValueError, "class index must be 0 to 2, got -1"),
         ([0.0], TypeError, "names or indices, got 0.0"),
@@ -218,3 +218,61 @@ def test_the_threshold_itself_is_out(network: onnx.ModelProto, spec: ModelSpec, 
     assert tied.class_ids[:3].tolist() == [0, 1, 2]  # of the first anchor in the first cell
     np.testing.assert_array_equal(tied.xyxy[:3], tied.xyxy[[0, 0, 0]])
     assert tied == detector(blocks(), score_threshold=0.49)
+
+
+# -- what people try first ---------------------------------------------------------------------------------------------
+
+
+def test_spellings_mean_the_same(detector: Detector) -> None:
+    image = blocks()
+    assert detector(image, classes="person") == detector(image, classes=["person"])
+    assert detector(image, tiles=64) == detector(image, tiles=Tiles(64))
+    assert detector(image[..., ::-1], channel_order="bgr") == detector(image)
+    assert detector(image[..., ::-1], channel_order="bgr", tiles=64) == detector(image, tiles=64)
+    assert detector(image) != detector(image[..., ::-1])
+    assert detector.names == dict(enumerate(detector.labels))
+    detector.warmup(64, 96)
+
+
+def test_results_know_their_image(detector: Detector) -> None:
+    image = blocks()
+    for result in (detector(image), detector([image, image])[1], detector(image, tiles=64)):
+        assert result.image is image
+        assert result.image_size == image.shape[:2]
+        assert set(result.timing) == {"preprocess", "inference", "postprocess"}
+        assert all(seconds > 0 for seconds in result.timing.values())
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("conf", "called score_threshold"),
+        ("iou", "nms_iou_threshold"),
+        ("imgsz", "ModelSpec.resize"),
+        ("x", "known are"),
+    ],
+)
+def test_keywords_of_other_packages(detector: Detector, option: str, message: str) -> None:
+    for call in (
+        lambda **o: Detector("people", **o),
+        lambda **o: detector([], **o),
+        lambda **o: detector.predict([], **o),
+    ):
+        with pytest.raises(TypeError, match=f"'{option}'.*{message}"):
+            call(**{option: 0.5})
+
+
+def test_devices_and_channel_orders(model_path: Path, detector: Detector) -> None:
+    with pytest.raises(ValueError, match="CUDA_VISIBLE_DEVICES=1"):
+        Detector(model_path, device="cuda:1")
+    with pytest.raises(ValueError, match='"rgb" or "bgr"'):
+        detector(blocks(), channel_order="gbr")  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("a.pth", "retinasdk export"), ("a.safetensors", "retinasdk export"), ("a.keras", "tf2onnx")]
+)
+def test_checkpoints_say_how_to_convert(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / name).write_bytes(b"weights")
+    with pytest.raises(ModelError, match=message):
+        Detector(tmp_path / name)

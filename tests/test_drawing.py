@@ -11,7 +11,7 @@ from pictures import LABELS, blocks
 from PIL import Image as PillowImage
 
 from retinasdk import Detections, ImageError
-from retinasdk.drawing import class_color
+from retinasdk.drawing import _LabelPlacer, _overlap, class_color, text_color
 
 
 def test_draw_changes_a_copy() -> None:
@@ -23,7 +23,7 @@ def test_draw_changes_a_copy() -> None:
     np.testing.assert_array_equal(image, before)
     assert tuple(drawn[60, 20]) == class_color(0)  # lower edges of the two persons
     assert tuple(drawn[50, 75]) == class_color(0)
-    np.testing.assert_array_equal(drawn[70:, :], image[70:, :])  # nothing where nothing was found
+    np.testing.assert_array_equal(drawn[80:, :], image[80:, :])  # nothing far from every box and label
 
 
 def test_draw_takes_what_detectors_take(tmp_path: Path) -> None:
@@ -103,3 +103,59 @@ def test_neighbouring_classes_have_different_colours() -> None:
     colors = np.array([class_color(index) for index in range(12)])
     distances = np.abs(colors[:, None] - colors[None]).sum(axis=2) + 999 * np.eye(12)
     assert distances.min() > 40
+
+
+def test_a_class_keeps_its_color() -> None:
+    """Recorded: results drawn by different versions look alike."""
+    assert [class_color(index) for index in (0, 1, 11)] == [(0, 200, 83), (41, 121, 255), (161, 98, 55)]
+    assert len({class_color(index) for index in range(91)}) == 91
+
+
+@pytest.mark.parametrize("class_id", range(91))
+def test_text_can_be_read_on_every_color(class_id: int) -> None:
+    """WCAG 2.1 asks for a contrast of 4.5 for small text."""
+
+    def luminance(color: tuple[int, int, int]) -> float:
+        shares = np.array(color) / 255
+        linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+        return float(linear @ (0.2126, 0.7152, 0.0722))
+
+    ground = class_color(class_id)
+    dark, light = sorted((luminance(ground), luminance(text_color(ground))))
+    assert (light + 0.05) / (dark + 0.05) >= 4.5
+
+
+def test_labels_do_not_cover_each_other() -> None:
+    """Ten people side by side, whose labels are wider than they are."""
+    boxes = np.array([[20 + 30 * i, 100, 45 + 30 * i, 200] for i in range(10)], np.float32)
+    placer = _LabelPlacer(boxes, (400, 300))
+    taken = []
+    for index in range(10):
+        cost, place = placer.best(index, 28, 12)
+        assert cost < 0.8
+        placer.take(place)
+        taken.append(place)
+    covered = _overlap(np.array(taken), np.array(taken))
+    np.testing.assert_array_equal(covered - np.diag(np.diag(covered)), 0)
+
+
+def test_a_label_does_not_cover_a_small_object() -> None:
+    """The usual place, above the box, is where another object is."""
+    boxes = np.array([[100, 100, 200, 200], [105, 85, 120, 98]], np.float32)
+    _, place = _LabelPlacer(boxes, (400, 300)).best(0, 60, 14)
+    assert _overlap(np.array([place]), boxes[1:].astype(float))[0, 0] == 0
+
+
+def test_a_label_that_would_hide_its_object_is_shortened_or_left_out() -> None:
+    image = blocks(24, 24)
+    drawn = np.asarray(Detections([[2, 2, 22, 22]], [0.9], [0], ("person",)).draw(image))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(drawn[4:21, 4:21], image[4:21, 4:21])
+
+
+@pytest.mark.parametrize(("shape", "line"), [((64, 64), 1), ((512, 512), 2), ((3000, 4000), 11)], ids=str)
+def test_lines_grow_with_the_picture(shape: tuple[int, int], line: int) -> None:
+    height, width = shape
+    box = [width * 0.3, height * 0.3, width * 0.7, height * 0.7]
+    drawn = np.asarray(Detections([box], [0.9], [0], ("a",)).draw(np.zeros((*shape, 3), np.uint8)))  # type: ignore[arg-type]
+    row = (drawn[height // 2] == class_color(0)).all(axis=1)
+    assert row[: width // 2].sum() == line

@@ -65,7 +65,14 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 
 def test_none_is_forgotten() -> None:
     names = {path.name for path in EXAMPLES.glob("*.py")}
-    tested = {"count_people.py", "detect_large.py", "detect_photo.py", "embed_in_product.py", "filter_classes.py"}
+    tested = {
+        "count_people.py",
+        "detect_large.py",
+        "detect_opencv.py",
+        "detect_photo.py",
+        "embed_in_product.py",
+        "filter_classes.py",
+    }
     elsewhere = {"export_other_frameworks.py": "convert/test_export_torch.py"}  # wants torch
     elsewhere |= dict.fromkeys(("bag_in_bag_out.py", "count_in_video.py", "ros2_node.py"), "live/test_examples.py")
     assert names == tested | set(elsewhere)
@@ -212,3 +219,17 @@ def test_embed_cpp(tmp_path: Path) -> None:
         f"dog {score(1.5)} 140.0 80.0 200.0 120.0",  # centre (288, 160), 128 x 64, clipped at 320
         f"dog {score(1.0)} 40.0 20.0 60.0 40.0",
     ]
+
+
+@pytest.mark.parametrize("example", ["detect_photo.py", "count_people.py", "detect_large.py", "detect_opencv.py"])
+def test_errors_take_one_line(run_python: Any, tmp_path: Path, example: str) -> None:
+    more = [tmp_path / "out.csv"] if example == "count_people.py" else []
+    result = run_python([EXAMPLES / example, tmp_path / "missing", *more])
+    assert result.returncode == 1
+    assert [line.partition(":")[0] for line in result.stderr.splitlines() if "WARN" not in line] == ["error"]
+
+
+def test_opencv(run: Callable[..., str], photos: Path, detector: Detector, tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    out = run("detect_opencv.py", photos / "0.png", "--out", tmp_path / "marked.png")
+    assert out.startswith(f"{len(detector(photos / '0.png'))} found")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from retinasdk.images import MAX_SIDE
         (np.zeros((8, 8, 3), np.uint16), "uint16"),
         (np.zeros((8, 8, 3), bool), "bool"),
         (np.zeros((3, 8, 8), np.uint8), r"got \(3, 8, 8\) uint8; pass RGB with channels last"),
-        (np.zeros((8, 8), np.uint8), "stack a grey image"),
+        (np.full((8, 8, 3), 200, np.float32), "values of 0..255"),
         (np.zeros((8, 8, 4), np.uint8), "drop the alpha channel"),
         (np.zeros((1, 8, 8, 3), np.uint8), r"got \(1, 8, 8, 3\)"),
         (np.zeros(3, np.uint8), r"got \(3,\)"),
@@ -55,10 +56,30 @@ def test_sides_over_the_limit(detector: Detector) -> None:
         detector(huge)
 
 
-@pytest.mark.parametrize("item", [None, 5, b"photo.jpg", object(), {"a": 1}, iter(()), io.BytesIO()], ids=str)
+@pytest.mark.parametrize("item", [None, 5, object(), {"a": 1}, iter(())], ids=str)
 def test_things_that_are_no_image(detector: Detector, item: Any) -> None:
     with pytest.raises(TypeError, match="image must be a path, a PIL image or an RGB uint8 array"):
         detector(item)
+
+
+def test_bytes_and_file_objects_are_files(detector: Detector) -> None:
+    file = io.BytesIO()
+    PillowImage.fromarray(blocks()).save(file, "JPEG")
+    file.seek(0)
+    with PillowImage.open(io.BytesIO(file.getvalue())) as picture:
+        expected = detector(picture)
+    for image in (file.getvalue(), file, file):  # a file object is rewound
+        assert detector(image) == expected
+    for nothing in (b"photo.jpg", io.BytesIO()):
+        with pytest.raises(ImageError, match="cannot be read as an image"):
+            detector(nothing)
+
+
+def test_grey_arrays(detector: Detector) -> None:
+    grey = blocks()[..., 0]
+    expected = detector(np.repeat(grey[..., None], 3, axis=2))
+    assert detector(grey) == detector(grey.astype(np.uint16) * 256 + 255) == expected
+    assert detector(grey, tiles=64) == detector(np.repeat(grey[..., None], 3, axis=2), tiles=64)
 
 
 LAYOUTS: dict[str, Callable[[Image], Image]] = {
@@ -112,3 +133,11 @@ def test_input_is_never_modified(detector: Detector) -> None:
     detector(views[1]).draw(views[1])
     np.testing.assert_array_equal(image, before)
     assert (picture.mode, picture.tobytes()) == ("RGBA", pixels)
+
+
+def test_channels_first_and_videos_say_what_to_do(detector: Detector, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"image\.transpose\(1, 2, 0\)"):
+        detector(np.zeros((3, 8, 8), np.uint8))
+    (tmp_path / "clip.mp4").write_bytes(b"video")
+    with pytest.raises(ImageError, match=r"is a video.*retinasdk\.stream.*retinasdk live"):
+        detector(tmp_path / "clip.mp4")

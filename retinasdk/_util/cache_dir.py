@@ -1,4 +1,4 @@
-"""Where retinasdk keeps what it can make again."""
+"""The folder of caches: files that retinasdk can make again at any time."""
 
 from __future__ import annotations
 
@@ -14,33 +14,38 @@ _log = logging.getLogger("retinasdk")
 
 
 def cache_dir() -> Path:
-    """The folder of caches, made if it is not there: $RETINASDK_CACHE, else `retinasdk` in the user's cache folder.
+    """Returns the folder of caches and creates it if it does not exist.
 
-    Where that cannot be written, a folder of the user's among the temporary files, with one line in the log.
-    Raises `OSError` where not even that can be made.
+    The folder is $RETINASDK_CACHE if that is set, else `retinasdk` in the user's cache folder (on Linux
+    ~/.cache/retinasdk, or $XDG_CACHE_HOME/retinasdk). If it cannot be written, a folder among the temporary files that
+    belongs to the user is used instead, and one line in the log says so.
+
+    Returns:
+        The path of a folder that can be written.
+
+    Raises:
+        OSError: If the folder among the temporary files cannot be used either.
     """
-    wanted = _wanted()
+    preferred = _preferred()
     try:
-        _make(wanted)
+        _make(preferred)
     except OSError as error:
-        return _fallback(wanted, error.strerror or str(error))
-    return wanted
+        return _fallback(preferred, error.strerror or str(error))
+    return preferred
 
 
-def _wanted() -> Path:
+def _preferred() -> Path:
     if os.environ.get(VARIABLE):
         return Path(os.environ[VARIABLE]).expanduser()
-    if os.environ.get("XDG_CACHE_HOME"):
-        return Path(os.environ["XDG_CACHE_HOME"]) / "retinasdk"
-    try:
-        return Path.home() / ".cache" / "retinasdk"
-    except RuntimeError:  # no home, as for some services
-        return _temporary()
+    import platformdirs
+
+    folder = platformdirs.user_cache_path("retinasdk", appauthor=False)
+    return folder if folder.is_absolute() else _temporary()  # Some services run without a home folder.
 
 
 def _make(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # The one sure way to know that files can be written, on full and on read-only disks too.
+    # Writing a file is the only sure test: permissions do not tell about full and read-only disks.
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"1")
 
@@ -50,13 +55,20 @@ def _temporary() -> Path:
     return Path(tempfile.gettempdir()) / f"retinasdk-{user}"
 
 
-@functools.cache  # one line in the log, not one a model
-def _fallback(wanted: Path, why: str) -> Path:
+@functools.cache  # One line in the log for the process, not one for each model.
+def _fallback(preferred: Path, why: str) -> Path:
     folder = _temporary()
     _make(folder)
     if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-        raise PermissionError(f"{folder}: wanted a folder of one's own for caches; set {VARIABLE} to one")
+        raise PermissionError(
+            f"The folder of caches {folder} belongs to another user. Set {VARIABLE} to a folder of your own."
+        )
     _log.warning(
-        "caches go to %s, as %s cannot be written (%s); set %s to a folder that can", folder, wanted, why, VARIABLE
+        "The folder of caches %s cannot be written (%s). Caches go to %s instead. "
+        "Set %s to a folder that can be written.",
+        preferred,
+        why,
+        folder,
+        VARIABLE,
     )
     return folder

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
+# One class name, or several names or indices.
+Classes: TypeAlias = "str | Sequence[str | int]"
 
-def class_ids_of(classes: Sequence[str | int], labels: Sequence[str]) -> list[int]:
-    """Sorted, distinct indices of the named classes. Raises `ValueError` that suggests the nearest name."""
+
+def class_ids_of(classes: Classes, labels: Sequence[str]) -> list[int]:
+    """Returns the sorted, distinct indices of the named classes.
+
+    Raises:
+        ValueError: If a class is unknown; the message suggests the nearest name.
+        TypeError: If something is neither a name nor an index.
+    """
     if isinstance(classes, str):
-        raise TypeError(f"classes must be a list of names, got the string {classes!r}; write [{classes!r}]")
+        classes = [classes]
     if not isinstance(classes, Iterable):
         raise TypeError(f"classes must be a list of names or indices, got {classes!r}")
     found: set[int] = set()

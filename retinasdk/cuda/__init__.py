@@ -1,1 +1,1 @@
-"""The CUDA device: its context, memory, streams, graphs, and images that lie on it."""
+"""Access to the GPU: its context, memory, streams, CUDA graphs, and images in its memory."""

@@ -1,4 +1,4 @@
-"""The GPU itself: whether one can be used, its context, and its driver's failures in our words."""
+"""Finds the GPU, holds its context, and turns errors of its driver into `DeviceError`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from typing import Any
 from retinasdk._util.lazy import require
 from retinasdk.errors import DeviceError
 
-ORDINAL = 0  # CUDA_VISIBLE_DEVICES decides which GPU that is
-_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: what others do on the default stream does not hold ours up
+ORDINAL = 0  # The first visible GPU. CUDA_VISIBLE_DEVICES decides which one that is.
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: the stream does not wait for work on the default stream.
 _TENSORRT_PACKAGES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 
 
 @dataclass(frozen=True)
 class GpuIdentity:
-    """The GPU that an engine is built for or runs on.
+    """Identifies the GPU that an engine is built for or runs on.
 
-    compute_capability: (major, minor). cuda: version of the CUDA runtime, "12.6"; None: not known.
+    Attributes:
+        name: Name of the GPU.
+        compute_capability: Compute capability as (major, minor).
+        cuda: Version of the CUDA runtime, for example "12.6". None if unknown.
     """
 
     name: str
@@ -30,11 +33,14 @@ class GpuIdentity:
 
 
 def why_no_gpu() -> str | None:
-    """What is missing for the GPU path, in a few words; None: nothing that can be seen without loading TensorRT."""
+    """Returns in a few words what is missing to run on the GPU, or None if nothing is.
+
+    Looks for everything that can be found without loading TensorRT.
+    """
     try:
         native = importlib.import_module("retinasdk._native_cuda")
         count, reason = native.device_count()
-    except Exception as error:  # whatever is wrong with an optional path, the other one works
+    except Exception as error:  # Whatever the cause is, the CPU can be used instead.
         return f"no CUDA kernels ({error})"
     if count == 0:
         return f"no usable GPU ({reason})"
@@ -46,30 +52,44 @@ def why_no_gpu() -> str | None:
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except (ImportError, ValueError):  # ValueError: in sys.modules, without a spec
+    except (ImportError, ValueError):  # ValueError: the module is in sys.modules but has no spec.
         return False
 
 
 def usable_kernels(purpose: str = "device 'cuda'") -> Any:
-    """The module `_native_cuda`, once a GPU is known to be there. Raises `DeviceError` that says what is missing."""
+    """Returns the module `_native_cuda` after checking that there is a GPU.
+
+    Args:
+        purpose: What it is needed for, as the beginning of the error message.
+
+    Returns:
+        The module.
+
+    Raises:
+        DeviceError: If retinasdk was built without CUDA, or there is no usable GPU.
+    """
     try:
         native = importlib.import_module("retinasdk._native_cuda")
     except ImportError as error:
         raise DeviceError(
-            f"{purpose} was asked for, but this retinasdk was built without CUDA ({error}); install it again with "
-            "the CUDA toolkit's nvcc on the PATH, or use device='cpu'"
+            f"{purpose} needs a GPU, but this retinasdk was built without CUDA ({error}). Install it again with the "
+            "CUDA toolkit's nvcc on the PATH, or use device='cpu'."
         ) from error
     count, reason = native.device_count()
     if count == 0:
         raise DeviceError(
-            f"{purpose} was asked for, but there is no usable GPU here ({reason}); install NVIDIA's driver, or use "
-            "device='cpu'"
+            f"{purpose} needs a GPU, but there is no usable one here ({reason}). Install NVIDIA's driver, or use "
+            "device='cpu'."
         )
     return native
 
 
 def gpu_identity(native: Any) -> GpuIdentity:
-    """The GPU, as engines' fingerprints name it. native: the module `_native_cuda`."""
+    """Returns the identity of the GPU, as the fingerprints of engines hold it.
+
+    Args:
+        native: The module `_native_cuda`.
+    """
     properties, version = native.device_properties(ORDINAL), native.runtime_version()
     return GpuIdentity(
         properties["name"], tuple(properties["compute_capability"]), f"{version // 1000}.{version % 1000 // 10}"
@@ -77,13 +97,23 @@ def gpu_identity(native: Any) -> GpuIdentity:
 
 
 class CudaDevice:
-    """A GPU's primary context, which TensorRT and CUDA's runtime in `_native_cuda` use too; held until close().
+    """Holds the primary context of the GPU until it is closed. TensorRT and `_native_cuda` use the same context.
 
-    native: the module `_native_cuda`; driver: the module `pycuda.driver`; name, compute_capability: of the GPU;
-    integrated: its memory is the CPU's, as on Jetson.
+    Attributes:
+        native: The module `_native_cuda`.
+        driver: The module `pycuda.driver`.
+        name: Name of the GPU.
+        compute_capability: Compute capability of the GPU as (major, minor).
+        integrated: Whether the GPU shares the memory of the CPU, as on Jetson.
     """
 
     def __init__(self) -> None:
+        """Opens the GPU.
+
+        Raises:
+            DeviceError: If there is no usable GPU, or it cannot be opened.
+            MissingDependencyError: If pycuda cannot be imported.
+        """
         self.native: Any = usable_kernels()
         self.driver: Any = require("pycuda.driver", "running on the GPU")
         properties = self.native.device_properties(ORDINAL)
@@ -92,12 +122,12 @@ class CudaDevice:
         self.integrated: bool = properties["integrated"]
         with self.doing("opening the GPU"):
             self.driver.init()
-            # Never pycuda.autoinit: that makes a context of its own, in which our runtime's memory is not valid.
+            # Not pycuda.autoinit: it creates a separate context, in which memory of the CUDA runtime is not valid.
             self._context: Any = self.driver.Device(ORDINAL).retain_primary_context()
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Within it the context is current in this thread, any thread: what pycuda made may be used and freed."""
+        """Makes the context current in the calling thread for the block. pycuda's objects are used and freed in it."""
         with self.doing("entering the GPU's context"):
             self._context.push()
         try:
@@ -106,48 +136,69 @@ class CudaDevice:
             self.driver.Context.pop()
 
     def within(self, call: Callable[[], None]) -> None:
-        """Calls it with the context current."""
+        """Calls a function with the context current."""
         with self.current():
             call()
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
-        """Turns errors of the driver into `DeviceError` that begins with `what`."""
+        """Turns errors of the driver inside the block into `DeviceError`.
+
+        Args:
+            what: What the block does, as the beginning of the error message.
+
+        Raises:
+            DeviceError: If the driver reports an error.
+        """
         try:
             yield
         except self.driver.MemoryError as error:
             raise DeviceError(
-                f"{what}: the GPU has too little free memory ({error}); use smaller images or batches, or end other "
-                "programs on it"
+                f"{what}: the GPU has too little free memory ({error}). Use smaller images or batches, or end other "
+                "programs on the GPU."
             ) from error
         except self.driver.Error as error:
-            raise DeviceError(f"{what}: the GPU failed: {error}; `retinasdk doctor` tells what is here") from error
+            raise DeviceError(
+                f"{what}: the GPU failed: {error}. To check the machine, run: retinasdk doctor"
+            ) from error
 
     def close(self) -> None:
-        """Gives the context back. Everything made in it must be freed before."""
+        """Releases the context. Everything created in it must be freed before."""
         with self.doing("leaving the GPU"):
-            # pycuda leaks a context that is let go by another thread than its first, unless it is current there.
+            # If another thread than the first one detaches the context, pycuda leaks it unless it is current there.
             self._context.push()
             self._context.detach()
 
 
 class CudaStream:
-    """A stream of one's own, which does not wait for the default one. The device's context must be current.
+    """A CUDA stream that does not wait for the default stream. The device's context must be current.
 
-    driver_stream: pycuda's. It is freed with its last reference, so that nothing but this should hold one: tracebacks
-    keep what they hold alive for longer than the context.
+    Attributes:
+        driver_stream: The stream as pycuda's object. It is freed with its last reference. Do not keep another one: a
+            traceback could keep it alive for longer than the context.
+        handle: The stream as an address, for `_native_cuda` and TensorRT.
     """
 
     def __init__(self, device: CudaDevice) -> None:
+        """Creates the stream.
+
+        Raises:
+            DeviceError: If the GPU fails.
+        """
         self._device = device
         with device.doing("making a stream"):
             self.driver_stream: Any = device.driver.Stream(_NON_BLOCKING)
         self.handle: int = self.driver_stream.handle
 
     def wait(self) -> None:
-        """Returns when all that was launched on it is done. Raises `DeviceError` if any of it failed."""
+        """Waits until all launched work is done.
+
+        Raises:
+            DeviceError: If any of the work failed.
+        """
         with self._device.doing("running a frame"):
             self.driver_stream.synchronize()
 
     def close(self) -> None:
+        """Frees the stream."""
         self.driver_stream = None

@@ -1,4 +1,4 @@
-"""Images that lie on the GPU already: taken as they are, by DLPack or `__cuda_array_interface__`, without a copy."""
+"""Images in GPU memory, read through DLPack or `__cuda_array_interface__` without a copy."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from typing import Any
 from retinasdk.cuda.device import ORDINAL
 
 _DEVICE_TYPES = (2, 13)  # kDLCUDA, kDLCUDAManaged
-_LEGACY_STREAM = 1  # of both protocols: CUDA's default stream
-_WANTED = "image on the GPU must be (H, W, 3) uint8 with the three channels side by side"
+_LEGACY_STREAM = 1  # CUDA's default stream, in both protocols
+_EXPECTED = "An image on the GPU must be a (height, width, 3) uint8 array with channels last"
 
 
 @dataclass(frozen=True)
 class DeviceImage:
-    """An array on the GPU of which only the shape has been looked at; its owner may still be computing it."""
+    """An array on the GPU whose pixels may still be in the making: only its shape has been read.
+
+    Attributes:
+        owner: The caller's array.
+        shape: (height, width, 3).
+    """
 
     owner: Any
     shape: tuple[int, int, int]
@@ -23,7 +28,13 @@ class DeviceImage:
 
 @dataclass(frozen=True)
 class DevicePixels:
-    """RGB uint8 at `address`, rows `row_bytes` apart. `owner` keeps the memory alive."""
+    """RGB uint8 pixels in GPU memory.
+
+    Attributes:
+        address: Address of the first pixel.
+        row_bytes: Distance between the starts of two rows, in bytes.
+        owner: An object that keeps the memory alive.
+    """
 
     address: int
     row_bytes: int
@@ -31,12 +42,16 @@ class DevicePixels:
 
 
 def as_device_image(image: object) -> DeviceImage | None:
-    """The image, if it lies on the GPU; None: look for it on the host. Raises `ValueError` for other shapes."""
+    """Returns the image if it is in GPU memory, or None if it is not.
+
+    Raises:
+        ValueError: If its shape is not (height, width, 3).
+    """
     if not (_is_dlpack(image) or hasattr(image, "__cuda_array_interface__")):
         return None
     shape = tuple(int(side) for side in getattr(image, "shape", ()))
     if len(shape) != 3 or shape[2] != 3 or min(shape) < 1:
-        raise ValueError(f"{_WANTED}, got shape {shape}; pass RGB with channels last")
+        raise ValueError(f"{_EXPECTED}, but its shape is {shape}.")
     return DeviceImage(image, (shape[0], shape[1], shape[2]))
 
 
@@ -46,9 +61,18 @@ def _is_dlpack(image: object) -> bool:
 
 
 def borrow(image: DeviceImage, stream: int, native: Any) -> DevicePixels:
-    """The pixels, safe to read by what is launched on `stream` from now on, until the result is dropped.
+    """Gives access to the pixels of an image on the GPU.
 
-    Raises `ValueError` for arrays of other types or strides.
+    Args:
+        image: The image.
+        stream: Handle of the stream on which the pixels will be read. It waits for pending work of the image's owner.
+        native: The module `_native_cuda`.
+
+    Returns:
+        The pixels. The memory is valid as long as this object is kept.
+
+    Raises:
+        ValueError: If the array has another type or is not stored with channels last.
     """
     if _is_dlpack(image.owner):
         return _from_dlpack(image, stream)
@@ -56,27 +80,27 @@ def borrow(image: DeviceImage, stream: int, native: Any) -> DevicePixels:
 
 
 def _from_dlpack(image: DeviceImage, stream: int) -> DevicePixels:
-    # The owner sees to it that the stream waits for what it has under way.
+    # By DLPack's rules, the owner makes the stream wait for its own pending work.
     capsule = image.owner.__dlpack__(stream=stream)
     tensor = _dl_tensor(capsule)
     if tensor.device.device_id != ORDINAL:
-        raise ValueError(f"image must be on GPU {ORDINAL}, got one on GPU {tensor.device.device_id}; move it there")
+        raise ValueError(f"The image is on GPU {tensor.device.device_id}, but must be on GPU {ORDINAL}. Move it there.")
     if (tensor.dtype.code, tensor.dtype.bits, tensor.dtype.lanes) != (1, 8, 1):  # 1: unsigned integer
-        raise ValueError(f"{_WANTED}, got another type; convert it to uint8")
+        raise ValueError(f"{_EXPECTED}, but it has another type. Convert it to uint8.")
     shape = tuple(tensor.shape[:3])
     strides = tuple(tensor.strides[:3]) if tensor.strides else (shape[1] * 3, 3, 1)
     row_bytes = _row_bytes(image, strides)
-    # The capsule is not taken over: it gives the memory back when it goes, as it does for one that nobody took.
+    # The capsule is not marked as consumed, so it releases the memory when it is deleted.
     return DevicePixels((tensor.data or 0) + tensor.byte_offset, row_bytes, capsule)
 
 
 def _from_cuda_array(image: DeviceImage, stream: int, native: Any) -> DevicePixels:
     described = image.owner.__cuda_array_interface__
     if described["typestr"] not in ("|u1", "<u1", ">u1"):
-        raise ValueError(f"{_WANTED}, got type {described['typestr']}; convert it to uint8")
+        raise ValueError(f"{_EXPECTED}, but its type is {described['typestr']}. Convert it to uint8.")
     strides = described.get("strides") or (image.shape[1] * 3, 3, 1)
     row_bytes = _row_bytes(image, tuple(strides))
-    # Version 3 names the stream that has to be waited for, or None; older ones leave it open.
+    # Version 3 names the stream to wait for, or None. Older versions do not say, so wait for the default stream.
     earlier = described.get("stream") if described["version"] >= 3 else _LEGACY_STREAM
     if earlier is not None:
         native.wait_for_stream(stream, earlier)
@@ -84,15 +108,15 @@ def _from_cuda_array(image: DeviceImage, stream: int, native: Any) -> DevicePixe
 
 
 def _row_bytes(image: DeviceImage, strides: tuple[int, ...]) -> int:
-    """The distance of two rows. Those of axes of length 1 mean nothing."""
+    """The distance between two rows in bytes. The strides of axes of length 1 have no meaning."""
     height, width, _ = image.shape
     row = strides[0] if height > 1 else width * 3
     if strides[2] != 1 or (width > 1 and strides[1] != 3):
-        raise ValueError(f"{_WANTED}, got strides {strides}; make it contiguous, with channels last")
+        raise ValueError(f"{_EXPECTED}, but its strides are {strides}. Make it contiguous.")
     return row
 
 
-# The structures of dlpack.h, version 0: what a capsule named "dltensor" holds.
+# The structures of dlpack.h, version 0, which a capsule named "dltensor" holds.
 
 
 class _DlDevice(ctypes.Structure):
@@ -115,7 +139,7 @@ class _DlTensor(ctypes.Structure):
     )
 
 
-# A prototype of our own: setting types on ctypes.pythonapi would set them for the whole process.
+# A private prototype, because setting types on ctypes.pythonapi would change them for the whole process.
 _capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
     ("PyCapsule_GetPointer", ctypes.pythonapi)
 )

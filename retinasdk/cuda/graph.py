@@ -1,4 +1,4 @@
-"""Launches that repeat from frame to frame, recorded once as a CUDA graph."""
+"""Records launches that repeat from frame to frame as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -13,23 +13,36 @@ _log = logging.getLogger("retinasdk")
 
 
 class GraphRunner:
-    """Runs launches: the first time of a key plainly, the second time recorded, from then on as a graph.
+    """Runs launches: directly the first time, recorded the second time, and as a CUDA graph from then on.
 
-    The first time is left alone because TensorRT finishes its preparations for a shape in it, which cannot be recorded.
-    There is one graph, that of the last key: TensorRT lets nothing of its context change below a graph, and another
-    shape changes it.
-
-    refused: keys of which recording failed, shared by all runners of an engine; they stay plain.
+    The first run for a key is not recorded, because TensorRT finishes its preparations for a shape in it. Only the
+    graph of the last key is kept: a graph is valid as long as TensorRT's context does not change, and another shape
+    changes it.
     """
 
     def __init__(self, native: Any, refused: set[Hashable]) -> None:
+        """Creates a runner without a graph.
+
+        Args:
+            native: The module `_native_cuda`.
+            refused: Keys that cannot be recorded. All runners of an engine share the set.
+        """
         self._native = native
         self._refused = refused
         self._key: Hashable = None
         self._graph: int | None = None
 
     def run(self, key: Hashable, stream: int, launch: Callable[[], None]) -> None:
-        """Launches, or replays what `launch` did for the same key: it must always launch the same on the stream."""
+        """Calls `launch`, or replays what it launched for the same key.
+
+        Args:
+            key: Identifies the work, for example the shape of the input.
+            stream: Handle of the stream.
+            launch: Launches the work. It must launch exactly the same on the stream for the same key.
+
+        Raises:
+            DeviceError: If a launch fails.
+        """
         if key != self._key:
             self.forget()
             launch()
@@ -43,10 +56,10 @@ class GraphRunner:
             self._native.launch_graph(self._graph, stream)
 
     def refuse(self, key: Hashable, reason: str) -> None:
-        """From here on, what belongs to the key is launched plainly; says so once."""
+        """Stops recording graphs for a key, and logs the reason once."""
         if key not in self._refused:
             self._refused.add(key)
-            _log.info("shape %s: no CUDA graph, work is launched one by one (%s)", key, reason)
+            _log.info("Shape %s runs without a CUDA graph (%s).", key, reason)
 
     def _recorded(self, key: Hashable, stream: int, launch: Callable[[], None]) -> int | None:
         try:
@@ -60,16 +73,16 @@ class GraphRunner:
         except DeviceError as error:
             self.refuse(key, str(error))
             return None
-        _log.debug("shape %s: recorded as a CUDA graph", key)
+        _log.debug("Shape %s is recorded as a CUDA graph.", key)
         return graph
 
     def _leave_capture(self, stream: int) -> None:
-        # A recording that failed has no graph; the stream has left it all the same.
+        # After a failed recording there is no graph, but the stream has left the recording mode.
         with suppress(DeviceError):
             self._native.destroy_graph(self._native.end_capture(stream))
 
     def forget(self) -> None:
-        """Drops the graph: addresses or shapes that it holds are about to change. No launch of it may be under way."""
+        """Deletes the graph. Call it before addresses or shapes change, when no launch of the graph is in progress."""
         graph, self._graph, self._key = self._graph, None, None
         if graph is not None:
             self._native.destroy_graph(graph)

@@ -1,4 +1,4 @@
-"""Device memory and pinned host memory that only grow: in the steady state nothing is allocated."""
+"""GPU memory and pinned host memory. Buffers only grow, so that no call allocates once sizes have settled."""
 
 from __future__ import annotations
 
@@ -13,31 +13,47 @@ from retinasdk.cuda.device import CudaDevice, CudaStream
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-ALIGNMENT = 256  # what cudaMalloc gives, and TensorRT and the kernels' scratch want
+ALIGNMENT = 256  # bytes; what cudaMalloc guarantees, and what TensorRT and the kernels require
 
 
 @dataclass(frozen=True)
 class Field:
-    """Where an array lies inside a block of memory, `offset` bytes from its start."""
+    """The place of an array inside a block of memory.
+
+    Attributes:
+        offset: Distance from the start of the block, in bytes.
+        shape: Shape of the array.
+        dtype: Type of the array.
+    """
 
     offset: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
     def view(self, block: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-        """The array inside a block on the host, (size,) uint8."""
+        """Returns the array inside a block on the host, which is a (size,) uint8 array. The memory is shared."""
         size = math.prod(self.shape) * self.dtype.itemsize
         return block[self.offset : self.offset + size].view(self.dtype).reshape(self.shape)
 
 
 class Layout:
-    """Hands out places for arrays, one behind the other, inside a block of `size_bytes`."""
+    """Assigns consecutive places to arrays inside a block of memory.
+
+    Attributes:
+        size_bytes: Size of the block in bytes, so far.
+    """
 
     def __init__(self, alignment: int = ALIGNMENT) -> None:
+        """Starts an empty block.
+
+        Args:
+            alignment: Alignment of each array in bytes.
+        """
         self._alignment = alignment
         self.size_bytes = 0
 
     def add(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Field:
+        """Adds an array at the end of the block and returns its place."""
         field = Field(self.size_bytes, shape, np.dtype(dtype))
         size = math.prod(shape) * field.dtype.itemsize
         self.size_bytes += -(-size // self._alignment) * self._alignment
@@ -45,9 +61,15 @@ class Layout:
 
 
 class DeviceBuffer:
-    """Device memory. Every method wants the device's context to be current."""
+    """A block of GPU memory. The device's context must be current in the calling thread."""
 
     def __init__(self, device: CudaDevice, purpose: str) -> None:
+        """Creates an empty buffer.
+
+        Args:
+            device: The GPU.
+            purpose: What the memory is for, for error messages.
+        """
         self._device = device
         self._purpose = purpose
         self._allocation: Any = None
@@ -55,12 +77,16 @@ class DeviceBuffer:
 
     @property
     def address(self) -> int:
+        """Address of the block. Only valid after `reserve`."""
         return int(self._allocation)
 
     def reserve(self, size_bytes: int) -> None:
-        """Makes room for that many bytes. If it has to grow, the address changes and what lay there is lost.
+        """Makes sure that the block has at least `size_bytes` bytes.
 
-        No launched work may still use the old memory.
+        If it has to grow, its address changes and its content is lost. No launched work may still use it.
+
+        Raises:
+            DeviceError: If the GPU has too little memory.
         """
         if size_bytes <= self._size_bytes:
             return
@@ -70,18 +96,26 @@ class DeviceBuffer:
         self._size_bytes = size_bytes
 
     def free(self) -> None:
+        """Frees the memory. The buffer can be reserved again."""
         allocation, self._allocation, self._size_bytes = self._allocation, None, 0
         if allocation is not None:
             allocation.free()
 
 
 class SharedBuffer:
-    """Memory for both sides: pinned on the host, with a twin on the device; or one and the same where it is mapped.
+    """A block of pinned host memory and a GPU block of the same size, or one block that both sides use (mapped).
 
-    Every method wants the device's context to be current.
+    The device's context must be current in the calling thread.
     """
 
     def __init__(self, device: CudaDevice, purpose: str, *, mapped: bool) -> None:
+        """Creates an empty buffer.
+
+        Args:
+            device: The GPU.
+            purpose: What the memory is for, for error messages.
+            mapped: Use one block for both sides. Sensible if the GPU shares the memory of the CPU.
+        """
         self._device = device
         self._purpose = purpose
         self._mapped = mapped
@@ -90,17 +124,17 @@ class SharedBuffer:
 
     @property
     def host(self) -> npt.NDArray[np.uint8]:
-        """(size,) uint8, pinned."""
+        """The block on the host, a (size,) uint8 array."""
         host: npt.NDArray[np.uint8] = self._host
         return host
 
     @property
     def address(self) -> int:
-        """Of the same memory, as the device sees it."""
+        """Address of the block on the GPU."""
         return int(self._host.base.get_device_pointer()) if self._mapped else self._twin.address
 
     def reserve(self, size_bytes: int) -> None:
-        """As `DeviceBuffer.reserve`, for both sides."""
+        """Makes sure that both blocks have at least `size_bytes` bytes. See `DeviceBuffer.reserve`."""
         if self._host is not None and size_bytes <= self._host.size:
             return
         self.free()
@@ -112,16 +146,17 @@ class SharedBuffer:
             self._twin.reserve(size_bytes)
 
     def upload(self, begin: int, end: int, stream: CudaStream) -> None:
-        """Launches the copy of these bytes to the device."""
+        """Launches the copy of the bytes [begin, end) to the GPU."""
         if not self._mapped:
             self._device.driver.memcpy_htod_async(self.address + begin, self._host[begin:end], stream.driver_stream)
 
     def download(self, begin: int, end: int, stream: CudaStream) -> None:
-        """Launches the copy of these bytes to the host."""
+        """Launches the copy of the bytes [begin, end) to the host."""
         if not self._mapped:
             self._device.driver.memcpy_dtoh_async(self._host[begin:end], self.address + begin, stream.driver_stream)
 
     def free(self) -> None:
+        """Frees the memory on both sides. The buffer can be reserved again."""
         host, self._host = self._host, None
         if host is not None:
             host.base.free()

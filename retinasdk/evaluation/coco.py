@@ -1,7 +1,7 @@
 """Computes COCO average precision with pycocotools, image by image.
 
-pycocotools expects all detections at once and uses about 2 kB for each. Here each image is matched when it is added, and
-only what pycocotools' accumulation reads is kept: the score of each detection, and whether it matches at each IoU.
+pycocotools expects all detections at once and uses about 2 kB for each. Here each image is matched when it is added,
+and only what pycocotools' accumulation reads is kept: the score of each detection, and whether it matches at each IoU.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures of what a detector missed and what it made up, by Pillow."""
+"""Draws the mistakes of a detector: missed objects and false detections."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from retinasdk.evaluation.charts import FALSE, MISSED, TRUE
 from retinasdk.evaluation.coco import ImageMatches
 from retinasdk.images import ImageInput, as_rgb
 
-_MANY = 20  # from here on names and scores would hide the picture
-_LONGER_SIDE = (640, 1600)  # between these: small pictures are enlarged so that names can be read
+_MANY = 20  # with more mistakes, names and scores would hide the picture
+_LONGER_SIDE = (640, 1600)  # small pictures are enlarged, so that names can be read
 
 Box = tuple[float, float, float, float]
 
@@ -22,8 +22,21 @@ Box = tuple[float, float, float, float]
 def draw_mistakes(
     image: ImageInput, boxes: Sequence[TrueBox], names: Sequence[str], detections: Detections, matches: ImageMatches
 ) -> bytes:
-    """JPEG of the image: missed boxes red with their names (one for each box), false ones orange with name and score,
-    right ones green. With a single class its name is left out, with more than 20 mistakes all words are."""
+    """Draws missed boxes in red, false detections in orange and right ones in green.
+
+    Missed boxes carry their names, false ones name and score. The name is left out if there is a single class, and all
+    text if there are more than 20 mistakes.
+
+    Args:
+        image: The image, as `Detector` accepts it.
+        boxes: The annotated objects.
+        names: Name of each annotated object.
+        detections: The detections.
+        matches: Which of them match.
+
+    Returns:
+        A JPEG file. Small images are enlarged so that names can be read.
+    """
     pillow, draw_module, fonts = (require(f"PIL.{name}", "drawing") for name in ("Image", "ImageDraw", "ImageFont"))
     picture = pillow.fromarray(as_rgb(image))
     longer = max(picture.size)
@@ -50,7 +63,7 @@ def draw_mistakes(
             box_in_picture = _scaled((x, y, x + w, y + h), scale)
             _mark(draw, picture.size, box_in_picture, MISSED, width, name if has_names else "", font)
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=90, subsampling=0)  # thin coloured lines need their colours
+    picture.save(file, "JPEG", quality=90, subsampling=0)  # chroma subsampling would blur thin colored lines
     return file.getvalue()
 
 
@@ -60,7 +73,7 @@ def _scaled(xyxy: Box, scale: float) -> Box:
 
 
 def _mark(draw: Any, size: tuple[int, int], box: Box, color: str, width: int, text: str, font: Any) -> None:
-    """A box cut to the picture, with `text` on its upper edge, or inside where there is no room above."""
+    """Draws a box clipped to the picture, with `text` above it, or inside if there is no room above."""
     x1, x2 = (min(max(x, 0.0), size[0] - 1.0) for x in (box[0], box[2]))
     y1, y2 = (min(max(y, 0.0), size[1] - 1.0) for y in (box[1], box[3]))
     draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=color, width=width)

@@ -12,11 +12,27 @@ from retinasdk.spec import ModelSpec
 
 DEFAULT_MODEL = "people"
 _FOLDER = Path(__file__).parent
+_TORCH = "this is a PyTorch checkpoint, not an ONNX file; export it first, see: retinasdk export --help"
+_KERAS = (
+    "this is a Keras model, not an ONNX file; convert it with tf2onnx (python -m tf2onnx.convert --help), then: "
+    "retinasdk import converted.onnx -o model.onnx"
+)
+_CHECKPOINTS = {
+    **dict.fromkeys((".pth", ".pt", ".ckpt", ".safetensors"), _TORCH),
+    **dict.fromkeys((".h5", ".keras"), _KERAS),
+}
 
 
 @dataclass(frozen=True)
 class BundledModel:
-    """name: for `Detector(name)`; path: of the ONNX file; card: Markdown text of data, licence, recipe and accuracy."""
+    """Describes a model that is installed with the package.
+
+    Attributes:
+        name: Name to give to `Detector`.
+        path: Path of the ONNX file.
+        card: Markdown text about data, license, training and accuracy.
+        spec: The model's spec.
+    """
 
     name: str
     path: Path
@@ -25,7 +41,7 @@ class BundledModel:
 
 
 def list_models() -> list[BundledModel]:
-    """The bundled models, the default first, then by name."""
+    """Returns the bundled models: the default first, then by name."""
     paths = sorted(_FOLDER.glob("*.onnx"), key=lambda path: (path.stem != DEFAULT_MODEL, path.stem))
     return [
         BundledModel(
@@ -36,13 +52,19 @@ def list_models() -> list[BundledModel]:
 
 
 def find_model(model: str | os.PathLike[str]) -> Path:
-    """The ONNX file of a bundled name or of a path. Raises `ModelError`."""
+    """Returns the model file of a bundled name or of a path.
+
+    Raises:
+        ModelError: If there is neither, or the file is a checkpoint that must be converted first.
+    """
     text = os.fspath(model)
     bundled = {path.stem: path for path in sorted(_FOLDER.glob("*.onnx"))}
     if text in bundled:
         return bundled[text]
     path = Path(text)
     if path.is_file():
+        if path.suffix.lower() in _CHECKPOINTS:
+            raise ModelError(f"{text}: {_CHECKPOINTS[path.suffix.lower()]}")
         return path
     near = difflib.get_close_matches(text, bundled, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"bundled are {', '.join(bundled) or 'none'}"

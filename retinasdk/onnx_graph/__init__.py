@@ -1,1 +1,1 @@
-"""Reads and measures ONNX graphs: model files with their specs, layers, INT8 ranges."""
+"""Reads ONNX graphs and measures them: model files with their specs, layers, and ranges for INT8."""

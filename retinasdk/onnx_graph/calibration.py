@@ -1,4 +1,4 @@
-"""Images to calibrate INT8 with, as a network takes them."""
+"""Prepares calibration images for INT8 as inputs of a network."""
 
 from __future__ import annotations
 
@@ -19,29 +19,52 @@ if TYPE_CHECKING:
 
 
 def calibration_images(images: str | os.PathLike[str] | Sequence[ImageInput]) -> Sequence[ImageInput]:
-    """The images of a folder, or those given. Raises `ValueError` where there are none."""
+    """Returns the images of a folder, or the given sequence of images.
+
+    Raises:
+        ValueError: If there are none.
+    """
     if isinstance(images, (str, os.PathLike)):
         found = list_images(images)
         if not found:
-            raise ValueError(f"{os.fspath(images)}: wanted a folder with images to calibrate with, found none in it")
+            raise ValueError(f"The folder {os.fspath(images)} has no images to calibrate with. Choose another one.")
         return found
     if len(images) == 0:
-        raise ValueError("calibration wants at least one image, got none; give images like those to come")
+        raise ValueError("Calibration needs at least one image, but got none. Pass images like those to come.")
     return images
 
 
 def check_finite(model: Any) -> None:
-    """Raises `ModelError` where a weight is not."""
+    """Checks that all weights of a model are finite.
+
+    Args:
+        model: The `onnx.ModelProto`.
+
+    Raises:
+        ModelError: If a weight is NaN or infinite.
+    """
     to_array = require("onnx", "quantizing a model").numpy_helper.to_array
     for tensor in model.graph.initializer:
         if not np.isfinite(to_array(tensor)).all():
-            raise ModelError(f"wanted finite weights to quantize, got NaN or infinity in {tensor.name!r}; export again")
+            raise ModelError(f"The weight {tensor.name!r} has values that are NaN or infinite. Export the model again.")
 
 
 def network_inputs(
     images: Iterable[ImageInput], spec: ModelSpec, *, batch: int = 1
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """(batch, 3, h, w) float32 of one image after the other, as a `Detector` would make it; copies fill the batch."""
+    """Preprocesses images one after the other, as a `Detector` does.
+
+    Args:
+        images: The images, in any form that a `Detector` takes.
+        spec: The spec of the model.
+        batch: Number of images in each input. Copies of the image fill it.
+
+    Yields:
+        The network input of each image, (batch, 3, height, width) float32.
+
+    Raises:
+        ImageError: If an item cannot be read as an image.
+    """
     for image in images:
         pixels = as_rgb(image)
         transform = Transform.plan(pixels.shape[:2], spec)

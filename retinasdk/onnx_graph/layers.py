@@ -1,4 +1,4 @@
-"""Which nodes of an ONNX graph write its outputs."""
+"""Finds the last layers of an ONNX graph: the nodes that write its outputs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def layers_before(graph: Any, outputs: Collection[str]) -> list[Any]:
-    """Nodes from each of the outputs back to the first weighted one on every way, that included."""
+    """Returns the nodes between each output and the weighted layers nearest to it, those layers included.
+
+    Args:
+        graph: The `onnx.GraphProto`.
+        outputs: Names of the outputs to start from.
+
+    Returns:
+        The nodes. On every path back from an output, the last one is the first that is in `WEIGHTED`.
+    """
     producer = {name: node for node in graph.node for name in node.output}
     found: dict[str, Any] = {}
     pending = list(outputs)

@@ -1,4 +1,7 @@
-"""A float32 network, made ready to be quantized: its layers, and which tensors have codes when some of them are."""
+"""Prepares a float32 network for quantization and describes it as layers.
+
+A tensor "has codes" if it is stored as 8-bit integers, which a scale (and zero point) turns into numbers.
+"""
 
 from __future__ import annotations
 
@@ -17,38 +20,51 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _PURPOSE = "quantizing a model"
-_LEAST_OPSET = 13  # from here on DequantizeLinear has scales by channel
+_MIN_OPSET = 13  # From here on, DequantizeLinear may have one scale for each channel.
 _ACTIVATIONS = ("Relu", "Clip")
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "ConvInteger")
 
 
 @dataclass(frozen=True)
 class Range:
-    """The smallest and the largest number of a tensor, on the images of the calibration."""
+    """The range of the values of a tensor on the calibration images.
+
+    Attributes:
+        low: Smallest value.
+        high: Largest value.
+    """
 
     low: float
     high: float
 
 
 def prepared(model: Any) -> Any:
-    """A copy with batch norms folded and constants in their places, as ONNX Runtime's basic optimisations leave it.
+    """Returns a copy of a model after ONNX Runtime's basic optimizations, which fold batch norms and constants.
 
-    Raises `ModelError` for what is quantized already, for weights that are not finite and for opsets that are too old.
+    Args:
+        model: The `onnx.ModelProto` in float32.
+
+    Returns:
+        The optimized `onnx.ModelProto`, with opset 13 or newer.
+
+    Raises:
+        ModelError: If the model is quantized already, has float16 weights or weights that are not finite, or cannot be
+            converted to opset 13.
     """
     onnx, runtime = require("onnx", _PURPOSE), require("onnxruntime", _PURPOSE)
     _check_float(onnx, model)
     check_finite(model)
     opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
-    if opset < _LEAST_OPSET:
+    if opset < _MIN_OPSET:
         try:
-            model = onnx.version_converter.convert_version(model, _LEAST_OPSET)
-        except Exception as error:  # an operator without a converter, of many types
+            model = onnx.version_converter.convert_version(model, _MIN_OPSET)
+        except Exception as error:  # The converter raises many types, for example if an operator has no conversion.
             raise ModelError(
-                f"wanted opset {_LEAST_OPSET} or newer to quantize, got {opset}, which cannot be converted "
-                f"({' '.join(str(error).split())[:200]}); export the network with a newer opset"
+                f"The model has opset {opset}, but quantization needs {_MIN_OPSET} or newer. It cannot be converted "
+                f"({' '.join(str(error).split())[:200]}). Export the network with a newer opset."
             ) from error
     options = runtime.SessionOptions()
-    options.log_severity_level = 4  # errors come as exceptions
+    options.log_severity_level = 4  # Nothing is logged; errors are raised as exceptions.
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prepared.onnx"
@@ -66,23 +82,35 @@ def _check_float(onnx: Any, model: Any) -> None:
     found = [node for node in model.graph.node if node.op_type in _QUANTIZED]
     if found:
         raise ModelError(
-            f"wanted a network in float32, got one that is quantized already ({found[0].op_type} "
-            f"{found[0].name or found[0].output[0]!r}); give the file that it was made of"
+            f"The network is quantized already (it has the node {found[0].op_type} "
+            f"{found[0].name or found[0].output[0]!r}). Use the float32 model that it was made from."
         )
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT16:
             raise ModelError(
-                f"wanted a network in float32, got float16 weights ({tensor.name!r}); export it in float32"
+                f"The network has float16 weights ({tensor.name!r}), but quantization needs float32. "
+                "Export it in float32."
             )
 
 
 class Network:
-    """A prepared float32 network, seen as layers: each a set of weights with all convolutions that share it.
+    """Describes a prepared float32 network as layers. A layer is one weight and all convolutions that share it.
 
-    layers: by the name of the weights, in the order of the graph. last: those of them that write the outputs.
+    Attributes:
+        model: The `onnx.ModelProto`.
+        constants: Constants of the graph, by name.
+        input: Name of the network's input.
+        outputs: Names of the network's outputs.
+        layers: Convolution nodes of each layer, by the name of the weight, in the order of the graph.
+        last: Names of the layers that write the outputs.
     """
 
     def __init__(self, model: Any) -> None:
+        """Analyzes a model.
+
+        Args:
+            model: An `onnx.ModelProto` that `prepared` returned.
+        """
         self._onnx = require("onnx", _PURPOSE)
         self.model = model
         graph = model.graph
@@ -99,7 +127,7 @@ class Network:
         for node in graph.node:
             for name in node.input:
                 consumers.setdefault(name, []).append(node)
-        # Of each tensor that nothing but an activation function reads: what that makes of it.
+        # By the name of a tensor that only an activation function reads: the output of that function.
         self._activated = {
             name: users[0].output[0]
             for name, users in consumers.items()
@@ -108,19 +136,23 @@ class Network:
         }
 
     def values(self, name: str) -> npt.NDArray[Any]:
-        """The numbers of a constant."""
+        """Returns the values of a constant."""
         array: npt.NDArray[Any] = self._onnx.numpy_helper.to_array(self.constants[name])
         return array
 
     def tensors(self, layers: Collection[str]) -> list[str]:
-        """Tensors that have codes when these layers are quantized, in the order of the graph."""
+        """Returns the tensors that have codes if these layers are quantized, in the order of the graph."""
         written = self.written_in_codes(layers)
         read = {node.input[0] for name in layers for node in self.layers[name]}
         order = [self.input, *(name for node in self.model.graph.node for name in node.output)]
         return [name for name in order if name in written or name in read]
 
     def written_in_codes(self, layers: Collection[str]) -> dict[str, str]:
-        """What 8-bit operators write when these layers are quantized: {tensor: the tensor whose codes it has}."""
+        """Returns the tensors that 8-bit operators write if these layers are quantized.
+
+        Returns:
+            By the name of each such tensor: the name of the tensor whose scale it shares, which can be itself.
+        """
         quantized = {id(node) for name in layers for node in self.layers[name]}
         written: dict[str, str] = {}
         for node in self.model.graph.node:
@@ -132,10 +164,10 @@ class Network:
         return written
 
     def crossings(self, layers: Collection[str]) -> set[str]:
-        """Tensors that have to be brought into codes, or back, when these layers are quantized."""
+        """Returns the tensors that must be converted to codes or back if these layers are quantized."""
         written = self.written_in_codes(layers)
         quantized = {id(node) for name in layers for node in self.layers[name]}
-        absorbed = set(self._activated.values()) & written.keys()  # activation functions that are no step of their own
+        absorbed = set(self._activated.values()) & written.keys()  # outputs of activation functions that are fused
         crossed = self.outputs & written.keys()
         for node in self.model.graph.node:
             if node.output[0] in absorbed or node.op_type == "Shape":
@@ -147,7 +179,7 @@ class Network:
         return crossed - self.constants.keys() - {""}
 
     def _moves(self, node: Any) -> bool:
-        """Whether what it writes are numbers that it reads: then their codes serve."""
+        """Whether the node only moves values, so that its output can keep the codes of its input."""
         if node.op_type == "Resize":
             modes = [item.s for item in node.attribute if item.name == "mode"]
             return modes in ([], [b"nearest"])

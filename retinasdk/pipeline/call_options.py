@@ -1,10 +1,12 @@
-"""What a call of a `Detector` may be given besides images, checked: score thresholds and regions to ignore."""
+"""Checks the options of a `Detector` and its calls: keyword names, score thresholds and regions to ignore."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -21,8 +23,55 @@ ScoreThreshold = float | Mapping[str, float]
 MAX_REGIONS = 64  # of a call: the GPU path has memory for so many
 
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+_SCORE = "the score threshold is called score_threshold"
+_IOU = (
+    "the IoU limit of NMS belongs to the model: give Detector(..., spec=detector.spec.replace(nms_iou_threshold=0.5)), "
+    "or choose another rule with suppression=retinasdk.Suppression(...)"
+)
+_SIZE = "the input size is fixed by the model's spec (ModelSpec.resize); for large images give tiles=640"
+_MOST = "the number of detections is limited by the model's spec (ModelSpec.max_detections)"
+# Names of other packages, and what they are called here.
+_ELSEWHERE = {
+    **dict.fromkeys(("conf", "confidence", "threshold", "score", "score_thr", "conf_thres"), _SCORE),
+    **dict.fromkeys(("iou", "iou_threshold", "iou_thres", "nms", "nms_threshold"), _IOU),
+    **dict.fromkeys(("imgsz", "size", "image_size"), _SIZE),
+    **dict.fromkeys(("max_det", "max_detections", "top_k"), _MOST),
+    "agnostic_nms": "give Detector(..., suppression=retinasdk.Suppression(across_classes=True))",
+    "half": "give Detector(..., precision='fp16'), on the GPU",
+    "bgr": "give channel_order='bgr'",
+    "batch_size": "give a list of images, or Detector.predict(images, batch=...)",
+    "labels": "give classes=[...] to detect only some classes; a model's own labels belong to its spec",
+    "weights": "the model is the first argument: Detector('model.onnx')",
+}
+
+
+def explains_keywords(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Makes a function say in its `TypeError` what an unknown keyword argument is called here."""
+    known = tuple(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        for name in kwargs:
+            if name not in known:
+                advice = _ELSEWHERE.get(name, f"known are {', '.join(known[1:])}")
+                raise TypeError(f"{function.__qualname__}() got an unexpected keyword argument {name!r}; {advice}")
+        return function(*args, **kwargs)
+
+    return checked
+
+
 def checked_thresholds(given: ScoreThreshold, labels: Sequence[str], default: Thresholds) -> Thresholds:
-    """default: of the labels that a mapping does not name. Raises `ValueError`."""
+    """Checks score thresholds; labels that a mapping does not name get `default`.
+
+    Returns:
+        One threshold for all classes, or one for each class index.
+
+    Raises:
+        ValueError: If a label is unknown or a threshold is not a number from 0 to 1.
+    """
     if not isinstance(given, Mapping):
         return _checked_score(given)
     thresholds = list(default) if isinstance(default, tuple) else [default] * len(labels)
@@ -39,7 +88,7 @@ def _checked_score(value: object) -> float:
 
 
 def checked_regions(given: Sequence[Sequence[float]]) -> npt.NDArray[np.float32]:
-    """(n, 4) float32 xyxy. Raises `ValueError`."""
+    """Returns the regions as (n, 4) float32 xyxy, or raises `ValueError`."""
     how = "give a list of (x1, y1, x2, y2) in pixels of the image, with x1 < x2 and y1 < y2"
     try:
         regions = np.array(given, dtype=np.float32)

@@ -21,13 +21,18 @@ _adding = threading.Lock()  # workers of one call may add at once
 
 @contextmanager
 def collect() -> Iterator[dict[str, float]]:
-    """Inside, the dictionary fills with seconds by stage, summed over all calls."""
+    """Collects seconds by stage in the dictionary it yields, summed over all calls inside. Collectors may be nested."""
+    outer = _collected.get()
     seconds: dict[str, float] = defaultdict(float)
     token = _collected.set(seconds)
     try:
         yield seconds
     finally:
         _collected.reset(token)
+        if outer is not None:
+            with _adding:
+                for name, elapsed in seconds.items():
+                    outer[name] += elapsed
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`Detector.predict`: many images, as many a second as the machine can.
+"""Throughput of `Detector.predict`: batches on several workers at once.
 
 A single call keeps one core busy with decoding, preprocessing and post-processing while the others wait; here each
 worker does a whole batch from file to boxes on its own, so that all of them are busy all the time. The network runs on
@@ -23,10 +23,12 @@ _AHEAD = 2
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What came of one of many images.
+    """Holds the result for one of many images.
 
-    index: its number in the iterable, from 0. detections: None where there is an error. error: what the single call
-    raises for this image, such as an `ImageError`, or None.
+    Attributes:
+        index: Position of the image in the iterable, from 0.
+        detections: The objects found, or None if there is an error.
+        error: The exception that a single call raises for this image, such as `ImageError`, or None.
     """
 
     index: int
@@ -41,10 +43,13 @@ def predict(
     batch: int,
     workers: int,
 ) -> Iterator[Prediction]:
-    """One `Prediction` for each image, in order. At most 2 * `workers` batches are held at a time.
+    """Yields one `Prediction` for each image, in order. At most 2 * `workers` batches are in memory.
 
-    detect: one `Detections` for each image of a list; called by `workers` threads at once. `images` is iterated by the
-    caller's thread alone.
+    Args:
+        images: The images. Only the caller's thread iterates over them.
+        detect: Returns one `Detections` for each image of a list. Called by `workers` threads at once.
+        batch: Number of images for each call of `detect`.
+        workers: Number of threads.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="retinasdk-predict")
     pending: deque[Future[list[Detections | Exception]]] = deque()

@@ -1,1 +1,1 @@
-"""Builds, stores and runs TensorRT engines."""
+"""Builds, caches and runs TensorRT engines."""

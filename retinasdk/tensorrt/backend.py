@@ -1,4 +1,4 @@
-"""TensorRT on the GPU."""
+"""The GPU backend: runs a RetinaNet as a TensorRT engine, with preprocessing and post-processing on the GPU too."""
 
 from __future__ import annotations
 
@@ -29,17 +29,23 @@ from retinasdk.tensorrt.loaded_engine import Engine
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# Execution contexts at a time, each with activations of its own. Two keep a GPU busy while their threads are on the
-# host; more only wait less often.
+# The most execution contexts that exist at a time. Each needs memory for its activations. Two keep the GPU busy while
+# one of the threads works on the host; further ones only shorten the wait of further threads.
 _MAX_LANES = 4
 _DEFAULT_PRECISION = "fp16"
 
 
 class TensorRtBackend:
-    """A RetinaNet as a TensorRT engine, with preprocessing, decode and NMS on the GPU too.
+    """Runs a RetinaNet on the GPU: preprocessing, network, decoding and suppression.
 
-    path: an engine with its JSON, or an ONNX file, of which the engine is built on first use and found in the cache
-    from then on. precision: of that engine; None: float16.
+    Several threads may call it at once.
+
+    Attributes:
+        device: "cuda".
+        spec: The spec of the model.
+        max_batch: The most images that one call may have.
+        fixed_batch: The number of images that the engine runs at a time if it accepts no other number. Smaller calls
+            are padded to it here.
     """
 
     device = "cuda"
@@ -52,8 +58,23 @@ class TensorRtBackend:
         precision: str | None,
         suppression: Suppression = AS_FRAMEWORK,
     ) -> None:
+        """Opens the GPU and loads the engine.
+
+        Args:
+            path: An engine with its JSON file, or an ONNX file. The engine of an ONNX file is built on first use and
+                kept in the cache.
+            spec: The spec of the model. None: the one that belongs to the file.
+            precision: Precision of an engine that is built. None: "fp16".
+            suppression: How overlapping boxes are resolved.
+
+        Raises:
+            DeviceError: If there is no usable GPU, or it fails.
+            ModelError: If the file is not a model or engine for this machine, or does not fit its spec.
+            MissingDependencyError: If TensorRT or pycuda cannot be imported.
+            OSError: If a file cannot be read or written.
+        """
         self._process = os.getpid()
-        with ExitStack() as opened:  # closes what is open where a later step fails
+        with ExitStack() as opened:  # If a later step fails, this closes what is open.
             self._gpu = gpu = CudaDevice()
             opened.callback(gpu.close)
             with gpu.current():
@@ -62,7 +83,7 @@ class TensorRtBackend:
             refused: set[Hashable] = set()
             self._pool = LanePool(lambda: _new_lane(engine, refused, suppression), _MAX_LANES)
             opened.callback(gpu.within, self._pool.close)
-            # Closes as well when the last reference goes, and at the interpreter's exit.
+            # Also closes when the last reference is gone, and when the interpreter exits.
             self._finalizer = weakref.finalize(self, _release, self._process, opened.pop_all())
         self.spec = engine.spec
         smallest, largest = engine.profile.min[0], engine.profile.max[0]
@@ -70,6 +91,12 @@ class TensorRtBackend:
         self.fixed_batch = largest if smallest == largest else None
 
     def read(self, image: Any) -> npt.NDArray[np.uint8] | DeviceImage:
+        """Returns the image as RGB uint8 (height, width, 3). An image on the GPU is not copied.
+
+        Raises:
+            ImageError: If it cannot be read as an image.
+            ValueError: If an image on the GPU has another shape.
+        """
         return as_device_image(image) or as_rgb(image)
 
     def detect(
@@ -81,14 +108,26 @@ class TensorRtBackend:
         class_ids: Sequence[int],
         ignore: npt.NDArray[np.float32] | None = None,
     ) -> list[Kept]:
+        """Detects objects in images that result in the same network input. See `Backend.detect`.
+
+        Raises:
+            ValueError: If the engine does not accept an input of that shape.
+            DeviceError: If the GPU fails, or the backend is closed.
+        """
         count, missing = len(images), self._engine.profile.min[0] - len(images)
-        if missing > 0:  # filled up with copies, whose results are left out
+        if missing > 0:  # The batch is filled with copies, whose results are dropped.
             images, transforms = [*images, *[images[-1]] * missing], [*transforms, *[transforms[-1]] * missing]
         with self._lane((len(images), 3, *transforms[0].padded)) as lane, stage("inference"):
             kept = lane.detect(images, transforms, score_threshold=score_threshold, class_ids=class_ids, ignore=ignore)
             return kept[:count]
 
     def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
+        """Runs the network alone on a (N, 3, height, width) float32 input. See `Backend.infer`.
+
+        Raises:
+            ValueError: If the engine does not accept an input of that shape.
+            DeviceError: If the GPU fails, or the backend is closed.
+        """
         count, missing = len(tensor), self._engine.profile.min[0] - len(tensor)
         if missing > 0:
             tensor = np.concatenate([tensor, np.repeat(tensor[-1:], missing, axis=0)])
@@ -97,28 +136,34 @@ class TensorRtBackend:
         return HeadOutputs(tuple(item[:count] for item in heads.logits), tuple(item[:count] for item in heads.deltas))
 
     def for_workers(self) -> tuple[TensorRtBackend, int]:
-        return self, 2  # one is on the host while the other's work runs on the GPU
+        """Returns the backend for a pipeline's workers and how many of them to use.
+
+        Two workers keep the GPU busy: one works on the host while the work of the other runs on the GPU.
+        """
+        return self, 2
 
     @contextmanager
     def _lane(self, shape: tuple[int, ...]) -> Iterator[Lane]:
-        """A lane for this call, with the GPU's context current in this thread."""
-        if os.getpid() != self._process:  # CUDA does not work in a forked process
+        """Lends a lane to this call and makes the GPU's context current in this thread."""
+        if os.getpid() != self._process:
             raise DeviceError(
-                "the Detector was made before this process was forked; make it after the fork, or start processes by "
-                'multiprocessing.get_context("spawn")'
+                "The Detector was created before this process was forked, and CUDA does not work across a fork. Create "
+                'it after the fork, or start processes with multiprocessing.get_context("spawn").'
             )
         if not self._finalizer.alive:
             raise DeviceError(CLOSED)
         profile = self._engine.profile
         if not profile.holds(shape):
             raise ValueError(
-                f"{self._engine.path.name} takes inputs of {profile.min} to {profile.max} (images, channels, height, "
-                f"width), got {shape}; build it for that size: retinasdk.build_engine(..., batch=..., sizes=...)"
+                f"{self._engine.path.name} accepts inputs from {profile.min} to {profile.max} (images, channels, "
+                f"height, width), but got {shape}. Build an engine for that size: retinasdk.build_engine(..., "
+                "batch=..., sizes=...)"
             )
         with self._gpu.current(), self._pool.lane(shape) as lane:
             yield lane
 
     def close(self) -> None:
+        """Releases the GPU. Waits for calls that are in progress; later calls raise `DeviceError`."""
         self._finalizer()
 
 
@@ -136,7 +181,7 @@ def _new_lane(engine: Engine, refused: set[Hashable], suppression: Suppression) 
 
 
 def _engine_file(path: Path, spec: ModelSpec | None, precision: str | None, gpu: CudaDevice) -> Path:
-    """The engine that `path` is, or the one built of the ONNX file that it is. Raises `ModelError` or `ValueError`."""
+    """The path itself if it is an engine, else the cached engine of the ONNX file, which is built if necessary."""
     if path.suffix == ENGINE_SUFFIX:
         return path
     from retinasdk.tensorrt.cache import cached_engine

@@ -1,4 +1,4 @@
-"""`build_engine`: a heads-only ONNX file to a TensorRT engine file with its JSON."""
+"""`build_engine`: builds a TensorRT engine from an ONNX file that ends at its raw heads."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from retinasdk.tensorrt.versions import import_tensorrt, is_strongly_typed, need
 
 _log = logging.getLogger("retinasdk")
 
-# Where no sizes are given: tuned for the picture of a camera; photos that no rule makes smaller, up to this side.
+# If no sizes are given: the image size to optimize for, that of a camera, and the longest side to allow for models
+# whose resize rule makes no image smaller.
 _USUAL_SIZE = (1080, 1920)
 _LARGEST_NATIVE_SIDE = 1920
 
@@ -48,27 +49,55 @@ def build_engine(
     optimization_level: int | None = None,
     progress: Progress | None = None,
 ) -> EngineInfo:
-    """Builds the TensorRT engine of a heads-only RetinaNet and writes it, with its `EngineInfo` in `<engine>.json`.
+    """Builds a TensorRT engine from an ONNX model and writes it, with its `EngineInfo` beside it as JSON.
 
-    onnx: a bundled name, or a path. engine: the file to write, `<name>.engine`.
-    precision: "fp32"; "fp16"; or "int8", where what is not quantized is float16. The last convolution of each head,
-        input and outputs are float32 in each.
-    batch: images at a time: one number, or (smallest, tuned for, largest); None: 1, or the network's own. The GPU's
-        memory is reserved for the largest.
-    sizes: (height, width) of images to come, in pixels, the most frequent first; None: any size, tuned for 1080 x 1920
-        (of rule "native": up to 1920 x 1920).
-    images: for "int8": a folder, or paths, PIL images or arrays, like those to come; the scales come from them. Not
-        wanted for a network that has scales already.
-    spec: where it is neither beside the ONNX file nor in it. workspace_bytes: most scratch on the GPU while it runs.
-    optimization_level: 0 (quick to build) to 5 (quick to run); from TensorRT 8.6 on.
-    progress: called with (steps done, steps in all), from TensorRT 10 on, from another thread.
+    An engine runs with the version of TensorRT and on the type of GPU that it was built with. An engine of TensorRT for
+    RTX runs on every GPU that TensorRT for RTX supports, and can be built without one. If the build fails or is
+    interrupted with Ctrl-C, no file is written.
 
-    The engine is for this TensorRT and this GPU; with TensorRT for RTX, for any of its GPUs.
-    Raises `ModelError`, `DeviceError`, `MissingDependencyError`, `ImageError`, `ValueError` or `OSError`, and
-    KeyboardInterrupt at Ctrl-C; nothing is written then.
+    Args:
+        onnx: The name of a bundled model, or the path of an ONNX file whose outputs are the raw heads.
+        engine: The file to write. Its name must end in `.engine`; the `EngineInfo` goes to `<engine>.json`.
+        precision: "fp32", "fp16" or "int8". With "int8", layers that are not quantized run in float16. The input, the
+            outputs and the last convolution of each head are float32 in all three.
+        batch: Number of images per call: one number, or (smallest, optimized for, largest). GPU memory is reserved for
+            the largest. Defaults to the network's own batch size if it is fixed, else to 1.
+        sizes: Sizes (height, width) of the images to come, in pixels, the most frequent first. Defaults to images of
+            any size, optimized for 1080 x 1920. For models with the resize rule "native" any size means at most
+            1920 x 1920.
+        images: Calibration images for "int8": a folder, or a sequence of paths, PIL images or arrays. They should be
+            like the images to come; a few hundred are enough. Required for "int8", unless the network has int8 scales
+            already. Ignored otherwise.
+        spec: The spec of the model. Defaults to the one beside the ONNX file or in it.
+        workspace_bytes: Limit of the engine's scratch memory on the GPU, in bytes. Defaults to TensorRT's own.
+        optimization_level: 0 (fastest build) to 5 (fastest engine), from TensorRT 8.6 on. Defaults to TensorRT's own.
+        progress: Called as `progress(steps_done, steps_in_all)` from another thread. TensorRT reports progress from
+            version 10 on.
+
+    Returns:
+        The info that was written beside the engine.
+
+    Raises:
+        ValueError: If an option has a value that is not allowed or does not fit the network, or if "int8" gets no
+            calibration images.
+        ModelError: If the model or its spec cannot be read, or TensorRT cannot build it. The message names the node.
+        DeviceError: If TensorRT needs a GPU to build and there is none.
+        MissingDependencyError: If TensorRT or the package onnx cannot be imported.
+        ImageError: If a calibration image cannot be read.
+        OSError: If a file cannot be read or written.
+        KeyboardInterrupt: If Ctrl-C is pressed. The build stops before this is raised.
+
+    Example:
+        Build an engine for a camera that delivers 1080 x 1920 images, and run it:
+
+        >>> import retinasdk
+        >>> info = retinasdk.build_engine("people", "people.engine", sizes=[(1080, 1920)])  # doctest: +SKIP
+        >>> info.precision  # doctest: +SKIP
+        'fp16'
+        >>> detector = retinasdk.Detector("people.engine")  # doctest: +SKIP
     """
     if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, but got {precision!r}.")
     source, target = find_model(onnx), Path(engine)
     _check_target(target)
     trt = import_tensorrt("building engines")
@@ -76,7 +105,7 @@ def build_engine(
     read = read_model(source, spec=spec, purpose="building engines")
     model, model_spec, fixed_batch = read.graph, read.spec, read.fixed_batch
     profile = _profile(model_spec, _batches(batch, fixed_batch), sizes)
-    fingerprint = wanted_fingerprint(
+    fingerprint = expected_fingerprint(
         trt,
         source,
         gpu=gpu,
@@ -119,13 +148,23 @@ def build_engine(
     return info
 
 
-def wanted_fingerprint(
+def expected_fingerprint(
     trt: Any, onnx: Path, *, gpu: GpuIdentity | None, spec: ModelSpec | None, **options: Any
 ) -> Fingerprint:
-    """What an engine made now would be made of and for, without reading the graph.
+    """Returns the fingerprint that an engine built now would have, without parsing the ONNX graph.
 
-    gpu: None where the engine fits any. spec: the one given; None: the one beside the file, or in it. options: of
-    `build_engine`; those left at None do not count.
+    Args:
+        trt: The TensorRT module.
+        onnx: The ONNX file.
+        gpu: The GPU to build for. None if the engine runs on any GPU.
+        spec: The spec given by the caller. None: the one beside the file or in it.
+        **options: Options of `build_engine`. Those that are None are left out.
+
+    Returns:
+        The fingerprint.
+
+    Raises:
+        OSError: If a file cannot be read.
     """
     weights = onnx.with_name(onnx.name + ".data")  # as PyTorch writes large models
     beside = onnx.with_suffix(".json")
@@ -144,35 +183,41 @@ def wanted_fingerprint(
 
 
 def _check_target(target: Path) -> None:
-    """Found out before the work, not after it."""
+    """Checks the name and the folder of the engine file before the build, which takes minutes."""
     if target.suffix != ENGINE_SUFFIX:
-        raise ValueError(f"engine must be a file name that ends in {ENGINE_SUFFIX}, got {target.name!r}")
+        raise ValueError(f"engine must be a file name that ends in {ENGINE_SUFFIX}, but got {target.name!r}.")
     if target.is_dir() or not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-        raise ValueError(f"{target}: wanted a file in a folder that can be written to; make it, or choose another")
+        raise ValueError(
+            f"The engine cannot be written to {target}: its folder does not exist or is not a folder that can be "
+            "written to. Create the folder or choose another one."
+        )
 
 
 def _gpu_to_build_for(trt: Any) -> GpuIdentity | None:
-    """The GPU here, which has to be there before anything of TensorRT is made; None: none is needed."""
+    """The GPU of this machine, or None if none is needed. It must be found before any TensorRT object is created."""
     if not needs_gpu_to_build(trt):
         return None
     return gpu_identity(usable_kernels("building an engine"))
 
 
 def _batches(batch: Batch | None, fixed: int | None) -> tuple[int, int, int]:
-    """(smallest, tuned for, largest)."""
+    """The batch sizes as (smallest, optimized for, largest)."""
     given: Any = (fixed or 1) if batch is None else batch
     sizes = (given,) * 3 if isinstance(given, int) else tuple(given)
     if len(sizes) != 3 or not all(isinstance(size, int) for size in sizes) or not 1 <= sizes[0] <= sizes[1] <= sizes[2]:
         raise ValueError(
-            f"batch must be one number, or (smallest, tuned for, largest), of at least 1 and rising; got {batch!r}"
+            "batch must be one number of at least 1, or three in ascending order (smallest, optimized for, largest), "
+            f"but got {batch!r}."
         )
     if fixed is not None and sizes != (fixed,) * 3:
-        raise ValueError(f"the network takes {fixed} images at a time and no others, got batch={batch!r}; leave it out")
+        raise ValueError(
+            f"The network has a fixed batch size of {fixed}, but got batch={batch!r}. Leave the option batch out."
+        )
     return sizes[0], sizes[1], sizes[2]
 
 
 def _profile(spec: ModelSpec, batch: tuple[int, int, int], sizes: Sequence[tuple[int, int]] | None) -> Profile:
-    """The network inputs of all images of those sizes."""
+    """The range of network inputs that images of these sizes result in."""
     if sizes is None:
         usual = Transform.plan(_USUAL_SIZE, spec).padded
         low, high = (usual, usual) if spec.resize.rule == "squash" else _bounds(spec)
@@ -180,10 +225,12 @@ def _profile(spec: ModelSpec, batch: tuple[int, int, int], sizes: Sequence[tuple
     else:
         for size in sizes:
             if len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size):
-                raise ValueError(f"sizes must be (height, width) pairs in pixels, got {size!r}")
+                raise ValueError(f"sizes must be pairs (height, width) in pixels, but got {size!r}.")
         inputs = [Transform.plan((height, width), spec).padded for height, width in sizes]
         if not inputs:
-            raise ValueError("sizes must have at least one (height, width), got none; leave it out for any size")
+            raise ValueError(
+                "sizes must have at least one pair (height, width), but it is empty. To allow any size, leave it out."
+            )
         usual = inputs[0]
         low = min(height for height, _ in inputs), min(width for _, width in inputs)
         high = max(height for height, _ in inputs), max(width for _, width in inputs)
@@ -191,7 +238,7 @@ def _profile(spec: ModelSpec, batch: tuple[int, int, int], sizes: Sequence[tuple
 
 
 def _bounds(spec: ModelSpec) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The smallest and the largest network input, as (height, width), of images of any size."""
+    """The smallest and the largest network input (height, width) that images of any size result in."""
     longest = spec.resize.size[-1]
     if spec.resize.rule == "native":
         longest = min(longest, _LARGEST_NATIVE_SIDE)
@@ -203,19 +250,19 @@ def _has_scales(model: Any) -> bool:
 
 
 def _check_scales(model: Any, source: Path) -> None:
-    """Raises `ModelError` for scales that TensorRT does not take: what `retinasdk quantize` writes for the CPU."""
+    """Raises `ModelError` for uint8 scales, which `retinasdk quantize` writes and TensorRT does not support."""
     if any(tensor.data_type == tensor.UINT8 for tensor in model.graph.initializer) and _has_scales(model):
         raise ModelError(
-            f"{source}: wanted a network in float32, or one with symmetric int8 scales, got one quantized for the CPU "
-            "(uint8); run it with device='cpu', or build from the file that it was made of with precision='int8'"
+            f"{source} is quantized for the CPU (uint8), which TensorRT does not support. Run it with device='cpu', or "
+            "build the engine from the float32 model that it was made from, with precision='int8'."
         )
 
 
 def _calibration_images(images: str | os.PathLike[str] | Sequence[ImageInput] | None) -> Sequence[ImageInput]:
     if images is None:
         raise ValueError(
-            "precision 'int8' takes its scales from images, got none; give images=<folder of images like those to "
-            "come> to build_engine, or use 'fp16'"
+            "Precision 'int8' needs calibration images, but got none. Pass a folder of images like those to come "
+            "(images= in Python, --images on the command line), or use the precision 'fp16'."
         )
     from retinasdk.onnx_graph.calibration import calibration_images
 
@@ -225,7 +272,7 @@ def _calibration_images(images: str | os.PathLike[str] | Sequence[ImageInput] | 
 def _build_with_cache(
     trt: Any, model: bytes, source: Path, options: BuildOptions, gpu: GpuIdentity | None, progress: Progress | None
 ) -> Built:
-    """Builds with what TensorRT measured earlier on this GPU, and keeps what it measured now."""
+    """Builds with TensorRT's timing cache, which keeps its measurements on this GPU from one build to the next."""
     who = f"{product(trt)}-{trt.__version__}-{gpu.name if gpu else 'any'}"
     kept = cache_dir() / f"timing-{re.sub('[^A-Za-z0-9.]+', '-', who)}.cache"
     timings = kept.read_bytes() if kept.is_file() else b""
@@ -233,6 +280,6 @@ def _build_with_cache(
     if built.timing_cache is not None and built.timing_cache != timings:
         try:
             write_atomically(kept, built.timing_cache)
-        except OSError as error:  # the next build takes longer, and that is all
-            _log.info("TensorRT's measurements are not kept: %s", error)
+        except OSError as error:  # Only the time of the next build depends on it.
+            _log.info("TensorRT's timing cache could not be written (%s). The next build will take longer.", error)
     return built

@@ -1,4 +1,4 @@
-"""From ONNX in memory to a plan: TensorRT's builder, parser and profile, for every version that _tensorrt.py knows."""
+"""Drives TensorRT's ONNX parser and builder, in every version that `versions.py` supports."""
 
 from __future__ import annotations
 
@@ -21,12 +21,16 @@ _POLL_S = 0.1
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What to build.
+    """Options of one build.
 
-    input: the network's, by name. keep_float: outputs of nodes that stay float32; only used where the builder chooses
-    types, up to TensorRT 8.6: later the graph itself says them.
-    workspace_bytes: at most so much scratch on the GPU; None: TensorRT's own limit.
-    optimization_level: 0 (quick to build) to 5 (quick to run); None: TensorRT's own.
+    Attributes:
+        input: Name of the network's input.
+        profile: Input shapes that the engine has to accept.
+        precision: "fp32", "fp16" or "int8".
+        keep_float: Outputs of the nodes that stay float32. Used up to TensorRT 8.6, where the builder chooses the
+            types; from 10 on, the types in the graph decide.
+        workspace_bytes: Limit of the scratch memory on the GPU, in bytes. None: TensorRT's own.
+        optimization_level: 0 (fastest build) to 5 (fastest engine). None: TensorRT's own.
     """
 
     input: str
@@ -39,7 +43,12 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Built:
-    """The plan, and what TensorRT measured on the way; None: it keeps no such cache."""
+    """The result of a build.
+
+    Attributes:
+        plan: The serialized engine.
+        timing_cache: TensorRT's measurements for the next build. None if this TensorRT has no timing cache.
+    """
 
     plan: bytes
     timing_cache: bytes | None
@@ -48,13 +57,29 @@ class Built:
 def build_plan(
     trt: Any, onnx: bytes, origin: str, options: BuildOptions, *, timing_cache: bytes = b"", progress: Progress | None
 ) -> Built:
-    """Builds; `origin` names the model in errors. Ctrl-C ends it where TensorRT can be stopped, from 10 on.
+    """Builds an engine from an ONNX model in memory.
 
-    progress: called with (steps done, steps in all) from another thread.
-    Raises `ModelError` that names the node and the cure, `ValueError` for options that this version does not have.
+    Ctrl-C stops the build from TensorRT 10 on; earlier versions finish it first.
 
-    Note [Two threads]. Python runs the handler of Ctrl-C in the main thread only, which must not be inside TensorRT
-    then: an exception cannot cross it. So another thread builds, and this one waits and tells the monitor to stop.
+    Note [Two threads]. Python handles Ctrl-C in the main thread. That thread must not be inside TensorRT at that
+    moment, because a Python exception cannot pass through TensorRT's code. So a second thread builds, while this one
+    waits and tells the progress monitor to stop.
+
+    Args:
+        trt: The TensorRT module.
+        onnx: The serialized ONNX model.
+        origin: Name of the model, for messages.
+        options: What to build.
+        timing_cache: Measurements of an earlier build.
+        progress: Called as `progress(steps_done, steps_in_all)` from another thread.
+
+    Returns:
+        The engine and the new timing cache.
+
+    Raises:
+        ModelError: If TensorRT cannot read or build the model. The message names the node and says what to do.
+        ValueError: If this TensorRT does not have one of the options.
+        KeyboardInterrupt: If Ctrl-C was pressed.
     """
     cancel, finished = threading.Event(), threading.Event()
     outcome: list[Built | BaseException] = []
@@ -69,15 +94,15 @@ def build_plan(
 
     try:
         threading.Thread(target=build, name="retinasdk-build", daemon=True).start()
-        # Not join(): in Python 3.10 and 3.11 a thread counts as ended when an interrupt hits who waits for it.
+        # Not join(): in Python 3.10 and 3.11, an interrupt during join() marks the thread as ended although it runs.
         while not finished.wait(_POLL_S):
             pass
     except KeyboardInterrupt:
         cancel.set()
         if not _has_monitor(trt):
-            _log.warning("%s: this TensorRT cannot be stopped in the middle; waiting for its end", origin)
+            _log.warning("%s: this version of TensorRT cannot stop a build. Waiting until it is finished.", origin)
         while not finished.is_set():
-            with contextlib.suppress(KeyboardInterrupt):  # pressing it again does not help
+            with contextlib.suppress(KeyboardInterrupt):  # Pressing Ctrl-C again cannot speed this up.
                 finished.wait()
         raise
     if isinstance(outcome[0], BaseException):
@@ -100,7 +125,7 @@ def _build(
 ) -> Built:
     with collected_errors() as errors:
         builder = trt.Builder(shared_logger(trt))
-        # Held by name to the end: a parser does not keep its network alive.
+        # The variable keeps the network alive; the parser does not.
         network = builder.create_network(_network_flags(trt))
         parser = trt.OnnxParser(network, shared_logger(trt))
         _parse(parser, network, onnx, origin, errors)
@@ -110,7 +135,7 @@ def _build(
             _choose_types(trt, config, network, options)
         _add_profile(builder, config, options, origin, errors)
         cache = _open_timing_cache(config, timing_cache)
-        # TensorRT keeps a plain pointer to the monitor.
+        # The variable keeps the monitor alive: TensorRT only keeps a pointer to it.
         monitor = _make_monitor(trt, progress, cancel) if _has_monitor(trt) else None
         if monitor is not None:
             config.progress_monitor = monitor
@@ -118,13 +143,14 @@ def _build(
         if cancel.is_set():
             raise KeyboardInterrupt
         if plan is None:
-            raise ModelError(f"{origin}: TensorRT cannot build it: {_cause(errors)}; {_cure(errors)}")
+            cause = reason(errors, "it gives no reason")
+            raise ModelError(f"{origin}: TensorRT cannot build the network: {cause}. {_build_advice(errors)}")
         return Built(bytes(plan), None if cache is None else bytes(cache.serialize()))
 
 
 def _network_flags(trt: Any) -> int:
     flags = trt.NetworkDefinitionCreationFlag
-    # The values differ between versions: bit 0 is the one in 8 and 10, the other in 11.
+    # Looked up by name, because the values differ: bit 0 is EXPLICIT_BATCH in 8 and 10, but STRONGLY_TYPED in 11.
     name = "STRONGLY_TYPED" if is_strongly_typed(trt) else "EXPLICIT_BATCH"
     return 1 << int(getattr(flags, name))
 
@@ -133,51 +159,50 @@ def _parse(parser: Any, network: Any, onnx: bytes, origin: str, errors: list[str
     if parser.parse(onnx) and network.num_inputs > 0 and network.num_outputs > 0:
         return
     found = [parser.get_error(index) for index in range(parser.num_errors)]
-    # What only the missing GPU causes is said in the same place, and says nothing.
-    told = [error for error in found if reason([error.desc()], "")] or found
-    if not told:
+    # On machines without a GPU, the list also has errors that only say that there is none.
+    useful = [error for error in found if reason([error.desc()], "")] or found
+    if not useful:
         raise ModelError(
-            f"{origin}: TensorRT reads no network in it: {reason(errors, 'no inputs or no outputs')}; export it again"
+            f"{origin}: TensorRT finds no network in the file: {reason(errors, 'it has no inputs or no outputs')}. "
+            "Export the network again."
         )
-    error = told[0]
-    operator = getattr(error, "node_operator", str)()  # from 10 on
+    error = useful[0]
+    operator = getattr(error, "node_operator", str)()  # TensorRT has it from 10 on.
     node = getattr(error, "node_name", str)() or (f"number {error.node()}" if error.node() >= 0 else "")
     where = f"node {node} ({operator}): " if node and operator else f"node {node}: " if node else ""
-    says = reason([error.desc()], "")
-    raise ModelError(
-        f"{origin}: TensorRT cannot read it: {where}{says if says not in ('', 'false') else 'not supported'}; "
-        + _parse_cure(says, operator)
-    )
+    cause = reason([error.desc()], "")
+    told = cause if cause not in ("", "false") else "not supported"
+    raise ModelError(f"{origin}: TensorRT cannot read the network: {where}{told}. {_parse_advice(cause, operator)}")
 
 
-def _parse_cure(says: str, operator: str) -> str:
-    if "lugin" in says or operator in ("NonMaxSuppression", "NonZero"):
-        return "export the network with raw heads, without NMS and without operators of your own"
-    if "eserialize" in says or "Failed to parse the ONNX model" in says:
-        return "is it a complete ONNX file?"
-    return "export the network with standard operators of opset 17, in float32"
+def _parse_advice(cause: str, operator: str) -> str:
+    if "lugin" in cause or operator in ("NonMaxSuppression", "NonZero"):
+        return "Export the network with raw heads, without NMS and without custom operators."
+    if "eserialize" in cause or "Failed to parse the ONNX model" in cause:
+        return "Check that it is a complete ONNX file."
+    return "Export the network with standard operators of opset 17, in float32."
 
 
 def _configure(trt: Any, config: Any, options: BuildOptions, origin: str) -> None:
-    # On by default, and rounds the factors of float32 products to 10 bits: that is not what float32 means here.
+    # TF32 is on by default. It rounds the factors of float32 products to 10 bits, so "fp32" would not be float32.
     config.clear_flag(trt.BuilderFlag.TF32)
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     if options.optimization_level is not None:
         if not hasattr(config, "builder_optimization_level"):
             raise ValueError(
-                f"{origin}: TensorRT {trt.__version__} has no optimization levels (from 8.6 on); leave it out"
+                f"optimization_level needs TensorRT 8.6 or newer, but {trt.__version__} is installed. Leave it out."
             )
         config.builder_optimization_level = options.optimization_level
 
 
 def _choose_types(trt: Any, config: Any, network: Any, options: BuildOptions) -> None:
-    """Up to 8.6 the builder chooses types: what it may use, and where it may not."""
+    """Tells the builder which types it may use, and which layers must stay float32. Only up to TensorRT 8.6."""
     if options.precision == "fp32":
         return
     config.set_flag(trt.BuilderFlag.FP16)
     if options.precision == "int8":
-        config.set_flag(trt.BuilderFlag.INT8)  # the graph has its own scales
+        config.set_flag(trt.BuilderFlag.INT8)  # The scales are in the graph.
     config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
     keep = frozenset(options.keep_float)
     for index in range(network.num_layers):
@@ -192,19 +217,20 @@ def _add_profile(builder: Any, config: Any, options: BuildOptions, origin: str, 
     profile.set_shape(options.input, shapes.min, shapes.opt, shapes.max)
     if config.add_optimization_profile(profile) < 0:
         raise ModelError(
-            f"{origin}: TensorRT refuses the sizes {shapes.min}, {shapes.opt}, {shapes.max} (images, channels, height, "
-            f"width; smallest, tuned for, largest): {reason(errors, 'it gives no reason')}; give other sizes"
+            f"{origin}: TensorRT rejects the input shapes {shapes.min}, {shapes.opt}, {shapes.max} (smallest, "
+            f"optimized for, largest; each is images, channels, height, width): "
+            f"{reason(errors, 'it gives no reason')}. Choose other sizes or another batch."
         )
 
 
 def _open_timing_cache(config: Any, content: bytes) -> Any:
-    """The cache in `config`, with the measurements in `content` if they are of use; None: this TensorRT measures none.
+    """Sets a timing cache in `config`, filled from `content` if that fits. None: this TensorRT has no timing cache.
 
-    TensorRT for RTX has the names, deprecated and without effect: it does not measure here.
+    TensorRT for RTX still has the names, but they have no effect, because it does not measure during the build.
     """
     if config.num_optimization_profiles < 1 or not _measures(config):
         return None
-    with collected_errors():  # an outdated cache is no failure
+    with collected_errors():  # It is no failure if the cache is out of date.
         cache = config.create_timing_cache(content) or config.create_timing_cache(b"")
     if cache is None or not config.set_timing_cache(cache, False):
         return None
@@ -217,7 +243,7 @@ def _measures(config: Any) -> bool:
 
 def _make_monitor(trt: Any, progress: Progress | None, cancel: threading.Event) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the base is only known at run time
-        """Counts the outermost phase, whose name and steps differ between versions."""
+        """Counts the steps of the outermost phase. Its name and number of steps differ between versions."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -240,18 +266,17 @@ def _make_monitor(trt: Any, progress: Progress | None, cancel: threading.Event) 
     return Monitor()
 
 
-def _cause(errors: list[str]) -> str:
-    return reason(errors, "it gives no reason")
-
-
-_CURES = (
-    ("emory", "end other programs on the GPU, or build it for smaller sizes or batches"),
-    ("NMS", "export the network with raw heads, without NMS"),
-    ("no runners that implement it", "export the network with raw heads, without NMS"),
-    ("rofile", "give sizes and a batch that the network takes"),
+# What to do about an error, by a part of its text.
+_BUILD_ADVICE = (
+    ("emory", "End other programs on the GPU, or build the engine for smaller sizes or batches."),
+    ("NMS", "Export the network with raw heads, without NMS."),
+    ("no runners that implement it", "Export the network with raw heads, without NMS."),
+    ("rofile", "Choose sizes and a batch that the network accepts."),
 )
 
 
-def _cure(errors: list[str]) -> str:
-    said = " ".join(errors)
-    return next((cure for sign, cure in _CURES if sign in said), "export the network in float32 with opset 17")
+def _build_advice(errors: list[str]) -> str:
+    text = " ".join(errors)
+    return next(
+        (advice for sign, advice in _BUILD_ADVICE if sign in text), "Export the network in float32 with opset 17."
+    )

@@ -1,6 +1,7 @@
-"""`EngineInfo`: what lies as JSON beside an engine file, so that the engine works alone and tells when it is stale.
+"""`EngineInfo`: the description that is stored as JSON beside an engine file.
 
-`people.engine` is the plan as TensorRT wrote it, `people.engine.json` its `EngineInfo`.
+`people.engine` is the plan as TensorRT wrote it, and `people.engine.json` its `EngineInfo`. With it, an engine can be
+used without the ONNX file, and retinasdk can tell when the engine is out of date.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk._util.dataclass_json import dump_readable, from_json_object, to_json_object
+from retinasdk._util.files import write_atomically
 from retinasdk.errors import ModelError
 from retinasdk.spec import ModelSpec
 
@@ -20,21 +22,29 @@ ENGINE_SUFFIX = ".engine"
 FORMAT = 1
 PRECISIONS = ("fp32", "fp16", "int8")
 
-_REBUILD = "build the engine again on this machine with retinasdk.build_engine, or `retinasdk build`"
+_REBUILD = "build the engine again on this machine with: retinasdk build model.onnx -o model.engine"
 
 
-def _check(condition: bool, wanted: str, given: object) -> None:
+def _check(condition: bool, rule: str, given: object) -> None:
     if not condition:
-        raise ModelError(f"engine info: {wanted}, got {given!r}")
+        raise ModelError(f"engine info: {rule}, but got {given!r}")
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What an engine was made of and for. None: not known, or of no importance to this engine.
+    """Identifies what an engine was built from, with and for. `EngineInfo.mismatch` compares two of them.
 
-    tensorrt: "tensorrt" or "tensorrt_rtx"; tensorrt_version: as the package says it, "10.3.0".
-    gpu, compute_capability, cuda: of the `GpuIdentity`; all None for TensorRT for RTX, whose engines fit any GPU.
-    options: of the build, as readable text by name.
+    A field is None if it is unknown or does not matter for the engine. The three fields of the GPU are None for
+    TensorRT for RTX, whose engines run on every GPU that it supports.
+
+    Attributes:
+        onnx_sha256: SHA-256 of the ONNX file and, if there is one, its external data file, as hexadecimal text.
+        tensorrt: The product: "tensorrt" or "tensorrt_rtx".
+        tensorrt_version: Version of the TensorRT package, for example "10.3.0".
+        gpu: Name of the GPU.
+        compute_capability: Compute capability of the GPU as (major, minor).
+        cuda: Version of the CUDA runtime, for example "12.6".
+        options: Options of `build_engine` that were given, and a digest of the spec, as text by name.
     """
 
     onnx_sha256: str | None = None
@@ -46,10 +56,10 @@ class Fingerprint:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-# How each field of a fingerprint is called in a mismatch; options speak for themselves.
+# How messages call each field of a fingerprint. Options are called by their names.
 _WORDS = {
     "onnx_sha256": "the ONNX file with SHA-256",
-    "tensorrt": "the package",
+    "tensorrt": "the product",
     "tensorrt_version": "TensorRT",
     "gpu": "the GPU",
     "compute_capability": "compute capability",
@@ -59,7 +69,16 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Profile:
-    """Shapes (N, 3, height, width) of the network's input, in pixels: the smallest, the tuned-for, the largest."""
+    """The range of input shapes that an engine accepts. A shape is (images, 3, height, width), in pixels.
+
+    Attributes:
+        min: Smallest shape, on every axis.
+        opt: Shape for which TensorRT optimizes the engine.
+        max: Largest shape, on every axis. GPU memory is reserved for it.
+
+    Raises:
+        ModelError: If a shape is not of that form, or if min <= opt <= max does not hold on every axis.
+    """
 
     min: tuple[int, int, int, int]
     opt: tuple[int, int, int, int]
@@ -67,17 +86,16 @@ class Profile:
 
     def __post_init__(self) -> None:
         for shape in (self.min, self.opt, self.max):
-            _check(len(shape) == 4 and min(shape) >= 1 and shape[1] == 3, "a shape is (N, 3, height, width)", shape)
+            _check(
+                len(shape) == 4 and min(shape) >= 1 and shape[1] == 3,
+                "a shape must be (images, 3, height, width)",
+                shape,
+            )
         ordered = all(a <= b <= c for a, b, c in zip(self.min, self.opt, self.max, strict=True))
-        _check(ordered, "a profile has min <= opt <= max on every axis", (self.min, self.opt, self.max))
-
-    @property
-    def is_fixed(self) -> bool:
-        """Whether exactly one shape fits."""
-        return self.min == self.max
+        _check(ordered, "a profile must have min <= opt <= max on every axis", (self.min, self.opt, self.max))
 
     def holds(self, shape: tuple[int, ...]) -> bool:
-        """Whether an input of that shape may be run."""
+        """Returns whether the engine accepts an input of this shape."""
         return len(shape) == 4 and all(
             low <= side <= high for low, side, high in zip(self.min, shape, self.max, strict=True)
         )
@@ -85,12 +103,21 @@ class Profile:
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """Everything about an engine that its plan does not tell. Frozen, and checked when made.
+    """Describes an engine file: what it detects, what it was built from, and which inputs it accepts.
 
-    precision: "fp32", "fp16" or "int8". Input and outputs of the engine are float32 in each.
-    build_seconds: of TensorRT alone, without calibration. size_bytes, engine_sha256: of the plan.
+    Instances are immutable. `build_engine` returns one and writes it beside the engine.
 
-    Raises `ModelError` on contradictions.
+    Attributes:
+        spec: The spec of the model.
+        fingerprint: What the engine was built from, with and for.
+        profile: The input shapes that the engine accepts.
+        precision: "fp32", "fp16" or "int8". The input and the outputs of the engine are float32 in all three.
+        build_seconds: Duration of TensorRT's build in seconds, without calibration.
+        size_bytes: Size of the engine file in bytes.
+        engine_sha256: SHA-256 of the engine file, as hexadecimal text.
+
+    Raises:
+        ModelError: If a field has a value that is not allowed.
     """
 
     spec: ModelSpec
@@ -102,77 +129,119 @@ class EngineInfo:
     engine_sha256: str
 
     def __post_init__(self) -> None:
-        _check(self.precision in PRECISIONS, f"precision is one of {PRECISIONS}", self.precision)
-        _check(self.build_seconds >= 0, "build_seconds is at least 0", self.build_seconds)
-        _check(self.size_bytes > 0, "size_bytes is above 0", self.size_bytes)
+        _check(self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}", self.precision)
+        _check(self.build_seconds >= 0, "build_seconds must be at least 0", self.build_seconds)
+        _check(self.size_bytes > 0, "size_bytes must be above 0", self.size_bytes)
 
     @staticmethod
     def path_for(engine: Path) -> Path:
-        """Where the info of an engine file lies: `people.engine.json` for `people.engine`."""
+        """Returns the path of the JSON file of an engine: `people.engine.json` for `people.engine`."""
         return engine.with_name(engine.name + ".json")
 
     def mismatch(self, current: Fingerprint) -> str | None:
-        """One line that says why the engine has to be built again; None: it fits.
+        """Compares the fingerprint of the engine with another one.
 
-        What either side leaves open (None, or an option that is not named) is not compared.
+        Args:
+            current: What an engine built now would have. Fields that are None on either side, and options that only
+                one side has, are not compared.
+
+        Returns:
+            One line that says why the engine has to be built again, or None if it fits.
         """
         built = self.fingerprint
         for name, words in _WORDS.items():
             was, now = getattr(built, name), getattr(current, name)
             if was is not None and now is not None and was != now:
-                return f"it was built for {words} {_readable(was)}, here is {_readable(now)}"
+                return f"it was built for {words} {_readable(was)}, but this is {_readable(now)}"
         for name in built.options.keys() & current.options.keys():
             if built.options[name] != current.options[name]:
-                return f"it was built with {name} {built.options[name]}, wanted is {current.options[name]}"
+                return f"it was built with {name} {built.options[name]}, but {current.options[name]} is needed"
         return None
 
     def check_belongs(self, plan: bytes, origin: Path) -> None:
-        """Raises `ModelError` unless `plan`, read from `origin`, is the engine that this info was written for."""
+        """Checks that an engine file is the one that this info describes.
+
+        Args:
+            plan: The content of the engine file.
+            origin: Its path, for the error message.
+
+        Raises:
+            ModelError: If its size or its SHA-256 differ.
+        """
         if len(plan) != self.size_bytes or hashlib.sha256(plan).hexdigest() != self.engine_sha256:
             raise ModelError(
-                f"{origin}: wanted the engine of {self.size_bytes} bytes that {self.path_for(origin).name} was written "
-                f"for, got another one of {len(plan)} bytes; copy both files together, or {_REBUILD}"
+                f"{origin} is not the engine that {self.path_for(origin).name} describes: that has {self.size_bytes} "
+                f"bytes, this is another one of {len(plan)} bytes. Copy both files together, or {_REBUILD}"
             )
 
     def to_json(self) -> str:
-        """The info as JSON text, readable again by every later version."""
+        """Returns the info as JSON text, which every later version of retinasdk can read."""
         return dump_readable({"format": FORMAT, **to_json_object(self), "spec": json.loads(self.spec.to_json())})
 
     @classmethod
     def from_json(cls, text: str, *, origin: str = "engine info") -> EngineInfo:
-        """The info in JSON `text`; `origin` names the text in errors. Raises `ModelError`."""
+        """Parses JSON text written by `to_json`.
+
+        Args:
+            text: The JSON text.
+            origin: Where the text comes from, for error messages.
+
+        Returns:
+            The info.
+
+        Raises:
+            ModelError: If the text is no JSON, has another format, or has a field that is missing or wrong.
+        """
         try:
             content: Any = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ModelError(f"{origin}: wanted engine info in JSON, but it does not parse: {error}") from error
+            raise ModelError(f"{origin} is not valid JSON: {error}. Copy the file again, or {_REBUILD}") from error
         version = content.get("format") if isinstance(content, dict) else None
         if isinstance(version, bool) or version != FORMAT:
-            raise ModelError(f"{origin}: wanted engine info of format {FORMAT}, got {version!r}; {_REBUILD}")
+            raise ModelError(
+                f"{origin} has the format {version!r}, but this version of retinasdk reads format {FORMAT}. "
+                f"To fix it, {_REBUILD}"
+            )
         if "spec" not in content:
-            raise ModelError(f"{origin}: field spec is missing; {_REBUILD}")
+            raise ModelError(f"{origin} has no field 'spec'. To fix it, {_REBUILD}")
         spec = ModelSpec.from_json(json.dumps(content["spec"]), origin=f"{origin}, spec")
         rest = {name: value for name, value in content.items() if name not in ("format", "spec")}
         try:
             return from_json_object(cls, {**rest, "spec": to_json_object(spec)})
         except ModelError as error:
-            raise ModelError(f"{origin}: {error}; {_REBUILD}") from error
+            raise ModelError(f"{origin}: {error}. To fix it, {_REBUILD}") from error
 
     def save(self, engine: str | Path) -> None:
-        """Writes the JSON beside the engine file `engine`, whole or not at all."""
-        from retinasdk._util.files import write_atomically
+        """Writes the info as JSON beside an engine file. The write is atomic.
 
+        Args:
+            engine: Path of the engine file.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
         write_atomically(self.path_for(Path(engine)), self.to_json().encode())
 
     @classmethod
     def load(cls, engine: str | Path) -> EngineInfo:
-        """Reads the JSON beside the engine file `engine`. Raises `ModelError`."""
+        """Reads the info of an engine from the JSON file beside it.
+
+        Args:
+            engine: Path of the engine file.
+
+        Returns:
+            The info.
+
+        Raises:
+            ModelError: If the JSON file cannot be read or is not valid.
+        """
         path = cls.path_for(Path(engine))
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(
-                f"{engine}: wanted its info in {path.name} beside it, which cannot be read: {error}; "
-                f"copy both files together, or {_REBUILD}"
+                f"{engine} needs the file {path.name} beside it, which cannot be read: {error}. "
+                f"Copy both files together, or {_REBUILD}"
             ) from error
         return cls.from_json(text, origin=str(path))
 

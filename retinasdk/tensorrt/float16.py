@@ -1,7 +1,7 @@
-"""Typed ONNX: the graph itself says which tensors are float16, as TensorRT 10 and newer want it.
+"""Converts an ONNX graph to float16. From TensorRT 10 on, the types in the graph decide the precision of an engine.
 
-What decides the detections stays float32: the last weighted layer before each head output, whatever follows it, the
-network's input and its outputs. Nothing here needs TensorRT.
+Some tensors stay float32, because they decide the detections: the network's input and outputs, the last weighted layer
+before each head output, and all nodes behind it. This module does not need TensorRT.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from retinasdk.onnx_graph.layers import WEIGHTED, layers_before
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# float16 scales of QuantizeLinear and DequantizeLinear exist from this opset on.
+# From this opset on, QuantizeLinear and DequantizeLinear may have float16 scales.
 OPSET_OF_HALF_SCALES = 19
 
-# Operators whose float inputs and outputs may all become float16. What is not here stays float32 between casts: sums
-# over many values (reductions, normalisations, softmax) lose too much, and unknown operators may not allow it.
+# Operators whose float inputs and outputs may all become float16. All others stay float32 between casts: sums over many
+# values (reductions, normalizations, softmax) lose too much precision, and unknown operators may not allow float16.
 _HALF_OPERATORS = WEIGHTED | {
     *("Add", "Sub", "Mul", "Div", "Max", "Min", "Clip", "Relu", "LeakyRelu", "PRelu", "Elu", "Selu"),
     *("Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "BatchNormalization", "MaxPool", "AveragePool"),
@@ -30,26 +30,33 @@ _HALF_OPERATORS = WEIGHTED | {
     *("Transpose", "Squeeze", "Unsqueeze", "Expand", "Tile", "Pad", "DepthToSpace", "SpaceToDepth", "Identity"),
 }
 _SCALED = frozenset({"QuantizeLinear", "DequantizeLinear"})
-_FLOAT_INPUTS = {"Resize": (1, 2)}  # regions and scales, which are float32 by definition
-_BOUNDS = frozenset({"Clip", "Pad", "Max", "Min"})  # constants that only mean "very large", and may be cut
+_FLOAT_INPUTS = {"Resize": (1, 2)}  # Its regions and scales are float32 by definition.
+_BOUNDS = frozenset({"Clip", "Pad", "Max", "Min"})  # Their constants may be clipped: large ones only mean "no bound".
 _HALF_MAX = 65504.0
 
 
 def to_float16(model: Any, outputs: Collection[str]) -> Any:
-    """A copy of an ONNX model that computes in float16, with float32 input, last layers and outputs.
+    """Returns a copy of an ONNX model that computes in float16, with float32 input, last layers and outputs.
 
-    model: onnx.ModelProto, every float in float32. outputs: names of the head outputs.
-    Raises `ModelError` for weights that float16 cannot hold, and for control flow.
+    Args:
+        model: The network, an `onnx.ModelProto` with all floats in float32.
+        outputs: Names of the head outputs.
+
+    Returns:
+        The converted `onnx.ModelProto`.
+
+    Raises:
+        ModelError: If a weight is too large for float16, or if the graph has branches or loops.
     """
     return _HalfWriter(model, outputs).convert()
 
 
 class _HalfWriter:
-    """Walks the nodes in order and writes them again, with a cast wherever float32 and float16 meet."""
+    """Writes the nodes of the graph again, in order, with a cast wherever float32 and float16 meet."""
 
     def __init__(self, model: Any, outputs: Collection[str]) -> None:
         self._onnx = require("onnx", "converting a model to float16")
-        # A copy with the type of every tensor; a tensor that inference cannot name keeps what it is.
+        # A copy with the type of every tensor. Tensors whose type cannot be inferred are left as they are.
         self._model = self._onnx.shape_inference.infer_shapes(model)
         graph = self._model.graph
         self._kept_float = {node.output[0] for node in layers_before(graph, outputs)}
@@ -60,8 +67,8 @@ class _HalfWriter:
         opset = next(item.version for item in self._model.opset_import if item.domain in ("", "ai.onnx"))
         self._half_operators = _HALF_OPERATORS | (_SCALED if opset >= OPSET_OF_HALF_SCALES else set())
         self._nodes: list[Any] = []
-        self._is_half: set[str] = set()  # tensors that keep their name and are float16 now
-        self._twins: dict[tuple[str, int], str] = {}  # (tensor, wanted type): the name of the tensor in that type
+        self._is_half: set[str] = set()  # Tensors that are float16 now, under their own name.
+        self._twins: dict[tuple[str, int], str] = {}  # By (tensor, type): the name of the tensor in that type.
 
     def convert(self) -> Any:
         graph = self._model.graph
@@ -80,12 +87,12 @@ class _HalfWriter:
     def _check_plain(self, node: Any) -> None:
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
             raise ModelError(
-                f"node {node.name or node.output[0]!r}: wanted a plain graph, got the control flow of {node.op_type}; "
-                "export the network without branches and loops, or build it with precision='fp32'"
+                f"Node {node.name or node.output[0]!r} is a branch or loop ({node.op_type}), which cannot be converted "
+                "to float16. Export the network without branches and loops, or use the precision 'fp32'."
             )
 
     def _keep_constant(self, node: Any) -> None:
-        """A Constant node with a tensor becomes an initializer, so that it can be converted and not cast."""
+        """Turns a Constant node into an initializer, which can be converted without a cast."""
         attribute = node.attribute[0]
         if attribute.name != "value":
             self._nodes.append(node)
@@ -97,31 +104,31 @@ class _HalfWriter:
 
     def _write(self, node: Any) -> None:
         as_half = node.op_type in self._half_operators and node.output[0] not in self._kept_float
-        wanted = self._onnx.TensorProto.FLOAT16 if as_half else self._onnx.TensorProto.FLOAT
+        dtype = self._onnx.TensorProto.FLOAT16 if as_half else self._onnx.TensorProto.FLOAT
         float_inputs = _FLOAT_INPUTS.get(node.op_type, ())
         for index, name in enumerate(node.input):
             if self._types.get(name) == self._onnx.TensorProto.FLOAT:
-                of = self._onnx.TensorProto.FLOAT if index in float_inputs else wanted
+                of = self._onnx.TensorProto.FLOAT if index in float_inputs else dtype
                 node.input[index] = self._in_type(name, of, node)
         if as_half:
             floats = (name for name in node.output if self._types.get(name) == self._onnx.TensorProto.FLOAT)
             self._is_half.update(floats)
         self._nodes.append(node)
 
-    def _in_type(self, name: str, wanted: int, node: Any) -> str:
-        """The tensor's name in the wanted type; the first time it is asked for, the cast or the constant is written."""
-        is_half = wanted == self._onnx.TensorProto.FLOAT16
+    def _in_type(self, name: str, dtype: int, node: Any) -> str:
+        """The name under which a tensor exists in a type. Writes the cast or the constant when it is first needed."""
+        is_half = dtype == self._onnx.TensorProto.FLOAT16
         if (name in self._is_half) == is_half:
             return name
-        if (name, wanted) not in self._twins:
+        if (name, dtype) not in self._twins:
             twin = f"{name}_float{16 if is_half else 32}"
             if name in self._constants:
                 values = _to_half(self._onnx.numpy_helper.to_array(self._constants[name]), name, node)
                 self._constants[twin] = self._onnx.numpy_helper.from_array(values, twin)
             else:
-                self._nodes.append(self._onnx.helper.make_node("Cast", [name], [twin], name=f"cast_{twin}", to=wanted))
-            self._twins[name, wanted] = twin
-        return self._twins[name, wanted]
+                self._nodes.append(self._onnx.helper.make_node("Cast", [name], [twin], name=f"cast_{twin}", to=dtype))
+            self._twins[name, dtype] = twin
+        return self._twins[name, dtype]
 
 
 def _to_half(values: npt.NDArray[np.float32], name: str, node: Any) -> npt.NDArray[np.float16]:
@@ -129,7 +136,7 @@ def _to_half(values: npt.NDArray[np.float32], name: str, node: Any) -> npt.NDArr
         values = np.clip(values, -_HALF_MAX, _HALF_MAX)
     elif values.size and np.abs(values).max() > _HALF_MAX:
         raise ModelError(
-            f"node {node.name or node.output[0]!r} ({node.op_type}): wanted weights up to {_HALF_MAX:.0f} for float16, "
-            f"got {np.abs(values).max():.4g} in {name!r}; build it with precision='fp32'"
+            f"Node {node.name or node.output[0]!r} ({node.op_type}) has the weight {np.abs(values).max():.4g} in "
+            f"{name!r}, but float16 cannot hold more than {_HALF_MAX:.0f}. Use the precision 'fp32'."
         )
     return values.astype(np.float16)

@@ -1,4 +1,4 @@
-"""Where everything of a frame lies in a lane's memory, for one shape of the network's input."""
+"""The memory layout of a lane, for one shape of the network's input."""
 
 from __future__ import annotations
 
@@ -15,13 +15,31 @@ from retinasdk.spec import ModelSpec
 
 
 class FramePlan:
-    """Places in three blocks of memory, and the arguments of decode and NMS that follow from them.
+    """Lays out three blocks of memory, and derives the arguments of the decode and suppression kernels from them.
 
-    device block: the network's tensors, candidates, scratch. parameters: what a call sets, one upload. results: what
-    a call gives, one download; the arrays of all images side by side.
+    The device block holds the network's tensors, the candidates and scratch memory. The parameter block holds what a
+    call sets and needs one upload. The result block holds what a call returns and needs one download. Arrays hold the
+    values of all images of the batch, image after image.
 
-    shape: (N, 3, height, width) of the input. outputs: shape and dtype of each output of the network, by name.
-    Raises `ModelError` where the outputs do not fit the spec.
+    Attributes:
+        suppress_op: Name of the suppression kernel: "nms", "soft_nms" or "fuse".
+        gives_logits: Whether `scores` holds logits. True for "nms" only.
+        input: The network's input in the device block.
+        outputs: The network's outputs in the device block, by name.
+        device_bytes: Size of the device block in bytes.
+        logit_threshold: Lowest threshold of all classes, as a logit, in the parameter block, as the following.
+        clip_sizes: (images, 2) sizes to which boxes are clipped.
+        class_thresholds: Threshold of each class, as a logit.
+        score_thresholds: Threshold of each class, as a score.
+        ignored: (images, MAX_REGIONS, 4) regions to ignore. A region without area ends the list.
+        class_mask: 1 for each class that is wanted.
+        parameter_bytes: Size of the parameter block in bytes.
+        counts: Number of detections of each image, in the result block, as the following.
+        rescans: Number of feature levels that the decode kernel had to read twice, of each image.
+        boxes: (images, room, 4) boxes.
+        scores: (images, room) scores or logits.
+        class_ids: (images, room) class indices.
+        result_bytes: Size of the result block in bytes.
     """
 
     def __init__(
@@ -33,11 +51,24 @@ class FramePlan:
         outputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
         suppression: Suppression,
     ) -> None:
+        """Computes the layout.
+
+        Args:
+            native: The module `_native_cuda`.
+            spec: The spec of the model.
+            shape: Shape of the network's input, (images, 3, height, width).
+            input_dtype: Type of the network's input.
+            outputs: Shape and type of each output of the network, by name.
+            suppression: How overlapping boxes are resolved.
+
+        Raises:
+            ModelError: If the outputs do not fit the spec.
+        """
         levels = [(outputs[level.logits][0], outputs[level.deltas][0]) for level in spec.levels]
         batch, capacity = shape[0], len(levels) * spec.top_k
         room = min(suppression.room(spec), capacity)
         self.suppress_op, self._suppress_rules = suppression.op(spec)
-        self.gives_logits = self.suppress_op == "nms"  # else scores
+        self.gives_logits = self.suppress_op == "nms"
         self._spec = spec
         self._dtype = outputs[spec.levels[0].logits][1]
         self._strides = level_strides(levels, spec, (shape[2], shape[3]))
@@ -55,9 +86,9 @@ class FramePlan:
             "counts": device.add((batch,), np.int32),
         }
         self._kept_indices = device.add((batch, room), np.int32)
-        # Decode and suppression run one after the other, so they share it.
+        # Decode and suppression run one after the other, so they share their scratch memory.
         suppress_scratch_bytes = getattr(native, f"{self.suppress_op}_scratch_bytes")
-        # Scores of soft NMS and fusion are counted by class.
+        # Soft NMS and box fusion work class by class, so they need the number of classes.
         self._classes = {} if self.gives_logits else {"classes": len(spec.labels)}
         self._scratch_bytes = max(
             native.decode_scratch_bytes(sizes=self._sizes, top_k=spec.top_k, **self._shape),
@@ -69,7 +100,7 @@ class FramePlan:
         parameters = Layout(alignment=4)
         self.logit_threshold: Field = parameters.add((1,), np.float32)
         self.clip_sizes: Field = parameters.add((batch, 2), np.float32)
-        self.class_thresholds: Field = parameters.add((len(spec.labels),), np.float32)  # logits
+        self.class_thresholds: Field = parameters.add((len(spec.labels),), np.float32)
         self.score_thresholds: Field = parameters.add((len(spec.labels),), np.float32)
         self.ignored: Field = parameters.add((batch, MAX_REGIONS, 4), np.float32)
         self.class_mask: Field = parameters.add((len(spec.labels),), np.uint8)
@@ -79,14 +110,24 @@ class FramePlan:
         self.counts: Field = results.add((batch,), np.int32)
         self.rescans: Field = results.add((batch,), np.int32)
         self.boxes: Field = results.add((batch, room, 4), np.float32)
-        self.scores: Field = results.add((batch, room), np.float32)  # logits where gives_logits
+        self.scores: Field = results.add((batch, room), np.float32)
         self.class_ids: Field = results.add((batch, room), np.int32)
         self.result_bytes = results.size_bytes
 
     def decode_arguments(
         self, device: int, parameters: int, results: int, base_anchors: Sequence[int]
     ) -> dict[str, Any]:
-        """Of `_native_cuda.decode`, but for the stream, with the three blocks at these addresses."""
+        """Returns the arguments of `_native_cuda.decode`, without the stream.
+
+        Args:
+            device: Address of the device block.
+            parameters: Address of the parameter block.
+            results: Address of the result block.
+            base_anchors: Address of the base anchors of each feature level.
+
+        Returns:
+            The arguments by name.
+        """
         spec = self._spec
         candidates = {name: device + field.offset for name, field in self._candidates.items()}
         return {
@@ -114,7 +155,16 @@ class FramePlan:
         }
 
     def suppress_arguments(self, device: int, parameters: int, results: int) -> dict[str, Any]:
-        """Of `_native_cuda`'s op named `suppress_op`, but for the stream, with the three blocks at these addresses."""
+        """Returns the arguments of the suppression kernel `suppress_op`, without the stream.
+
+        Args:
+            device: Address of the device block.
+            parameters: Address of the parameter block.
+            results: Address of the result block.
+
+        Returns:
+            The arguments by name.
+        """
         arguments = {
             "batch": self._shape["batch"],
             "capacity": self._capacity,
@@ -129,7 +179,7 @@ class FramePlan:
             "scratch": device + self._scratch.offset,
             "scratch_bytes": self._scratch_bytes,
         }
-        if self.suppress_op != "fuse":  # which keeps no candidate as it is
+        if self.suppress_op != "fuse":  # Fusion returns new boxes, so it has no indices of candidates to return.
             arguments["kept"] = device + self._kept_indices.offset
         if self.suppress_op == "soft_nms":
             arguments["score_thresholds"] = parameters + self.score_thresholds.offset

@@ -1,4 +1,4 @@
-"""One execution context with its stream, memory and CUDA graph: the whole of a frame on the GPU."""
+"""A lane: one execution context with its stream, memory and CUDA graph. It processes whole frames on the GPU."""
 
 from __future__ import annotations
 
@@ -31,15 +31,26 @@ _log = logging.getLogger("retinasdk")
 
 
 class Lane:
-    """Serves one call at a time. Every method wants the device's context to be current.
+    """Processes one call at a time. The device's context must be current in the calling thread.
 
-    What is captured in a graph begins behind the preprocessing: images change their sizes and addresses from call to
-    call, everything after them only with the shape of the network's input.
+    The CUDA graph starts after the preprocessing: the sizes and addresses of images change from call to call, while
+    everything after them only changes with the shape of the network's input.
 
-    refused: shapes of which capture failed, shared by the lanes of an engine.
+    Attributes:
+        shape: The shape of the network's input that the lane is set up for. None before the first call.
     """
 
     def __init__(self, engine: Engine, refused: set[Hashable], suppression: Suppression = AS_FRAMEWORK) -> None:
+        """Creates the stream and the execution context. Memory is allocated by the first call.
+
+        Args:
+            engine: The engine to run.
+            refused: Shapes that cannot be captured as a CUDA graph. All lanes of an engine share the set.
+            suppression: How overlapping boxes are resolved.
+
+        Raises:
+            DeviceError: If the GPU fails or has too little memory.
+        """
         device = engine.device
         self._engine = engine
         self._suppression = suppression
@@ -47,7 +58,7 @@ class Lane:
         self._native = device.native
         self._frame = DeviceBuffer(device, "the network's tensors, candidates and scratch")
         self._parameters = SharedBuffer(device, "thresholds and image sizes", mapped=False)
-        # Where the GPU shares the CPU's memory, copies of what is read or written once would be for nothing.
+        # If the GPU shares the CPU's memory, data that is read or written once is not copied.
         self._results = SharedBuffer(device, "results", mapped=device.integrated)
         self._pixels = SharedBuffer(device, "images", mapped=device.integrated)
         self._resize_scratch = DeviceBuffer(device, "resizing")
@@ -59,7 +70,7 @@ class Lane:
         except BaseException:
             self.close()
             raise
-        self.shape: tuple[int, ...] | None = None  # of the input that everything is set up for
+        self.shape: tuple[int, ...] | None = None
         self._plan: FramePlan
         self._decode_arguments: dict[str, Any]
         self._suppress: Callable[..., None]
@@ -67,7 +78,7 @@ class Lane:
 
     @property
     def is_usable(self) -> bool:
-        """False where TensorRT lets no further context use the engine's profile: up to 8.6, one may at a time."""
+        """Whether the context may use the engine's profile. Up to TensorRT 8.6, only one context may at a time."""
         return bool(self._context.active_optimization_profile >= 0)
 
     def detect(
@@ -79,17 +90,17 @@ class Lane:
         class_ids: Sequence[int],
         ignore: npt.NDArray[np.float32] | None = None,
     ) -> list[Kept]:
-        """As `Backend.detect`."""
+        """Detects objects in images. See `Backend.detect`."""
         self._set_shape((len(images), 3, *transforms[0].padded))
         self._set_parameters(transforms, score_threshold, class_ids, ignore)
         borrowed = self._preprocess(images, transforms)
         self._graph.run(self.shape, self._stream.handle, self._launch_network_to_results)
         self._stream.wait()
-        del borrowed  # owners of images may have their memory back
+        del borrowed  # From here on, the owners of images on the GPU may reuse their memory.
         return self._read_results()
 
     def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
-        """As `Backend.infer`; float16 heads are converted."""
+        """Runs the network alone. See `Backend.infer`. Head outputs in float16 are converted to float32."""
         self._set_shape(tensor.shape)
         plan, driver = self._plan, self._device.driver
         outputs = {name: np.empty(field.shape, field.dtype) for name, field in plan.outputs.items()}
@@ -107,28 +118,28 @@ class Lane:
         )
 
     def close(self) -> None:
-        """Waits for what is launched and frees everything, whatever fails meanwhile."""
+        """Waits for launched work and releases everything. Failures are logged, so that the rest is released too."""
         buffers = (self._frame, self._parameters, self._results, self._pixels, self._resize_scratch)
         frees = [buffer.free for buffer in buffers]
         for release in (self._stream.wait, self._graph.forget, self._drop_context, *frees, self._stream.close):
             try:
                 release()
             except (DeviceError, self._device.driver.Error) as error:
-                _log.warning("the GPU's memory may not have been freed: %s", error)
+                _log.warning("A GPU resource could not be released, so its memory may be lost: %s", error)
 
     # -- setting up for a shape ----------------------------------------------------------------------------------------
 
     def _set_shape(self, shape: tuple[int, ...]) -> None:
-        """Makes memory and context ready for an input of that shape; nothing to do if it is the last one."""
+        """Prepares the memory and the context for an input of this shape, unless the last call had the same one."""
         if shape == self.shape:
             return
         self._graph.forget()
         self.shape = None
         engine = self._engine
-        # No local name for the context: a traceback would keep it alive when the lane is closed for an error.
+        # The context gets no local variable: after an error, the traceback would keep it alive.
         with collected_errors() as errors:
             if not self._context.set_input_shape(engine.spec.input, shape):
-                raise DeviceError(f"TensorRT refuses an input of {shape}: {reason(errors, 'it gives no reason')}")
+                raise DeviceError(f"TensorRT rejects the input shape {shape}: {reason(errors, 'it gives no reason')}.")
             outputs = {
                 name: (tuple(self._context.get_tensor_shape(name)), dtype)
                 for name, dtype in engine.output_dtypes.items()
@@ -136,8 +147,8 @@ class Lane:
         unknown = [name for name, (sides, _) in outputs.items() if min(sides, default=1) < 0]
         if unknown:
             raise ModelError(
-                f"{engine.path}: wanted outputs whose size follows from the input's, got {', '.join(unknown)}, "
-                "whose size depends on the pixels; export the network with raw heads, without NMS"
+                f"{engine.path}: the size of the output {', '.join(unknown)} depends on the content of the image. "
+                "Export the network with raw heads, without NMS."
             )
         plan = FramePlan(self._native, engine.spec, shape, engine.input_dtype, outputs, self._suppression)
         self._frame.reserve(plan.device_bytes)
@@ -146,15 +157,15 @@ class Lane:
         self._plan = plan
         for name, field in {engine.spec.input: plan.input, **plan.outputs}.items():
             if not self._context.set_tensor_address(name, self._address(field)):
-                raise DeviceError(f"{engine.path}: TensorRT refuses the address of {name!r}")
+                raise DeviceError(f"{engine.path}: TensorRT rejects the memory address of the tensor {name!r}.")
         device, results = self._frame.address, self._results.address
         self._decode_arguments = plan.decode_arguments(device, self._parameters.address, results, engine.base_anchors)
         self._suppress = getattr(self._native, plan.suppress_op)
         self._suppress_arguments = plan.suppress_arguments(device, self._parameters.address, results)
-        # TensorRT for RTX tells beforehand; others fail in the attempt.
+        # TensorRT for RTX can tell in advance. With the others, the attempt fails.
         capturable = getattr(self._context, "is_stream_capturable", None)
         if capturable is not None and not capturable(self._stream.handle):
-            self._graph.refuse(shape, "TensorRT says that it cannot be captured")
+            self._graph.refuse(shape, "TensorRT reports that it cannot be captured")
         self.shape = shape
 
     def _address(self, field: Field) -> int:
@@ -175,7 +186,7 @@ class Lane:
         plan.class_thresholds.view(block)[:] = logit_thresholds(thresholds)
         plan.score_thresholds.view(block)[:] = thresholds
         regions = plan.ignored.view(block)
-        regions[:] = 0  # without area: the end of the list
+        regions[:] = 0  # A region without area ends the list.
         if ignore is not None:
             regions[:, : len(ignore)] = ignored_regions(ignore, transforms)
         plan.clip_sizes.view(block)[:] = clip_sizes(transforms, self._engine.spec)
@@ -186,7 +197,7 @@ class Lane:
     def _preprocess(
         self, images: Sequence[npt.NDArray[np.uint8] | DeviceImage], transforms: Sequence[Transform]
     ) -> list[DevicePixels]:
-        """Launches upload and resize of each image. The pixels that it returns must outlive what is launched."""
+        """Launches upload and resize of each image. The returned pixels must be kept until that work is done."""
         spec, target = self._engine.spec, self._plan.input
         sizes = [
             {
@@ -198,7 +209,7 @@ class Lane:
             for image, transform in zip(images, transforms, strict=True)
         ]
         scratch_bytes = max(self._native.preprocess_scratch_bytes(**size) for size in sizes)
-        # Nothing is launched yet, so memory may move.
+        # No work that uses these blocks is launched yet, so they may move.
         self._resize_scratch.reserve(max(scratch_bytes, ALIGNMENT))
         uploads = Layout()
         places = {id(image): uploads.add(image.shape, np.uint8) for image in _distinct_on_host(images)}
@@ -247,17 +258,18 @@ class Lane:
         with collected_errors() as errors:
             if not self._context.execute_async_v3(self._stream.handle):
                 raise DeviceError(
-                    f"TensorRT failed on an input of {self._plan.input.shape}: {reason(errors, 'it gives no reason')}"
+                    f"TensorRT failed on the input shape {self._plan.input.shape}: "
+                    f"{reason(errors, 'it gives no reason')}."
                 )
 
     def _read_results(self) -> list[Kept]:
         plan, block = self._plan, self._results.host
         again = int(plan.rescans.view(block).sum())
         if again:
-            _log.debug("%d levels had more candidates than decode's buffer holds and were read twice", again)
+            _log.debug("%d feature levels had more candidates than the buffer holds and were read twice.", again)
         boxes, scores, class_ids = (field.view(block) for field in (plan.boxes, plan.scores, plan.class_ids))
         as_scores = sigmoid if plan.gives_logits else np.copy
-        # Copies: the next call writes over the block.
+        # The arrays are copied, because the next call overwrites the block.
         return [
             Kept(boxes[image, :count].copy(), as_scores(scores[image, :count]), class_ids[image, :count].copy())
             for image, count in enumerate(plan.counts.view(block))
@@ -270,5 +282,5 @@ class Lane:
 def _distinct_on_host(
     images: Sequence[npt.NDArray[np.uint8] | DeviceImage],
 ) -> list[npt.NDArray[np.uint8]]:
-    """Those to be uploaded, each once: a batch may be filled up with one image."""
+    """The images to upload, each once: a batch may be padded with copies of one image."""
     return list({id(image): image for image in images if not isinstance(image, DeviceImage)}.values())

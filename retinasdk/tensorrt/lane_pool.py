@@ -1,4 +1,4 @@
-"""Lanes for several threads."""
+"""The pool that lends lanes to the threads that call a backend."""
 
 from __future__ import annotations
 
@@ -9,19 +9,25 @@ from contextlib import contextmanager
 from retinasdk.errors import DeviceError
 from retinasdk.tensorrt.lane import Lane
 
-CLOSED = "the model is closed; make a new Detector"
+CLOSED = "The Detector is closed. Create a new one."
 
 
 class LanePool:
-    """Makes lanes on demand up to a limit, and lends each to one call at a time.
+    """Creates lanes on demand up to a limit, and lends each of them to one call at a time.
 
-    make: a new lane; None: there can be no further one. Whoever borrows must have the device's context current.
+    The device's context must be current in the calling thread.
     """
 
     def __init__(self, make: Callable[[], Lane | None], limit: int) -> None:
+        """Creates an empty pool.
+
+        Args:
+            make: Returns a new lane, or None if there cannot be a further one.
+            limit: The most lanes to create.
+        """
         self._make = make
         self._limit = limit
-        self._count = 0  # lanes lent, idle, or about to be made
+        self._count = 0  # Lanes that are lent, idle, or being created.
         self._idle: list[Lane] = []
         self._is_closed = False
         self._changed = threading.Condition()
@@ -29,12 +35,22 @@ class LanePool:
 
     @contextmanager
     def lane(self, shape: tuple[int, ...]) -> Iterator[Lane]:
-        """A lane of one's own, one that is set up for `shape` if there is. Raises `DeviceError` once closed."""
+        """Lends a lane, preferably one that is set up for `shape`, and waits for one if necessary.
+
+        Args:
+            shape: Shape of the network's input that the caller will run.
+
+        Yields:
+            The lane. If the block raises an error, the lane is closed instead of reused.
+
+        Raises:
+            DeviceError: If the pool is closed, or a new lane cannot be created.
+        """
         lane = self._borrow(shape)
         try:
             yield lane
         except BaseException:
-            # Who knows what it was in the middle of: the next call starts from a clean one.
+            # The state of the lane is unknown, so the next call gets another one.
             self._discard(lane)
             raise
         with self._changed:
@@ -48,7 +64,7 @@ class LanePool:
                 if self._is_closed:
                     raise DeviceError(CLOSED)
                 if self._idle:
-                    # The last one back of that shape, else the last one back; the others may rest.
+                    # The most recently used lane of that shape, else the most recently used one.
                     fitting = [lane for lane in self._idle if lane.shape == shape]
                     lane = (fitting or self._idle)[-1]
                     self._idle.remove(lane)
@@ -59,7 +75,7 @@ class LanePool:
                 return made
 
     def _new_lane(self) -> Lane | None:
-        """A lane for the count that was raised for it; None: there is none to be had, from now on."""
+        """Creates a lane, which `_count` already includes. None: no further lane can be created from now on."""
         try:
             with self._making:
                 made = self._make()
@@ -84,7 +100,7 @@ class LanePool:
             self._forget_one()
 
     def close(self) -> None:
-        """Lets no one in any more, waits for lanes that are lent, and closes all of them."""
+        """Rejects further calls, waits until all lanes are returned, and closes them."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""A TensorRT engine in memory: its file checked, deserialised, its tensors known by name."""
+"""Loads a TensorRT engine: checks its file, deserializes it and finds its tensors by name."""
 
 from __future__ import annotations
 
@@ -26,23 +26,41 @@ from retinasdk.tensorrt.versions import (
 
 _log = logging.getLogger("retinasdk")
 
-_HEAD_DTYPES = (np.dtype(np.float32), np.dtype(np.float16))  # what the kernels read and write
+_HEAD_DTYPES = (np.dtype(np.float32), np.dtype(np.float16))  # The types that the kernels support.
 
 
 class Engine:
-    """What all lanes of a network share: the engine, its spec, the anchors on the GPU.
+    """Holds what all lanes share: the engine, its spec, and the anchors on the GPU.
 
-    profile: the shapes that it takes. output_dtypes: by name. base_anchors: an address for each level.
-    Every method wants the device's context to be current.
+    The device's context must be current in the calling thread.
 
-    Raises `ModelError` for files that are no engine, or not one for this machine, `DeviceError` for the GPU.
+    Attributes:
+        device: The GPU.
+        path: Path of the engine file.
+        spec: The spec of the model.
+        profile: The input shapes that the engine accepts.
+        input_dtype: Type of the network's input.
+        output_dtypes: Type of each output of the network, by name.
+        base_anchors: GPU address of the base anchors of each feature level.
     """
 
     def __init__(self, device: CudaDevice, path: Path, spec: ModelSpec | None) -> None:
+        """Loads the engine.
+
+        Args:
+            device: The GPU.
+            path: Path of the engine file. Its JSON file must lie beside it.
+            spec: The spec of the model. None: the one in the JSON file.
+
+        Raises:
+            ModelError: If the file is not an engine for this machine, or does not fit the spec.
+            DeviceError: If the GPU fails or has too little memory.
+            MissingDependencyError: If TensorRT cannot be imported.
+        """
         self.device = device
         self.path = path
-        # TensorRT's objects point at each other and at the logger, which outlives all engines of the process: contexts
-        # have to go first, then the engine, then its runtime.
+        # TensorRT's objects hold pointers to each other and to the logger, which lives as long as the process.
+        # Resources are released in this order: contexts, engine, runtime.
         self._runtime: Any = None
         self._engine: Any = None
         self._anchors = DeviceBuffer(device, "anchors")
@@ -61,35 +79,38 @@ class Engine:
             self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise ModelError(
-                f"{self.path}: TensorRT cannot load it: {reason(errors, 'it gives no reason')}; "
-                "build it again on this machine"
+                f"{self.path}: TensorRT cannot load the engine: {reason(errors, 'it gives no reason')}. "
+                "Build it again on this machine with: retinasdk build model.onnx -o model.engine"
             )
         self.input_dtype, self.output_dtypes = self._checked_tensors(trt)
         self.base_anchors: list[int] = self._upload_anchors()
 
     def _checked_tensors(self, trt: Any) -> tuple[np.dtype[Any], dict[str, np.dtype[Any]]]:
-        """(dtype of the input, dtype of each output by name). Raises `ModelError` unless they are the spec's."""
+        """The types of the input and of each output by name. Raises `ModelError` if they do not fit the spec."""
         spec, path = self.spec, self.path
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         dtypes = {name: np.dtype(dtype_of(self._engine.get_tensor_dtype(name))) for name in names}
         inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         if inputs != [spec.input]:
             raise ModelError(
-                f"{path}: wanted one input named {spec.input!r}, got {', '.join(inputs) or 'none'}; "
-                "is it a RetinaNet with raw heads, and does the spec belong to it?"
+                f"{path} must have one input, named {spec.input!r} as in the spec, but its inputs are: "
+                f"{', '.join(inputs) or 'none'}. Check that it is a RetinaNet with raw heads and that the spec belongs "
+                "to it."
             )
         outputs = {name: dtype for name, dtype in dtypes.items() if name not in inputs}
         heads = [name for level in spec.levels for name in (level.logits, level.deltas)]
         missing = [name for name in heads if name not in outputs]
         if missing:
             raise ModelError(
-                f"{path}: wanted an output named {missing[0]!r}, got {', '.join(outputs)}; does the spec belong to it?"
+                f"{path} has no output named {missing[0]!r}, which the spec lists. Its outputs are: "
+                f"{', '.join(outputs)}. Check that the spec belongs to it."
             )
         kinds = {outputs[name] for name in heads}
         if len(kinds) > 1 or not {dtypes[spec.input], *kinds} <= set(_HEAD_DTYPES):
             raise ModelError(
-                f"{path}: wanted float32 or float16 for the input, and one of them for all heads; got "
-                f"{dtypes[spec.input]} and {', '.join(sorted(map(str, kinds)))}; export it in float32"
+                f"{path} has an input of type {dtypes[spec.input]} and heads of type "
+                f"{', '.join(sorted(map(str, kinds)))}. The input must be float32 or float16, and all heads must be "
+                "one of the two. Export the network in float32 and build the engine again."
             )
         return dtypes[spec.input], outputs
 
@@ -102,30 +123,35 @@ class Engine:
         self._anchors.reserve(layout.size_bytes)
         with self.device.doing("copying anchors to the GPU"):
             self.device.driver.memcpy_htod(self._anchors.address, block)
-            # It may return before the last of it has arrived, and lanes do not wait for the default stream.
+            # The copy may still run when the call returns, and the lanes' streams do not wait for the default stream.
             self.device.driver.Context.synchronize()
         return [self._anchors.address + field.offset for field in fields]
 
     def new_context(self) -> Any:
-        """An execution context, with memory of its own for activations."""
+        """Creates an execution context. Each context has its own memory for activations.
+
+        Raises:
+            DeviceError: If TensorRT cannot create it, usually for lack of GPU memory.
+        """
         with collected_errors() as errors:
             context = self._engine.create_execution_context()
         if context is None:
             raise DeviceError(
-                f"{self.path}: TensorRT makes no execution context: {reason(errors, 'it gives no reason')}; most often "
-                "memory is short: end other programs on the GPU, or build the engine for smaller sizes"
+                f"{self.path}: TensorRT cannot create an execution context: {reason(errors, 'it gives no reason')}. "
+                "The usual cause is too little GPU memory: end other programs on the GPU, or build the engine for "
+                "smaller sizes."
             )
         return context
 
     def close(self) -> None:
-        """Releases everything; the contexts must be gone."""
+        """Releases the engine and its memory. All execution contexts must be released before."""
         self._anchors.free()
         self._engine = None
         self._runtime = None
 
 
 def _read_checked(path: Path, trt: Any, device: CudaDevice) -> tuple[bytes, EngineInfo]:
-    """The plan and its info, if they are one for the other and for this machine."""
+    """The plan and its info. Raises `ModelError` if they do not belong together or do not fit this machine."""
     info = EngineInfo.load(path)
     plan = path.read_bytes()
     info.check_belongs(plan, path)
@@ -133,8 +159,11 @@ def _read_checked(path: Path, trt: Any, device: CudaDevice) -> tuple[bytes, Engi
     if product(trt) == "tensorrt":
         mismatch = info.mismatch(Fingerprint(compute_capability=device.compute_capability))
         if mismatch is not None:
-            raise ModelError(f"{path}: {mismatch}; build it again on this machine, or give the ONNX file")
+            raise ModelError(
+                f"{path} does not fit this machine: {mismatch}. Use the ONNX file, or build the engine again with: "
+                "retinasdk build model.onnx -o model.engine"
+            )
         other_gpu = info.mismatch(Fingerprint(gpu=device.name))
         if other_gpu is not None:
-            _log.warning("%s: %s; it will work, but is tuned for the other", path, other_gpu)
+            _log.warning("%s: %s. It works, but it is optimized for the other GPU.", path, other_gpu)
     return plan, info

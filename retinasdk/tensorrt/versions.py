@@ -1,7 +1,7 @@
-"""The one place that knows how TensorRT's versions differ: 8.5 to 11, and TensorRT for RTX.
+"""Hides how the versions of TensorRT differ: 8.5 to 11, and TensorRT for RTX.
 
-What a version can do is found by asking for the name, never by comparing version numbers: flags have other values, or
-are gone, from one release to the next. Building is in _tensorrt_builder.py; running in backends/tensorrt_gpu.py.
+What a version can do is found by looking for a name, never by comparing version numbers: from one release to the next,
+flags change their values or disappear. `builder.py` builds engines; `backend.py` runs them.
 """
 
 from __future__ import annotations
@@ -19,22 +19,32 @@ from retinasdk.errors import MissingDependencyError, ModelError
 
 _log = logging.getLogger("retinasdk.tensorrt")
 
-# NumPy's dtype by the name of TensorRT's: its own trt.nptype() fails in 8.5 with every NumPy since 1.24.
+# NumPy dtypes by the names of TensorRT's. TensorRT 8.5's own trt.nptype() fails with every NumPy from 1.24 on.
 NUMPY_DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "BOOL": np.bool_}
 
-# The names that TensorRT's packages are imported by. The third is what TensorRT for RTX is made of on PyPI.
+# The names under which TensorRT can be imported. The third is the package of TensorRT for RTX on PyPI.
 _MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
-_LIBRARIES = {"tensorrt_rtx_bindings": "tensorrt_rtx_libs"}  # must be imported before
+_LIBRARIES = {"tensorrt_rtx_bindings": "tensorrt_rtx_libs"}  # must be imported first
 
 _MAGIC = {b"ftrt": "tensorrt", b"vtrt": "tensorrt_rtx"}
 _HEADER_BYTES = 28
 
 
-# -- which TensorRT is here --------------------------------------------------------------------------------------------
+# -- which TensorRT is installed ---------------------------------------------------------------------------------------
 
 
 def import_tensorrt(purpose: str) -> Any:
-    """The module of TensorRT, or of TensorRT for RTX. Raises `MissingDependencyError` that says how to install it."""
+    """Imports TensorRT or TensorRT for RTX, whichever is installed.
+
+    Args:
+        purpose: What it is needed for, as the beginning of the error message.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingDependencyError: If neither can be imported. The message says how to install it.
+    """
     failures = []
     for name in _MODULES:
         try:
@@ -43,72 +53,109 @@ def import_tensorrt(purpose: str) -> Any:
             return importlib.import_module(name)
         except ImportError as error:
             failures.append(error)
-    # A package that is there but broken tells more than one that is not there.
+    # The error of a package that is installed but broken says more than "no such module".
     cause = next((error for error in failures if not isinstance(error, ModuleNotFoundError)), failures[0])
     raise MissingDependencyError(
-        f"{purpose} needs TensorRT, which cannot be imported ({cause}). On a Jetson it comes with JetPack: install it "
-        "with: sudo apt install python3-libnvinfer, and make the virtual environment with --system-site-packages; on a "
-        "desktop install it with: pip install 'retinasdk[gpu]'. Without it use device='cpu'"
+        f"{purpose} needs TensorRT, which cannot be imported ({cause}). On a Jetson, TensorRT is part of JetPack: "
+        "install it with: sudo apt install python3-libnvinfer, and create the virtual environment with "
+        "--system-site-packages. On a desktop, install it with: pip install 'retinasdk[gpu]'. To run without "
+        "TensorRT, use device='cpu'."
     ) from cause
 
 
 def product(trt: Any) -> str:
-    """ "tensorrt" or "tensorrt_rtx": an engine of one is of no use to the other."""
+    """Returns which product the module is: "tensorrt", or "tensorrt_rtx" for TensorRT for RTX.
+
+    Neither can load the engines of the other.
+    """
     return "tensorrt_rtx" if hasattr(trt, "ComputeCapability") else "tensorrt"
 
 
 def needs_gpu_to_build(trt: Any) -> bool:
-    """Whether a Builder may only be made where a usable GPU is. TensorRT for RTX compiles later, where it runs."""
+    """Returns whether a builder can only be created on a machine with a usable GPU.
+
+    TensorRT for RTX builds without one: it compiles for the GPU when the engine is loaded.
+    """
     return product(trt) == "tensorrt"
 
 
 def is_strongly_typed(trt: Any) -> bool:
-    """Whether the tensors' types in the ONNX file decide the precision; before 10 it was the builder's choice."""
+    """Returns whether the types of the tensors in the ONNX file decide the precision.
+
+    They do from TensorRT 10 on and in TensorRT for RTX. In earlier versions, the builder chooses the types.
+    """
     return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
 
 
 def dtype_of(trt_dtype: Any) -> type[np.generic]:
-    """NumPy's dtype for one of TensorRT's. Raises `ModelError` for those that no RetinaNet here has."""
+    """Returns the NumPy dtype of a `trt.DataType`.
+
+    Raises:
+        ModelError: If retinasdk does not support tensors of that type.
+    """
     name = trt_dtype.name
     if name not in NUMPY_DTYPES:
-        raise ModelError(f"wanted a tensor of {', '.join(NUMPY_DTYPES)}, got TensorRT's {name}; export it as float32")
+        raise ModelError(
+            f"A tensor of the engine has the type {name}, but retinasdk supports {', '.join(NUMPY_DTYPES)}. Export the "
+            "network with float32 inputs and outputs, and build the engine again."
+        )
     return NUMPY_DTYPES[name]
 
 
 def plan_version(plan: bytes, origin: str) -> tuple[str, str]:
-    """(product, "major.minor.patch.build") of the TensorRT that wrote a plan, from its first bytes alone.
+    """Reads from the header of a plan which TensorRT wrote it. Needs neither TensorRT nor a GPU.
 
-    Needs neither TensorRT nor a GPU. Raises `ModelError` for what is no plan.
+    Args:
+        plan: The content of an engine file.
+        origin: The name of the file, for the error message.
+
+    Returns:
+        The product as in `product`, and its version as "major.minor.patch.build".
+
+    Raises:
+        ModelError: If `plan` does not begin like a TensorRT plan.
     """
     if len(plan) < _HEADER_BYTES or plan[:4] not in _MAGIC:
         raise ModelError(
-            f"{origin}: wanted a TensorRT engine, got {len(plan)} bytes that begin with {plan[:4]!r}; "
-            "build one with retinasdk.build_engine, or give the ONNX file"
+            f"{origin} is not a TensorRT engine: its {len(plan)} bytes begin with {plan[:4]!r}. Build an engine with: "
+            "retinasdk build model.onnx -o model.engine, or use the ONNX file."
         )
     return _MAGIC[plan[:4]], ".".join(str(number) for number in plan[24:28])
 
 
 def check_plan_version(plan: bytes, trt: Any, origin: str) -> None:
-    """Raises `ModelError` where another TensorRT than `trt` wrote the plan."""
+    """Checks that the installed TensorRT wrote the plan.
+
+    Args:
+        plan: The content of an engine file.
+        trt: The TensorRT module.
+        origin: The name of the file, for the error message.
+
+    Raises:
+        ModelError: If another product or version wrote it, or if it is no plan.
+    """
     written_by, version = plan_version(plan, origin)
-    # The package may count a fifth number, and leaves out none of the first three.
+    # The package's version may have a fifth number. The first three are always there.
     here = trt.__version__.split(".")[:3]
     if written_by != product(trt) or version.split(".")[:3] != here:
         raise ModelError(
-            f"{origin}: wanted an engine of {product(trt)} {trt.__version__}, which is here, got one of {written_by} "
-            f"{version}; build it again on this machine"
+            f"{origin} was built by {written_by} {version}, but {product(trt)} {trt.__version__} is installed here. "
+            "Build the engine again on this machine with: retinasdk build model.onnx -o model.engine"
         )
 
 
 # -- one logger for the process ----------------------------------------------------------------------------------------
 
-_loggers: dict[str, Any] = {}  # by module name; TensorRT keeps a pointer, so it lives as long as the process
+_loggers: dict[str, Any] = {}  # by module name; kept forever, because TensorRT keeps a pointer
 _loggers_lock = threading.Lock()
-_collectors: dict[int, list[str]] = {}  # errors of the calls under way, by the thread that makes the call
+_collectors: dict[int, list[str]] = {}  # errors of the calls in progress, by the id of the calling thread
 
 
 def shared_logger(trt: Any) -> Any:
-    """The process's one trt.ILogger: TensorRT ignores a second. Forwards to logging.getLogger("retinasdk.tensorrt")."""
+    """Returns the `trt.ILogger` of this process, which forwards to `logging.getLogger("retinasdk.tensorrt")`.
+
+    There is one for the process, because TensorRT ignores every further one.
+    """
     with _loggers_lock:
         if trt.__name__ not in _loggers:
             _loggers[trt.__name__] = _make_logger(trt)
@@ -117,8 +164,8 @@ def shared_logger(trt: Any) -> Any:
 
 def _make_logger(trt: Any) -> Any:
     severity = trt.ILogger.Severity
-    # TensorRT warns of what is as it should be, a line for each layer; its INFO tells of every fusion, its VERBOSE of
-    # every kernel tried.
+    # One level lower than TensorRT's own: it warns about harmless things, one line for each layer. Its INFO reports
+    # every fusion and its VERBOSE every kernel that it tries; the latter is dropped.
     levels = {
         severity.INTERNAL_ERROR: logging.ERROR,
         severity.ERROR: logging.ERROR,
@@ -135,7 +182,7 @@ def _make_logger(trt: Any) -> Any:
                 return
             is_error = levels[level] == logging.ERROR
             collected = is_error and _collect(message)
-            # Collected errors come as an exception; said twice they would look like two.
+            # Collected errors become the text of an exception. Logged as errors too, they would be reported twice.
             _log.log(logging.DEBUG if collected else levels[level], "%s", message)
 
     return Logger()
@@ -144,7 +191,7 @@ def _make_logger(trt: Any) -> Any:
 def _collect(message: str) -> bool:
     collectors = _collectors.copy()
     own = collectors.get(threading.get_ident())
-    # TensorRT's own threads may speak for any of the calls.
+    # A message from one of TensorRT's own threads may belong to any of the calls in progress.
     for collector in [own] if own is not None else collectors.values():
         collector.append(message)
     return bool(collectors)
@@ -152,7 +199,13 @@ def _collect(message: str) -> bool:
 
 @contextmanager
 def collected_errors() -> Iterator[list[str]]:
-    """Within it, errors that this thread's calls cause go to the list, as TensorRT returns None and no reason."""
+    """Collects the errors that TensorRT logs while the block runs in this thread.
+
+    TensorRT's functions return None on failure; the reason is only in the log.
+
+    Yields:
+        The list to which the messages are appended.
+    """
     thread = threading.get_ident()
     before = _collectors.get(thread)
     errors: list[str] = []
@@ -167,7 +220,15 @@ def collected_errors() -> Iterator[list[str]]:
 
 
 def reason(errors: list[str], otherwise: str) -> str:
-    """What TensorRT said, for an error message: the first error, in one line, without what a missing GPU causes."""
+    """Returns the first useful error that TensorRT logged, as one line for an error message.
+
+    Args:
+        errors: Messages from `collected_errors`.
+        otherwise: What to return if there is none. Errors that only say that there is no GPU do not count.
+
+    Returns:
+        The line, without punctuation at its end.
+    """
     lines = [line.strip() for message in errors for line in message.splitlines()]
     useful = [line for line in lines if line and "cudaError" not in line and "CUDA initialization" not in line]
     return useful[0].rstrip(".;") if useful else otherwise

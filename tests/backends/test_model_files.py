@@ -82,7 +82,7 @@ def test_another_network(tmp_path: Path, spec: ModelSpec) -> None:
     path = tmp_path / "relu.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
     with pytest.raises(
-        ModelError, match=r"wanted a model spec in relu\.json or in the file's metadata.*write a spec beside"
+        ModelError, match=r"no model spec: there is no relu\.json beside it.*retinasdk import relu\.onnx"
     ):
         Detector(path)
     with pytest.raises(ModelError, match="wanted one input named 'images', got x; is it a RetinaNet with raw heads"):

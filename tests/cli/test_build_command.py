@@ -46,7 +46,7 @@ def test_int8_from_a_folder(model_path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--precision", "int8"], "takes its scales from images, got none"),
+        (["--precision", "int8"], "needs calibration images, but got none"),
         (["--batch", "1,2"], "one number or three are wanted"),
         (["--batch", "many"], "one number or three are wanted"),
         (["--size", "1080"], "height and width are wanted, such as 1080x1920; got '1080'"),

@@ -1,4 +1,4 @@
-"""An installation that was built with CUDA, on a machine without a GPU: it imports, and says what is missing."""
+"""Tests an installation that was built with CUDA on a machine without a GPU: it imports, and says what is missing."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def test_what_is_missing_is_one_sentence(run_python: Callable[..., subprocess.Co
     said = run_python(["-c", "import retinasdk; retinasdk.Detector(device='cuda')"])
     last = said.stderr.strip().splitlines()[-1]
     assert last.startswith(
-        "retinasdk.errors.DeviceError: device 'cuda' was asked for, but there is no usable GPU here (cudaError"
+        "retinasdk.errors.DeviceError: device 'cuda' needs a GPU, but there is no usable one here (cudaError"
     )
-    assert last.endswith("; install NVIDIA's driver, or use device='cpu'")
+    assert last.endswith(". Install NVIDIA's driver, or use device='cpu'.")
 
 
 def test_auto_is_the_cpu(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
@@ -38,7 +38,7 @@ def test_auto_is_the_cpu(run_python: Callable[..., subprocess.CompletedProcess[s
 
 
 def test_calls_fail_politely(run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    """Whatever is asked of the module without a GPU, it raises our error and does not crash."""
+    """Without a GPU, every function of the module raises `DeviceError` instead of crashing."""
     calls = ("device_properties(0)", "begin_capture(0)", "wait_for_stream(0, 0)", "destroy_graph(0)")
     for call in calls:
         said = run_python(["-c", f"import retinasdk._native_cuda as n; n.{call}"])
@@ -49,7 +49,7 @@ def test_calls_fail_politely(run_python: Callable[..., subprocess.CompletedProce
 
 @pytest.mark.skipif(shutil.which("ldd") is None, reason="ldd tells it")
 def test_no_library_of_cuda_is_wanted() -> None:
-    """CUDA's runtime is linked in; the driver is looked for when it is asked."""
+    """The CUDA runtime is linked statically, and the driver is loaded when it is first needed."""
     assert MODULE is not None
     assert MODULE.origin is not None
     needed = subprocess.run(["ldd", Path(MODULE.origin)], capture_output=True, text=True, check=True).stdout

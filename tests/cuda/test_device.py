@@ -1,4 +1,4 @@
-"""What `_native_cuda` says of the device, and CUDA graphs that take new values when they are replayed."""
+"""Tests what `_native_cuda` reports about the device, and CUDA graphs that read new values when they are replayed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The CUDA kernels, run on the CPU, against the CPU's functions: equal to the last bit, whatever goes in."""
+"""Compares the CUDA kernels, run on the CPU, with the CPU's functions: the results are equal bit for bit."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_logits_of_images_that_begin_inside_a_vector(
 
 
 def test_more_candidates_than_the_buffer_holds(cuda: CudaOps, cuda_half: CudaOps) -> None:
-    """Then the level is read again; 40 500 pairs pass, the buffer has room for 32 768."""
+    """40,500 candidates pass but the buffer holds 32,768, so the level is read again."""
     random = np.random.default_rng(3)
     case = random_heads(70, batch=2, anchors=9, classes=5, sizes=[(30, 30), (3, 3)], logit_threshold=-INF)
     pairs = case.logits[0][0].size
@@ -89,7 +89,7 @@ def test_more_candidates_than_the_buffer_holds(cuda: CudaOps, cuda_half: CudaOps
 
 
 def test_the_buffer_grows_with_the_level(cuda: CudaOps) -> None:
-    """4 320 000 pairs, of which one in 64 has room: a crowded photo is not read again, noise is."""
+    """The buffer holds one in 64 of 4,320,000 candidates: enough for a crowded photo, but not for noise."""
     case = random_heads(72, anchors=9, classes=12, sizes=[(200, 200)], logit_threshold=-INF)
     pairs = case.logits[0][0].size
     random = np.random.default_rng(4)

@@ -1,7 +1,7 @@
-"""What only a GPU can prove: the CUDA path on a real chip against the CPU.
+"""Tests that need a GPU: they compare the CUDA path on a real GPU with the CPU.
 
-    RETINASDK_REQUIRE_CUDA=1 pytest tests/gpu      on the GPU: fails, with the reason, where none can be used
-    RETINASDK_GPU_TESTS=fake pytest tests/gpu      over stand-ins (tests/support/fakes): proves the tests, not the chip
+    RETINASDK_REQUIRE_CUDA=1 pytest tests/gpu      on the GPU; fails with the reason if there is none
+    RETINASDK_GPU_TESTS=fake pytest tests/gpu      over stand-ins (tests/support/fakes); tests the tests, not the GPU
 
-A package, unlike its parent: its conftest.py must not stand in for that of tests/.
+This folder is a package, unlike its parent, so that its conftest.py does not replace that of tests/.
 """

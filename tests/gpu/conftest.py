@@ -1,4 +1,4 @@
-"""Decides what the tests of this folder run on, and opens it."""
+"""Chooses what the tests of this folder run on, a GPU or the stand-ins, and opens it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _HERE in item.path.parents:
             item.add_marker(pytest.mark.cuda)
-            # Of TensorRT and pycuda, whose versions are the machine's.
+            # TensorRT and pycuda may give deprecation warnings; their versions depend on the machine.
             item.add_marker(pytest.mark.filterwarnings("default::DeprecationWarning"))
 
 
@@ -35,12 +35,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 @pytest.fixture(scope="session")
 def _chip(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[CudaDevice | str | None]:
-    """The GPU, its context held for all tests; None: stand-ins were asked for; else why there is none."""
+    """The GPU, held for all tests. None: RETINASDK_GPU_TESTS asks for stand-ins. Text: why there is no GPU."""
     if _FAKE and _REQUIRED:
-        yield "RETINASDK_GPU_TESTS=fake asks for stand-ins; set one of the two"
+        yield "RETINASDK_GPU_TESTS=fake asks for stand-ins. Set only one of the two"
         return
     if _FAKE:
-        pytestconfig.stash[_RAN_ON] = "over stand-ins, which says nothing of any chip"
+        pytestconfig.stash[_RAN_ON] = "over stand-ins, which proves nothing about a GPU"
         yield None
         return
     try:
@@ -63,7 +63,7 @@ def _leave_out(reason: str) -> None:
 
 @pytest.fixture
 def gpu(_chip: CudaDevice | str | None) -> Iterator[Gpu]:
-    """The device under test, its context current. Needs no TensorRT."""
+    """The device under test, with its context current. Does not need TensorRT."""
     if isinstance(_chip, str):
         _leave_out(_chip)
     elif _chip is not None:
@@ -79,7 +79,7 @@ def gpu(_chip: CudaDevice | str | None) -> Iterator[Gpu]:
 
 @pytest.fixture
 def engine_gpu(gpu: Gpu) -> Gpu:
-    """The same with TensorRT."""
+    """The device under test, with TensorRT."""
     try:
         import_tensorrt("tests/gpu")
     except MissingDependencyError as error:
@@ -89,9 +89,9 @@ def engine_gpu(gpu: Gpu) -> Gpu:
 
 @pytest.fixture
 def chip(engine_gpu: Gpu) -> Gpu:
-    """A GPU, for what no stand-in can show."""
+    """A real GPU, for tests that mean nothing over stand-ins."""
     if not engine_gpu.is_real:
-        pytest.skip("only a chip can show this; the stand-ins cannot")
+        pytest.skip("needs a real GPU; stand-ins cannot show it")
     return engine_gpu
 
 
@@ -110,7 +110,7 @@ def _engine_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def engine(engine_gpu: Gpu, model_path: Path, _engine_file: Path) -> Path:
-    """The tiny network's, of tests/conftest.py, in fp32, for 1 to 4 images of `IMAGE_SIZES`; built once."""
+    """An fp32 engine of the tiny network for 1 to 4 images of `IMAGE_SIZES`, built once."""
     if not _engine_file.exists():
         engine_gpu.build_engine(model_path, _engine_file, batch=(1, 2, 4), sizes=IMAGE_SIZES)
     return _engine_file
@@ -118,6 +118,6 @@ def engine(engine_gpu: Gpu, model_path: Path, _engine_file: Path) -> Path:
 
 @pytest.fixture
 def on_gpu(engine: Path) -> Iterator[Detector]:
-    """A detector of that engine."""
+    """A detector that runs the engine of the tiny network."""
     with Detector(engine, device="cuda") as detector:
         yield detector

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py runs to its end and its numbers hang together. Over the stand-ins the times mean nothing."""
+"""Tests that benchmarks/gpu.py finishes and that its numbers are consistent. Over stand-ins, times mean nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FOLDER = ROOT / "benchmarks"
 
 
 def run_benchmark(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """Its exit code. A module of its own, as its name is that of this package."""
+    """Runs the benchmark and returns its exit code. It is loaded under another name, because its own is taken."""
     monkeypatch.syspath_prepend(_FOLDER)
     spec = importlib.util.spec_from_file_location("gpu_benchmark", _FOLDER / "gpu.py")
     assert spec is not None
@@ -38,14 +38,14 @@ def run_benchmark(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 @pytest.fixture
 def quick(tmp_path: Path) -> list[str]:
-    """Arguments for a few rounds on a picture in which the tiny network sees something."""
+    """Arguments for a few rounds on an image in which the tiny network detects something."""
     PillowImage.fromarray(blocks(200, 300)).save(tmp_path / "blocks.png")
     return ["--image", str(tmp_path / "blocks.png"), "--rounds", "3", "--seconds", "0.05", "--threads", "1", "2"]
 
 
 @pytest.fixture
 def ready(engine_gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    """The device with what the benchmark needs beyond the product, where a stand-in lacks it."""
+    """The device, with the functions that only the benchmark needs added to the stand-ins."""
     if engine_gpu.fake is None:
         return engine_gpu
     fake, driver = engine_gpu.fake, engine_gpu.driver
@@ -93,7 +93,7 @@ def test_an_engine(ready: Gpu, engine: Path, quick: list[str], tmp_path: Path, m
 def test_a_model_by_sizes_and_precisions(
     ready: Gpu, model_path: Path, quick: list[str], tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
-    """Network inputs are of the sizes that were asked for."""
+    """The network inputs have the sizes of the options."""
     found = tmp_path / "numbers.json"
     options = ["--model", str(model_path), "--sizes", "64x96", "128x128", "--precisions", "fp32", "fp16"]
     assert run_benchmark(monkeypatch, *options, "--json", str(found), *quick) == 0
@@ -103,7 +103,7 @@ def test_a_model_by_sizes_and_precisions(
 
 
 def test_without_a_gpu(monkeypatch: Any, capsys: Any) -> None:
-    """One sentence and exit code 2."""
+    """Wrong options end with one sentence and exit code 2."""
     with fake_gpu(devices=0, reason="cudaErrorNoDevice: no CUDA-capable device is detected"):
         assert run_benchmark(monkeypatch) == 2
     said = capsys.readouterr()

@@ -1,4 +1,4 @@
-"""Images in the GPU's memory: read where they lie, after whatever still writes them, and never copied."""
+"""Tests images in GPU memory: they are read in place, after pending writes, and never copied."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from retinasdk.cuda.device import CudaStream
 
 
 def assert_detects_without_upload(gpu: Gpu, on_gpu: Detector, given: Any, image: Image) -> None:
-    """What the image on the host gives; of the frame, only the parameters go to the GPU."""
+    """The result is that of the image on the host, and only the parameters are copied to the GPU."""
     wanted = on_gpu(image)
     with counted(gpu.driver, "memcpy_htod_async") as uploads:
         for _ in range(3):  # launched plainly, recorded, replayed
@@ -29,7 +29,7 @@ def test_arrays(engine_gpu: Gpu, on_gpu: Detector, size: tuple[int, int]) -> Non
 
 
 def test_a_host_image_is_uploaded(engine_gpu: Gpu, on_gpu: Detector) -> None:
-    """That the counting above sees what it is to see."""
+    """Checks that the counter of the test above counts copies."""
     if engine_gpu.device.integrated:
         pytest.skip("here the GPU reads the CPU's memory")
     on_gpu(blocks())
@@ -39,7 +39,7 @@ def test_a_host_image_is_uploaded(engine_gpu: Gpu, on_gpu: Detector) -> None:
 
 
 def test_crops(engine_gpu: Gpu, on_gpu: Detector) -> None:
-    """Rows may lie further apart than they are long."""
+    """The distance between rows may be larger than a row."""
     image = blocks(200, 200, seed=2)
     crop = image[50:140, 30:150]
     array = DeviceArray(engine_gpu, image)
@@ -51,7 +51,7 @@ def test_crops(engine_gpu: Gpu, on_gpu: Detector) -> None:
 
 
 def test_images_that_are_still_being_written(engine_gpu: Gpu, on_gpu: Detector, stream: CudaStream) -> None:
-    """The frame waits for the stream that the array names, which is busy with 96 MB before it gets to the image."""
+    """The frame waits for the array's stream, which copies 96 MB before it writes the image."""
     wanted = [on_gpu(blocks(seed=seed)) for seed in range(5)]
     before = [DeviceArray(engine_gpu, blocks(2000, 2000), stream) for _ in range(8)]
     image = DeviceArray(engine_gpu, blocks(seed=9), stream)
@@ -73,7 +73,7 @@ def test_lists_of_both_kinds(engine_gpu: Gpu, on_gpu: Detector) -> None:
 
 
 def test_pycuda_arrays(chip: Gpu, on_gpu: Detector) -> None:
-    """pycuda's own class, which the stand-in for pycuda has not."""
+    """GPUArray is pycuda's own class. The stand-in for pycuda does not have it."""
     from pycuda import gpuarray
 
     image = blocks(seed=7)

@@ -1,12 +1,12 @@
-"""Engines on the GPU against the ONNX file on the CPU: raw heads within tolerances, everything behind them exactly.
+"""Compares engines on the GPU with the ONNX file on the CPU: raw heads within tolerances, post-processing exactly.
 
 Note [Tolerances]. Heads in float32 differ because sums of up to 2304 products are added in another order: by about
-sqrt(2304) * 2^-24 = 3e-6 of their size in a layer, sqrt(60) times that after sixty. ONNX Runtime against itself, with
-and without its optimiser, differs by 1.4e-6 on the bundled network. FP32_TOLERANCE leaves room for Winograd
-convolutions; TF32, which rounds factors to 2^-11, is far outside of it.
-In "fp16" and "int8" the precision itself is the error. The same converted graph in ONNX Runtime, one node after the
-other, has it too: an engine may be off from float32 by as much, times a factor. float16: 4, as an engine may also add
-in float16. int8: 1.5; ONNX Runtime's own ways to run such a graph differ by a tenth.
+sqrt(2304) * 2^-24 = 3e-6 of their size in a layer, and sqrt(60) times as much after 60 layers. On the bundled network,
+ONNX Runtime with and without its optimizer differs by 1.4e-6. FP32_TOLERANCE leaves room for Winograd convolutions, but
+not for TF32, which rounds factors to 2^-11.
+In "fp16" and "int8", the precision itself is the error. It can be measured: ONNX Runtime has it too if it runs the same
+converted graph node by node. The error of an engine may be a multiple of that: 4 times for float16, because an engine
+may also add in float16; 1.5 times for int8, because ONNX Runtime's own ways to run such a graph differ by a tenth.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Model:
 def model(
     request: pytest.FixtureRequest, model_path: Path, spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory
 ) -> Model:
-    """A network of random weights, and the bundled one."""
+    """A network with random weights, and the bundled one."""
     engines = tmp_path_factory.mktemp("engines")
     if request.param == "tiny":
         images = [blocks(*size, seed=seed) for seed, size in enumerate(IMAGE_SIZES)]
@@ -67,7 +67,7 @@ def on_cpu(model: Model) -> Iterator[Detector]:
 
 
 def built(gpu: Gpu, model: Model, precision: str) -> Path:
-    """The engine for the model's images; built once."""
+    """The engine for the model's image size, built once."""
     engine = model.engines / f"{precision}.engine"
     if engine.exists():
         return engine
@@ -88,7 +88,7 @@ def network_input(image: Image, spec: ModelSpec) -> npt.NDArray[np.float32]:
 
 
 def test_fp32_heads(engine_gpu: Gpu, model: Model, on_cpu: Detector) -> None:
-    """Within FP32_TOLERANCE of the largest value of the output: Note [Tolerances]."""
+    """The error is at most FP32_TOLERANCE times the largest value of the output: Note [Tolerances]."""
     with Detector(built(engine_gpu, model, "fp32"), device="cuda") as on_gpu:
         for image in model.images:
             tensor = network_input(image, model.spec)
@@ -101,7 +101,7 @@ def test_fp32_heads(engine_gpu: Gpu, model: Model, on_cpu: Detector) -> None:
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_heads_of_lower_precision(engine_gpu: Gpu, model: Model, on_cpu: Detector, precision: str) -> None:
-    """No further from float32 than the same graph on the CPU, times a factor: Note [Tolerances]."""
+    """The error is at most that of the same graph on the CPU, times a factor: Note [Tolerances]."""
     graph = converted_graph(model.path, model.spec, precision, model.images).SerializeToString()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -134,7 +134,7 @@ def assert_same(ours: Detections, theirs: Detections) -> None:
 
 
 def heads_of_last_frame(detector: Detector, gpu: Gpu) -> HeadOutputs:
-    """What the network wrote in the last call: it lies in the lane's memory until the next."""
+    """The head outputs of the last call, which stay in the lane's memory until the next call."""
     backend: Any = detector._backend
     lane: Lane = backend._pool._idle[-1]
     fields = lane._plan.outputs
@@ -151,7 +151,7 @@ def heads_of_last_frame(detector: Detector, gpu: Gpu) -> HeadOutputs:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_detections_are_the_cpus_of_the_same_heads(engine_gpu: Gpu, model: Model, precision: str) -> None:
-    """Of the very heads that the network wrote, bit for bit, launched plainly and replayed."""
+    """Post-processing of the same head outputs is equal bit for bit, launched directly and replayed."""
     with Detector(built(engine_gpu, model, precision), device="cuda") as on_gpu:
         for image in model.images:
             transform = Transform.plan(image.shape[:2], model.spec)
@@ -163,7 +163,7 @@ def test_detections_are_the_cpus_of_the_same_heads(engine_gpu: Gpu, model: Model
 
 
 def test_the_network_input_is_the_cpus(engine_gpu: Gpu, model: Model) -> None:
-    """Raw heads of the CPU's tensor equal those of the image: preprocessing is exact, and the engine repeats itself."""
+    """The CPU's input and the image give equal head outputs: preprocessing is exact, the engine deterministic."""
     with Detector(built(engine_gpu, model, "fp32"), device="cuda") as on_gpu:
         for image in model.images:
             on_gpu(image)
@@ -180,7 +180,7 @@ OVERLAP = {"fp32": 0.999, "fp16": 0.95}
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_photos(engine_gpu: Gpu, on_cpu: Detector, model: Model, precision: str) -> None:
-    """On photos the bundled network finds the same persons, on either device."""
+    """On photos, the bundled network finds the same persons on both devices."""
     if model.path != find_model("people"):
         pytest.skip("random weights have no detections to speak of")
     with Detector(built(engine_gpu, model, precision), device="cuda") as on_gpu:
@@ -196,7 +196,7 @@ def test_photos(engine_gpu: Gpu, on_cpu: Detector, model: Model, precision: str)
 
 
 def overlaps(box: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """IoU of one box with each of `boxes`, xyxy."""
+    """Returns the IoU of one box with each of `boxes`, as xyxy."""
     low, high = np.maximum(box[:2], boxes[:, :2]), np.minimum(box[2:], boxes[:, 2:])
     shared = np.prod(np.clip(high - low, 0, None), axis=1, dtype=np.float64)
     area, areas = (np.prod(b[..., 2:] - b[..., :2], axis=-1, dtype=np.float64) for b in (box, boxes))
@@ -204,7 +204,7 @@ def overlaps(box: npt.NDArray[np.float32], boxes: npt.NDArray[np.float32]) -> np
 
 
 def test_two_hundred_thousand_anchors(engine_gpu: Gpu, model_path: Path, spec: ModelSpec, tmp_path: Path) -> None:
-    """torchvision's usual size, 800 x 1344: the tiny network under a ResNet-50's load of anchors."""
+    """At torchvision's usual size, 800 x 1344, the tiny network has as many anchors as a ResNet-50."""
     large = spec.replace(resize=Resize("shortest", (800, 1333)), score_threshold=0.05)
     path = Path(shutil.copy(model_path, tmp_path / "large.onnx"))
     large.save(path.with_suffix(".json"))
@@ -221,7 +221,7 @@ def test_two_hundred_thousand_anchors(engine_gpu: Gpu, model_path: Path, spec: M
 
 
 def test_an_onnx_file_builds_its_engine_once(chip: Gpu, model_path: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """Kept in the cache, and found there the next time."""
+    """The engine is cached and reused the next time."""
     monkeypatch.setenv("RETINASDK_CACHE", str(tmp_path))
     found, times = [], []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""CUDA graphs: what a replayed graph gives is what plain launches give, whatever changes below it; and it is used."""
+"""Tests CUDA graphs: they are used, and give the results of direct launches, whatever changes between calls."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Call = tuple[Any, dict[str, Any]]  # what a detector is called with
 
 
 def launched_plainly(engine: Path, calls: list[Call]) -> list[Any]:
-    """What a detector gives that records nothing."""
+    """The results of a detector that uses no CUDA graph."""
     with pytest.MonkeyPatch.context() as patch, Detector(engine, device="cuda") as detector:
         patch.setattr(GraphRunner, "run", lambda runner, key, stream, launch: launch())
         return [detector(image, **options) for image, options in calls]
 
 
 def postprocessed_on_the_cpu(on_gpu: Detector, image: Image, options: dict[str, Any]) -> Detections:
-    """What belongs to the network's heads of an image."""
+    """Returns what the CPU detects in the head outputs that the GPU computes."""
     spec, transform = on_gpu.spec, Transform.plan(image.shape[:2], on_gpu.spec)
     heads = on_gpu._backend.infer(preprocess([image], [transform], spec).tensor)
     threshold = options.get("score_threshold", on_gpu.score_threshold)
@@ -37,7 +37,7 @@ def postprocessed_on_the_cpu(on_gpu: Detector, image: Image, options: dict[str, 
 def assert_graphs_give_the_same(
     gpu: Gpu, engine: Path, on_gpu: Detector, calls: list[Call], *, shapes: int
 ) -> list[Any]:
-    """Once a shape of the network's input was recorded, nothing but its graph is launched behind the resize."""
+    """Once an input shape is recorded, only the resize and its graph are launched."""
     wanted = launched_plainly(engine, calls)
     with counted(gpu.native, "decode") as decodes, counted(gpu.native, "launch_graph") as graphs:
         found = [on_gpu(image, **options) for image, options in calls]
@@ -61,7 +61,7 @@ def test_thresholds_and_classes_change(engine_gpu: Gpu, engine: Path, on_gpu: De
 
 
 def test_images_change(engine_gpu: Gpu, engine: Path, on_gpu: Detector) -> None:
-    """Their pixels, addresses and sizes, and with the sizes the resize and the clipping."""
+    """Images may differ in pixels, addresses and sizes, and so in resize and clipping."""
     sizes = [(90, 120), (89, 119), (45, 60), (180, 240), (89, 120)]
     calls: list[Call] = [(blocks(*size, seed=seed), {}) for seed, size in enumerate(sizes * 4)]
     found = assert_graphs_give_the_same(engine_gpu, engine, on_gpu, calls, shapes=1)
@@ -74,6 +74,6 @@ def test_batches(engine_gpu: Gpu, engine: Path, on_gpu: Detector) -> None:
 
 
 def test_shapes_change(engine_gpu: Gpu, engine: Path, on_gpu: Detector) -> None:
-    """Each time another shape comes the graph goes, and the next frame but one has a new one."""
+    """Another input shape discards the graph. The second frame of the new shape records a new one."""
     calls: list[Call] = [(blocks(*size), {}) for size in IMAGE_SIZES[:2] * 2 for _ in range(4)]
     assert_graphs_give_the_same(engine_gpu, engine, on_gpu, calls, shapes=4)

@@ -1,4 +1,4 @@
-"""Each kernel on the device, in its own memory, against the CPU's function: equal to the last bit."""
+"""Compares each kernel on the device with the CPU's function: the results are equal bit for bit."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_decode(gpu: Gpu, stream: CudaStream, case: DecodeCase, half: bool) -> N
 @HALVES
 @pytest.mark.parametrize("batch", range(1, 9))
 def test_batches(gpu: Gpu, stream: CudaStream, batch: int, half: bool) -> None:
-    """Images whose logits begin inside a vector, and arrays that do not begin at one either."""
+    """The logits of an image, and the arrays themselves, may begin at addresses that vector loads cannot use."""
     for anchors, classes in ((1, 1), (3, 1), (1, 5), (9, 3)):
         case = random_heads(
             batch, batch=batch, anchors=anchors, classes=classes, sizes=[(9, 13), (5, 7), (2, 2), (1, 1)]
@@ -97,7 +97,7 @@ def test_any_heads(gpu: Gpu, stream: CudaStream, seed: int, half: bool) -> None:
 
 @HALVES
 def test_more_candidates_than_the_buffer_holds(gpu: Gpu, stream: CudaStream, half: bool) -> None:
-    """One image of two is crowded: its level is read again, and nothing is cut."""
+    """One of two images is crowded: its level is read again, and no candidate is lost."""
     case = random_heads(70, batch=2, anchors=9, classes=5, sizes=[(30, 30), (3, 3)], top_k=2500, logit_threshold=-INF)
     pairs = case.logits[0][1].size
     assert pairs > 32_768
@@ -120,7 +120,7 @@ def test_three_hundred_thousand_anchors(gpu: Gpu, stream: CudaStream, batch: int
 @HALVES
 @pytest.mark.parametrize("threshold", [3.0, 6.0], ids=["more than the buffer holds", "fewer"])
 def test_resnet50_at_800_by_1344(gpu: Gpu, stream: CudaStream, threshold: float, half: bool) -> None:
-    """The heads that docs/kernel_budget.md counts, of which 2.3 % or 0.02 % of the logits pass."""
+    """Head outputs of the size in docs/kernel_budget.md, of which 2.3% or 0.02% of the logits pass."""
     sizes = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]
     case = random_heads(72, anchors=9, classes=91, sizes=sizes, logit_threshold=threshold)
     assert sum(level.shape[2] * level.shape[3] * 9 for level in case.logits) == 201_600
@@ -155,7 +155,7 @@ def test_sizes_around_warps_and_tiles(gpu: Gpu, stream: CudaStream, count: int) 
 
 
 def test_images_of_a_batch_have_their_own_counts(gpu: Gpu, stream: CudaStream) -> None:
-    """What lies behind the counts is not looked at."""
+    """Candidates behind the counts are not read."""
     boxes, logits, class_ids = crowd(30, 600, classes=3)
     counts = np.array([600, 0, 63, 1, 257, 599, 300, 2], dtype=np.int32)
     batch = [np.stack([array] * len(counts)) for array in (boxes, logits, class_ids)]
@@ -216,7 +216,7 @@ def test_preprocess(
 
 
 def rgb_of(luma: npt.NDArray[np.uint8], chroma: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """(H, W, 3) of NV12's planes (H, W) and (H / 2, W / 2, 2) by the matrix in 1/256 that csrc/color_math.h states."""
+    """Converts NV12's planes (H, W) and (H / 2, W / 2, 2) to (H, W, 3) with the matrix of csrc/color_math.h."""
     y = 298 * (luma.astype(np.int64) - 16) + 128
     u, v = (np.kron(chroma[:, :, i].astype(np.int64) - 128, np.ones((2, 2), np.int64)) for i in (0, 1))
     sums = np.stack([y + 409 * v, y - 100 * u - 208 * v, y + 516 * u], axis=2)
@@ -237,7 +237,7 @@ def test_nv12(
     spare: int,
     half: bool,
 ) -> None:
-    """A decoder's frame gives the input that its RGB gives."""
+    """An NV12 frame gives the same network input as its RGB version."""
     random = np.random.default_rng(11)
     height, width = size
     luma = random.integers(0, 256, (height, width + spare), dtype=np.uint8)

@@ -24,7 +24,7 @@ def test_two_models_by_hand() -> None:
     first = found(([0, 0, 10, 10], 0.9, 0), ([50, 50, 60, 60], 0.8, 1))
     second = found(([1, 1, 11, 11], 0.6, 0))
     fused = retinasdk.fuse([first, second])
-    assert fused.names == ("cat", "dog")
+    assert fused.names.tolist() == ["cat", "dog"]
     assert fused.scores == pytest.approx([0.75, 0.4], abs=1e-6)
     assert fused.xyxy[0] == pytest.approx([0.4, 0.4, 10.4, 10.4], abs=1e-5)
     assert fused.xyxy[1].tolist() == [50, 50, 60, 60]

@@ -65,7 +65,7 @@ def test_errors_stay_in_their_place(two_workers: Detector, tmp_path: Path, batch
         tmp_path / "good.png",
         tmp_path / "broken.jpg",
         tmp_path / "missing.jpg",
-        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 2), np.uint8),
         None,
         IMAGES[0],
     ]
@@ -99,9 +99,18 @@ def test_options_are_checked_at_once(two_workers: Detector) -> None:
         two_workers.predict(IMAGES, classes=["cat"])
     with pytest.raises(TypeError, match="not iterable"):
         two_workers.predict(3)  # type: ignore[arg-type]
-    for one in ("photos", Path("photo.jpg"), IMAGES[0]):
-        with pytest.raises(TypeError, match="must be an iterable of images, got one"):
-            two_workers.predict(one)  # type: ignore[arg-type]
+
+
+def test_one_image_or_a_folder(two_workers: Detector, tmp_path: Path) -> None:
+    for name in ("b.png", "a.png"):
+        PillowImage.fromarray(IMAGES[0]).save(tmp_path / name)
+    expected = two_workers(IMAGES[0])
+    for source, count in ((tmp_path, 2), (str(tmp_path / "a.png"), 1), (IMAGES[0], 1)):
+        results = list(two_workers.predict(source))
+        assert len(results) == count
+        for result in results:
+            assert_close(result.detections, expected)
+    assert "no such file" in str(next(two_workers.predict("missing.jpg")).error)
 
 
 def test_stopping_early_leaves_no_thread(two_workers: Detector) -> None:

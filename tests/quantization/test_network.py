@@ -302,18 +302,18 @@ def test_old_opsets() -> None:
     x = np.ones((1, 3, 4, 4), np.float32)
     np.testing.assert_array_equal(run(prepared(old), x)[0], run(old, x)[0])
     old.graph.node.append(helper.make_node("NoSuchOperator", ["out"], ["other"]))
-    with pytest.raises(ModelError, match="wanted opset 13 or newer to quantize, got 11, which cannot be converted"):
+    with pytest.raises(ModelError, match=r"has opset 11, but quantization needs 13 or newer\. It cannot be converted"):
         prepared(old)
 
 
 def test_what_cannot_be_quantized() -> None:
     weight, bias = np.ones((4, 3, 1, 1), np.float32), np.zeros(4, np.float32)
-    with pytest.raises(ModelError, match="wanted finite weights to quantize, got NaN or infinity in 'w0'"):
+    with pytest.raises(ModelError, match="The weight 'w0' has values that are NaN or infinite"):
         prepared(convolutions([weight * np.float32(np.nan)], [bias]))
-    with pytest.raises(ModelError, match="wanted a network in float32, got float16 weights"):
+    with pytest.raises(ModelError, match=r"has float16 weights .* but quantization needs float32"):
         prepared(convolutions([weight.astype(np.float16)], [bias.astype(np.float16)]))
     network = Network(prepared(convolutions([weight], [bias])))
-    with pytest.raises(ModelError, match="wanted finite activations on the images, got inf in 'x'"):
+    with pytest.raises(ModelError, match="computes inf in the tensor 'x', but activations must be finite"):
         observe(network, [np.full((1, 3, 2, 2), np.inf, np.float32)])
 
 

@@ -1,4 +1,4 @@
-"""`Detector(device="cuda")` over honest stand-ins against `Detector(device="cpu")`: equal to the last bit."""
+"""Compares `Detector(device="cuda")` over stand-ins with `Detector(device="cpu")`: results are equal bit for bit."""
 
 from __future__ import annotations
 
@@ -18,20 +18,9 @@ from retinasdk import Detections, Detector, ModelSpec, Normalise, Resize
 SIZES = ((90, 120), (90, 120), (120, 90), (61, 47), (90, 121), (30, 400), (400, 30), (1, 1))
 
 
-@pytest.fixture(scope="module")
-def engine(model_path: Path, spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_engine(tmp_path_factory.mktemp("engine") / "tiny.engine", model_path, spec)
-
-
-@pytest.fixture
-def gpu() -> Iterator[FakeGpu]:
-    with fake_gpu() as gpu:
-        yield gpu
-
-
 @pytest.fixture(params=["late", "at once", "integrated"])
 def any_gpu(request: pytest.FixtureRequest) -> Iterator[FakeGpu]:
-    """Work is done when someone waits for it, or when it is launched; or memory is shared with the CPU."""
+    """GPUs that run work when someone waits for it, or at its launch, or that share memory with the CPU."""
     with fake_gpu(eager=request.param == "at once", integrated=request.param == "integrated") as gpu:
         yield gpu
 
@@ -86,7 +75,7 @@ def test_thresholds_and_classes_change_below_a_graph(any_gpu: FakeGpu, engine: P
 
 
 def test_image_sizes_change_below_a_graph(gpu: FakeGpu, engine: Path, detector: Detector) -> None:
-    """Other images, other resizes and other clipping, one shape of the network's input."""
+    """Images, resizes and clipping change while the shape of the network's input stays."""
     sizes = [(90, 120), (89, 119), (45, 60), (180, 240), (89, 120)]
     with Detector(engine, device="cuda") as on_gpu:
         for seed, size in enumerate(sizes * 2):
@@ -144,7 +133,7 @@ def test_files_and_crops(gpu: FakeGpu, engine: Path, detector: Detector, tmp_pat
 def test_float16_tensors(
     any_gpu: FakeGpu, detector: Detector, model_path: Path, spec: ModelSpec, tmp_path: Path, dtypes: dict[str, str]
 ) -> None:
-    """Near the float32 detections, and exactly those of float16 heads on the CPU."""
+    """The detections are near those of float32, and equal to those of float16 heads on the CPU."""
     engine = save_engine(tmp_path / "half.engine", model_path, spec, dtypes=dtypes)
     with Detector(engine, device="cuda") as on_gpu:
         assert_same(on_gpu(blocks()), halved_on_the_cpu(detector, blocks(), dtypes))
@@ -170,7 +159,7 @@ def halved_on_the_cpu(detector: Detector, image: Image, dtypes: dict[str, str]) 
 def test_batches(
     gpu: FakeGpu, detector: Detector, model_path: Path, spec: ModelSpec, tmp_path: Path, smallest: int, largest: int
 ) -> None:
-    """Split at the largest batch, filled up to the smallest."""
+    """Calls are split at the largest batch and padded to the smallest one."""
     shapes: dict[str, Any] = {"smallest": (smallest, 3, 32, 32), "largest": (largest, 3, 256, 256)}
     engine = save_engine(tmp_path / "batch.engine", model_path, spec, **shapes)
     images = [blocks(seed=seed) for seed in range(7)]

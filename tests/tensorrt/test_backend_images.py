@@ -1,35 +1,23 @@
-"""Images that lie on the GPU already: read where they are, after whatever still writes them, and given back."""
+"""Tests images in GPU memory: they are read in place, after pending writes, and released."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import FakeGpu, fake_gpu
-from fakes.tensorrt import save_engine
+from fakes import FakeGpu
 from pictures import Image, blocks
 
-from retinasdk import Detector, ModelSpec
-
-
-@pytest.fixture(scope="module")
-def engine(model_path: Path, spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_engine(tmp_path_factory.mktemp("engine") / "tiny.engine", model_path, spec)
-
-
-@pytest.fixture
-def gpu() -> Iterator[FakeGpu]:
-    with fake_gpu() as gpu:
-        yield gpu
+from retinasdk import Detector
 
 
 class CudaArray:
-    """What CuPy, Numba and pycuda give: an array whose values are still being computed on a stream."""
+    """An array like those of CuPy, Numba and pycuda, whose values are still being computed on a stream."""
 
     def __init__(self, gpu: FakeGpu, image: Any, *, stream: int | None = 2, version: int = 3) -> None:
         self._block = gpu.allocate("image", max(image.nbytes, 1))
@@ -48,7 +36,7 @@ class CudaArray:
 
 
 class DlpackArray:
-    """What PyTorch, CuPy and JAX give: a capsule, once the consumer's stream is made to wait for the values."""
+    """An array like those of PyTorch, CuPy and JAX: it makes the consumer's stream wait and returns a capsule."""
 
     def __init__(self, gpu: FakeGpu, image: Any, *, device: tuple[int, int] = (2, 0), stream: int = 1) -> None:
         self._gpu, self._device, self._stream = gpu, device, stream
@@ -77,7 +65,7 @@ _capsule_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c
 
 @pytest.mark.parametrize(("version", "stream"), [(3, 1), (3, 2), (2, None)])
 def test_cuda_arrays(gpu: FakeGpu, engine: Path, detector: Detector, version: int, stream: int | None) -> None:
-    """Behind the stream that it names, or the default one where it cannot name any; never copied."""
+    """The frame waits for the array's stream, or for the default one if it names none. Nothing is copied."""
     with Detector(engine, device="cuda") as on_gpu:
         for seed in range(3):
             image = CudaArray(gpu, blocks(seed=seed), version=version, stream=stream)
@@ -98,7 +86,7 @@ def test_a_cuda_array_that_is_ready(gpu: FakeGpu, engine: Path, detector: Detect
 
 @pytest.mark.parametrize("kind", [2, 13], ids=["device", "managed"])
 def test_dlpack(gpu: FakeGpu, engine: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch, kind: int) -> None:
-    """Borrowed until the frame is done."""
+    """The image is held until the frame is done, and released then."""
     with Detector(engine, device="cuda") as on_gpu:
         image = DlpackArray(gpu, blocks(), device=(kind, 0))
         before, synchronize, meanwhile = sys.getrefcount(image.values), gpu.synchronize, []
@@ -115,7 +103,7 @@ def test_dlpack(gpu: FakeGpu, engine: Path, detector: Detector, monkeypatch: pyt
 
 
 def test_dlpack_goes_before_the_older_protocol(gpu: FakeGpu, engine: Path, detector: Detector) -> None:
-    """As with PyTorch, whose tensors have both, and name their stream only in the first."""
+    """PyTorch's tensors have both protocols, but only DLPack takes their stream into account."""
     with Detector(engine, device="cuda") as on_gpu:
         image = DlpackArray(gpu, blocks())
         image.__cuda_array_interface__ = None  # type: ignore[attr-defined]
@@ -168,7 +156,7 @@ def test_lists_of_both(gpu: FakeGpu, engine: Path, detector: Detector) -> None:
 
 
 def test_arrays_on_the_host_that_speak_dlpack(gpu: FakeGpu, engine: Path, detector: Detector) -> None:
-    """As a PyTorch tensor on the CPU: nothing of the GPU's."""
+    """An array on the CPU with DLPack, like a PyTorch tensor there, is not taken for one on the GPU."""
 
     class OnHost:
         def __dlpack__(self, **options: Any) -> Any:
@@ -191,12 +179,12 @@ def test_arrays_on_the_host_that_speak_dlpack(gpu: FakeGpu, engine: Path, detect
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((3, 20, 30), np.uint8), r"got shape \(3, 20, 30\); pass RGB with channels last"),
-        (np.zeros((20, 30, 4), np.uint8), r"got shape \(20, 30, 4\)"),
-        (np.zeros((20, 30), np.uint8), r"got shape \(20, 30\)"),
-        (np.zeros((0, 30, 3), np.uint8), r"got shape \(0, 30, 3\)"),
-        (np.zeros((20, 30, 3), np.float32), "convert it to uint8"),
-        (np.zeros((20, 30, 3), np.int8), "convert it to uint8"),
+        (np.zeros((3, 20, 30), np.uint8), r"with channels last, but its shape is \(3, 20, 30\)"),
+        (np.zeros((20, 30, 4), np.uint8), r"its shape is \(20, 30, 4\)"),
+        (np.zeros((20, 30), np.uint8), r"its shape is \(20, 30\)"),
+        (np.zeros((0, 30, 3), np.uint8), r"its shape is \(0, 30, 3\)"),
+        (np.zeros((20, 30, 3), np.float32), "Convert it to uint8"),
+        (np.zeros((20, 30, 3), np.int8), "Convert it to uint8"),
     ],
 )
 def test_wrong_arrays(gpu: FakeGpu, engine: Path, detector: Detector, make: Any, image: Any, message: str) -> None:
@@ -204,7 +192,7 @@ def test_wrong_arrays(gpu: FakeGpu, engine: Path, detector: Detector, make: Any,
         given = make(gpu, image)
         gpu.synchronize(2)
         gpu.synchronize(1)
-        with pytest.raises(ValueError, match=rf"image on the GPU must be \(H, W, 3\) uint8 .*{message}"):
+        with pytest.raises(ValueError, match=rf"image on the GPU must be a \(height, width, 3\) uint8 .*{message}"):
             on_gpu(given)
         assert on_gpu(blocks()) == detector(blocks())
         if make is CudaArray:
@@ -216,7 +204,7 @@ def test_strides_that_no_kernel_reads(gpu: FakeGpu, engine: Path) -> None:
         image = DlpackArray(gpu, blocks())
         gpu.synchronize(1)
         image.values = image.values[:, ::-1]
-        with pytest.raises(ValueError, match=r"got strides .*; make it contiguous, with channels last"):
+        with pytest.raises(ValueError, match=r"channels last, but its strides are .*\. Make it contiguous"):
             on_gpu(image)
 
 
@@ -224,5 +212,5 @@ def test_another_gpu(gpu: FakeGpu, engine: Path) -> None:
     with Detector(engine, device="cuda") as on_gpu:
         image = DlpackArray(gpu, blocks(), device=(2, 1))
         gpu.synchronize(1)
-        with pytest.raises(ValueError, match="image must be on GPU 0, got one on GPU 1; move it there"):
+        with pytest.raises(ValueError, match=r"image is on GPU 1, but must be on GPU 0\. Move it there"):
             on_gpu(image)

@@ -1,4 +1,4 @@
-"""A `Detector`'s life on the GPU, over honest stand-ins: threads, closing, forks, failures at every step, graphs."""
+"""Tests the GPU backend over stand-ins: threads, closing, forks, failures at every step, and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -19,13 +19,8 @@ from pictures import LABELS, blocks
 from retinasdk import Detector, DeviceError, ModelError, ModelSpec
 
 
-@pytest.fixture(scope="module")
-def engine(model_path: Path, spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_engine(tmp_path_factory.mktemp("engine") / "tiny.engine", model_path, spec)
-
-
 def open_and_detect(engine: Path) -> None:
-    """Opens, a frame launched plainly, one recorded, one replayed, a larger one; closes."""
+    """Opens a detector; runs a frame directly, one recorded, one replayed, and a larger one; closes it."""
     with Detector(engine, device="cuda") as on_gpu:
         for _ in range(3):
             on_gpu(blocks())
@@ -39,7 +34,7 @@ def open_and_detect(engine: Path) -> None:
 def test_many_threads_get_what_one_gets(
     detector: Detector, model_path: Path, spec: ModelSpec, tmp_path: Path, version: str
 ) -> None:
-    """Single images, lists, thresholds and classes mixed. Before 10, one context has to do."""
+    """Threads mix single images, lists, thresholds and classes. Before TensorRT 10, they share one context."""
     calls: list[tuple[Any, dict[str, Any]]] = []
     for seed, size in enumerate(((90, 120), (61, 47), (30, 200))):
         image = blocks(*size, seed=seed)
@@ -67,7 +62,7 @@ def test_one_thread_makes_one_context(engine: Path) -> None:
 
 
 def test_a_lane_of_the_same_shape_is_preferred(engine: Path) -> None:
-    """Two threads, two shapes: once both have their graphs, nothing is launched plainly any more."""
+    """Two threads use two shapes: once both have their graphs, nothing is launched directly any more."""
     with fake_gpu() as gpu, Detector(engine, device="cuda") as on_gpu:
         in_step = threading.Barrier(2)
 
@@ -98,7 +93,7 @@ def test_close(engine: Path) -> None:
         assert not any(gpu.live.values())
         detector.close()
         for call in (lambda: detector(blocks()), lambda: detector._backend.infer(np.zeros((1, 3, 64, 64), np.float32))):
-            with pytest.raises(DeviceError, match="closed; make a new Detector"):
+            with pytest.raises(DeviceError, match=r"closed\. Create a new one"):
                 call()
 
 
@@ -174,7 +169,7 @@ def test_a_forked_process_says_so_and_frees_nothing(engine: Path) -> None:
         said = os.read(reading, 10_000).decode()
         os.close(reading)
         os.close(writing)
-    assert "made before this process was forked; make it after the fork" in said
+    assert "created before this process was forked, and CUDA does not work across a fork. Create it" in said
     assert said.endswith("freed: False")
 
 
@@ -194,7 +189,7 @@ def test_a_failure_at_any_step_leaks_nothing_and_says_which(engine: Path) -> Non
                 continue
             with pytest.raises((DeviceError, ModelError)) as caught:
                 open_and_detect(engine)
-            assert "this one was to fail" in str(caught.value), step
+            assert "the test asked for it" in str(caught.value), step
             said.add(str(caught.value).partition(":")[0])
             del caught
     wanted = {
@@ -211,7 +206,7 @@ def test_a_failure_at_any_step_leaks_nothing_and_says_which(engine: Path) -> Non
 
 
 def gpu_is_let_down_softly(steps: list[str], number: int) -> bool:
-    """The steps of a recording that fails, after which the frame is launched plainly; and those of closing."""
+    """Steps that may fail: those of a recording, after which the frame is launched directly, and those of closing."""
     launched = [index for index, step in enumerate(steps, start=1) if step == "enqueueV3"]
     recording = range(launched[1] - 1, launched[1] + 2)  # upload, network, download
     return number in recording or number == len(steps)
@@ -228,7 +223,7 @@ def test_the_next_call_works_after_one_that_failed(engine: Path, detector: Detec
 
 
 def test_a_failed_kernel_is_told(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The GPU tells only when it is waited for."""
+    """The GPU reports an error at the next wait."""
     with fake_gpu() as gpu, Detector(engine, device="cuda") as on_gpu:
         enqueue = gpu.enqueue
 
@@ -255,7 +250,7 @@ def test_capture_refused(
     caplog: pytest.LogCaptureFixture,
     refuse: str,
 ) -> None:
-    """Decided and logged once for each shape, whatever the thread."""
+    """The decision is made and logged once for each shape, in whichever thread."""
     rtx = refuse == "ask"
     version = "1.7.1" if rtx else "10.3.0"
     engine = save_engine(tmp_path / "tiny.engine", model_path, spec, version=f"{version}.1", rtx=rtx)
@@ -267,9 +262,9 @@ def test_capture_refused(
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(on_gpu, [blocks()] * 8))
         assert gpu.launches["graph"] == 0
-    lines = [record.message for record in caplog.records if "no CUDA graph" in record.message]
+    lines = [record.message for record in caplog.records if "without a CUDA graph" in record.message]
     assert len(lines) == 2
-    assert lines[0].startswith("shape (1, 3, 128, 192): no CUDA graph, work is launched one by one (")
+    assert lines[0].startswith("Shape (1, 3, 128, 192) runs without a CUDA graph (")
 
 
 def test_a_graph_goes_with_its_shape(engine: Path, detector: Detector) -> None:

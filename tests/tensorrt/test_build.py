@@ -1,4 +1,4 @@
-"""`build_engine`, its cache and the first use of an ONNX file on the GPU, over honest stand-ins of every version."""
+"""Tests `build_engine`, the engine cache and the first use of an ONNX file, over stand-ins for every version."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def last_build(gpu: Any) -> BuildRecord:
 def test_versions(
     model_path: Path, engine: Path, spec: ModelSpec, detector: Detector, version: str, precision: str
 ) -> None:
-    """The engine finds what the ONNX file finds; types are in the graph where the version takes them from there."""
+    """The engine detects what the ONNX file detects. The graph has the types, if the version takes them from there."""
     images = [blocks(seed=seed) for seed in range(4)]
     with fake_gpu(tensorrt=version) as gpu:
         info = build_engine(model_path, engine, precision=precision, batch=(1, 2, 4), images=images)
@@ -93,7 +93,7 @@ def test_versions(
 
 
 def assert_near(found: list[Any], wanted: list[Any], tolerance: float, share: float) -> None:
-    """That share of the boxes have one of the same class in the same place, with about the same score."""
+    """Returns the share of detections that have a counterpart of the same class, place and about the same score."""
     for ours, theirs in zip(found, wanted, strict=True):
         matched = 0
         for item in theirs:
@@ -104,7 +104,7 @@ def assert_near(found: list[Any], wanted: list[Any], tolerance: float, share: fl
 
 
 def test_rtx_builds_without_a_gpu(model_path: Path, engine: Path) -> None:
-    """TensorRT for RTX compiles on the user's machine; its engines are for no GPU in particular."""
+    """TensorRT for RTX compiles where the engine runs, so its fingerprint names no GPU."""
     with fake_gpu(devices=0, reason="no driver", tensorrt="1.7.1.116", rtx=True):
         info = build_engine(model_path, engine, precision="fp32")
     assert info.fingerprint.tensorrt == "tensorrt_rtx"
@@ -151,7 +151,10 @@ def test_options_reach_tensorrt(model_path: Path, engine: Path) -> None:
 
 
 def test_a_level_that_the_version_does_not_have(model_path: Path, engine: Path) -> None:
-    with fake_gpu(tensorrt="8.5.2"), pytest.raises(ValueError, match=r"8\.5\.2 has no optimization levels .*leave it"):
+    with (
+        fake_gpu(tensorrt="8.5.2"),
+        pytest.raises(ValueError, match=r"needs TensorRT 8\.6 or newer, but 8\.5\.2 is .*Leave it out"),
+    ):
         build_engine(model_path, engine, optimization_level=5)
 
 
@@ -167,7 +170,7 @@ def test_measurements_are_kept_and_outdated_ones_do_no_harm(model_path: Path, en
 
 
 def test_scales_of_its_own(model_path: Path, engine: Path, network: onnx.ModelProto, spec: ModelSpec) -> None:
-    """A network that was quantized in training is built as it is: no images are wanted."""
+    """A network that has int8 scales is built as it is, without calibration images."""
     from retinasdk.tensorrt.int8 import quantize
 
     path = engine.with_name("own.onnx")
@@ -181,12 +184,14 @@ def test_scales_of_its_own(model_path: Path, engine: Path, network: onnx.ModelPr
 
 
 def test_what_is_quantized_for_the_cpu(model_path: Path, engine: Path) -> None:
-    """Its scales are none that TensorRT takes; what to do instead is said, to those that build and those that run."""
+    """TensorRT does not support uint8 scales. The error says what to do, when building and when running."""
     from retinasdk import quantize_onnx
 
     path = engine.with_name("cpu.onnx")
     quantize_onnx(model_path, path, [blocks()], sweep_images=1, min_agreement=0)
-    message = r"cpu\.onnx: wanted .* quantized for the CPU \(uint8\); run it with device='cpu', or build from the file"
+    message = (
+        r"cpu\.onnx is quantized for the CPU \(uint8\).* Run it with device='cpu', or build the engine from the float"
+    )
     with fake_gpu():
         with pytest.raises(ModelError, match=message):
             build_engine(path, engine)
@@ -198,7 +203,7 @@ def test_what_is_quantized_for_the_cpu(model_path: Path, engine: Path) -> None:
 def test_calibration_from_a_folder(model_path: Path, engine: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
-    with fake_gpu(), pytest.raises(ValueError, match="wanted a folder with images to calibrate with, found none"):
+    with fake_gpu(), pytest.raises(ValueError, match="images has no images to calibrate with"):
         build_engine(model_path, engine, precision="int8", images=folder)
     Image.fromarray(blocks()).save(folder / "a.png")
     with fake_gpu():
@@ -212,14 +217,14 @@ def test_calibration_from_a_folder(model_path: Path, engine: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int4"}, "precision must be one of fp32, fp16, int8; got 'int4'"),
-        ({"precision": "int8"}, "takes its scales from images, got none; give images="),
+        ({"precision": "int4"}, "precision must be one of fp32, fp16, int8, but got 'int4'"),
+        ({"precision": "int8"}, "needs calibration images, but got none. Pass a folder"),
         ({"batch": 0}, "batch must be one number"),
         ({"batch": (2, 1, 4)}, "batch must be one number"),
         ({"batch": (1, 2)}, "batch must be one number"),
         ({"sizes": []}, "sizes must have at least one"),
-        ({"sizes": [(0, 4)]}, r"sizes must be \(height, width\) pairs"),
-        ({"sizes": [(4, 4, 3)]}, r"sizes must be \(height, width\) pairs"),
+        ({"sizes": [(0, 4)]}, r"sizes must be pairs \(height, width\)"),
+        ({"sizes": [(4, 4, 3)]}, r"sizes must be pairs \(height, width\)"),
     ],
 )
 def test_wrong_options(model_path: Path, engine: Path, options: dict[str, Any], message: str) -> None:
@@ -231,7 +236,7 @@ def test_wrong_options(model_path: Path, engine: Path, options: dict[str, Any], 
 @pytest.mark.parametrize("name", ["out.plan", "absent/out.engine"])
 def test_wrong_targets(model_path: Path, tmp_path: Path, name: str) -> None:
     with fake_gpu() as gpu:
-        with pytest.raises(ValueError, match=r"ends in \.engine|folder that can be written to"):
+        with pytest.raises(ValueError, match=r"ends in \.engine|cannot be written to .* Create the folder"):
             build_engine(model_path, tmp_path / name)
         assert gpu.built == []
 
@@ -244,7 +249,7 @@ def test_a_fixed_batch_stays(model_path: Path, engine: Path, network: onnx.Model
     path = engine.with_name("fixed.onnx")
     onnx.save(model, path)
     with fake_gpu():
-        with pytest.raises(ValueError, match="takes 2 images at a time and no others, got batch=1"):
+        with pytest.raises(ValueError, match="fixed batch size of 2, but got batch=1"):
             build_engine(path, engine, batch=1, spec=spec)
         assert build_engine(path, engine, spec=spec).profile.max[0] == 2
 
@@ -267,8 +272,8 @@ def broken(network: onnx.ModelProto, what: str) -> bytes:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("truncated", "is it a complete ONNX file"),
-        ("another operator", r"node (far_away \(Det\)|number 0): not supported; export the network with standard"),
+        ("truncated", "complete ONNX file"),
+        ("another operator", r"node (far_away \(Det\)|number 0): not supported\. Export the network with standard"),
     ],
 )
 def test_models_that_cannot_be_built(
@@ -282,10 +287,10 @@ def test_models_that_cannot_be_built(
 
 
 def test_no_gpu_no_builder(model_path: Path, engine: Path) -> None:
-    """Some versions crash when they are asked without one: the stand-in would record it as a fault."""
+    """Some versions of TensorRT crash without a GPU. The stand-in would record it as a fault."""
     with (
         fake_gpu(devices=0, reason="no driver"),
-        pytest.raises(DeviceError, match=r"building an engine was asked for, but there is no usable GPU .*no driver"),
+        pytest.raises(DeviceError, match=r"building an engine needs a GPU, but there is no usable one .*no driver"),
     ):
         build_engine(model_path, engine)
 
@@ -314,7 +319,7 @@ def test_ctrl_c_leaves_nothing(model_path: Path, engine: Path) -> None:
 
 
 def test_both_files_or_none(model_path: Path, engine: Path) -> None:
-    """The JSON cannot be written: what was there before stays."""
+    """If the JSON file cannot be written, the old files stay."""
     engine.write_bytes(b"before")
     EngineInfo.path_for(engine).mkdir()
     with fake_gpu(), pytest.raises(IsADirectoryError):
@@ -328,7 +333,7 @@ def test_both_files_or_none(model_path: Path, engine: Path) -> None:
 
 @pytest.fixture
 def own_model(model_path: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
+    """A copy of the model that a test may change."""
     copy = tmp_path / "own.onnx"
     copy.write_bytes(model_path.read_bytes())
     copy.with_suffix(".json").write_bytes(model_path.with_suffix(".json").read_bytes())
@@ -346,7 +351,7 @@ def test_built_on_first_use_and_found_on_the_second(
         with Detector(own_model) as on_gpu:  # "auto" is the GPU; another precision, another engine
             assert on_gpu.device == "cuda"
         assert len(gpu.built) == 2
-    assert "own.onnx: building its engine, which can take minutes: there is none in the cache yet" in caplog.text
+    assert "own.onnx: building its TensorRT engine, which can take minutes. Reason: the cache has no" in caplog.text
 
 
 def _newer_onnx(path: Path) -> str:
@@ -364,13 +369,13 @@ def _other_spec(path: Path) -> str:
 def _damage(path: Path) -> str:
     (engine,) = Path(os.environ["RETINASDK_CACHE"]).glob("*.engine")
     engine.write_bytes(engine.read_bytes()[:-1])
-    return "the one in the cache is damaged"
+    return "the engine in the cache is damaged"
 
 
 def _no_json(path: Path) -> str:
     (info,) = Path(os.environ["RETINASDK_CACHE"]).glob("*.engine.json")
     info.unlink()
-    return "the one in the cache is damaged"
+    return "the engine in the cache is damaged"
 
 
 @pytest.mark.parametrize("change", [_newer_onnx, _other_spec, _damage, _no_json])
@@ -382,7 +387,7 @@ def test_built_again_when_it_does_not_fit(own_model: Path, caplog: pytest.LogCap
         for _ in range(2):
             Detector(own_model, device="cuda").close()
         assert len(gpu.built) == 2
-    (line,) = [record.message for record in caplog.records if "building its engine" in record.message]
+    (line,) = [record.message for record in caplog.records if "building its TensorRT engine" in record.message]
     assert why in line
 
 
@@ -391,7 +396,7 @@ def test_built_again_for_another_tensorrt(own_model: Path, caplog: pytest.LogCap
         with fake_gpu(tensorrt=version) as gpu:
             Detector(own_model, device="cuda").close()
             assert len(gpu.built) == 1
-    assert "it was built for TensorRT 10.3.0, here is 10.13.3" in caplog.text
+    assert "it was built for TensorRT 10.3.0, but this is 10.13.3" in caplog.text
 
 
 def test_many_ask_and_one_builds(own_model: Path) -> None:
@@ -426,10 +431,10 @@ def test_a_cache_that_cannot_be_written(
         for _ in range(2):
             Detector(own_model, device="cuda").close()
         assert len(gpu.built) == 1
-    lines = [record.message for record in caplog.records if "caches go to" in record.message]
+    lines = [record.message for record in caplog.records if "Caches go to" in record.message]
     assert len(lines) == 1
     assert str(temporary) in lines[0]
-    assert "set RETINASDK_CACHE to a folder that can" in lines[0]
+    assert "Set RETINASDK_CACHE to a folder that can" in lines[0]
 
 
 def test_interrupted_and_failed_builds_leave_the_cache_as_it_was(own_model: Path, cache: Path) -> None:

@@ -48,7 +48,7 @@ def engine(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def resnet50(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """R50-FPN of 91 classes, for network inputs of 800 x 1344."""
+    """A ResNet-50 FPN with 91 classes, for network inputs of 800 x 1344."""
     path = save_random_retinanet(tmp_path_factory.mktemp("r50") / "r50.onnx", "resnet50", classes=91)
     spec = ModelSpec.load(path.with_suffix(".json"))
     spec.replace(resize=Resize("squash", (800, 1344))).save(path.with_suffix(".json"))
@@ -81,7 +81,7 @@ def test_builds(request: pytest.FixtureRequest, engine: Path, name: str, precisi
 
 
 def test_precision_is_in_the_engine(engine: Path, tmp_path: Path, model_path: Path) -> None:
-    """The float16 engine of the same network is smaller: its weights are float16, but the last layers'."""
+    """The fp16 engine is smaller, because all weights but those of the last layers are float16."""
     sizes = {}
     for precision in ("fp32", "fp16"):
         sizes[precision] = build_engine("blood-cells", engine, precision=precision).size_bytes
@@ -89,7 +89,7 @@ def test_precision_is_in_the_engine(engine: Path, tmp_path: Path, model_path: Pa
 
 
 def test_ctrl_c(engine: Path) -> None:
-    """TensorRT ends the build as soon as it is told; nothing is written, and the next build works."""
+    """TensorRT stops the build, nothing is written, and the next build works."""
 
     def press(done: int, of: int) -> None:
         if done == 1:
@@ -111,7 +111,7 @@ def build(content: bytes, profile: Profile, input: str = "images") -> bytes:
 
 
 def small(*nodes: onnx.NodeProto, opset: int = 17, **initializers: Any) -> bytes:
-    """A graph from images (n, 3, h, w) to `out`."""
+    """Returns a serialized graph from the input `images` (n, 3, h, w) to the output `out`."""
     graph = helper.make_graph(
         list(nodes),
         "small",
@@ -136,16 +136,16 @@ def test_what_it_refuses_is_not_the_small_graph() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "some.onnx: TensorRT reads no network in it: .*export it again"),
-        (b"rubbish", "is it a complete ONNX file"),
+        (b"", "some.onnx: TensorRT finds no network in the file: .*Export the network again"),
+        (b"rubbish", "Check that it is a complete ONNX file"),
         (small(RELU)[:40], "some.onnx: TensorRT"),
         (
             small(helper.make_node("Special", ["images"], ["out"], domain="ours", name="mine")),
-            r"node mine \(Special\): .*lugin.*; export the network with raw heads, without NMS and without operators",
+            r"node mine \(Special\): .*lugin.*\. Export the network with raw heads, without NMS and without custom",
         ),
         (
             small(helper.make_node("Det", ["images"], ["out"], name="determinant")),
-            r"node determinant \(Det\): not supported; export the network with standard operators",
+            r"node determinant \(Det\): not supported\. Export the network with standard operators",
         ),
         (
             small(
@@ -166,7 +166,7 @@ def test_models_that_it_cannot_read(content: bytes, message: str) -> None:
 
 
 def test_nms_in_the_graph() -> None:
-    """It parses, but TensorRT for RTX cannot build it; others can, and the SDK wants raw heads all the same."""
+    """TensorRT for RTX can parse NMS but not build it. Other versions can, but retinasdk needs raw heads anyway."""
     nodes = [
         helper.make_node("ReduceMax", ["images"], ["top"], axes=[1], keepdims=0),
         helper.make_node("Reshape", ["top", "as_boxes"], ["boxes"]),

@@ -1,4 +1,4 @@
-"""INT8 with scales from images: the form that TensorRT takes, and how near it comes."""
+"""Tests INT8 for TensorRT: the form and placement of Q/DQ pairs, their scales, and the accuracy."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from pictures import Image, blocks
 from PIL import Image as Pillow
 
 from retinasdk import ImageError, ModelError, ModelSpec, list_models
+from retinasdk.onnx_graph.calibration import network_inputs
+from retinasdk.onnx_graph.network import Network, prepared
+from retinasdk.onnx_graph.ranges import observe
 from retinasdk.pipeline.preprocess import Transform, preprocess
 from retinasdk.tensorrt.int8 import _half_above, quantize
 
@@ -25,7 +28,7 @@ def images(count: int = 3) -> list[Image]:
 
 
 def run(model: onnx.ModelProto, tensor: Any) -> list[Any]:
-    """Q/DQ as it is written: ONNX Runtime's int8 kernels saturate on processors without VNNI."""
+    """Runs Q/DQ pairs one by one, because ONNX Runtime's int8 kernels saturate on processors without VNNI."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -44,7 +47,7 @@ def constants(model: onnx.ModelProto) -> dict[str, Any]:
 
 
 def test_the_form(network: onnx.ModelProto, quantized: onnx.ModelProto, spec: ModelSpec) -> None:
-    """Symmetric int8, a scale for each output channel of weights, biases and last layers in float32."""
+    """Codes are symmetric int8, weights have a scale for each output channel, biases and last layers are float32."""
     onnx.checker.check_model(quantized, full_check=True)
     values, nodes = constants(quantized), {output: n for n in quantized.graph.node for output in n.output}
     heads = {name for level in spec.levels for name in (level.logits, level.deltas)}
@@ -82,16 +85,84 @@ def test_depthwise_convolutions_stay_out() -> None:
 
 def test_weights_are_as_near_as_int8_can(network: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
     values, exact = constants(quantized), constants(network)
-    weights = {name for name in values if name.endswith("_quantized")}
+    weights = [name for name in exact if f"{name}/codes" in values]
     assert len(weights) > 5
     for name in weights:
-        weight, scale = exact[name.removesuffix("_quantized")], values[f"{name.removesuffix('_quantized')}_scale"]
-        back = values[name] * scale.reshape(-1, 1, 1, 1)
+        weight, scale = exact[name], values[f"{name}/scales"]
+        back = values[f"{name}/codes"] * scale.reshape(-1, 1, 1, 1)
         assert (np.abs(back - weight) <= 0.5001 * scale.reshape(-1, 1, 1, 1)).all()
 
 
+def test_pairs_are_where_tensorrt_wants_them(network: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
+    """A tensor has one pair. Pairs are before convolutions and at shortcuts, not between a convolution and its Relu."""
+    nodes = quantized.graph.node
+    producer = {output: node for node in nodes for output in node.output}
+    encoded = [node.input[0] for node in nodes if node.op_type == "QuantizeLinear"]
+    assert len(encoded) == len(set(encoded)) > 5
+    readers: dict[str, list[str]] = {}
+    for node in nodes:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.op_type)
+    for name in encoded:
+        assert set(readers[name]) <= {"QuantizeLinear", "Conv"}  # no activation function; Conv: one that stays float
+    additions = [node for node in nodes if node.op_type == "Add"]
+    assert additions
+    for node in additions:
+        sources = [producer[name] for name in node.input]
+        # In a feature pyramid nothing but a Resize, which moves codes, is between the pair and the addition.
+        sources = [producer[source.input[0]] if source.op_type == "Resize" else source for source in sources]
+        assert sorted(source.op_type for source in sources) == ["Conv", "DequantizeLinear"]
+
+
+def test_shortcuts_of_convolutions(spec: ModelSpec) -> None:
+    """If an addition reads two convolutions, as at the start of a ResNet's stage, one of them gets a pair."""
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.normal(size=(8, sides, 3, 3)).astype(np.float32) for name, sides in (("a", 3), ("b", 3), ("c", 8))
+    }
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Conv", [spec.input, "a"], ["left"], pads=[1] * 4),
+            onnx.helper.make_node("Conv", [spec.input, "b"], ["right"], pads=[1] * 4),
+            onnx.helper.make_node("Add", ["left", "right"], ["sum"]),
+            onnx.helper.make_node("Relu", ["sum"], ["active"]),
+            onnx.helper.make_node("Conv", ["active", "c"], ["out"], pads=[1] * 4),
+        ],
+        "stage",
+        [onnx.helper.make_tensor_value_info(spec.input, TensorProto.FLOAT, [1, 3, "h", "w"])],
+        [onnx.helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 8, "h", "w"])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    found = quantize(model, spec, images(1))
+    encoded = [node.input[0] for node in found.graph.node if node.op_type == "QuantizeLinear"]
+    assert encoded == [spec.input, "left"]  # "active" is read by the last convolution alone, which stays float
+    (addition,) = (node for node in found.graph.node if node.op_type == "Add")
+    assert list(addition.input) == ["left/dequantized", "right"]
+
+
+def test_ranges_are_those_of_the_cpu_path(
+    network: onnx.ModelProto, quantized: onnx.ModelProto, spec: ModelSpec
+) -> None:
+    """The scales are those of the ranges that the CPU path measures."""
+    seen = Network(prepared(network))
+    ranges = observe(seen, network_inputs(images(), spec)).ranges
+    scales = {
+        name.removesuffix("/scale"): value for name, value in constants(quantized).items() if name.endswith("/scale")
+    }
+    assert len(scales) > 5
+    for name, scale in scales.items():
+        found = ranges[name]
+        assert scale == _half_above(np.float32(max(-found.low, found.high)) / np.float32(127))
+
+
+def test_networks_that_are_no_float32(network: onnx.ModelProto, quantized: onnx.ModelProto, spec: ModelSpec) -> None:
+    with pytest.raises(ModelError, match="quantized already"):
+        quantize(quantized, spec, images(1))
+
+
 def test_heads_stay_near(network: onnx.ModelProto, quantized: onnx.ModelProto, spec: ModelSpec) -> None:
-    """On images like those of the calibration: the error is a small part of what the heads vary by."""
+    """On images like those of the calibration, the error is a small part of the standard deviation."""
     transform = Transform.plan((90, 120), spec)
     tensor = preprocess([blocks(90, 120, seed=77)], [transform], spec).tensor
     for exact, rounded in zip(run(network, tensor), run(quantized, tensor), strict=True):
@@ -100,7 +171,7 @@ def test_heads_stay_near(network: onnx.ModelProto, quantized: onnx.ModelProto, s
 
 
 def test_ranges_come_from_the_images(network: onnx.ModelProto, spec: ModelSpec) -> None:
-    """Dark images make other scales than bright ones: nothing is made up."""
+    """Dark and bright images result in different scales of the input."""
     first = next(node for node in network.graph.node if node.op_type == "Conv")
 
     def input_scale(level: int) -> float:
@@ -111,7 +182,7 @@ def test_ranges_come_from_the_images(network: onnx.ModelProto, spec: ModelSpec) 
     mean, std = np.array(spec.normalise.mean), np.array(spec.normalise.std)
     for level in (0, 255):
         largest = np.abs((level - mean) / std).max()
-        assert input_scale(level) * 127.5 == pytest.approx(largest, rel=0.01)
+        assert input_scale(level) * 127 == pytest.approx(largest, rel=0.001)
 
 
 def test_a_fixed_batch(network: onnx.ModelProto, spec: ModelSpec) -> None:
@@ -123,7 +194,7 @@ def test_a_fixed_batch(network: onnx.ModelProto, spec: ModelSpec) -> None:
 
 
 def test_opset_for_typed_graphs_only(network: onnx.ModelProto, spec: ModelSpec) -> None:
-    """TensorRT 8 reads none above 17, and decides on types itself."""
+    """The opset is only raised for versions that take types from the graph: TensorRT 8 reads none above 17."""
 
     def opset(model: onnx.ModelProto) -> int:
         return next(item.version for item in model.opset_import if item.domain == "")
@@ -133,7 +204,7 @@ def test_opset_for_typed_graphs_only(network: onnx.ModelProto, spec: ModelSpec) 
 
 
 def test_wrong_images(network: onnx.ModelProto, spec: ModelSpec, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least one image, got none"):
+    with pytest.raises(ValueError, match="at least one image, but got none"):
         quantize(network, spec, [])
     file = tmp_path / "a.jpg"
     file.write_bytes(b"no picture")
@@ -143,7 +214,7 @@ def test_wrong_images(network: onnx.ModelProto, spec: ModelSpec, tmp_path: Path)
     quantize(network, spec, [file])
 
 
-@pytest.mark.parametrize(("factor", "message"), [(np.nan, "finite weights"), (1e30, "finite activations")])
+@pytest.mark.parametrize(("factor", "message"), [(np.nan, "NaN or infinite"), (1e30, "activations must be finite")])
 def test_networks_that_are_not_finite(network: onnx.ModelProto, spec: ModelSpec, factor: float, message: str) -> None:
     model = onnx.ModelProto()
     model.CopyFrom(network)

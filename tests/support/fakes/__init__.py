@@ -1,7 +1,17 @@
-"""Honest stand-ins for a GPU: its driver, its memory and TensorRT, all over the host's memory.
+"""Stand-ins for a GPU: its memory and streams, pycuda, TensorRT, and the module with our kernels.
 
-They execute: allocations are real memory, streams run what was put on them, engines run their ONNX in ONNX Runtime, and
-the kernels are the real ones, built for the CPU. What a GPU would not forgive is recorded in `FakeGpu.faults`.
+They execute: allocations are real host memory, streams run the work that was put on them, engines run their ONNX model
+in ONNX Runtime, and the kernels are the real ones, built for the CPU. Errors that a GPU would not report are recorded
+in `FakeGpu.faults`, and `fake_gpu` fails at its end if there are any.
+
+Every stand-in encodes beliefs about the real thing. Each module lists its beliefs, with one of these marks:
+
+- CONFIRMED: a real GPU or a real TensorRT showed it. The GPU was one NVIDIA H200 (compute capability 9.0, driver 580,
+  CUDA 13.0), on which 730 tests of tests/gpu passed. Those that need an engine could not run there.
+- CONTRADICTED: the real thing behaves differently. What is different is said.
+- UNCONFIRMED: it comes from documentation or source code. In particular, retinasdk has not run an engine on a GPU yet:
+  TensorRT for RTX 1.7 does not support compute capability 9.0, and retinasdk rejected the plan of TensorRT 8.5 because
+  of its header.
 """
 
 from __future__ import annotations
@@ -24,9 +34,18 @@ __all__ = ["FakeGpu", "fake_gpu"]
 
 @contextmanager
 def fake_gpu(*, tensorrt: str = "10.3.0", rtx: bool = False, **options: Any) -> Iterator[FakeGpu]:
-    """Within it, retinasdk finds the GPU, pycuda and TensorRT of that version. options: of `FakeGpu`.
+    """Makes retinasdk find a GPU, pycuda and TensorRT while the block runs.
 
-    Fails at its end if anything is left over, or was done that a GPU would not forgive.
+    Args:
+        tensorrt: Version of TensorRT.
+        rtx: Whether it is TensorRT for RTX.
+        **options: Options of `FakeGpu`.
+
+    Yields:
+        The GPU.
+
+    Raises:
+        AssertionError: At the end, if something was not released or a fault was recorded.
     """
     gpu = FakeGpu(**options)
     pycuda = ModuleType("pycuda")
@@ -40,7 +59,7 @@ def fake_gpu(*, tensorrt: str = "10.3.0", rtx: bool = False, **options: Any) -> 
         }
         pycuda.driver = driver  # type: ignore[attr-defined]
         for name, module in modules.items():
-            module.__spec__ = sys.__spec__  # any: find_spec() asks for one
+            module.__spec__ = sys.__spec__  # find_spec() needs one, whichever it is.
             patch.setitem(sys.modules, name, module)
         yield gpu
         gpu.check_clean()

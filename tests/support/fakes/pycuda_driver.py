@@ -1,4 +1,16 @@
-"""`pycuda.driver` over a FakeGpu: the names that retinasdk uses, with pycuda's rules of contexts and threads."""
+"""The stand-in for `pycuda.driver`: the names that retinasdk uses, with pycuda's rules for contexts and threads.
+
+Beliefs about the real pycuda. All come from its source (version 2026.1):
+
+- Contexts, allocations, streams and copies work as retinasdk uses them. CONFIRMED on the H200, in one thread.
+- Every thread has its own stack of contexts, and calls need a current context. UNCONFIRMED for several threads.
+- An object belongs to the context in which it was made. If it is freed in another thread where that context is not
+  current, it is leaked, without an error. UNCONFIRMED.
+- A context that another thread than its first one detaches is leaked unless it is current there. UNCONFIRMED.
+- An allocation can be freed explicitly, but once only; a stream is freed with its last reference. UNCONFIRMED.
+- Asynchronous copies need contiguous arrays. UNCONFIRMED.
+- A lack of memory raises `MemoryError`, everything else another `Error`. UNCONFIRMED.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +32,7 @@ class Error(Exception):
     pass
 
 
-class MemoryError(Error):  # named as pycuda's
+class MemoryError(Error):  # The name is pycuda's.
     pass
 
 
@@ -29,7 +41,7 @@ class LogicError(Error):
 
 
 def _driver_call(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wants a current context, and fails with one of pycuda's errors."""
+    """Makes a function need a current context and fail with one of pycuda's errors."""
 
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
@@ -39,7 +51,7 @@ def _driver_call(function: Callable[..., Any]) -> Callable[..., Any]:
             return _translated(function, *arguments, **options)
         except Error as error:
             failure = type(error)(*error.args)
-        del arguments, options  # pycuda's own frames are no Python's, and keep nothing alive
+        del arguments, options  # pycuda is written in C++, so its frames keep nothing alive in a traceback.
         raise failure
 
     return call
@@ -54,7 +66,7 @@ def _translated(function: Callable[..., Any], *arguments: Any, **options: Any) -
 
 
 class Context:
-    """The primary context as one retain_primary_context() gave it."""
+    """The primary context, as one call of `retain_primary_context()` returned it."""
 
     def __init__(self, gpu: FakeGpu) -> None:
         self._gpu = gpu
@@ -100,14 +112,14 @@ class Context:
     def detach(self) -> None:
         if not self.is_valid:
             raise LogicError("context::detach failed: invalid device context - cannot detach from invalid context")
-        # Elsewhere it is not given back, and nothing says so.
+        # In any other case it is leaked without an error.
         if Context.get_current() is self or threading.get_ident() == self.thread:
             self._gpu.primary_context_users -= 1
         self.is_valid = False
 
 
 class _Owned:
-    """Belongs to the context that was current when it was made."""
+    """An object that belongs to the context that was current when it was made."""
 
     kind = ""
 
@@ -119,7 +131,7 @@ class _Owned:
         self._context = current
 
     def _release(self, release: Callable[[], None]) -> None:
-        """pycuda's rule: freed where its context is current or can be made so, else leaked."""
+        """Frees the object where its context is current or can be made current, and leaks it elsewhere, as pycuda."""
         if not self._context.is_valid:
             self._gpu.fault(f"{self.kind} outlived its context")
         elif Context.get_current() is not self._context and threading.get_ident() != self._context.thread:
@@ -221,7 +233,7 @@ class Device:
 
 
 class PycudaDriver:
-    """Stands in sys.modules for the module."""
+    """Takes the place of the module in sys.modules."""
 
     __spec__: Any
     Error, MemoryError, LogicError = Error, MemoryError, LogicError

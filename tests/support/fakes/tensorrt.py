@@ -1,6 +1,23 @@
-"""`tensorrt` over a FakeGpu: engines that run their ONNX in ONNX Runtime, at the addresses that they are given.
+"""The stand-in for `tensorrt`'s runtime: engines that run their ONNX in ONNX Runtime, at the addresses they are given.
 
-Only names that every version from 8.5 to 11 has are here, so that anything else fails at once.
+Only names that every version from 8.5 to 11 has are here, so that the use of any other name fails at once.
+
+Beliefs about the real TensorRT, most of them UNCONFIRMED, because retinasdk has not run an engine on a GPU yet:
+
+- A plan begins with "ftrt" (TensorRT) or "vtrt" (TensorRT for RTX), and has its version in bytes 24 to 27. CONFIRMED
+  for TensorRT for RTX 1.7. CONTRADICTED by TensorRT 8.5.3, whose plans begin with "ptrt": retinasdk rejects them, as
+  `retinasdk.tensorrt.versions` knows the other two only. `make_plan` writes "ftrt" for every version, 8.5 included, so
+  no test over this stand-in shows that. UNCONFIRMED for TensorRT 10 and 11.
+- Functions return None or False on failure, and the reason is only in the log. CONFIRMED by TensorRT for RTX.
+- Without a GPU, a runtime must not be made: some versions crash. CONFIRMED for the lean runtime of 11.4, which ends the
+  process, and for 8.5, which raises TypeError.
+- Objects must be released in the order contexts, engine, runtime. UNCONFIRMED.
+- Addresses of tensors must be aligned to 256 bytes. UNCONFIRMED.
+- Up to 8.6, a profile serves one context at a time, if the profile is dynamic; further contexts have the profile -1.
+  UNCONFIRMED.
+- The first run of a context for a shape cannot be captured in a CUDA graph, and a graph is not valid any more when the
+  shape or an address of its context has changed. UNCONFIRMED.
+- TensorRT for RTX alone can be asked whether a stream can be captured. CONFIRMED by its names, not by a run.
 """
 
 from __future__ import annotations
@@ -58,9 +75,21 @@ def save_engine(
     dtypes: dict[str, str] | None = None,
     **fingerprint: Any,
 ) -> Path:
-    """A plan that the fake Runtime loads, and its EngineInfo beside it.
+    """Writes a plan that the stand-in for the runtime can load, and its `EngineInfo` beside it.
 
-    dtypes: of tensors that are not float32, by name; "heads" stands for all outputs. fingerprint: fields of it.
+    Args:
+        path: The engine file.
+        onnx: The ONNX model that the engine runs.
+        spec: The spec of the model.
+        smallest: Smallest input shape.
+        largest: Largest input shape.
+        version: Version of TensorRT, in four numbers.
+        rtx: Whether TensorRT for RTX wrote it.
+        dtypes: Types of tensors that are not float32, by name. "heads" means all outputs.
+        **fingerprint: Fields of the fingerprint.
+
+    Returns:
+        `path`.
     """
     plan = make_plan(onnx.read_bytes(), smallest, largest, version=version, rtx=rtx, dtypes=dtypes)
     path.write_bytes(plan)
@@ -87,14 +116,14 @@ def make_plan(
     rtx: bool,
     dtypes: dict[str, str] | None = None,
 ) -> bytes:
-    """A real plan's header, and behind it the ONNX that its engine runs."""
+    """Returns a plan with a header like that of a real one, followed by the ONNX model that its engine runs."""
     described = json.dumps({"smallest": smallest, "largest": largest, "dtypes": dtypes or {}}).encode()
     header = (b"vtrt" if rtx else b"ftrt") + bytes(20) + bytes(map(int, version.split(".")))
     return header + struct.pack("<I", len(described)) + described + onnx
 
 
 def tensorrt_module(gpu: FakeGpu, version: str, *, rtx: bool) -> ModuleType:
-    """The module for that GPU."""
+    """Returns the module for a GPU."""
     module: Any = ModuleType("tensorrt")
     module.__version__ = version
     module.ILogger, module.TensorIOMode, module.DataType = ILogger, TensorIOMode, DataType
@@ -111,7 +140,7 @@ def tensorrt_module(gpu: FakeGpu, version: str, *, rtx: bool) -> ModuleType:
 
 
 class _Counted:
-    """Tells the GPU of its birth and its end, and of an end that comes while something made from it lives."""
+    """Reports its creation and its end to the GPU. It is a fault if it ends before what was made from it."""
 
     def __init__(self, gpu: FakeGpu, made_from: _Counted | None = None) -> None:
         self._gpu = gpu
@@ -125,7 +154,7 @@ class _Counted:
 
     def __del__(self) -> None:
         if not hasattr(self, "_siblings"):
-            return  # its making failed
+            return  # Its constructor failed.
         if self._children[0]:
             self._gpu.fault(f"the {self._kind} went before what was made from it")
         if not self._gpu.primary_context_users:
@@ -216,7 +245,7 @@ class Engine(_Counted):
         is_shared = int(version.split(".", maxsplit=1)[0]) >= 10 or self._network.smallest == self._network.largest
         profile = 0 if is_shared or not self._children[0] else -1
         context = ExecutionContext(self, self._network, logger, profile)
-        if magic == "vtrt":  # TensorRT for RTX alone can be asked
+        if magic == "vtrt":  # Only TensorRT for RTX has this function.
             context.is_stream_capturable = lambda stream: self._gpu.refuse != "ask"
         return context
 
@@ -231,7 +260,7 @@ class ExecutionContext(_Counted):
         self._shape: tuple[int, ...] | None = None
         self._addresses: dict[str, int] = {}
         self._is_prepared = False
-        self._version = 0  # a captured graph is good for the one that it was captured with
+        self._version = 0  # A captured graph is valid for the version that it was captured with.
 
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
         bounds = zip(self._network.smallest, shape, self._network.largest, strict=True)

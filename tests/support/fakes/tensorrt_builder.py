@@ -1,4 +1,21 @@
-"""TensorRT's builder over a FakeGpu: plans that hold the very ONNX they were built of, by the rules of each version."""
+"""The stand-in for TensorRT's parser and builder: plans that hold the ONNX model they were built from.
+
+Beliefs about the real TensorRT:
+
+- Each version has the names and flag values that `add_builder` gives it. CONFIRMED with the Python bindings of 8.5,
+  8.6, 10.3, 10.13, 10.16, 11.4 and TensorRT for RTX 1.7.
+- The parser reports errors in a list, with the node from 10 on, and custom operators as missing plugins. CONFIRMED by
+  TensorRT for RTX 1.7, whose texts are those here. UNCONFIRMED for others.
+- Models with float16 and int8 types in the graph are built as they are. CONFIRMED by TensorRT for RTX 1.7, which builds
+  all our models (tests/tensorrt/test_build_real.py). UNCONFIRMED for TensorRT 10 and 11.
+- Up to 8.6, the flags FP16 and INT8 and the types of layers choose the precision. CONFIRMED for FP16 by TensorRT 8.5.3,
+  which built `people` on the H200. UNCONFIRMED for INT8.
+- The progress monitor reports nested phases, and the build ends when a step returns False. CONFIRMED by TensorRT for
+  RTX 1.7. UNCONFIRMED for 10 and 11.
+- A timing cache that does not fit is rejected with None. UNCONFIRMED.
+- A builder of TensorRT must not be made without a GPU; that of TensorRT for RTX may. CONFIRMED for 8.5, which raises
+  TypeError, and for TensorRT for RTX.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +34,18 @@ _STEPS = 6  # of the outermost phase, as TensorRT for RTX has
 
 @dataclass
 class BuildRecord:
-    """What the last build was asked for. kept_float: outputs of layers that were held to float32."""
+    """The options of a build, as they arrived.
+
+    Attributes:
+        flags: Builder flags that were set.
+        cleared: Builder flags that were cleared.
+        network_flags: Flags of the network.
+        kept_float: Outputs of layers that were set to float32.
+        workspace_bytes: Limit of the scratch memory.
+        optimization_level: Optimization level.
+        timing_cache: Content of the timing cache.
+        model: The ONNX model.
+    """
 
     flags: set[str] = field(default_factory=set)
     cleared: set[str] = field(default_factory=set)
@@ -30,12 +58,12 @@ class BuildRecord:
 
 
 def add_builder(module: Any, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
-    """The builder's names, as far as that version has them. What is built is told by `gpu.built`."""
+    """Adds the names of the parser and builder that a version has. Every build adds a `BuildRecord` to `gpu.built`."""
     major, minor = (int(number) for number in version.split(".")[:2])
     typed_only = rtx or major >= 11
     layer = Layer if typed_only else WeaklyTypedLayer
     gpu.built = []  # type: ignore[attr-defined]
-    # The values are those of the versions: bit 0 changed its meaning.
+    # The values of each version: bit 0 changed its meaning.
     if typed_only:
         creation = {"STRONGLY_TYPED": 0}
     elif major >= 10:
@@ -186,7 +214,7 @@ class Layer:
 
 
 class WeaklyTypedLayer(Layer):
-    """Before 11 the builder could be told a layer's types."""
+    """A layer whose types the builder can be told, which is so before 11."""
 
     precision: Any = None
 
@@ -227,7 +255,7 @@ class Profile:
 
 
 def _report(monitor: Any) -> bool:
-    """Tells of nested phases as TensorRT does; False: the monitor wants it to end."""
+    """Reports nested phases as TensorRT does. Returns False if the monitor asks for the end of the build."""
     monitor.phase_start("Building engine", None, _STEPS)
     for step in range(_STEPS):
         monitor.phase_start("Tactics", "Building engine", 2)
