@@ -780,7 +780,7 @@ def test_the_cache(tmp_path: Path, look: Callable[..., Diagnosis], monkeypatch: 
     monkeypatch.setenv("RETINASDK_CACHE", str(tmp_path / "file"))
     found = finding(look(cache=ask("cache")), "engine cache")
     assert found.state == "note"
-    assert f"as {tmp_path / 'file'} cannot be written" in found.text
+    assert f"{tmp_path / 'file'} cannot be written" in found.text
 
 
 def test_models_that_are_not_what_was_installed(

@@ -205,7 +205,7 @@ def test_a_frame_that_cannot_be_converted_is_skipped(caplog: pytest.LogCaptureFi
 
         def __init__(self) -> None:
             self.frames = [
-                RawFrame(lambda: np.zeros((2, 2), np.uint8)),
+                RawFrame(lambda: np.zeros((2, 2, 2), np.uint8)),
                 RawFrame(lambda: 1 / 0),
                 RawFrame(lambda: numbered(7)),
             ]  # type: ignore[arg-type,return-value]
