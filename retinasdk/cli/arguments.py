@@ -106,6 +106,7 @@ def add_suppression(parser: argparse.ArgumentParser) -> None:
         "--suppression",
         choices=RULES,
         default=AS_FRAMEWORK.rule,
+        metavar="RULE",
         help="greedy: remove a box that overlaps a better one; soft_linear, soft_gaussian: lower its score (Soft-NMS); "
         "fusion: average the boxes, weighted by score; default: %(default)s",
     )

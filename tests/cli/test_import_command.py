@@ -41,13 +41,13 @@ def test_the_choice_is_asked_for(foreign: Path, tmp_path: Path, capsys: pytest.C
     said = capsys.readouterr().err
     assert said.startswith("retinasdk: error: ")
     assert "torchvision" in said
-    assert "flavour=" in said
+    assert "--flavour one of " in said
     assert set(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--flavour", "yolo"], "invalid choice: 'yolo'"), (["--labels", "absent.txt"], "wanted a text file")],
+    [(["--flavour", "yolo"], "invalid choice: 'yolo'"), (["--labels", "absent.txt"], "expected a text file")],
 )
 def test_wrong_options(
     foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str

@@ -8,6 +8,7 @@ from typing import Any
 
 from retinasdk import import_onnx
 from retinasdk.cli.arguments import add_command, labels
+from retinasdk.cli.option_names import in_option_names
 from retinasdk.cli.output import check_file
 from retinasdk.convert.flavours import list_flavours
 
@@ -35,8 +36,9 @@ def add_parser(commands: Any) -> None:
         "--flavour",
         choices=("auto", *list_flavours()),
         default="auto",
-        help="the framework whose rules the model follows; auto reads them from the graph, or says that it cannot; "
-        "default: auto",
+        metavar="NAME",
+        help=f"the framework whose rules the model follows: {', '.join(list_flavours())}; auto recognizes it by the "
+        "graph, or asks for this option; default: auto",
     )
     rules.add_argument(
         "--labels",
@@ -72,4 +74,4 @@ def run(arguments: argparse.Namespace) -> None:
         name=arguments.name,
         box_head=arguments.box_head,
     )
-    print(report)
+    print(in_option_names(str(report), arguments))

@@ -112,7 +112,7 @@ def add_parser(commands: Any) -> None:
     output.add_argument(
         "--web-token",
         metavar="TOKEN",
-        help="access token for --web, 16 to 256 letters and digits; default: generated for non-local addresses",
+        help="access token for --web, 16 to 256 letters, digits, - or _; default: generated for non-local addresses",
     )
     output.add_argument(
         "--metrics",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import ipaddress
 import re
@@ -12,6 +13,12 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 DEFAULT = "127.0.0.1:8080"
+# Addresses that listen on all of a machine's. For each: the family, an address elsewhere, which is reserved for
+# documentation (RFC 5737, RFC 3849), and the machine's own.
+_UNSPECIFIED = {
+    "0.0.0.0": (socket.AF_INET, "192.0.2.1", "127.0.0.1"),
+    "::": (socket.AF_INET6, "2001:db8::1", "::1"),
+}
 _FORM = re.compile(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):)?(\d{1,5})")
 
 
@@ -60,9 +67,23 @@ class Address:
         return listener
 
     def url(self, port: int, token: str | None) -> str:
-        """What a browser opens. The token is in the fragment, which browsers send to nobody."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        """Returns the URL for a browser. The token is in the fragment, which browsers send to nobody.
+
+        An address that stands for all of this machine, such as 0.0.0.0, cannot be opened: the URL names the one by
+        which other machines reach it.
+        """
+        name = _own_address(self.host) if self.host in _UNSPECIFIED else self.host
+        host = f"[{name}]" if ":" in name else name
         return f"http://{host}:{port}/" + (f"#token={token}" if token else "")
+
+
+def _own_address(unspecified: str) -> str:
+    """Returns the address of this machine in its network, or that of the machine itself if there is no network."""
+    family, elsewhere, loopback = _UNSPECIFIED[unspecified]
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((elsewhere, 9))  # chooses a route; a datagram socket sends nothing when it connects
+        return str(probe.getsockname()[0])
+    return loopback
 
 
 class Gate:
