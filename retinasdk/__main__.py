@@ -1,4 +1,4 @@
-"""`python -m retinasdk` is the `retinasdk` command."""
+"""Runs the `retinasdk` command by `python -m retinasdk`."""
 
 import sys
 

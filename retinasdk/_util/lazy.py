@@ -7,12 +7,14 @@ from typing import Any
 
 from retinasdk.errors import MissingDependencyError
 
-_INSTALL = {
+# What `pip install` is told for each module: an extra of retinasdk, or a package.
+INSTALL = {
     "av": "retinasdk[video]",
     "cv2": "opencv-python-headless",
     "matplotlib": "retinasdk[eval]",
     "onnx": "retinasdk[onnx]",
     "onnxruntime": "onnxruntime",
+    "pandas": "retinasdk[pandas]",
     "PIL": "pillow",
     "pycocotools": "retinasdk[eval]",
     "prometheus_client": "retinasdk[prometheus]",
@@ -29,14 +31,25 @@ _INSTALL = {
 }
 
 
-def require(module: str, purpose: str) -> Any:
-    """Imports and returns `module`, or raises `MissingDependencyError` that says what for and how to install it."""
+def require(module: str, purpose: str, *, package: str | None = None) -> Any:
+    """Imports an optional module.
+
+    Args:
+        module: Its full name, such as "PIL.Image".
+        purpose: What needs it, for the error message.
+        package: What to install if it is missing. Defaults to the extra or the package of `INSTALL`.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingDependencyError: The module cannot be imported. The message contains the command that installs it.
+    """
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = module.partition(".")[0]
-        requirement = _INSTALL.get(package, package)
+        top = module.partition(".")[0]
         raise MissingDependencyError(
-            f"{purpose} needs the package {package}, which cannot be imported ({error}); "
-            f"install it with: pip install '{requirement}'"
+            f"{purpose} needs the package {top}, which cannot be imported ({error}); "
+            f"install it with: pip install '{package or INSTALL.get(top, top)}'"
         ) from error

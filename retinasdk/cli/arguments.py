@@ -1,62 +1,152 @@
-"""What several commands need: the model argument, checks of what will be written, a progress bar."""
+"""What the parsers of several commands share: the help layout, the model, detection options, types of values."""
 
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retinasdk._util.lazy import require
 from retinasdk.backends.base import DEVICES
+from retinasdk.cli.command_list import SUMMARIES
 from retinasdk.pipeline.suppression import AS_FRAMEWORK, FUSED_SCORES, RULES, Suppression
 from retinasdk.tiling.grid import Tiles, TilesOption
 
-_MANY_ITEMS = 5  # from here on a progress bar
+# What argument groups have in common with the parser itself: `add_argument`.
+Group = argparse._ArgumentGroup
+_TEXT_WIDTH = 78  # fits into a terminal of 80 columns
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """`--model` and `--device`."""
-    parser.add_argument("--model", help="a bundled name or an ONNX file (default: people)")
-    parser.add_argument("--device", choices=DEVICES, default="auto")
+def add_command(
+    commands: Any, name: str, *, description: str, examples: Sequence[tuple[str, str]], notes: str = ""
+) -> argparse.ArgumentParser:
+    """Adds the parser of one command, with the same help layout for all.
+
+    Args:
+        commands: The subparsers of the `retinasdk` parser.
+        name: The name of the command.
+        description: What it does, in two or three sentences.
+        examples: For each example, what it does and the command line.
+        notes: Preformatted text after the examples, such as the example of a file.
+
+    Returns:
+        The parser, for the options to be added in groups.
+    """
+    lines = ["examples:"]
+    for purpose, command in examples:
+        lines += [*textwrap.wrap(f"{purpose}:", _TEXT_WIDTH, initial_indent="  ", subsequent_indent="  ")]
+        lines += [f"    {line}" for line in command.splitlines()]
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=next(group[name] for group in SUMMARIES.values() if name in group),
+        description=textwrap.fill(description, _TEXT_WIDTH),
+        epilog="\n".join(lines) + (f"\n\n{notes.rstrip()}" if notes else ""),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser
 
 
-def add_filters(parser: argparse.ArgumentParser) -> None:
-    """`--classes`, `--score` and `--ignore`."""
-    parser.add_argument("--classes", type=names, help="only these, e.g. person,chair")
-    parser.add_argument(
+def add_model(group: Group) -> None:
+    """Adds `--model`."""
+    group.add_argument(
+        "--model",
+        help="ONNX file, TensorRT engine, or name of a bundled model as listed by 'retinasdk models'; default: people",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds `--device`, in a group of its own."""
+    parser.add_argument_group("Device").add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="where to run; auto uses the GPU if it can, else the CPU; default: auto",
+    )
+
+
+def add_json(group: Group, content: str) -> None:
+    """Adds `--json`."""
+    group.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help=f"write {content} as JSON; - writes it to standard output, and other text to standard error",
+    )
+
+
+def add_filters(group: Group) -> None:
+    """Adds `--classes`, `--score` and `--ignore`."""
+    group.add_argument(
+        "--classes", type=names, metavar="A,B", help="report only these classes, such as person,chair; default: all"
+    )
+    group.add_argument(
         "--score",
         type=score_threshold,
         metavar="SCORE",
-        help="report scores above this, 0 to 1, or by label: person=0.5,chair=0.3 (default: the model's)",
+        help="report detections with a confidence score above this, 0 to 1; or one per class, such as "
+        "person=0.5,chair=0.3; default: the model's own threshold",
     )
-    parser.add_argument(
+    group.add_argument(
         "--ignore",
         type=region,
         action="append",
         default=[],
         metavar="X1,Y1,X2,Y2",
-        help="leave out what lies more than half in this region, in pixels of each image; again for more",
+        help="drop detections that lie more than half inside this rectangle, in pixels of the image (repeatable)",
     )
 
 
 def add_suppression(parser: argparse.ArgumentParser) -> None:
-    """The fields of `Suppression`, each a switch; `suppression_of` makes one of them."""
-    given = parser.add_argument_group("boxes that overlap (default: what the model's framework does)")
-    given.add_argument("--suppression", choices=RULES, default=AS_FRAMEWORK.rule, help="the rule (%(default)s)")
-    given.add_argument("--across-classes", action="store_true", help="boxes of different classes are rivals, too")
-    given.add_argument("--iou", type=float, metavar="IOU", help="boxes overlap above this (default: the model's)")
-    given.add_argument("--sigma", type=float, default=AS_FRAMEWORK.sigma, help="of soft_gaussian (%(default)s)")
-    given.add_argument(
-        "--fused-score", choices=FUSED_SCORES, default=AS_FRAMEWORK.fused_score, help="of fusion (%(default)s)"
+    """Adds a group with the fields of `Suppression`, which `suppression_of` reads."""
+    group = parser.add_argument_group(
+        "Overlapping boxes", "The default is the non-maximum suppression (NMS) of the model's framework."
     )
-    given.add_argument("--max-per-class", type=int, metavar="N", help="report at most N of each class")
-    given.add_argument("--max-detections", type=int, metavar="N", help="... of each image (default: the model's)")
+    group.add_argument(
+        "--suppression",
+        choices=RULES,
+        default=AS_FRAMEWORK.rule,
+        metavar="RULE",
+        help="greedy: remove a box that overlaps a better one; soft_linear, soft_gaussian: lower its score (Soft-NMS); "
+        "fusion: average the boxes, weighted by score; default: %(default)s",
+    )
+    group.add_argument(
+        "--across-classes",
+        action="store_true",
+        help="class-agnostic NMS: boxes of different classes suppress each other too",
+    )
+    group.add_argument(
+        "--iou",
+        type=float,
+        metavar="IOU",
+        help="intersection over union, 0 to 1, above which two boxes overlap; default: the model's",
+    )
+    group.add_argument(
+        "--sigma",
+        type=float,
+        default=AS_FRAMEWORK.sigma,
+        help="width of soft_gaussian, above 0; smaller lowers scores more; default: %(default)s",
+    )
+    group.add_argument(
+        "--fused-score",
+        choices=FUSED_SCORES,
+        default=AS_FRAMEWORK.fused_score,
+        help="score of a box made by fusion: the mean or the best of its members; default: %(default)s",
+    )
+    group.add_argument(
+        "--max-per-class", type=int, metavar="N", help="report at most N detections of each class; default: no limit"
+    )
+    group.add_argument(
+        "--max-detections", type=int, metavar="N", help="report at most N detections per image; default: the model's"
+    )
 
 
 def suppression_of(arguments: argparse.Namespace) -> Suppression:
-    """Of the switches of `add_suppression`. Raises `ValueError`."""
+    """Reads the options of `add_suppression`.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
     return Suppression(
         rule=arguments.suppression,
         across_classes=arguments.across_classes,
@@ -68,49 +158,66 @@ def suppression_of(arguments: argparse.Namespace) -> Suppression:
     )
 
 
+def add_tiles(parser: argparse.ArgumentParser) -> None:
+    """Adds a group with `--tiles`, `--overlap` and `--whole-image`, which `tiles_of` reads."""
+    group = parser.add_argument_group("Large images")
+    group.add_argument(
+        "--tiles",
+        type=_tile_size,
+        metavar="SIZE",
+        help="detect in overlapping tiles of this many pixels: 640, or 480x640 for height x width; auto chooses the "
+        "size and leaves small images whole; default: no tiles",
+    )
+    group.add_argument(
+        "--overlap",
+        type=_overlap,
+        metavar="SHARE|PIXELS",
+        help="overlap of neighboring tiles: a share of their side such as 0.2, or pixels such as 128; at least the "
+        "size of the objects; default: 0.2",
+    )
+    group.add_argument(
+        "--whole-image",
+        action="store_true",
+        help="with --tiles SIZE: also detect in the whole image, for objects larger than a tile",
+    )
+
+
+def tiles_of(arguments: argparse.Namespace) -> TilesOption:
+    """Reads the options of `add_tiles`.
+
+    Raises:
+        ValueError: The options do not fit together, or a value is out of range.
+    """
+    if isinstance(arguments.tiles, (int, tuple)):
+        overlap = {} if arguments.overlap is None else {"overlap": arguments.overlap}
+        return Tiles(arguments.tiles, whole_image=arguments.whole_image, **overlap)
+    if arguments.overlap is not None or arguments.whole_image:
+        raise ValueError("--overlap and --whole-image need --tiles with a size, such as --tiles 640")
+    return None if arguments.tiles is None else "auto"
+
+
+# -- types of values ---------------------------------------------------------------------------------------------------
+
+
 def score_threshold(text: str) -> float | dict[str, float]:
-    """The number in "0.5", or the numbers by label in "person=0.5, chair=0.3"."""
+    """Reads "0.5" as a number, and "person=0.5,chair=0.3" as numbers by label."""
     try:
         if "=" not in text:
             return float(text)
         pairs = [part.rpartition("=") for part in names(text)]
         return {label.strip(): float(score) for label, _, score in pairs}
     except ValueError:
-        wanted = "wanted is a score, or scores by label such as person=0.5,chair=0.3"
-        raise argparse.ArgumentTypeError(f"invalid float value: {text!r}; {wanted}") from None
+        expected = "expected a score such as 0.5, or scores by class such as person=0.5,chair=0.3"
+        raise argparse.ArgumentTypeError(f"invalid float value: {text!r}; {expected}") from None
 
 
 def region(text: str) -> tuple[float, ...]:
-    """(x1, y1, x2, y2) in "0,0,640,120"."""
+    """Reads "0,0,640,120" as (x1, y1, x2, y2)."""
     try:
         x1, y1, x2, y2 = (float(part) for part in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"four numbers are wanted, such as 0,0,640,120; got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"expected four numbers such as 0,0,640,120, got {text!r}") from None
     return x1, y1, x2, y2
-
-
-def add_tiles(parser: argparse.ArgumentParser) -> None:
-    """`--tiles`, `--overlap` and `--whole-image`."""
-    parser.add_argument(
-        "--tiles",
-        type=_tile_size,
-        metavar="SIZE",
-        help="cut large images into tiles of so many pixels (640, 480x640: height x width), or auto",
-    )
-    parser.add_argument(
-        "--overlap", type=_overlap, help="of tiles: a share of their side (0.2, the default) or pixels (128)"
-    )
-    parser.add_argument("--whole-image", action="store_true", help="with --tiles SIZE: look at the whole image as well")
-
-
-def tiles_of(arguments: argparse.Namespace) -> TilesOption:
-    """What `add_tiles` brought. Raises `ValueError`."""
-    if isinstance(arguments.tiles, (int, tuple)):
-        overlap = {} if arguments.overlap is None else {"overlap": arguments.overlap}
-        return Tiles(arguments.tiles, whole_image=arguments.whole_image, **overlap)
-    if arguments.overlap is not None or arguments.whole_image:
-        raise ValueError("--overlap and --whole-image belong to --tiles with a size, such as --tiles 640")
-    return None if arguments.tiles is None else "auto"
 
 
 def _tile_size(text: str) -> int | tuple[int, int] | str:
@@ -124,58 +231,24 @@ def _overlap(text: str) -> int | float:
 
 
 def names(text: str) -> list[str]:
-    """The names in "person, chair"."""
+    """Reads "person, chair" as a list of names."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def labels(text: str) -> list[str]:
-    """The names in "person, chair", or in a text file with a name a line."""
+    """Reads names separated by commas, or those of a text file with one name per line."""
     if not text.endswith(".txt"):
         return names(text)
     try:
         lines = Path(text).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise argparse.ArgumentTypeError(f"{text}: wanted a text file with a name a line: {error}") from error
+        raise argparse.ArgumentTypeError(f"{text}: expected a text file with one name per line: {error}") from error
     return [line.strip() for line in lines if line.strip()]
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """(height, width) in "1080x1920"."""
+    """Reads "1080x1920" as (height, width)."""
     height, separator, width = text.lower().partition("x")
     if not separator or not (height.isdigit() and width.isdigit()):
-        raise argparse.ArgumentTypeError(f"height and width are wanted, such as 1080x1920; got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected height x width in pixels such as 1080x1920, got {text!r}")
     return int(height), int(width)
-
-
-def make_folder(folder: Path) -> None:
-    """Makes a folder to write to. Raises `ValueError`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{folder}: wanted a folder to write to, but it cannot be made: {error.strerror}") from error
-    check_writable(folder)
-
-
-def check_writable(folder: Path) -> None:
-    """Raises `ValueError` unless files can be written to the folder."""
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"{folder}: wanted a folder that can be written to; make it, or choose another")
-
-
-def check_file(path: Path) -> None:
-    """Raises `ValueError` unless a file of that name can be written: found out before the work, not after it."""
-    if path.is_dir():
-        raise ValueError(f"{path}: wanted the name of a file to write, got a folder")
-    check_writable(path.parent)
-
-
-def progress(title: str, unit: str) -> Callable[[Sequence[Any]], Iterable[Any]]:
-    """A bar on a terminal when there is much to do, nothing otherwise."""
-
-    def wrap(items: Sequence[Any]) -> Iterable[Any]:
-        if len(items) < _MANY_ITEMS:
-            return items
-        bar: Iterable[Any] = require("tqdm", "the progress bar").tqdm(items, desc=title, unit=unit, disable=None)
-        return bar
-
-    return wrap

@@ -1,4 +1,4 @@
-"""Where `retinasdk live` writes: JSON Lines, CSV, video, a window, browsers. Each takes a frame and its counts."""
+"""Outputs of `retinasdk live`: JSON Lines, CSV, video, a window, browsers. Each takes a frame and its counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from retinasdk import Detections, MissingDependencyError
 from retinasdk._util.lazy import require
-from retinasdk.cli.arguments import check_file
+from retinasdk.cli.output import check_file
 from retinasdk.drawing import draw_detections
 from retinasdk.live import Frame, Source
 from retinasdk.live.video_writer import VideoWriter
@@ -25,17 +25,32 @@ from retinasdk.live.zones_drawing import draw_counts
 if TYPE_CHECKING:
     from retinasdk.live.counting import Counts
 
-# Each says whether to go on. Counts are None where nothing is counted.
+# Returns whether to continue. Counts are None if nothing is counted.
 Sink = Callable[[Frame, "Counts | None"], bool]
 
-_WINDOW = "retinasdk live (q ends)"
+_WINDOW = "retinasdk live (press q to quit)"
 _COLUMNS = ("source", "index", "time_s", "label", "score", "x1", "y1", "x2", "y2")
 
 
 def open_sinks(
     arguments: argparse.Namespace, source: Source, zones: Zones | None, stack: contextlib.ExitStack
 ) -> Iterator[Sink]:
-    """What the arguments ask for; `stack` closes it. Raises what cannot be opened."""
+    """Opens the outputs that the arguments ask for.
+
+    Args:
+        arguments: The arguments of the command.
+        source: Where the frames come from, which no output may replace.
+        zones: The zones to draw, if objects are counted.
+        stack: Closes the outputs.
+
+    Yields:
+        Each output.
+
+    Raises:
+        ValueError: A file cannot be written under its name.
+        OSError: A file or an address cannot be opened.
+        MissingDependencyError: A package is missing.
+    """
     if arguments.jsonl is not None:
         yield functools.partial(_write_json, _text_file(arguments.jsonl, source, stack))
     if arguments.csv is not None:
@@ -47,6 +62,8 @@ def open_sinks(
     shows: list[Callable[[Frame, Any], bool]] = []
     if arguments.save is not None:
         _check_target(arguments.save, source)
+        if arguments.save.suffix.lower() != ".mp4":
+            raise ValueError(f"{arguments.save}: --save writes MP4 video only; name it {arguments.save.stem}.mp4")
         writer = stack.enter_context(VideoWriter(arguments.save))
         shows.append(functools.partial(_save, writer, source))
     if arguments.show:
@@ -66,14 +83,14 @@ def open_sinks(
 def _check_target(target: Path, source: Source) -> None:
     check_file(target)
     if target.exists() and os.path.exists(source.name) and target.samefile(source.name):
-        raise ValueError(f"{target}: would replace the source; choose another name")
+        raise ValueError(f"{target}: this would replace the source; choose another name")
 
 
 def _text_file(target: str, source: Source, stack: contextlib.ExitStack) -> IO[str]:
     if target == "-":
         return sys.stdout
     _check_target(Path(target), source)
-    # The stack closes it. csv brings line ends of its own.
+    # The stack closes it. The csv module writes its own line ends.
     return stack.enter_context(open(target, "w", encoding="utf-8", newline=""))
 
 
@@ -83,13 +100,13 @@ def _write_json(file: IO[str], frame: Frame, counts: Counts | None) -> bool:
         entry.update(counts.to_dict())
         for found, track in zip(entry["detections"] or [], counts.tracks.tolist(), strict=True):
             found["track"] = None if track < 0 else track
-    # A line at once: who reads along wants it now, and a line is whole or not there.
+    # Flushed at once: a program that follows the file reads each line without delay, and never half a line.
     print(json.dumps(entry), file=file, flush=True)
     return True
 
 
 def _csv(target: str, source: Source, zones: Zones | None, stack: contextlib.ExitStack) -> Sink:
-    """A row for each object; with zones also its track and the names of the zones it is in."""
+    """Writes a row per detection; if objects are counted, also its track and the names of the zones it is in."""
     file = _text_file(target, source, stack)
     writer = csv.writer(file)
     writer.writerow([*_COLUMNS, "track", "zones"] if zones is not None else _COLUMNS)
@@ -114,7 +131,7 @@ def _web(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Sink:
     from retinasdk.live.web import Preview
 
     preview = stack.enter_context(Preview(arguments.web, token=arguments.web_token))
-    print(f"look at {preview.url}", file=sys.stderr, flush=True)
+    print(f"open {preview.url}", file=sys.stderr, flush=True)
 
     def show(frame: Frame, _: Counts | None) -> bool:
         preview.show(frame)
@@ -124,19 +141,20 @@ def _web(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Sink:
 
 
 def _save(writer: VideoWriter, source: Source, frame: Frame, picture: Any) -> bool:
-    # A recording keeps its own times; those of a network stream begin anew when it is opened again.
+    # A recording keeps its own times. Those of a network stream start again when it reconnects.
     recorded = frame.time_s is not None and not source.live
     writer.add(picture, frame.time_s if recorded else frame.captured_s)  # type: ignore[arg-type]
     return True
 
 
 def _window(stack: contextlib.ExitStack) -> Callable[[Frame, Any], bool]:
-    cv2 = require("cv2", "--show")
+    cv2 = require("cv2", "--show", package="opencv-python")
     try:
         cv2.namedWindow(_WINDOW, cv2.WINDOW_NORMAL)
     except cv2.error as error:
         raise MissingDependencyError(
-            "--show needs an OpenCV that has windows; pip install opencv-python (not -headless), or use --save"
+            "--show needs an OpenCV that has windows, and this one has none; use --web or --save, or replace it: "
+            "pip uninstall opencv-python-headless && pip install --force-reinstall opencv-python"
         ) from error
     stack.callback(cv2.destroyAllWindows)
     numpy = require("numpy", "--show")

@@ -11,54 +11,98 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from retinasdk import RetinaSdkError, __version__
+from retinasdk.cli.command_list import COMMANDS, SUMMARIES
+from retinasdk.cli.option_names import in_option_names
 
-_COMMANDS = ("detect", "live", "models", "eval", "bench", "import", "export", "quantize", "build", "verify", "doctor")
+PROG = "retinasdk"
+_EXAMPLES = f"""\
+examples:
+  Detect people in a photo and draw them into out/street_detections.jpg:
+    {PROG} detect street.jpg --out out
+  Convert a model that another framework exported, then use it:
+    {PROG} import theirs.onnx -o model.onnx
+    {PROG} detect street.jpg --model model.onnx
+
+'{PROG} COMMAND --help' describes a command and its options."""
 _BAD_INPUT = 2
-_READER_LEFT = 141  # as a shell says of a program that SIGPIPE ended
+_READER_LEFT = 141  # the exit status that a shell reports for a program ended by SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status.
+    """Runs one command.
 
-    0; 1 where what was asked for is not so (verify, doctor); 2 with one line on stderr for bad input; 130 after Ctrl-C,
-    141 where nobody reads standard output any more.
+    Args:
+        argv: The words after `retinasdk`. Defaults to those of the process.
+
+    Returns:
+        The exit status: 0 for success; 1 if `verify` or `doctor` found a problem; 2 for bad input, with one line on
+        standard error; 130 after Ctrl-C; 141 if the reader of standard output has gone.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    # One command imports what it needs, not what others need: the doctor has to come where those cannot be imported.
-    wanted = words[:1] if words and words[0] in _COMMANDS else _COMMANDS
+    # A command loads only its own imports, so that `doctor` runs where the imports of other commands fail.
+    wanted = words[:1] if words and words[0] in COMMANDS else COMMANDS
     try:
         arguments = _parser(wanted).parse_args(words)
-    except SystemExit as stop:  # --help and --version: 0, unusable arguments: 2
+    except SystemExit as stop:  # status 0 after --help and --version, 2 after unusable arguments
         return int(stop.code or 0)
     try:
         status: int | None = arguments.run(arguments)
-    except BrokenPipeError:  # its reader, such as head, has enough; what is still in the buffer is nobody's
+    except BrokenPipeError:  # the reader, such as `head`, has read enough; what is still buffered has no reader
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _READER_LEFT
     except (RetinaSdkError, ValueError, OSError) as error:
-        print(f"retinasdk: error: {' '.join(str(error).split())}", file=sys.stderr)
+        message = in_option_names(" ".join(str(error).split()), arguments)
+        print(f"{PROG}: error: {message}", file=sys.stderr)
         return _BAD_INPUT
     except KeyboardInterrupt:
         return 130
     return status or 0
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """Builds the parser of the whole command.
+
+    The command reference in the documentation is generated from it.
+
+    Returns:
+        The parser with every subcommand, each with its description, its examples (`epilog`) and its option groups.
+    """
+    return _parser(COMMANDS)
+
+
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every other error of the command."""
+    """Reports a mistake in one line, as every other error of the command."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"retinasdk: error: {message}; see {self.prog} --help", file=sys.stderr)
+        print(f"{PROG}: error: {message}; see {self.prog} --help", file=sys.stderr)
         sys.exit(_BAD_INPUT)
 
 
 def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
-    parser = _Parser(prog="retinasdk", description="RetinaNet detections from ONNX models.")
-    parser.add_argument("--version", action="version", version=f"retinasdk {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser = _Parser(
+        prog=PROG,
+        usage="%(prog)s [-h] [--version] COMMAND ...",
+        description="Run RetinaNet object detection models exported to ONNX, on the CPU or an\n"
+        "NVIDIA GPU, with the post-processing of the framework that trained them.\n\n" + _command_list(),
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+    # argparse would list all commands in one block; the description lists them in groups.
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", prog=PROG, help=argparse.SUPPRESS)
     for name in names:
         module = f"{name}_" if keyword.iskeyword(name) else name
         importlib.import_module(f"retinasdk.cli.commands.{module}").add_parser(commands)
     return parser
+
+
+def _command_list() -> str:
+    width = max(map(len, COMMANDS))
+    lines = []
+    for title, group in SUMMARIES.items():
+        lines.append(f"{title}:")
+        lines += [f"  {name:{width}s}  {summary}" for name, summary in group.items()]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -180,7 +180,10 @@ def torchvision_spec(model: Any, *, labels: Sequence[str] | None = None, name: s
     if labels is None and classes != len(flavour_spec("torchvision").labels):
         labels = [f"class {index}" for index in range(classes)]
     if labels is not None and len(labels) != classes:
-        raise ValueError(f"the model has {classes} classes, with the background, but there are {len(labels)} labels")
+        hint = ""
+        if len(labels) + 1 == classes:
+            hint = f". Class 0 of torchvision is the background: put its name first: background,{','.join(labels)}"
+        raise ValueError(f"labels must be one name for each of the {classes} classes, got {len(labels)}{hint}")
     spec = flavour_spec("torchvision", labels=labels, name=name)
     anchors = [tuple(map(tuple, cell.tolist())) for cell in model.anchor_generator.cell_anchors]
     if len(anchors) != len(spec.levels):

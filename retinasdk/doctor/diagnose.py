@@ -1,6 +1,7 @@
-"""`diagnose()`: what is on this machine, what works, what is missing, and what device="auto" will use.
+"""`diagnose()` checks what works on this machine, what is missing, and which device device="auto" uses.
 
-Needs the standard library alone, and runs where nothing else of retinasdk does: `python -m retinasdk.doctor.diagnose`.
+It imports only the standard library, so that it runs where nothing else of retinasdk does:
+`python -m retinasdk.doctor.diagnose`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from retinasdk.doctor.gpu import check_driver, check_jetson, check_kernels, chec
 from retinasdk.doctor.jetson import Jetson, read_jetson
 from retinasdk.doctor.packages import PACKAGES, Finding, check_extras, check_native, check_package
 from retinasdk.doctor.probe import Answer
+from retinasdk.doctor.text import as_text
 
 __all__ = ["Diagnosis", "Finding", "diagnose"]
 
@@ -36,36 +38,45 @@ _PROCESSES = 4  # at a time
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """findings: in the order to be read; conclusion: one sentence on what device="auto" will use, and why."""
+    """Holds what `diagnose` found.
+
+    Attributes:
+        findings: The result of each check.
+        conclusion: One sentence: which device device="auto" uses, and why.
+        can_detect: Whether a `Detector` on this device works.
+    """
 
     findings: tuple[Finding, ...]
     conclusion: str
+    can_detect: bool
 
     @property
     def is_broken(self) -> bool:
-        """Whether anything is there and does not work; what is merely missing does not count."""
+        """Whether something is installed and does not work. What is merely missing does not count."""
         return any(finding.state == "broken" for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns everything as a dictionary that is ready for JSON."""
         return {"is_broken": self.is_broken, **json.loads(json.dumps(asdict(self)))}
 
     def to_text(self) -> str:
-        """A table for people, the conclusion last."""
-        width = max(len(finding.name) for finding in self.findings)
-        lines: list[str] = []
-        for index, finding in enumerate(self.findings):
-            if index == 0 or finding.section != self.findings[index - 1].section:
-                lines.append(finding.section)
-            lines.append(f"  {finding.state:7s}  {finding.name:{width}s}  {finding.text}")
-            lines += [f"{'':{width + 13}s}-> {advice}" for advice in finding.advice]
-        return "\n".join([*lines, "", self.conclusion])
+        """Returns a report for people, with what matters most at the top."""
+        return as_text(self.findings, self.conclusion, can_detect=self.can_detect)
 
 
 def diagnose(*, root: Path = Path("/"), ask: Callable[[str], Answer] = _probe.ask) -> Diagnosis:
-    """Looks at everything that retinasdk may use. Raises nothing for what it finds.
+    """Checks everything that retinasdk may use on this machine. Takes a few seconds.
 
-    root: where the system's files lie. ask: answers the questions of `_probe.QUESTIONS`.
+    Args:
+        root: The root of the file system.
+        ask: Answers the questions of `retinasdk.doctor.probe.QUESTIONS`.
+
+    Returns:
+        The diagnosis. A failure is a finding, never an exception.
+
+    Example:
+        >>> print(diagnose().conclusion)  # doctest: +SKIP
+        device="auto" will use the CPU: no usable GPU (...).
     """
     with ThreadPoolExecutor(_PROCESSES) as pool:
         answers = dict(zip(_probe.QUESTIONS, pool.map(ask, _probe.QUESTIONS), strict=True))
@@ -74,8 +85,8 @@ def diagnose(*, root: Path = Path("/"), ask: Callable[[str], Answer] = _probe.as
     def add(section: str, name: str, look: Callable[[], Finding | Sequence[Finding]]) -> None:
         try:
             found = look()
-        except Exception as error:  # a doctor that falls ill is of no use
-            found = Finding(section, name, "broken", f"cannot be looked at: {type(error).__name__}: {error}")
+        except Exception as error:  # one check that fails must not hide the others
+            found = Finding(section, name, "broken", f"cannot be checked: {type(error).__name__}: {error}")
         findings.extend([found] if isinstance(found, Finding) else found)
 
     jetson: Jetson | None = None
@@ -115,10 +126,11 @@ def diagnose(*, root: Path = Path("/"), ask: Callable[[str], Answer] = _probe.as
     add("extras", "extras", lambda: check_extras(states, is_jetson=jetson is not None))
     add("files", "engine cache", lambda: _check_cache(answers["cache"]))
     add("files", "bundled models", _check_models)
-    return Diagnosis(tuple(findings), _conclusion(findings, answers["auto"]))
+    conclusion, can_detect = _conclusion(findings, answers["auto"])
+    return Diagnosis(tuple(findings), conclusion, can_detect)
 
 
-# -- what needs looking, and no process of its own ---------------------------------------------------------------------
+# -- checks that need no process of their own --------------------------------------------------------------------------
 
 
 def _about_retinasdk() -> Finding:
@@ -148,7 +160,7 @@ def _about_system(root: Path) -> Finding:
 
 
 def _is_closed_venv() -> bool:
-    """Whether this is a virtual environment that does not see the system's packages."""
+    """Returns whether this is a virtual environment that does not see the system's packages."""
     try:
         text = Path(sys.prefix, "pyvenv.cfg").read_text(encoding="utf-8")
     except OSError:
@@ -165,7 +177,7 @@ def _os_name(root: Path) -> str:
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -178,7 +190,7 @@ def _memory_bytes(root: Path) -> int | None:
 
 
 def _nvidia_version(root: Path) -> str | None:
-    """ "580.65.06"; None: the driver does not tell, as on a Jetson."""
+    """Reads "580.65.06", or None if the driver has no such file, as on a Jetson."""
     try:
         text = (root / "proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -189,7 +201,7 @@ def _nvidia_version(root: Path) -> str | None:
 
 def _check_cache(answer: Answer) -> Finding:
     if answer.facts is None:
-        advice = "set RETINASDK_CACHE to a folder that can be written"
+        advice = "set the environment variable RETINASDK_CACHE to a folder that can be written to"
         return Finding("files", "engine cache", "broken", answer.problem, {}, (advice,))
     folder, said = answer.facts["folder"], answer.facts["note"]
     free = shutil.disk_usage(folder).free
@@ -213,7 +225,7 @@ def _check_models() -> Finding:
         if recorded is not None and recorded != base64.urlsafe_b64encode(digest.digest()).rstrip(b"=").decode():
             changed.append(model.name)
     if changed:
-        text = f"{', '.join(changed)} is not what was installed: its SHA-256 is another"
+        text = f"{', '.join(changed)}: the file differs from the installed one (SHA-256)"
         return Finding("files", "bundled models", "broken", text, models, ("pip install --force-reinstall retinasdk",))
     if not models:
         return Finding("files", "bundled models", "missing", "none", {}, ("pip install --force-reinstall retinasdk",))
@@ -222,7 +234,7 @@ def _check_models() -> Finding:
 
 
 def _installed_hashes() -> dict[Path, str]:
-    """SHA-256 of each installed file as pip recorded it, in its base64. Empty for a source folder."""
+    """Returns the SHA-256 of each installed file in pip's base64; nothing for a source folder."""
     try:
         files = importlib.metadata.files("retinasdk") or []
     except importlib.metadata.PackageNotFoundError:
@@ -237,8 +249,16 @@ def _installed_hashes() -> dict[Path, str]:
 # -- the conclusion ----------------------------------------------------------------------------------------------------
 
 
-def _conclusion(findings: Sequence[Finding], auto: Answer) -> str:
-    """auto: why the GPU cannot be used, as device="auto" finds out for itself."""
+def _conclusion(findings: Sequence[Finding], auto: Answer) -> tuple[str, bool]:
+    """Concludes which device device="auto" uses, and whether it works.
+
+    Args:
+        findings: The result of each check.
+        auto: Why the GPU cannot be used, as device="auto" finds it.
+
+    Returns:
+        A sentence, and whether a `Detector` works.
+    """
     by_name = {finding.name: finding for finding in findings}
 
     def fault(*names: str) -> str | None:
@@ -247,21 +267,28 @@ def _conclusion(findings: Sequence[Finding], auto: Answer) -> str:
 
     nothing_works = fault("native core", "numpy")
     if nothing_works or auto.facts is None:
-        return f'device="auto" will use nothing, as retinasdk itself does not work ({nothing_works or auto.problem}).'
+        return f'device="auto" cannot be used: retinasdk itself does not work ({nothing_works or auto.problem}).', False
     if auto.facts["reason"] is not None:
         problem = fault("onnxruntime")
-        outcome = f"; and fail there ({problem})" if problem else ""
-        return f'device="auto" will use the CPU: {auto.facts["reason"]}{outcome}.'
+        outcome = f", which will fail ({problem})" if problem else ""
+        return f'device="auto" will use the CPU{outcome}: {auto.facts["reason"]}.', problem is None
     problem = fault("driver", "CUDA kernels", "TensorRT", "pycuda")
     if problem:
-        return f'device="auto" will use the GPU, and fail ({problem}); until that is repaired, use device="cpu".'
+        return f'device="auto" will use the GPU and fail ({problem}); until this is repaired, use device="cpu".', False
     gpu = next((finding for finding in findings if finding.name in ("GPU", "GPU 0")), None)
     name = gpu.facts.get("name", "the GPU") if gpu else "the GPU"
-    return f'device="auto" will use {name}, by TensorRT {by_name["TensorRT"].facts["version"]}.'
+    return f'device="auto" will use {name}, with TensorRT {by_name["TensorRT"].facts["version"]}.', True
 
 
 def main(*, as_json: bool) -> int:
-    """Prints the diagnosis and returns the exit status: 1 where something is broken."""
+    """Prints the diagnosis.
+
+    Args:
+        as_json: Whether to print JSON instead of text.
+
+    Returns:
+        The exit status: 1 if something is broken, else 0.
+    """
     diagnosis = diagnose()
     print(json.dumps(diagnosis.to_dict(), indent=1) if as_json else diagnosis.to_text())
     return _BROKEN if diagnosis.is_broken else 0

@@ -1,4 +1,4 @@
-"""What `retinasdk doctor` says of the GPU, TensorRT and Jetson: from what was found to a `Finding` each."""
+"""Judges what was found of the GPU, TensorRT and a Jetson: a `Finding` for each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from retinasdk.doctor.packages import PACKAGES, Finding, State, check_package, n
 from retinasdk.doctor.probe import Answer
 
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE: a driver without a GPU
-# The first driver of NVIDIA's that knows a CUDA, by its major version.
+# The first NVIDIA driver that supports each major version of CUDA.
 _FIRST_DRIVERS = {11: "450", 12: "525", 13: "580"}
 
 
@@ -19,15 +19,24 @@ _FIRST_DRIVERS = {11: "450", 12: "525", 13: "580"}
 
 
 def cuda_version(number: int) -> str:
-    """ "12.6" of CUDA's 12060."""
+    """Formats CUDA's version number 12060 as "12.6"."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
 def check_driver(answer: Answer, nvidia_version: str | None, visible: str | None) -> list[Finding]:
-    """The driver, and a finding for each GPU. nvidia_version: "580.65.06"; visible: $CUDA_VISIBLE_DEVICES."""
+    """Judges the driver and its GPUs.
+
+    Args:
+        answer: What the driver answered.
+        nvidia_version: The version of the driver, such as "580.65.06", if it is known.
+        visible: The value of CUDA_VISIBLE_DEVICES, if it is set.
+
+    Returns:
+        A finding for the driver and one for each GPU.
+    """
     if answer.facts is None:
         hint = (
-            "for the GPU path install NVIDIA's driver; in a container, start it with --gpus all (on a Jetson: "
+            "only for the GPU: install NVIDIA's driver; start a container with --gpus all (on a Jetson: "
             "--runtime nvidia)"
         )
         state: State = "missing" if answer.is_missing else "broken"
@@ -35,9 +44,9 @@ def check_driver(answer: Answer, nvidia_version: str | None, visible: str | None
     facts = {**answer.facts, "nvidia_version": nvidia_version}
     gpus = facts.pop("gpus")
     text = f"{nvidia_version}, " if nvidia_version else ""
-    text += f"knows CUDA up to {cuda_version(facts['version'])}"
+    text += f"supports CUDA up to {cuda_version(facts['version'])}"
     if facts["status"] not in (0, _NO_DEVICE):
-        advice = "restart the machine: a driver that was updated and not loaded yet is the usual cause"
+        advice = "restart the machine: usually the driver was updated and the new one is not loaded yet"
         return [Finding("GPU", "driver", "broken", f"{text}, but fails: {facts['problem']}", facts, (advice,))]
     found = [Finding("GPU", "driver", "ok", text, facts)]
     if not gpus:
@@ -54,20 +63,20 @@ def _gpu(gpu: Mapping[str, Any], ordinal: int, count: int) -> Finding:
 
 
 def check_kernels(answer: Answer, driver: Answer, jetson: Jetson | None) -> Finding:
-    """retinasdk's own CUDA kernels."""
+    """Judges the CUDA kernels of retinasdk."""
     name = "CUDA kernels"
     if answer.facts is None:
         if answer.is_missing:
-            advice = "install retinasdk again where the CUDA toolkit's nvcc is on the PATH"
+            advice = "to use the GPU, reinstall retinasdk with the nvcc of the CUDA toolkit on the PATH"
             return Finding("GPU", name, "missing", "retinasdk was built without CUDA", {}, (advice,))
-        return Finding("GPU", name, "broken", answer.problem, {}, ("build retinasdk again on this machine",))
+        return Finding("GPU", name, "broken", answer.problem, {}, ("rebuild retinasdk on this machine",))
     facts, runtime = answer.facts, answer.facts["runtime"]
     text = f"built with CUDA {cuda_version(runtime)}"
     if driver.facts is None or driver.facts["status"] == _NO_DEVICE:
         return Finding("GPU", name, "ok", f"{text}; no GPU to run them on", facts)
-    # Within one major version, programs run on the drivers of every minor one.
+    # Within one major version of CUDA, programs run on drivers of every minor version.
     if driver.facts["version"] // 1000 < runtime // 1000:
-        text += f", but the driver only knows CUDA up to {cuda_version(driver.facts['version'])}"
+        text += f", but the driver only supports CUDA up to {cuda_version(driver.facts['version'])}"
         return Finding("GPU", name, "broken", text, facts, (_newer_driver(runtime // 1000, jetson),))
     if facts["count"] == 0 and driver.facts["gpus"]:
         return Finding("GPU", name, "broken", f"{text}, but they find no usable GPU: {facts['reason']}", facts)
@@ -82,7 +91,7 @@ def _newer_driver(cuda: int, jetson: Jetson | None) -> str:
 
 
 def check_pycuda(answer: Answer, driver: Answer) -> Finding:
-    """pycuda, which cannot be loaded where there is no driver."""
+    """Judges pycuda, which cannot be loaded without a driver."""
     package = next(item for item in PACKAGES if item.name == "pycuda")
     if answer.facts is None and not answer.is_missing and driver.is_missing and "libcuda" in answer.problem:
         return Finding("GPU", "pycuda", "note", "installed; cannot be loaded without the driver")
@@ -93,7 +102,7 @@ def check_pycuda(answer: Answer, driver: Answer) -> Finding:
 
 
 def is_known_tensorrt(product: str, version: str) -> bool:
-    """Whether the version is one of those that retinasdk was written for: 8.5, 8.6, 10.3 to 11, and 1 of RTX's."""
+    """Returns whether retinasdk supports the version: 8.5, 8.6, 10.3 to 11, and 1.x of TensorRT for RTX."""
     first = numbers(version)
     if product == "tensorrt_rtx":
         return first[:1] == (1,)
@@ -103,11 +112,22 @@ def is_known_tensorrt(product: str, version: str) -> bool:
 def check_tensorrt(
     answer: Answer, *, numpy_version: str | None, driver: Answer, jetson: Jetson | None, is_closed_venv: bool
 ) -> Finding:
-    """TensorRT, and what is known to go wrong with it. is_closed_venv: Python does not see the system's packages."""
+    """Judges TensorRT, with the problems that are known of its versions.
+
+    Args:
+        answer: What was found of TensorRT.
+        numpy_version: The version of NumPy, if it is installed.
+        driver: What the driver answered.
+        jetson: The Jetson, if this is one.
+        is_closed_venv: Whether this is a virtual environment that does not see the system's packages.
+
+    Returns:
+        The finding.
+    """
     if answer.facts is None:
         if answer.is_missing:
             advice = _how_to_get_jetpacks(is_closed_venv) if jetson else ()
-            return Finding("GPU", "TensorRT", "missing", "not installed; wanted for networks on the GPU", {}, advice)
+            return Finding("GPU", "TensorRT", "missing", "not installed; needed for networks on the GPU", {}, advice)
         advice = _how_to_get_jetpacks(is_closed_venv) if jetson else ("pip install --force-reinstall 'retinasdk[gpu]'",)
         return Finding("GPU", "TensorRT", "broken", f"cannot be imported: {answer.problem}", {}, advice)
     facts = answer.facts
@@ -135,17 +155,20 @@ def check_tensorrt(
 
 
 def _how_to_get_jetpacks(is_closed_venv: bool) -> tuple[str, ...]:
-    install = "sudo apt install python3-libnvinfer  (JetPack's own: pip has none for its GPU)"
+    install = "sudo apt install python3-libnvinfer  (JetPack's own; the one from pip does not support its GPU)"
     if is_closed_venv:
-        return (install, "make the virtual environment again with --system-site-packages: it cannot see JetPack's")
+        return (
+            install,
+            "recreate the virtual environment with --system-site-packages, to see JetPack's packages",
+        )
     return (install,)
 
 
-_Remark = tuple[State, str, str]  # state, what is the matter, what to do
+_Remark = tuple[State, str, str]  # the state, the problem, and what to do
 
 
 def _wheel_of_newer_cuda(facts: Mapping[str, Any], driver: Answer, jetson: Jetson | None) -> _Remark | None:
-    """A wheel that is made for a CUDA which the driver does not know, as those for CUDA 13 on JetPack 5 and 6."""
+    """Finds a wheel for a CUDA that the driver does not support, such as those for CUDA 13 on JetPack 5 and 6."""
     prefix = "tensorrt_rtx_cu" if facts["product"] == "tensorrt_rtx" else "tensorrt_cu"
     found = {re.match(rf"{prefix}(\d+)", name) for name in facts["installed"]}
     majors = {int(match[1]) for match in found if match}
@@ -159,7 +182,7 @@ def _wheel_of_newer_cuda(facts: Mapping[str, Any], driver: Answer, jetson: Jetso
         if jetson
         else f"pip install tensorrt-cu{here // 1000}, or install a newer driver"
     )
-    return "broken", f"its wheel is for CUDA {min(majors)}, the driver knows CUDA up to {cuda_version(here)}", advice
+    return "broken", f"its wheel is for CUDA {min(majors)}, the driver supports CUDA up to {cuda_version(here)}", advice
 
 
 def _other_than_jetpacks(facts: Mapping[str, Any], jetson: Jetson | None) -> _Remark | None:
@@ -181,7 +204,7 @@ def _other_than_jetpacks(facts: Mapping[str, Any], jetson: Jetson | None) -> _Re
 def _wrong_boxes_on_thor(facts: Mapping[str, Any], jetson: Jetson | None) -> _Remark | None:
     if jetson is None or jetson.chip != "Thor" or numbers(facts["version"])[:2] != (10, 13):
         return None
-    return "note", "others saw wrong boxes of 10.13 on Thor", "compare with the CPU: retinasdk verify people"
+    return "note", "wrong boxes were reported for 10.13 on Thor", "compare with the CPU: retinasdk verify people"
 
 
 def _nptype(facts: Mapping[str, Any], numpy_version: str | None) -> _Remark | None:
@@ -189,22 +212,22 @@ def _nptype(facts: Mapping[str, Any], numpy_version: str | None) -> _Remark | No
         return None
     if numpy_version is None or numbers(numpy_version) < (1, 24):
         return None
-    said = f"its trt.nptype() fails with NumPy {numpy_version}, which retinasdk avoids; other programs may not"
-    return "note", said, "where another program fails of it: pip install 'numpy<1.24'"
+    said = f"its trt.nptype() fails with NumPy {numpy_version}, which retinasdk does not call; other programs may"
+    return "note", said, "if another program fails because of it: pip install 'numpy<1.24'"
 
 
 def _unknown_version(facts: Mapping[str, Any]) -> _Remark | None:
     if is_known_tensorrt(facts["product"], facts["version"]):
         return None
     known = "1.x" if facts["product"] == "tensorrt_rtx" else "8.5, 8.6, and 10.3 to 11"
-    return "note", f"retinasdk knows {known}", "compare with the CPU: retinasdk verify people"
+    return "note", f"retinasdk supports {known}", "compare with the CPU: retinasdk verify people"
 
 
 # -- Jetson ------------------------------------------------------------------------------------------------------------
 
 
 def check_jetson(jetson: Jetson) -> list[Finding]:
-    """JetPack and module, power mode, clocks."""
+    """Judges the JetPack, the module, the power mode and the clocks."""
     l4t = None if jetson.l4t is None else ".".join(map(str, jetson.l4t))
     facts = {"module": jetson.module, "chip": jetson.chip, "l4t": l4t, "jetpack": None}
     findings = []
@@ -213,26 +236,33 @@ def check_jetson(jetson: Jetson) -> list[Finding]:
         text = f"JetPack {jetson.jetpack.name} (L4T {l4t}) on {jetson.module}"
         findings.append(Finding("Jetson", "JetPack", "ok", text, facts))
     else:
-        text = f"L4T {l4t}, of no JetPack that is known here" if l4t else "no release to be seen"
+        text = f"L4T {l4t}, which belongs to no known JetPack" if l4t else "the release is not visible"
         advice = (
-            "in a container, use an l4t image, or mount /etc/nv_tegra_release"
+            "in a container, use an L4T image, or mount /etc/nv_tegra_release"
             if l4t is None
             else "use JetPack 5.1 or newer"
         )
         findings.append(Finding("Jetson", "JetPack", "note", f"{text}, on {jetson.module}", facts, (advice,)))
     if jetson.power_mode is None:
-        findings.append(Finding("Jetson", "power mode", "missing", "nvpmodel -q gives no answer"))
+        findings.append(Finding("Jetson", "power mode", "missing", "nvpmodel -q does not answer"))
     else:
         text, mode = jetson.power_mode, {"power_mode": jetson.power_mode}
         findings.append(
-            Finding("Jetson", "power mode", "ok", text, mode, ("others: /etc/nvpmodel.conf, sudo nvpmodel -m ID",))
+            Finding(
+                "Jetson",
+                "power mode",
+                "ok",
+                text,
+                mode,
+                ("to change it: sudo nvpmodel -m ID (IDs: /etc/nvpmodel.conf)",),
+            )
         )
     if jetson.clocks_are_fixed is not None:
         clocks = {"clocks_are_fixed": jetson.clocks_are_fixed}
         if jetson.clocks_are_fixed:
             findings.append(Finding("Jetson", "clocks", "ok", "held at one frequency", clocks))
         else:
-            text = "go up and down with the load, and the first frames are slower"
+            text = "vary with the load, so that the first frames are slower"
             findings.append(
                 Finding("Jetson", "clocks", "note", text, clocks, ("before measuring: sudo jetson_clocks",))
             )

@@ -1,4 +1,4 @@
-"""What a Jetson tells of itself: its JetPack, module, power mode and clocks. All of it from files and one command."""
+"""Reads what kind of Jetson this is: JetPack, module, power mode and clocks, from files and one command."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ _TIMEOUT_S = 10.0
 
 @dataclass(frozen=True)
 class JetPack:
-    """A release: its name, the CUDA of its driver as (major, minor), and the TensorRT that belongs to it."""
+    """Describes a release of JetPack.
+
+    Attributes:
+        name: Its version, such as "6.2".
+        cuda: The CUDA version of its driver, as (major, minor).
+        tensorrt: The TensorRT version that comes with it.
+    """
 
     name: str
     cuda: tuple[int, int]
     tensorrt: str
 
 
-# By (major, minor, patch) of L4T, the first that belongs to it; what comes later and is not listed is of the same one.
+# By the first (major, minor, patch) of L4T that belongs to each; later ones belong to the last entry before them.
 _JETPACKS = (
     ((35, 2, 1), JetPack("5.1", (11, 4), "8.5.2")),
     ((36, 3, 0), JetPack("6.0", (12, 2), "8.6.2")),
@@ -31,17 +37,21 @@ _JETPACKS = (
     ((39, 2, 0), JetPack("7.2", (13, 2), "10.16.2")),
 )
 _CHIPS = {"tegra194": "Xavier", "tegra234": "Orin", "tegra264": "Thor"}
-# Names that the GPU goes by below /sys/class/devfreq, from Xavier to Thor.
+# Names of the GPU below /sys/class/devfreq, from Xavier to Thor.
 _GPU_CLOCK = re.compile(r"gpu|gv11b|ga10b|gpc")
 
 
 @dataclass(frozen=True)
 class Jetson:
-    """module: as the board names itself. chip: "Xavier", "Orin", "Thor", or None for others.
+    """Describes a Jetson.
 
-    l4t: (major, minor, patch) of Linux for Tegra; None: its file is not to be seen, as in some containers.
-    power_mode: as nvpmodel names it; None: it cannot be asked. clocks_are_fixed: whether the GPU's clock is held; None:
-    it cannot be read.
+    Attributes:
+        module: The name of the board.
+        chip: "Xavier", "Orin" or "Thor"; None for others.
+        l4t: Version of Linux for Tegra as (major, minor, patch); None if its file is not visible, as in some
+            containers.
+        power_mode: The name of the power mode by nvpmodel; None if it cannot be read.
+        clocks_are_fixed: Whether the clock of the GPU is held at one frequency; None if it cannot be read.
     """
 
     module: str
@@ -52,7 +62,7 @@ class Jetson:
 
     @property
     def jetpack(self) -> JetPack | None:
-        """The JetPack of `l4t`; None: not one that is known here."""
+        """Returns the JetPack of `l4t`, or None if it is unknown."""
         if self.l4t is None:
             return None
         same_major = [jetpack for first, jetpack in _JETPACKS if first <= self.l4t and first[0] == self.l4t[0]]
@@ -60,7 +70,17 @@ class Jetson:
 
 
 def read_jetson(root: Path = Path("/")) -> Jetson | None:
-    """The Jetson that this is; None: it is none. root: where its files lie. Raises `OSError` for unreadable ones."""
+    """Reads what kind of Jetson this is.
+
+    Args:
+        root: The root of the file system.
+
+    Returns:
+        The Jetson, or None if this is another machine.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
     release = root / "etc/nv_tegra_release"
     compatible = root / "proc/device-tree/compatible"
     chips = re.findall(r"tegra\d+", _text(compatible)) if compatible.is_file() else []
@@ -77,12 +97,12 @@ def read_jetson(root: Path = Path("/")) -> Jetson | None:
 
 
 def _text(path: Path) -> str:
-    """Strings in the device tree end in a zero byte, and several follow each other."""
+    """Reads a text file. Strings in the device tree end in a zero byte, and there may be several."""
     return path.read_text(encoding="utf-8", errors="replace").replace("\0", " ").strip()
 
 
 def _l4t(text: str) -> tuple[int, int, int] | None:
-    """(36, 4, 3) of "# R36 (release), REVISION: 4.3, ..."."""
+    """Reads (36, 4, 3) from "# R36 (release), REVISION: 4.3, ..."."""
     found = re.search(r"R(\d+) \(release\), REVISION: (\d+)\.(\d+)", text)
     return (int(found[1]), int(found[2]), int(found[3])) if found else None
 

@@ -1,4 +1,4 @@
-"""What `retinasdk doctor` says of packages: from what was found to a `Finding` each. Nothing here looks itself."""
+"""Judges what was found of packages: a `Finding` for each. Nothing here looks at the machine itself."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from retinasdk.doctor.probe import Answer
 
 State = Literal["ok", "note", "missing", "broken"]
 
+NO_EXTRA = ""
 _IN_ORDER: tuple[State, ...] = ("ok", "note", "missing", "broken")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """Describes the result of one check.
 
-    state: "missing" is not there; "broken" is there and does not work; "note" works, and there is more to say.
-    text: one line. facts: the same for programs, ready for JSON. advice: what to do, each a sentence or a command.
+    Attributes:
+        section: The part of the report that it belongs to, such as "CPU".
+        name: What was checked.
+        state: "ok"; "note" if it works with a remark; "missing" if it is not installed; "broken" if it is installed
+            and does not work.
+        text: The result in one line.
+        facts: The same for programs, ready for JSON.
+        advice: What to do, each a sentence or a command.
     """
 
     section: str
@@ -32,20 +39,27 @@ class Finding:
 
 @dataclass(frozen=True)
 class Package:
-    """A package from PyPI. minimum: the oldest version that works; purpose: what does not work without it.
+    """Describes a package from PyPI.
 
-    extra: of retinasdk, which brings it; None: a plain install does.
+    Attributes:
+        name: Its name in reports.
+        minimum: The oldest version that works.
+        purpose: What needs it.
+        extra: The extra of retinasdk that installs it; None if every installation has it; `NO_EXTRA` if it is optional
+            and belongs to no extra.
+        distribution: Its name on PyPI, if this differs from `name`.
     """
 
     name: str
     minimum: str
     purpose: str
     extra: str | None = None
+    distribution: str | None = None
 
     @property
     def command(self) -> str:
-        """Installs it, or a newer one."""
-        return f"pip install '{self.name}>={self.minimum}'"
+        """Returns the command that installs or updates it."""
+        return f"pip install '{self.distribution or self.name}>={self.minimum}'"
 
 
 PACKAGES = (
@@ -53,9 +67,13 @@ PACKAGES = (
     Package("onnxruntime", "1.17", "networks on the CPU"),
     Package("pillow", "10.4", "image files and marked pictures"),
     Package("tqdm", "4.60", "progress bars"),
+    Package("platformdirs", "3", "the folder of caches"),
+    Package("filelock", "3.12", "one build of an engine at a time"),
     Package("pycocotools", "2.0.7", "`retinasdk eval`", extra="eval"),
     Package("matplotlib", "3.7", "the charts of `retinasdk eval` and `retinasdk bench`", extra="eval"),
-    Package("onnx", "1.16", "engines in float16 and int8", extra="onnx"),
+    Package("onnx", "1.16", "`retinasdk import` and `quantize`, and engines in float16 and int8", extra="onnx"),
+    Package("rasterio", "1.4", "large TIFF and PNG files, read in parts", extra="large"),
+    Package("pandas", "2.0", "`Detections.to_pandas()`", extra="pandas"),
     Package("av", "14.2", "videos and network streams", extra="video"),
     Package("rosbags", "0.10", "ROS 2 bags", extra="rosbag"),
     Package("supervision", "0.30", "zones and lines", extra="supervision"),
@@ -66,17 +84,33 @@ PACKAGES = (
     Package("torch", "2.2", "`retinasdk export`", extra="export"),
     Package("torchvision", "0.17", "`retinasdk export`", extra="export"),
     Package("pycuda", "2020.1", "networks on the GPU", extra="gpu"),
+    # Several distributions of OpenCV exclude each other, and supervision and JetPack bring their own: no extra does.
+    Package("OpenCV", "4.5", "cameras and GStreamer pipelines", extra=NO_EXTRA, distribution="opencv-python-headless"),
 )
+# What each extra is for, in the order of the report.
+EXTRAS = {
+    "video": "video files and network streams",
+    "web": "retinasdk live --web",
+    "supervision": "tracking, zones and lines",
+    "eval": "retinasdk eval, and charts",
+    "onnx": "retinasdk import and quantize, engines in float16 and int8",
+    "large": "large TIFF and PNG files, read in parts",
+    "pandas": "Detections.to_pandas()",
+    "rosbag": "ROS 2 bags",
+    "prometheus": "retinasdk live --metrics",
+    "export": "retinasdk export",
+    "gpu": "running on an NVIDIA GPU",
+}
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """(10, 3, 0) of "10.3.0"; what is not a number ends it."""
+    """Reads the version "10.3.0" as (10, 3, 0), up to the first part that is not a number."""
     found = re.match(r"\d+(\.\d+)*", version)
     return tuple(int(part) for part in found[0].split(".")) if found else ()
 
 
 def worst(states: Sequence[State]) -> State:
-    """The one that says most: "broken" before "missing" before "note" before "ok"."""
+    """Returns the most serious state: "broken" before "missing" before "note" before "ok"."""
     return max(states, key=_IN_ORDER.index, default="ok")
 
 
@@ -84,45 +118,50 @@ def worst(states: Sequence[State]) -> State:
 
 
 def check_package(section: str, package: Package, answer: Answer) -> Finding:
-    """One of `PACKAGES`."""
+    """Judges one of `PACKAGES`."""
     if answer.facts is None:
         if answer.is_missing:
-            # Nothing of retinasdk works without NumPy: that is a broken installation, not a choice.
+            # Nothing in retinasdk works without NumPy: its absence is a fault, not a choice.
             state: State = "broken" if package.name == "numpy" else "missing"
-            text = f"not installed; wanted for {package.purpose}"
-            # What an extra brings is told once, by `check_extras`.
+            text = f"not installed; needed for {package.purpose}"
+            # How to install an extra is said once, by `check_extras`.
             return Finding(section, package.name, state, text, {}, () if package.extra else (package.command,))
         return Finding(section, package.name, "broken", answer.problem, {}, (f"{package.command} --force-reinstall",))
     version = answer.facts["version"]
     if version is None:
-        return Finding(section, package.name, "note", "of unknown version", answer.facts)
+        return Finding(section, package.name, "note", "its version is unknown", answer.facts)
     if numbers(version) < numbers(package.minimum):
-        text = f"{version}; retinasdk is made for {package.minimum} and newer"
+        text = f"{version}; retinasdk needs {package.minimum} or newer"
         return Finding(section, package.name, "note", text, answer.facts, (package.command,))
     return Finding(section, package.name, "ok", version, answer.facts)
 
 
 def check_native(answer: Answer) -> Finding:
-    """The compiled core, which a working retinasdk always has."""
+    """Judges the compiled core, which every working installation has."""
     if answer.facts is None:
         text = "not built for this Python" if answer.is_missing else answer.problem
-        advice = "build it again on this machine: pip install --force-reinstall --no-cache-dir . in retinasdk's source"
+        advice = "rebuild it on this machine, in the source folder: pip install --force-reinstall --no-cache-dir ."
         return Finding("CPU", "native core", "broken", text, {}, (advice,))
     return Finding("CPU", "native core", "ok", f"built, {answer.facts['simd']} instructions", answer.facts)
 
 
 def check_extras(states: Mapping[str, State], *, is_jetson: bool) -> list[Finding]:
-    """One for each extra of retinasdk: what of it is missing. states: of the packages by name."""
-    members: dict[str, list[str]] = {}
-    for package in PACKAGES:
-        if package.extra:
-            members.setdefault(package.extra, []).append(package.name)
-    if not is_jetson:  # there it is JetPack's, and no package of pip's
-        members["gpu"].append("TensorRT")
+    """Judges the extras of retinasdk.
+
+    Args:
+        states: The states of the packages by name.
+        is_jetson: Whether this is a Jetson, where TensorRT comes with JetPack and not from pip.
+
+    Returns:
+        A finding for each extra, with the packages that are missing.
+    """
     findings = []
-    for extra, names in members.items():
+    for extra, purpose in EXTRAS.items():
+        names = [package.name for package in PACKAGES if package.extra == extra]
+        if extra == "gpu" and not is_jetson:
+            names.append("TensorRT")
         missing = [name for name in names if states[name] == "missing"]
-        text = f"missing: {', '.join(missing)}" if missing else f"complete: {', '.join(names)}"
+        text = f"{', '.join(missing)} not installed; for {purpose}" if missing else f"complete: {', '.join(names)}"
         advice = (f"pip install 'retinasdk[{extra}]'",) if missing else ()
         state: State = "missing" if missing else "ok"
         findings.append(Finding("extras", f"[{extra}]", state, text, {"missing": missing}, advice))

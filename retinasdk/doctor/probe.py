@@ -1,7 +1,7 @@
-"""Questions about this machine, each asked in a Python process of its own: what crashes or hangs there stays there.
+"""Looks at this machine, each question in a Python process of its own, so that a crash or a hang stays there.
 
-`ask` runs here and imports the standard library alone, so that it works where nothing else does; the functions below
-"in the other process" run there.
+`ask` runs in this process and imports only the standard library, so that it works where nothing else does. The
+functions below the title "in the other process" run in the other one.
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ _PROGRAM = (
 
 @dataclass(frozen=True)
 class Answer:
-    """facts: what was found; None: nothing, and `problem` says why in one line.
+    """Holds what was found.
 
-    is_missing: it is not there; else it is there, and fails.
+    Attributes:
+        facts: What was found; None if nothing was, and `problem` says why.
+        is_missing: Without facts: whether it is not installed, instead of installed and failing.
+        problem: Without facts: the reason in one line.
     """
 
     facts: dict[str, Any] | None = None
@@ -40,9 +43,17 @@ class Answer:
 
 
 def ask(question: str, *, timeout_s: float = _TIMEOUT_S) -> Answer:
-    """Asks one of `QUESTIONS`. Never raises for what it finds."""
+    """Asks one of `QUESTIONS` in a new process.
+
+    Args:
+        question: Its name.
+        timeout_s: Seconds until the process is stopped.
+
+    Returns:
+        The answer. A failure is an answer too, never an exception.
+    """
     if not sys.executable:
-        return Answer(problem="cannot be looked at, as Python does not know its own program (sys.executable is empty)")
+        return Answer(problem="cannot be checked, as Python does not know its own program (sys.executable is empty)")
     command = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), question]
     try:
         done = subprocess.run(
@@ -55,10 +66,10 @@ def ask(question: str, *, timeout_s: float = _TIMEOUT_S) -> Answer:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Answer(problem=f"gives no answer within {timeout_s:g} s")
+        return Answer(problem=f"does not answer within {timeout_s:g} s")
     except OSError as error:
-        return Answer(problem=f"cannot be looked at, as no process can be started: {error}")
-    lines = done.stdout.splitlines()  # Python's own start may print too
+        return Answer(problem=f"cannot be checked, as no process can be started: {error}")
+    lines = done.stdout.splitlines()  # starting Python may print lines too
     if done.returncode == 0 and lines:
         return Answer(**json.loads(lines[-1]))
     return Answer(problem=f"ends the process: {_ending(done)}")
@@ -75,9 +86,9 @@ def _ending(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def answer(question: str) -> None:
-    """Writes the `Answer` as one line of JSON, and ends the process."""
+    """Writes the `Answer` to a question as one line of JSON, and ends the process."""
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what modules print on being imported is no answer
+    os.dup2(2, 1)  # what modules print while they are imported is not the answer
     result: dict[str, Any]
     try:
         result = {"facts": QUESTIONS[question]()}
@@ -85,7 +96,7 @@ def answer(question: str) -> None:
         result = {"is_missing": isinstance(error, _MissingError), "problem": _in_one_line(error)}
     output.write(f"\n{json.dumps(result)}\n")
     output.flush()
-    os._exit(0)  # the answer stands: a crash in a library's last moments is none of ours
+    os._exit(0)  # skips clean-up: a crash of a library there does not matter
 
 
 class _MissingError(Exception):
@@ -102,7 +113,7 @@ def _in_one_line(error: BaseException) -> str:
 
 
 def _import(module: str) -> Any:
-    """The module. Raises `_MissingError` only if nothing of it is there: what it needs may be missing as well."""
+    """Imports a module. Raises `_MissingError` only if the module itself is missing, not one that it needs."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -136,12 +147,12 @@ def _native_cuda() -> dict[str, Any]:
 
 
 def _driver() -> dict[str, Any]:
-    """What the CUDA driver says for itself, whatever retinasdk was built with."""
+    """Asks the CUDA driver directly, independent of how retinasdk was built."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
         if "libcuda.so.1" in str(error) and "no such file" in str(error).lower():
-            raise _MissingError("no NVIDIA driver (libcuda.so.1 is not there)") from error
+            raise _MissingError("no NVIDIA driver (libcuda.so.1 not found)") from error
         raise
     number = ctypes.c_int()
     cuda.cuDriverGetVersion(ctypes.byref(number))
@@ -228,6 +239,8 @@ QUESTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "onnxruntime": partial(_package, "onnxruntime", "onnxruntime"),
     "pillow": partial(_package, "PIL.Image", "pillow"),
     "tqdm": partial(_package, "tqdm", "tqdm"),
+    "platformdirs": partial(_package, "platformdirs", "platformdirs"),
+    "filelock": partial(_package, "filelock", "filelock"),
     "onnx": partial(_package, "onnx", "onnx"),
     "pycocotools": partial(_package, "pycocotools.mask", "pycocotools"),
     "torch": partial(_package, "torch", "torch"),
@@ -240,5 +253,8 @@ QUESTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "uvicorn": partial(_package, "uvicorn", "uvicorn"),
     "prometheus-client": partial(_package, "prometheus_client", "prometheus-client"),
     "matplotlib": partial(_package, "matplotlib", "matplotlib"),
+    "rasterio": partial(_package, "rasterio", "rasterio"),
+    "pandas": partial(_package, "pandas", "pandas"),
+    "OpenCV": partial(_package, "cv2", "opencv-python-headless"),
     "pycuda": partial(_package, "pycuda.driver", "pycuda"),
 }

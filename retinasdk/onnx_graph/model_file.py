@@ -112,7 +112,8 @@ def check_fits(inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], spec
         if isinstance(side, int) and (fixed is None or spec.padded(*fixed)[axis - 2] != side):
             raise ModelError(
                 f"{path}: input {name} is fixed to {side}, but the spec's resize rule {spec.resize.rule!r} "
-                "gives other sizes; export with dynamic height and width, or use the rule 'squash' or 'fit' with that size"
+                "gives other sizes; export with dynamic height and width, or use the rule 'squash' or 'fit' with that "
+                "size"
             )
     by_name = {item.name: item for item in outputs}
     anchors, classes = spec.anchors_per_cell, len(spec.labels)

@@ -47,9 +47,9 @@ def test_int8_from_a_folder(model_path: Path, tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--precision", "int8"], "needs calibration images, but got none"),
-        (["--batch", "1,2"], "one number or three are wanted"),
-        (["--batch", "many"], "one number or three are wanted"),
-        (["--size", "1080"], "height and width are wanted, such as 1080x1920; got '1080'"),
+        (["--batch", "1,2"], "expected one number or three"),
+        (["--batch", "many"], "expected one number or three"),
+        (["--size", "1080"], "expected height x width in pixels such as 1080x1920, got '1080'"),
         (["--precision", "int4"], "invalid choice"),
     ],
 )

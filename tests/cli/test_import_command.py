@@ -121,9 +121,9 @@ def test_the_choice_is_asked_for(foreign: Path, tmp_path: Path, capsys: pytest.C
     ("options", "message"),
     [
         (["--flavour", "yolo"], "invalid choice: 'yolo'"),
-        (["--labels", "absent.txt"], "wanted a text file"),
+        (["--labels", "absent.txt"], "expected a text file"),
         (["--mean", "1,x,3"], "'1,x,3' is no list of numbers"),
-        (["--flavour", "odtk", "--mean", "1,2,3"], "mean and std belong together"),
+        (["--flavour", "odtk", "--mean", "1,2,3"], "belong together"),
     ],
 )
 def test_wrong_options(

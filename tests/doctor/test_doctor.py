@@ -22,7 +22,7 @@ from retinasdk.doctor import probe as _probe
 from retinasdk.doctor.diagnose import Diagnosis, Finding, diagnose
 from retinasdk.doctor.gpu import is_known_tensorrt
 from retinasdk.doctor.jetson import read_jetson
-from retinasdk.doctor.packages import PACKAGES
+from retinasdk.doctor.packages import EXTRAS, PACKAGES
 from retinasdk.doctor.probe import QUESTIONS, Answer, ask
 
 MISSING = Answer(is_missing=True, problem="not installed")
@@ -89,19 +89,21 @@ def test_the_command_here(run_python: Any) -> None:
     result = run_python(["-m", "retinasdk.cli.main", "doctor"])
     assert (result.returncode, result.stderr) == (0, "")
     assert re.search(rf"version +{re.escape(retinasdk.__version__)} in ", result.stdout)
-    for name in ("Python", "native core", "onnxruntime", "driver", "TensorRT", "engine cache", "bundled models"):
+    for name in ("Python", "native core", "onnxruntime", "driver", "engine cache", "bundled models"):
         assert re.search(rf"^  (ok|note|missing) +{re.escape(name)} ", result.stdout, re.MULTILINE), name
-    *_, empty, last = result.stdout.splitlines()
+    first, second, empty, *_ = result.stdout.splitlines()
+    assert first == "retinasdk can detect objects on this machine."
+    assert second.startswith('device="auto" will use ')
+    assert second.endswith(".")
     assert empty == ""
-    assert last.startswith('device="auto" will use ')
-    assert last.endswith(".")
 
 
 def test_json_says_the_same(run_python: Any) -> None:
     result = run_python(["-m", "retinasdk.cli.main", "doctor", "--json"])
     content = json.loads(result.stdout)
     assert (result.returncode, result.stderr) == (0, "")
-    assert list(content) == ["is_broken", "findings", "conclusion"]
+    assert list(content) == ["is_broken", "findings", "conclusion", "can_detect"]
+    assert content["can_detect"]
     by_name = {item["name"]: item for item in content["findings"]}
     assert set(by_name["native core"]) == {"section", "name", "state", "text", "facts", "advice"}
     assert by_name["native core"]["facts"]["simd"] == __import__("retinasdk._native")._native.simd_name()
@@ -118,6 +120,7 @@ def test_json_round_trip(look: Callable[..., Diagnosis]) -> None:
         again = Diagnosis(
             tuple(Finding(**{**item, "advice": tuple(item["advice"])}) for item in content["findings"]),
             content["conclusion"],
+            content["can_detect"],
         )
         assert again.to_dict() == content
         assert again.to_text() == diagnosis.to_text()
@@ -183,6 +186,8 @@ def test_missing_packages(doctor_with: Any) -> None:
     names = {
         "pillow": "PIL",
         "tqdm": "tqdm",
+        "platformdirs": "platformdirs",
+        "filelock": "filelock",
         "onnx": "onnx",
         "pycocotools": "pycocotools",
         "matplotlib": "matplotlib",  # which needs pillow
@@ -194,12 +199,13 @@ def test_missing_packages(doctor_with: Any) -> None:
     assert (status, content["is_broken"]) == (0, False)
     for name in names:
         assert named(content, name)["state"] == "missing"
-        assert named(content, name)["text"].startswith("not installed; wanted for ")
+        assert named(content, name)["text"].startswith("not installed; needed for ")
     assert named(content, "pillow")["advice"] == ["pip install 'pillow>=10.4'"]
     assert named(content, "[eval]")["advice"] == ["pip install 'retinasdk[eval]'"]
-    assert named(content, "[onnx]")["text"] == "missing: onnx"
+    assert named(content, "[onnx]")["text"].startswith("onnx not installed; for ")
     if "the CPU" in content["conclusion"]:
-        assert "and fail there (onnxruntime: not installed" in content["conclusion"]
+        assert "the CPU, which will fail (onnxruntime: not installed" in content["conclusion"]
+        assert not content["can_detect"]
 
 
 CRASH = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
@@ -268,7 +274,8 @@ def test_nothing_works_without_numpy(doctor_with: Any, how: str) -> None:
     status, content = doctor_with({"numpy/__init__.py": how})
     assert status == 1
     assert named(content, "numpy")["state"] == "broken"
-    assert content["conclusion"].startswith('device="auto" will use nothing, as retinasdk itself does not work')
+    assert content["conclusion"].startswith('device="auto" cannot be used: retinasdk itself does not work')
+    assert not content["can_detect"]
     assert named(content, "bundled models")["state"] == "ok"
 
 
@@ -306,7 +313,7 @@ def test_a_tensorrt_that_is_there(doctor_with: Any, tmp_path: Path) -> None:
 def test_a_module_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "onnx.py").write_text("import time; time.sleep(600)")
     monkeypatch.syspath_prepend(tmp_path)
-    assert ask("onnx", timeout_s=2) == Answer(problem="gives no answer within 2 s")
+    assert ask("onnx", timeout_s=2) == Answer(problem="does not answer within 2 s")
 
 
 def test_no_python_to_ask(monkeypatch: pytest.MonkeyPatch, look: Callable[..., Diagnosis]) -> None:
@@ -328,16 +335,16 @@ def test_a_check_that_falls_ill_is_one_line(look: Callable[..., Diagnosis], monk
     diagnosis = look()
     broken = [item.name for item in diagnosis.findings if item.state == "broken"]
     assert broken == ["JetPack", "native core", "driver", "CUDA kernels", "extras", "bundled models"]
-    assert finding(diagnosis, "driver").text == "cannot be looked at: RuntimeError: unforeseen"
+    assert finding(diagnosis, "driver").text == "cannot be checked: RuntimeError: unforeseen"
 
 
 def test_old_packages(look: Callable[..., Diagnosis]) -> None:
     diagnosis = look(onnx=package("1.9.0"), pillow=package(None), tqdm=package("4.60.1rc1"))
     assert not diagnosis.is_broken
     assert finding(diagnosis, "onnx").state == "note"
-    assert finding(diagnosis, "onnx").text == "1.9.0; retinasdk is made for 1.16 and newer"
+    assert finding(diagnosis, "onnx").text == "1.9.0; retinasdk needs 1.16 or newer"
     assert finding(diagnosis, "onnx").advice == ("pip install 'onnx>=1.16'",)
-    assert finding(diagnosis, "pillow").text == "of unknown version"
+    assert finding(diagnosis, "pillow").text == "its version is unknown"
     assert finding(diagnosis, "tqdm").state == "ok"
 
 
@@ -347,9 +354,47 @@ def test_packages_are_those_of_the_project() -> None:
     assert {f"{item.name}>={item.minimum}" for item in PACKAGES if item.extra is None} == plain
     extras = text[text.index("[project.optional-dependencies]") :]
     for item in PACKAGES:
-        if item.extra is not None:
+        if item.extra:
             (needs,) = re.findall(rf"^{item.extra} = (.*)$", extras, re.MULTILINE)
             assert f'"{item.name}>={item.minimum}"' in needs
+
+
+# -- the text ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cpu_machine_is_not_told_what_it_lacks_line_by_line(look: Callable[..., Diagnosis]) -> None:
+    absent = [item.name for item in PACKAGES if item.extra is not None]
+    diagnosis = look(
+        driver=NO_DRIVER,
+        native_cuda=kernels(count=0),
+        tensorrt=MISSING,
+        auto=Answer({"reason": "no usable GPU"}),
+        **dict.fromkeys(absent, MISSING),
+    )
+    text = diagnosis.to_text()
+    assert text.startswith(
+        'retinasdk can detect objects on this machine.\ndevice="auto" will use the CPU: no usable GPU.'
+    )
+    assert text.count("missing ") == 1  # the driver
+    for extra in EXTRAS:
+        (line,) = (line for line in text.splitlines() if f" [{extra}] " in line)
+        assert line.startswith("  - ")
+        assert line.endswith(f"pip install 'retinasdk[{extra}]'")
+    (line,) = (line for line in text.splitlines() if " OpenCV " in line)
+    assert line.endswith("pip install 'opencv-python-headless>=4.5'")
+    # Programs get every package.
+    assert set(absent) <= {item["name"] for item in diagnosis.to_dict()["findings"] if item["state"] == "missing"}
+
+
+def test_a_broken_optional_package_keeps_its_line(look: Callable[..., Diagnosis]) -> None:
+    text = look(rasterio=Answer(problem="libgdal.so: cannot open"), pandas=MISSING).to_text()
+    assert re.search(r"^  broken +rasterio +libgdal.so: cannot open\n +-> pip install", text, re.MULTILINE)
+    assert re.search(r"^  - +\[pandas\] +pandas not installed", text, re.MULTILINE)
+
+
+def test_without_a_gpu_package_a_gpu_machine_is_told(look: Callable[..., Diagnosis]) -> None:
+    text = look(tensorrt=MISSING, auto=Answer({"reason": "TensorRT is not installed"})).to_text()
+    assert re.search(r"^  missing +TensorRT +not installed", text, re.MULTILINE)
 
 
 # -- GPU and driver ----------------------------------------------------------------------------------------------------
@@ -358,7 +403,8 @@ def test_packages_are_those_of_the_project() -> None:
 def test_a_machine_with_everything(look: Callable[..., Diagnosis]) -> None:
     diagnosis = look()
     assert {item.state for item in diagnosis.findings} == {"ok"}
-    assert diagnosis.conclusion == 'device="auto" will use NVIDIA H100, by TensorRT 10.13.3.'
+    assert diagnosis.conclusion == 'device="auto" will use NVIDIA H100, with TensorRT 10.13.3.'
+    assert diagnosis.can_detect
     assert finding(diagnosis, "GPU").text == "NVIDIA H100, compute capability 9.0, 80.0 GiB"
     assert finding(diagnosis, "CUDA kernels").text == "built with CUDA 13.0"
     assert finding(diagnosis, "[gpu]").text == "complete: pycuda, TensorRT"
@@ -367,7 +413,7 @@ def test_a_machine_with_everything(look: Callable[..., Diagnosis]) -> None:
     ]
 
 
-NO_DRIVER = Answer(is_missing=True, problem="no NVIDIA driver (libcuda.so.1 is not there)")
+NO_DRIVER = Answer(is_missing=True, problem="no NVIDIA driver (libcuda.so.1 not found)")
 
 
 @pytest.mark.parametrize(
@@ -379,7 +425,7 @@ NO_DRIVER = Answer(is_missing=True, problem="no NVIDIA driver (libcuda.so.1 is n
             {"driver": driver(gpus=(), status=803, problem="CUDA_ERROR_SYSTEM_DRIVER_MISMATCH")},
             "driver",
             "broken",
-            "knows CUDA up to 13.0, but fails: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
+            "supports CUDA up to 13.0, but fails: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
             "restart the machine",
         ),
         ({"driver": driver(gpus=(), status=100)}, "GPU", "missing", "the driver sees no GPU", ""),
@@ -391,7 +437,7 @@ NO_DRIVER = Answer(is_missing=True, problem="no NVIDIA driver (libcuda.so.1 is n
             {"driver": driver(12060)},
             "CUDA kernels",
             "broken",
-            "built with CUDA 13.0, but the driver only knows CUDA up to 12.6",
+            "built with CUDA 13.0, but the driver only supports CUDA up to 12.6",
             "install a driver for CUDA 13 (580 or newer)",
         ),
         (
@@ -403,9 +449,9 @@ NO_DRIVER = Answer(is_missing=True, problem="no NVIDIA driver (libcuda.so.1 is n
         ),
         ({"driver": NO_DRIVER, "native_cuda": kernels(count=0)}, "CUDA kernels", "ok", "no GPU to run them on", ""),
         ({"tensorrt": MISSING}, "TensorRT", "missing", "not installed", ""),
-        ({"tensorrt": MISSING}, "[gpu]", "missing", "missing: TensorRT", "pip install 'retinasdk[gpu]'"),
+        ({"tensorrt": MISSING}, "[gpu]", "missing", "TensorRT not installed", "pip install 'retinasdk[gpu]'"),
         ({"pycuda": MISSING}, "pycuda", "missing", "not installed", ""),
-        ({"pycuda": MISSING}, "[gpu]", "missing", "missing: pycuda", "pip install 'retinasdk[gpu]'"),
+        ({"pycuda": MISSING}, "[gpu]", "missing", "pycuda not installed", "pip install 'retinasdk[gpu]'"),
         (
             {"pycuda": Answer(problem="libcurand.so.10: cannot open")},
             "pycuda",
@@ -452,7 +498,7 @@ def test_nvidias_own_version(look: Callable[..., Diagnosis], tmp_path: Path) -> 
     path.write_text(
         "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build\nGCC version: 12.3.0\n"
     )
-    assert finding(look(), "driver").text == "580.65.06, knows CUDA up to 13.0"
+    assert finding(look(), "driver").text == "580.65.06, supports CUDA up to 13.0"
     assert finding(look(), "driver").facts["nvidia_version"] == "580.65.06"
 
 
@@ -462,25 +508,29 @@ def test_nvidias_own_version(look: Callable[..., Diagnosis], tmp_path: Path) -> 
         ({"auto": Answer({"reason": "pycuda is not installed"})}, "will use the CPU: pycuda is not installed."),
         (
             {"auto": Answer({"reason": "no usable GPU"}), "onnxruntime": MISSING},
-            "will use the CPU: no usable GPU; and fail there (onnxruntime: not installed; wanted for networks on the",
+            "will use the CPU, which will fail (onnxruntime: not installed; needed for networks on the CPU): no usable",
         ),
         (
             {"tensorrt": Answer(problem="libnvinfer.so.10: cannot open")},
-            "will use the GPU, and fail (TensorRT: cannot be imported: libnvinfer.so.10: cannot open); "
-            'until that is repaired, use device="cpu".',
+            "will use the GPU and fail (TensorRT: cannot be imported: libnvinfer.so.10: cannot open); "
+            'until this is repaired, use device="cpu".',
         ),
-        ({"pycuda": Answer(problem="broken")}, "will use the GPU, and fail (pycuda: broken); until"),
+        ({"pycuda": Answer(problem="broken")}, "will use the GPU and fail (pycuda: broken); until"),
         (
             {"native": Answer(problem="ends the process: Illegal instruction")},
-            "will use nothing, as retinasdk itself does not work (native core: ends the process: Illegal instruction).",
+            "cannot be used: retinasdk itself does not work (native core: ends the process: Illegal instruction).",
         ),
-        ({"auto": Answer(problem="SyntaxError")}, "will use nothing, as retinasdk itself does not work (SyntaxError)."),
+        ({"auto": Answer(problem="SyntaxError")}, "cannot be used: retinasdk itself does not work (SyntaxError)."),
     ],
 )
 def test_conclusions(look: Callable[..., Diagnosis], changes: dict[str, Answer], conclusion: str) -> None:
     diagnosis = look(**changes)
     assert diagnosis.conclusion.startswith(f'device="auto" {conclusion}')
-    assert diagnosis.to_text().endswith(f"\n\n{diagnosis.conclusion}")
+    first, second, empty, *_ = diagnosis.to_text().splitlines()
+    assert (second, empty) == (diagnosis.conclusion, "")
+    assert (
+        ("can detect" in first) == diagnosis.can_detect == (conclusion == "will use the CPU: pycuda is not installed.")
+    )
 
 
 @pytest.fixture
@@ -579,7 +629,7 @@ def test_a_driver_that_cannot_be_loaded(
 def test_known_versions(product: str, version: str, known: bool, look: Callable[..., Diagnosis]) -> None:
     assert is_known_tensorrt(product, version) == known
     found = finding(look(tensorrt=tensorrt(version, rtx=product == "tensorrt_rtx")), "TensorRT")
-    assert ("retinasdk knows" in found.text) == (not known)
+    assert ("retinasdk supports" in found.text) == (not known)
     assert not known or found.state == ("note" if version.startswith("8.5") else "ok")
 
 
@@ -677,7 +727,7 @@ def test_a_healthy_jetson(tmp_path: Path, look: Callable[..., Diagnosis]) -> Non
 def test_a_jetson_in_a_container(tmp_path: Path, look: Callable[..., Diagnosis]) -> None:
     make_jetson(tmp_path, release=None, clocks="")
     diagnosis = look(**on_orin())
-    assert "no release to be seen" in finding(diagnosis, "JetPack").text
+    assert "the release is not visible" in finding(diagnosis, "JetPack").text
     assert "/etc/nv_tegra_release" in finding(diagnosis, "JetPack").advice[0]
     assert "clocks" not in [item.name for item in diagnosis.findings]
 
@@ -714,7 +764,7 @@ def test_clocks_and_power_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             "R36 (release), REVISION: 4.3",
             tensorrt("10.16.1", tensorrt_cu13="pip"),
             "broken",
-            "its wheel is for CUDA 13, the driver knows CUDA up to 12.6",
+            "its wheel is for CUDA 13, the driver supports CUDA up to 12.6",
             "pip uninstall tensorrt_cu13",
         ),
         (

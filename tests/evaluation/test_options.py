@@ -114,13 +114,13 @@ def test_the_command_maps_and_selects(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--map", "hound"], "a category and a label are wanted, such as other=person; got 'hound'"),
+        (["--map", "hound"], "expected CATEGORY=LABEL such as pedestrian=person, got 'hound'"),
         (["--map", "=dog"], "such as other=person"),
         (["--map", "dog="], "such as other=person"),
         (["--map", "dog=person", "--map", "dog=chair"], "--map gives one category twice"),
         (["--batch", "0"], "batch must be"),
         (["--classes", "cat"], "unknown class 'cat'"),
-        (["--report", "truth.json/report"], "wanted a folder to write to"),
+        (["--report", "truth.json/report"], "the output folder cannot be created"),
     ],
     ids=str,
 )

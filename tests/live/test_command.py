@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,11 @@ def test_json_lines_are_what_the_detector_gives(run: Run, gif: Path, tmp_path: P
             assert entry["age_s"] > 0
     assert sum(len(entry["detections"]) for entry in entries) > 0
     assert out.splitlines()[0] == f"{gif}: 12 frames captured, 12 processed, 0 dropped, 0 failed"
-    assert [line.split()[0] for line in out.splitlines()[1:]] == [
+    labels = Counter(item["label"] for entry in entries for item in entry["detections"])
+    found = ", ".join(f"{count} x {label}" for label, count in labels.most_common())
+    with_any = sum(bool(entry["detections"]) for entry in entries)
+    assert out.splitlines()[1] == f"detected {found}, in {with_any} of 12 frames"
+    assert [line.split()[0] for line in out.splitlines()[2:]] == [
         "stage",
         "capture",
         "wait",
@@ -271,14 +276,14 @@ def test_progress_line_on_a_terminal_only(gif: Path, model_path: Path) -> None:
         ("{tmp}/none.mp4", "none.mp4: no such file or folder; a source is a video file"),
         ("{tmp}/empty", "empty: the folder contains no images"),
         ("{tmp}/notes.txt", "notes.txt: cannot be opened as video: Invalid data"),
-        ("{gif} --policy newest", "policy must be 'latest', 'all', 'bounded:N' or 'bounded:N:newest', got 'newest'"),
-        ("{gif} --max-fps 0", "max_fps must be above 0, got 0.0"),
-        ("{gif} --deadline -1", "deadline_s must be above 0, got -1.0"),
+        ("{gif} --policy newest", "--policy must be 'latest', 'all', 'bounded:N' or 'bounded:N:newest', got 'newest'"),
+        ("{gif} --max-fps 0", "--max-fps must be above 0, got 0.0"),
+        ("{gif} --deadline -1", "--deadline must be above 0, got -1.0"),
         ("{gif} --max-frames 0", "--max-frames must be at least 1, got 0"),
-        ("{gif} --jsonl {tmp}", "wanted the name of a file to write, got a folder"),
-        ("{gif} --save {tmp}/none/a.mp4", "none: wanted a folder that can be written to"),
-        ("{gif} --save {gif}", "blocks.gif: would replace the source; choose another name"),
-        ("{gif} --jsonl {gif}", "blocks.gif: would replace the source; choose another name"),
+        ("{gif} --jsonl {tmp}", "this is a folder; give the name of the file to write"),
+        ("{gif} --save {tmp}/none/a.mp4", "none: no such folder to write to"),
+        ("{gif} --save {gif}", "blocks.gif: this would replace the source; choose another name"),
+        ("{gif} --jsonl {gif}", "blocks.gif: this would replace the source; choose another name"),
         ("{gif} --classes cat", "unknown class 'cat'"),
         ("", "required: SOURCE"),
     ],

@@ -332,7 +332,7 @@ def test_addresses(text: str, address: Address) -> None:
 def test_the_url_of_all_interfaces_can_be_opened(host: str) -> None:
     """0.0.0.0 is where to listen, and no address to connect to."""
     url = Address(host, 0).url(8090, "secret")
-    assert re.fullmatch(r"http://[^/:]+:8090/#token=secret", url)
+    assert re.fullmatch(r"http://([^/:]+|\[[^/\]]+\]):8090/#token=secret", url)
     assert "0.0.0.0" not in url
 
 

@@ -298,8 +298,8 @@ def test_what_the_command_says_of_bad_switches(
 @pytest.mark.parametrize(
     ("switches", "message"),
     [
-        (["--ignore", "0,0,50"], "argument --ignore: four numbers are wanted, such as 0,0,640,120; got '0,0,50'"),
-        (["--ignore", "0,0,50,y"], "argument --ignore: four numbers are wanted"),
+        (["--ignore", "0,0,50"], "argument --ignore: expected four numbers such as 0,0,640,120, got '0,0,50'"),
+        (["--ignore", "0,0,50,y"], "argument --ignore: expected four numbers"),
         (["--score", "person=high"], "argument --score: invalid float value: 'person=high'; wanted is a score, or"),
         (["--suppression", "soft"], "argument --suppression: invalid choice: 'soft'"),
     ],

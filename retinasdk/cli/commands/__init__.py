@@ -1,1 +1,1 @@
-"""The commands of `retinasdk`, one a module: `add_parser` makes its arguments, `run` does it."""
+"""The commands of `retinasdk`, one per module: `add_parser` defines its options, `run` runs it."""

@@ -1,4 +1,4 @@
-"""`retinasdk bench`: models, devices, precisions and sizes timed in turn."""
+"""`retinasdk bench`: measures the speed of models, devices, precisions and input sizes."""
 
 from __future__ import annotations
 
@@ -11,45 +11,100 @@ from retinasdk._util.files import write_atomically
 from retinasdk.benchmark.bench import DEFAULT_ROUNDS, bench
 from retinasdk.benchmark.plot import chart
 from retinasdk.benchmark.table import markdown
-from retinasdk.cli.arguments import check_file, image_size, names, progress
+from retinasdk.cli.arguments import add_command, add_json, image_size, names
+from retinasdk.cli.output import check_file, check_json, progress, text_stream, write_json
 
 
 def add_parser(commands: Any) -> None:
     """Adds the command."""
-    time = commands.add_parser("bench", help="time models, devices, precisions and sizes against each other")
-    time.add_argument("models", nargs="+", metavar="MODEL", help="bundled names, ONNX files or engines")
-    time.add_argument("--device", type=names, default=["auto"], metavar="D,...", help="of auto, cpu, cuda (auto)")
-    time.add_argument(
-        "--precision", type=names, default=[], metavar="P,...", help="of fp32, fp16, int8, on the GPU (fp16)"
+    parser = add_command(
+        commands,
+        "bench",
+        description="Measures how long detection takes, for every combination of the given models, devices, precisions "
+        "and input sizes. All of them are loaded at once and take turns, so that a change of the clock rate affects "
+        "all alike. Prints a Markdown table with median times in milliseconds; with annotations also the average "
+        "precision (AP).",
+        examples=[
+            ("Time a model on this machine", "retinasdk bench model.onnx"),
+            (
+                "Compare two models at two input sizes, with their accuracy",
+                "retinasdk bench people mine.onnx --size 480x640 720x1280 \\\n    --images val/ --annotations val.json",
+            ),
+            (
+                "Compare the CPU with float16 and int8 on the GPU",
+                "retinasdk bench model.onnx --device cpu,cuda --precision fp16,int8",
+            ),
+        ],
     )
-    time.add_argument(
+    compared = parser.add_argument_group("What is compared")
+    compared.add_argument(
+        "models", nargs="+", metavar="MODEL", help="names of bundled models, ONNX files or TensorRT engines"
+    )
+    compared.add_argument(
+        "--device", type=names, default=["auto"], metavar="D,...", help="one or more of auto, cpu, cuda; default: auto"
+    )
+    compared.add_argument(
+        "--precision",
+        type=names,
+        default=[],
+        metavar="P,...",
+        help="precisions of ONNX files on the GPU: one or more of fp32, fp16, int8; default: fp16",
+    )
+    compared.add_argument(
         "--size",
         type=image_size,
         nargs="+",
         action="extend",
         default=[],
         metavar="HxW",
-        help="sizes that the network's input fits into, such as 480x640 (the model's own)",
+        help="resize images to fit into this height x width, by the resize rule of the model, then pad them as the "
+        "model requires; the table shows the padded size: 480x640 becomes 512 x 640 for a model that pads to multiples "
+        "of 128; default: the model's own size",
     )
-    time.add_argument("--images", type=Path, metavar="DIR", help="folder of images to take in turn (a seeded picture)")
-    time.add_argument("--annotations", type=Path, metavar="COCO.json", help="their boxes: adds AP to the times")
-    time.add_argument("--batch", type=int, default=1, metavar="N", help="images a call (%(default)s)")
-    time.add_argument("--rounds", type=int, default=DEFAULT_ROUNDS, metavar="N", help="timed rounds (%(default)s)")
-    time.add_argument("--threads", type=int, metavar="N", help="of the CPU inside one call (one a core)")
-    time.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
-    time.add_argument("--plot", type=Path, metavar="FILE.png", help="draw AP against time; without AP, the stages")
-    time.add_argument("--published", action="store_true", help="put figures that others published behind AP and time")
-    time.set_defaults(run=run)
+    images = parser.add_argument_group("Images")
+    images.add_argument(
+        "--images",
+        type=Path,
+        metavar="DIR",
+        help="folder of images, up to 16 of which are used in turn; default: a generated picture",
+    )
+    images.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="COCO.json",
+        help="boxes of these images in COCO format; adds AP to the table",
+    )
+    images.add_argument("--batch", type=int, default=1, metavar="N", help="images per call; default: %(default)s")
+    timing = parser.add_argument_group("Timing")
+    timing.add_argument(
+        "--rounds", type=int, default=DEFAULT_ROUNDS, metavar="N", help="timed calls of each; default: %(default)s"
+    )
+    timing.add_argument(
+        "--threads", type=int, metavar="N", help="CPU threads per call; ignored on the GPU; default: number of cores"
+    )
+    output = parser.add_argument_group("Output")
+    add_json(output, "the report")
+    output.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png",
+        help="draw a chart: AP against time, or the times of the stages if there are no annotations",
+    )
+    output.add_argument(
+        "--published",
+        action="store_true",
+        help="add published figures of other projects to the report; needs --annotations",
+    )
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does it. Raises the errors of `bench`."""
-    for path in (arguments.json, arguments.plot):
-        if path is not None:
-            check_file(path)
+    """Runs the command. Raises the errors of `bench`."""
+    check_json(arguments.json)
     if arguments.plot is not None:
+        check_file(arguments.plot)
         if arguments.plot.suffix.lower() != ".png":
-            raise ValueError(f"{arguments.plot}: the picture is a PNG; name it {arguments.plot.stem}.png")
+            raise ValueError(f"{arguments.plot}: the chart is written as PNG; name it {arguments.plot.stem}.png")
         check_charts()
     report = bench(
         arguments.models,
@@ -64,10 +119,9 @@ def run(arguments: argparse.Namespace) -> None:
         published=arguments.published,
         progress=progress,
     )
-    print(markdown(report))
-    if arguments.json is not None:
-        write_atomically(arguments.json, report.to_json().encode())
-        print(f"wrote {arguments.json}")
+    text = text_stream(arguments.json)
+    print(markdown(report), file=text)
+    write_json(arguments.json, report.to_json())
     if arguments.plot is not None:
         write_atomically(arguments.plot, chart(report))
-        print(f"wrote {arguments.plot}")
+        print(f"wrote {arguments.plot}", file=text)

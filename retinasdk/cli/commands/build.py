@@ -1,4 +1,4 @@
-"""`retinasdk build`: an ONNX file to a TensorRT engine."""
+"""`retinasdk build`: builds a TensorRT engine from an ONNX file."""
 
 from __future__ import annotations
 
@@ -10,39 +10,78 @@ from typing import Any
 
 from retinasdk import build_engine
 from retinasdk._util.lazy import require
-from retinasdk.cli.arguments import image_size
+from retinasdk.cli.arguments import add_command, image_size
 from retinasdk.tensorrt.engine_info import PRECISIONS, EngineInfo
 
 
 def add_parser(commands: Any) -> None:
     """Adds the command."""
-    build = commands.add_parser("build", help="build a TensorRT engine for the GPU of this machine")
-    build.add_argument("model", metavar="MODEL", help="a bundled name or an ONNX file")
-    build.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.engine", help="the engine to write")
-    build.add_argument("--precision", choices=PRECISIONS, default="fp16", help="(default: %(default)s)")
-    build.add_argument(
+    parser = add_command(
+        commands,
+        "build",
+        description="Builds a TensorRT engine from an ONNX model, for the GPU and the TensorRT of this machine. "
+        "Building takes minutes. It is only needed to ship an engine or to choose its settings: a Detector on the GPU "
+        "builds an engine by itself at the first run and caches it.",
+        examples=[
+            (
+                "Build an engine in float16 for images of one size",
+                "retinasdk build model.onnx -o model.engine --size 1080x1920",
+            ),
+            (
+                "Build an engine in 8 bits for batches of 1 to 8 images",
+                "retinasdk build model.onnx -o model.engine --precision int8 \\\n"
+                "    --images calibration/ --batch 1,4,8",
+            ),
+        ],
+    )
+    source = parser.add_argument_group("Input")
+    source.add_argument("model", metavar="MODEL", help="ONNX file, or name of a bundled model")
+    output = parser.add_argument_group("Output")
+    output.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE.engine",
+        help="engine file to write; FILE.engine.json is written beside it",
+    )
+    engine = parser.add_argument_group("Engine")
+    engine.add_argument("--precision", choices=PRECISIONS, default="fp16", help="default: %(default)s")
+    engine.add_argument(
         "--images",
         type=Path,
         metavar="DIR",
-        help="for int8: images like those to come, which the scales are taken from",
+        help="calibration images for --precision int8, similar to those that the engine will run on",
     )
-    build.add_argument(
-        "--batch", type=_batch, metavar="N|MIN,OPT,MAX", help="images at a time (default: 1, or the network's own)"
+    engine.add_argument(
+        "--batch",
+        type=_batch,
+        metavar="N|MIN,OPT,MAX",
+        help="images per call: a fixed number, or the smallest, the usual and the largest; default: the model's own, "
+        "or 1",
     )
-    build.add_argument(
+    engine.add_argument(
         "--size",
         type=image_size,
         action="append",
         metavar="HxW",
-        help="size of images to come, such as 1080x1920; again for more, the most frequent first (default: any)",
+        help="height x width in pixels of the images that will come, such as 1080x1920; repeatable, the most frequent "
+        "first; default: any size",
     )
-    build.add_argument("--workspace", type=int, metavar="MB", help="most scratch memory of the engine")
-    build.add_argument("--level", type=int, choices=range(6), help="0: quick to build ... 5: quick to run")
-    build.set_defaults(run=run)
+    engine.add_argument(
+        "--workspace", type=int, metavar="MB", help="largest scratch memory of the engine; default: TensorRT's limit"
+    )
+    engine.add_argument(
+        "--level",
+        type=int,
+        choices=range(6),
+        help="optimization level of TensorRT, from 0 (fast build) to 5 (fast engine); default: TensorRT's",
+    )
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Builds it. Raises the errors of `build_engine`."""
+    """Runs the command. Raises the errors of `build_engine`."""
     with _progress_bar() as progress:
         info = build_engine(
             arguments.model,
@@ -75,13 +114,13 @@ def _report(path: Path, info: EngineInfo) -> str:
 def _batch(text: str) -> int | tuple[int, ...]:
     numbers = text.split(",")
     if len(numbers) not in (1, 3) or not all(number.isdigit() for number in numbers):
-        raise argparse.ArgumentTypeError(f"one number or three are wanted, such as 4 or 1,2,8; got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected one number or three, such as 4 or 1,2,8, got {text!r}")
     return int(text) if len(numbers) == 1 else tuple(map(int, numbers))
 
 
 @contextlib.contextmanager
 def _progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, as TensorRT tells how far it is."""
+    """Shows a bar on a terminal, as TensorRT reports its progress."""
     with require("tqdm", "the progress bar").tqdm(desc="build", unit="step", disable=None) as bar:
 
         def show(done: int, of: int) -> None:

@@ -1,4 +1,4 @@
-"""`retinasdk detect`: images to tables, marked pictures and JSON."""
+"""`retinasdk detect`: detects objects in images and prints, draws or writes them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,46 +16,81 @@ from typing import Any
 import numpy as np
 
 from retinasdk import Detections, Detector, ImageError, list_images
-from retinasdk._util.files import write_atomically
 from retinasdk.cli.arguments import (
+    add_command,
+    add_device,
     add_filters,
+    add_json,
     add_model,
     add_suppression,
     add_tiles,
-    check_file,
-    make_folder,
-    progress,
     suppression_of,
     tiles_of,
 )
+from retinasdk.cli.output import check_json, make_folder, print_now, progress, text_stream, write_json
 from retinasdk.images import as_rgb
 from retinasdk.tiling.grid import TilesOption
 from retinasdk.tiling.windows import FileWindows, open_windows
 
-_PICTURE_SIDE = 4096  # of a picture of an image that is never decoded whole
-_MANY_ROWS = 20  # from here on a table gives counts instead of a row for each object
+_PICTURE_SIDE = 4096  # pixels of the drawn copy of an image that is never decoded whole
+_MANY_ROWS = 20  # above this many detections, counts per class are printed instead of a row for each
+_VIDEO_SUFFIXES = (
+    *(".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"),
+    *(".db3", ".mcap"),
+)
 
 
 def add_parser(commands: Any) -> None:
     """Adds the command."""
-    detect = commands.add_parser("detect", help="detect objects in images")
-    detect.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of them")
-    add_model(detect)
-    add_filters(detect)
-    add_suppression(detect)
-    add_tiles(detect)
-    detect.add_argument(
+    parser = add_command(
+        commands,
+        "detect",
+        description="Detects objects in images and prints each one with its score, class and box in pixels, image by "
+        "image. It can also draw the boxes into copies of the images and write the detections as JSON. For videos, "
+        "cameras and streams use 'retinasdk live'.",
+        examples=[
+            (
+                "Print the people in a photo, and draw them into out/street_detections.jpg",
+                "retinasdk detect street.jpg --out out",
+            ),
+            (
+                "Run your own model on a folder, only for two classes, and keep the detections",
+                "retinasdk detect photos/ --model model.onnx --classes car,truck \\\n    --score 0.5 --json found.json",
+            ),
+            (
+                "Find small objects in a large aerial image",
+                "retinasdk detect aerial.tif --model tree-crowns --tiles 640",
+            ),
+        ],
+    )
+    images = parser.add_argument_group("Input")
+    images.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of images")
+    detection = parser.add_argument_group("Detection")
+    add_model(detection)
+    add_filters(detection)
+    output = parser.add_argument_group("Output")
+    output.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help=f"write marked pictures here; of images that are read in windows, at most {_PICTURE_SIDE} pixels a side",
+        help="draw the boxes into copies of the images, written to this folder as NAME_detections.jpg; copies of large "
+        f"images that are read in parts have at most {_PICTURE_SIDE} pixels a side",
     )
-    detect.add_argument("--json", type=Path, metavar="FILE", help="write the detections as JSON")
-    detect.set_defaults(run=run)
+    add_json(output, "the detections of all images")
+    add_tiles(parser)
+    add_suppression(parser)
+    add_device(parser)
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does it. Raises the errors of `Detector`, `ValueError` and `OSError`."""
+    """Runs the command.
+
+    Raises:
+        RetinaSdkError: An error of `Detector`, or an image that cannot be read.
+        ValueError: An option is out of range.
+        OSError: A file cannot be written.
+    """
     paths = _image_paths(arguments.images)
     detector = Detector(
         arguments.model,
@@ -64,33 +100,30 @@ def run(arguments: argparse.Namespace) -> None:
     )
     tiles = tiles_of(arguments)
     call = functools.partial(detector, classes=arguments.classes, ignore=arguments.ignore, tiles=tiles)
-    # A folder that cannot be written is found out before the work, and nothing is written before all of it succeeded.
-    if arguments.json is not None:
-        check_file(arguments.json)
+    # What cannot be written is reported before the work, and no file is written before all images have succeeded.
+    check_json(arguments.json)
     if arguments.out is not None:
         make_folder(arguments.out)
+    text = text_stream(arguments.json)
     found: list[tuple[str, int, int, Detections]] = []
     for path in progress("detect", "image")(paths):
         image, (height, width) = _read(path, tiles)
         found.append((path, width, height, call(image)))
+        print_now(_table(f"{path}  {width} x {height}", found[-1][-1]), text)
 
-    for path, width, height, detections in found:
-        print(_table(f"{path}  {width} x {height}", detections))
     if arguments.out is not None:
         for target, (path, _, _, detections) in zip(_picture_paths(arguments.out, paths), found, strict=True):
             _marked(path, detections, tiles).save(target, quality=92)
-            print(f"wrote {target}")
-    if arguments.json is not None:
-        entries = [
-            {"image": path, "width": width, "height": height, "detections": detections.to_dicts()}
-            for path, width, height, detections in found
-        ]
-        write_atomically(arguments.json, (json.dumps(entries, indent=1) + "\n").encode())
-        print(f"wrote {arguments.json}")
+            print(f"wrote {target}", file=text)
+    entries = [
+        {"image": path, "width": width, "height": height, "detections": detections.to_dicts()}
+        for path, width, height, detections in found
+    ]
+    write_json(arguments.json, json.dumps(entries, indent=1) + "\n")
 
 
 def _read(path: str, tiles: TilesOption) -> tuple[Any, tuple[int, int]]:
-    """The image as the detector is to get it, which is the path where tiles read it in windows; (height, width)."""
+    """Returns the image for the detector (its path if tiles read it in windows), and its (height, width)."""
     if tiles is None:
         image = as_rgb(path)
         return image, image.shape[:2]
@@ -99,7 +132,7 @@ def _read(path: str, tiles: TilesOption) -> tuple[Any, tuple[int, int]]:
 
 
 def _marked(path: str, detections: Detections, tiles: TilesOption) -> Any:
-    """The picture with boxes; smaller where the image was read in windows."""
+    """Returns the picture with boxes; a smaller one if the image was read in windows."""
     if tiles is None:
         return detections.draw(path)
     with open_windows(path, as_rgb) as windows:
@@ -113,12 +146,14 @@ def _marked(path: str, detections: Detections, tiles: TilesOption) -> Any:
 def _image_paths(inputs: Iterable[str]) -> list[str]:
     paths: list[str] = []
     for item in inputs:
+        if "://" in item or item.lower().endswith(_VIDEO_SUFFIXES):
+            raise ImageError(
+                f"{item}: this is a video or a stream, and detect reads images; run: retinasdk live {shlex.quote(item)}"
+            )
         if os.path.isdir(item):
             inside = list_images(item)
             if not inside:
-                raise ImageError(
-                    f"{item}: wanted a folder with images, found none in it (folders inside are not searched)"
-                )
+                raise ImageError(f"{item}: no images in this folder (folders inside it are not searched)")
             paths += inside
         elif os.path.exists(item):
             paths.append(item)
@@ -128,7 +163,7 @@ def _image_paths(inputs: Iterable[str]) -> list[str]:
 
 
 def _picture_paths(folder: Path, paths: Sequence[str]) -> list[Path]:
-    """One name for each image, none twice, and none that would replace a source."""
+    """Returns a name for each image, all different, none of which would replace a source."""
     taken = {Path(path).resolve() for path in paths}
     targets = []
     for path in paths:

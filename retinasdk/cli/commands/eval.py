@@ -1,4 +1,4 @@
-"""`retinasdk eval`: COCO average precision."""
+"""`retinasdk eval`: computes COCO average precision on annotated images."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk import Detector
-from retinasdk._util.files import write_atomically
 from retinasdk.cli.arguments import (
+    add_command,
+    add_device,
+    add_json,
     add_model,
     add_suppression,
     add_tiles,
-    check_file,
-    make_folder,
     names,
-    progress,
     suppression_of,
     tiles_of,
 )
+from retinasdk.cli.output import check_json, make_folder, progress, text_stream, write_json
 from retinasdk.evaluation.evaluate import DEFAULT_BATCH, DEFAULT_COUNTED, DEFAULT_SCORE_THRESHOLD, evaluate
 from retinasdk.evaluation.report import PAGE
 from retinasdk.evaluation.results import Evaluation
@@ -27,44 +27,81 @@ from retinasdk.evaluation.results import Evaluation
 
 def add_parser(commands: Any) -> None:
     """Adds the command."""
-    score = commands.add_parser("eval", help="COCO average precision on annotated images")
-    add_model(score)
-    score.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
-    score.add_argument("--annotations", type=Path, required=True, metavar="COCO.json", help="boxes in COCO's format")
-    score.add_argument("--classes", type=names, help="score only these labels of the model, e.g. person,chair")
-    score.add_argument(
+    parser = add_command(
+        commands,
+        "eval",
+        description="Runs a model on annotated images and prints its COCO average precision (AP), in total, by class "
+        "and by object size, and the score threshold with the best F1. It can also write a page with curves and the "
+        "worst images. Needs pip install 'retinasdk[eval]'.",
+        examples=[
+            (
+                "Evaluate a model on a COCO-format data set",
+                "retinasdk eval --model model.onnx --images val/ --annotations val.json",
+            ),
+            (
+                "Match a category that the model calls differently, and write a report",
+                "retinasdk eval --images val/ --annotations val.json \\\n    --map pedestrian=person --report report/",
+            ),
+        ],
+    )
+    data = parser.add_argument_group("Input")
+    data.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
+    data.add_argument(
+        "--annotations", type=Path, required=True, metavar="COCO.json", help="ground truth boxes in COCO format"
+    )
+    data.add_argument(
         "--map",
         type=_renaming,
         action="append",
         default=[],
         metavar="CATEGORY=LABEL",
-        help="the model's label for a category that is called otherwise; again for more",
+        help="a category of the annotations that the model names differently, and the model's label (repeatable)",
     )
-    score.add_argument(
-        "--score", type=float, default=DEFAULT_SCORE_THRESHOLD, help="count scores above this (%(default)s)"
+    data.add_argument(
+        "--batch",
+        type=int,
+        default=DEFAULT_BATCH,
+        metavar="N",
+        help="images in memory at a time; default: %(default)s",
     )
-    score.add_argument("--batch", type=int, default=DEFAULT_BATCH, help="images in memory at a time (%(default)s)")
-    add_tiles(score)
-    score.add_argument(
+    detection = parser.add_argument_group("Detection")
+    add_model(detection)
+    detection.add_argument(
+        "--classes", type=names, metavar="A,B", help="evaluate only these labels, such as person,chair; default: all"
+    )
+    detection.add_argument(
+        "--score",
+        type=float,
+        default=DEFAULT_SCORE_THRESHOLD,
+        help="evaluate detections with a confidence score above this, 0 to 1; AP needs a low one; default: %(default)s",
+    )
+    detection.add_argument(
         "--counted",
         type=int,
         default=DEFAULT_COUNTED,
         metavar="N",
-        help="the best N detections of an image and class count (%(default)s, as COCO has it)",
+        help="count the best N detections per image and class; default: %(default)s, as COCO does",
     )
-    score.add_argument("--json", type=Path, metavar="FILE", help="write the numbers as JSON")
-    score.add_argument("--report", type=Path, metavar="DIR", help="write a page with curves and the worst images")
-    add_suppression(score)
-    score.set_defaults(run=run)
+    output = parser.add_argument_group("Output")
+    add_json(output, "the metrics")
+    output.add_argument(
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write an HTML page with precision-recall curves and the images with most errors",
+    )
+    add_tiles(parser)
+    add_suppression(parser)
+    add_device(parser)
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does it. Raises the errors of `evaluate`."""
+    """Runs the command. Raises the errors of `evaluate`."""
     rename = dict(arguments.map)
     if len(rename) < len(arguments.map):
-        raise ValueError("--map gives one category twice; each category becomes one label")
-    if arguments.json is not None:
-        check_file(arguments.json)
+        raise ValueError("--map is given twice for one category; a category has one label")
+    check_json(arguments.json)
     if arguments.report is not None:
         make_folder(arguments.report)
     with Detector(arguments.model, device=arguments.device, suppression=suppression_of(arguments)) as detector:
@@ -81,18 +118,17 @@ def run(arguments: argparse.Namespace) -> None:
             report=arguments.report,
             progress=progress("eval", "batch"),
         )
-    print(_summary(result))
-    if arguments.json is not None:
-        write_atomically(arguments.json, (json.dumps(result.to_dict(), indent=1) + "\n").encode())
-        print(f"wrote {arguments.json}")
+    text = text_stream(arguments.json)
+    print(_summary(result), file=text)
+    write_json(arguments.json, json.dumps(result.to_dict(), indent=1) + "\n")
     if arguments.report is not None:
-        print(f"wrote {arguments.report / PAGE}")
+        print(f"wrote {arguments.report / PAGE}", file=text)
 
 
 def _renaming(text: str) -> tuple[str, str]:
     category, separator, label = (part.strip() for part in text.partition("="))
     if not (category and separator and label):
-        raise argparse.ArgumentTypeError(f"a category and a label are wanted, such as other=person; got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected CATEGORY=LABEL such as pedestrian=person, got {text!r}")
     return category, label
 
 
@@ -113,5 +149,5 @@ def _summary(result: Evaluation) -> str:
             f"precision {point.precision:.3f}, recall {point.recall:.3f}"
         )
     if result.left_out:
-        lines.append(f"left out, since the model does not know them: {', '.join(result.left_out)}")
+        lines.append(f"not evaluated, as the model has no such class: {', '.join(result.left_out)}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`retinasdk export`: a model of a training framework to heads-only ONNX and its spec."""
+"""`retinasdk export`: exports a torchvision RetinaNet from PyTorch to ONNX."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from retinasdk.cli.arguments import check_file, labels
+from retinasdk.cli.arguments import add_command, labels
+from retinasdk.cli.output import check_file
 from retinasdk.convert.export_torch import ARCHITECTURES, DEFAULT_OPSET, OPSETS, export_torchvision, load_torchvision
 
 _FRAMEWORK = "torchvision:"
@@ -14,23 +15,68 @@ _FRAMEWORK = "torchvision:"
 
 def add_parser(commands: Any) -> None:
     """Adds the command."""
-    export = commands.add_parser("export", help="write a torchvision model as ONNX with its spec (needs torch)")
-    export.add_argument(
-        "model", type=_architecture, metavar=f"{_FRAMEWORK}NAME", help=f"NAME: {', '.join(ARCHITECTURES)}"
+    parser = add_command(
+        commands,
+        "export",
+        description="Exports a torchvision RetinaNet from PyTorch to ONNX, with its model spec. A checkpoint file "
+        "holds weights only: if your model was built with its own anchors, thresholds or image sizes, export it "
+        "in Python with retinasdk.export_torchvision(model, ...), which reads them from the model. Needs pip install "
+        "'retinasdk[export]'.",
+        examples=[
+            ("Export torchvision's COCO model", "retinasdk export torchvision:retinanet_resnet50_fpn_v2 -o model.onnx"),
+            (
+                "Export a model that you trained, with its class names",
+                "retinasdk export torchvision:retinanet_resnet50_fpn_v2 -o mine.onnx \\\n"
+                "    --weights mine.pth --labels background,bolt,nut",
+            ),
+        ],
     )
-    export.add_argument("-o", "--out", type=Path, required=True, metavar="FILE.onnx", help="the file to write")
-    export.add_argument(
-        "--weights", default="DEFAULT", metavar="DEFAULT|FILE.pth", help="torchvision's own, or a checkpoint's"
+    source = parser.add_argument_group("Input")
+    source.add_argument(
+        "model", type=_architecture, metavar=f"{_FRAMEWORK}NAME", help=f"NAME is one of {', '.join(ARCHITECTURES)}"
     )
-    export.add_argument("--num-classes", type=int, metavar="N", help="of the head (default: as the weights have)")
-    export.add_argument("--labels", type=labels, metavar="A,B,C|FILE.txt", help="one name a class, in order")
-    export.add_argument("--opset", type=int, choices=OPSETS, default=DEFAULT_OPSET, help="(default: %(default)s)")
-    export.add_argument("--norm-eps", type=float, help="epsilon of batch norms (0 where fine-tuned from COCO, v1)")
-    export.set_defaults(run=run)
+    source.add_argument(
+        "--weights",
+        default="DEFAULT",
+        metavar="DEFAULT|FILE.pth",
+        help="a checkpoint file, or DEFAULT to download torchvision's COCO weights; default: DEFAULT",
+    )
+    source.add_argument(
+        "--num-classes",
+        type=int,
+        metavar="N",
+        help="number of classes, with the background; default: as many as the weights have",
+    )
+    source.add_argument(
+        "--norm-eps",
+        type=float,
+        help="epsilon of the batch norms; 0 for models fine-tuned from torchvision's v1 COCO weights; default: 0 for "
+        "these weights, else 1e-5",
+    )
+    output = parser.add_argument_group("Output")
+    output.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE.onnx",
+        help="model to write; its spec is written beside it as FILE.json",
+    )
+    output.add_argument(
+        "--labels",
+        type=labels,
+        metavar="A,B|FILE.txt",
+        help="class names in order, the background first (torchvision's class 0), or a text file with one name per "
+        "line; default: COCO's for 91 classes, else 'class 0' and so on",
+    )
+    output.add_argument(
+        "--opset", type=int, choices=OPSETS, default=DEFAULT_OPSET, help="ONNX opset version; default: %(default)s"
+    )
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does it. Raises the errors of `load_torchvision` and `export_torchvision`."""
+    """Runs the command. Raises the errors of `load_torchvision` and `export_torchvision`."""
     check_file(arguments.out)
     model = load_torchvision(
         arguments.model, weights=arguments.weights, classes=arguments.num_classes, norm_eps=arguments.norm_eps
@@ -39,8 +85,8 @@ def run(arguments: argparse.Namespace) -> None:
     size = made.path.stat().st_size / 1e6
     print(
         f"wrote {made.path} ({size:.1f} MB, opset {arguments.opset}) and {made.path.with_suffix('.json').name}\n"
-        f"  {len(made.spec.labels)} classes; heads within {made.largest_difference:.1e} of torch's, as a part of their "
-        "spread"
+        f"  {len(made.spec.labels)} classes; head outputs differ from PyTorch's by at most "
+        f"{made.largest_difference:.1e} of their standard deviation"
     )
 
 
@@ -48,6 +94,6 @@ def _architecture(text: str) -> str:
     name = text.removeprefix(_FRAMEWORK)
     if name == text or name not in ARCHITECTURES:
         raise argparse.ArgumentTypeError(
-            f"{_FRAMEWORK}NAME is wanted, NAME one of {', '.join(ARCHITECTURES)}; got {text!r}"
+            f"expected {_FRAMEWORK}NAME with a NAME of {', '.join(ARCHITECTURES)}; got {text!r}"
         )
     return name

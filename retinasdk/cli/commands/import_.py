@@ -1,4 +1,4 @@
-"""`retinasdk import`: a foreign RetinaNet in ONNX to heads-only ONNX and its spec."""
+"""`retinasdk import`: converts a RetinaNet ONNX file that a framework exported."""
 
 from __future__ import annotations
 
@@ -7,34 +7,69 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk import import_onnx
-from retinasdk.cli.arguments import check_file, labels
+from retinasdk.cli.arguments import add_command, labels
 from retinasdk.cli.import_options import add_rules, rules_of
+from retinasdk.cli.option_names import in_option_names
+from retinasdk.cli.output import check_file
 from retinasdk.convert.flavours import list_flavours
 
 
 def add_parser(commands: Any) -> None:
     """Adds the command."""
-    importing = commands.add_parser("import", help="take over a RetinaNet that another framework exported")
-    importing.add_argument("model", type=Path, metavar="MODEL.onnx", help="the file as the framework wrote it")
-    importing.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.onnx", help="the file to write")
-    importing.add_argument(
+    parser = add_command(
+        commands,
+        "import",
+        description="Converts a RetinaNet ONNX file, as a framework exported it, to a model for retinasdk. Finds the "
+        "heads in the graph, removes the post-processing behind them, and writes the framework's rules into a model "
+        "spec. Prints what was found and how. Needs pip install 'retinasdk[onnx]'.",
+        examples=[
+            ("Convert a model, and find out by which rules", "retinasdk import theirs.onnx -o model.onnx"),
+            (
+                "Name the framework and the classes if the graph does not tell them",
+                "retinasdk import theirs.onnx -o model.onnx --flavour mmdet \\\n    --labels bolt,nut,washer",
+            ),
+        ],
+    )
+    source = parser.add_argument_group("Input")
+    source.add_argument("model", type=Path, metavar="MODEL.onnx", help="the file as the framework exported it")
+    rules = parser.add_argument_group("Rules")
+    rules.add_argument(
         "--flavour",
         choices=("auto", *list_flavours()),
         default="auto",
-        help="whose rules it follows (default: what the graph itself tells, else it is asked for)",
+        metavar="NAME",
+        help=f"the framework whose rules the model follows: {', '.join(list_flavours())}; auto recognizes it by the "
+        "graph, or asks for this option; default: auto",
     )
-    importing.add_argument("--labels", type=labels, metavar="A,B,C|FILE.txt", help="one name a class, in order")
-    importing.add_argument("--name", help="of the model, for people")
-    importing.add_argument("--box-head", metavar="TENSOR", help="a tensor of the box head, where shapes do not tell")
-    importing.add_argument(
-        "--force", action="store_true", help="insist on what you named where the graph contradicts it"
+    rules.add_argument(
+        "--labels",
+        type=labels,
+        metavar="A,B|FILE.txt",
+        help="class names in the order of the model's outputs, or a text file with one name per line; default: the "
+        "framework's usual ones",
     )
-    add_rules(importing)
-    importing.set_defaults(run=run)
+    rules.add_argument(
+        "--box-head", metavar="TENSOR", help="an output tensor of the box head, if the shapes are ambiguous"
+    )
+    rules.add_argument(
+        "--force", action="store_true", help="use the given flavour and rules even if the graph contradicts them"
+    )
+    add_rules(parser)
+    output = parser.add_argument_group("Output")
+    output.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        metavar="OUT.onnx",
+        help="model to write; its spec is written beside it as OUT.json",
+    )
+    output.add_argument("--name", help="name of the model, for people")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does it. Raises the errors of `import_onnx`."""
+    """Runs the command. Raises the errors of `import_onnx`."""
     check_file(arguments.out)
     report = import_onnx(
         arguments.model,
@@ -46,4 +81,4 @@ def run(arguments: argparse.Namespace) -> None:
         force=arguments.force,
         **rules_of(arguments),
     )
-    print(report)
+    print(in_option_names(str(report), arguments))

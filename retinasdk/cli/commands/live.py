@@ -1,8 +1,9 @@
-"""`retinasdk live`: a camera, a stream or a video, as it comes, to what `_live_sinks.py` writes."""
+"""`retinasdk live`: detects objects in video from any source; `live_sinks.py` writes and shows them."""
 
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import functools
 import sys
@@ -13,7 +14,16 @@ from typing import IO, Any
 from retinasdk import Detector
 from retinasdk._util.labels import class_ids_of
 from retinasdk._util.lazy import require
-from retinasdk.cli.arguments import add_filters, add_model, add_suppression, add_tiles, suppression_of, tiles_of
+from retinasdk.cli.arguments import (
+    add_command,
+    add_device,
+    add_filters,
+    add_model,
+    add_suppression,
+    add_tiles,
+    suppression_of,
+    tiles_of,
+)
 from retinasdk.cli.live_sinks import open_sinks
 from retinasdk.live import Frame, Stream, stream
 from retinasdk.live.counting import Counter, Counts
@@ -21,51 +31,108 @@ from retinasdk.live.sources import as_source
 from retinasdk.live.web.address import DEFAULT, Address
 from retinasdk.live.zones import Zones
 
+_ZONES_NOTE = """\
+example of a zones file, in pixels of a picture of 768 x 432 (width x height):
+  {"size": [768, 432],
+   "zones": [{"name": "table", "classes": ["person"],
+              "polygon": [[330, 80], [600, 80], [600, 430], [330, 430]]}],
+   "lines": [{"name": "door", "from": [0, 300], "to": [768, 300]}]}
+An object that crosses a line to the left, as seen along it from 'from' to
+'to', counts as in; to the right, as out. Without "size", numbers are shares
+of the width and height, from 0 to 1. "classes" is optional."""
+
 
 def add_parser(commands: Any) -> None:
     """Adds the command."""
-    live = commands.add_parser("live", help="detect objects in video, as it comes")
-    live.add_argument(
+    parser = add_command(
+        commands,
+        "live",
+        description="Detects objects in live or recorded video: a file, a camera, a network stream, a folder of "
+        "images, a GStreamer pipeline or a ROS 2 bag. Writes them as JSON Lines or CSV, as video with boxes, or shows "
+        "them in a window or a browser. It can track objects and count them in zones. Stop it with Ctrl-C.",
+        examples=[
+            (
+                "Detect in every frame of a video, and write a video with boxes",
+                "retinasdk live traffic.mp4 --save marked.mp4 --jsonl found.jsonl",
+            ),
+            ("Watch a camera in the browser", "retinasdk live /dev/video0 --web"),
+            (
+                "Count people who cross a line in a network stream",
+                "retinasdk live rtsp://camera/stream --zones zones.json --csv -",
+            ),
+        ],
+        notes=_ZONES_NOTE,
+    )
+    video = parser.add_argument_group("Input")
+    video.add_argument(
         "source",
         metavar="SOURCE",
-        help="video file, image folder, GIF, URL (rtsp, http), camera (0, /dev/video0), GStreamer pipeline, ROS 2 bag",
+        help="video file, folder of images, animated GIF, URL (rtsp, http), camera (0 or /dev/video0), GStreamer "
+        "pipeline in quotes, or folder of a ROS 2 bag",
     )
-    add_model(live)
-    add_filters(live)
-    add_suppression(live)
-    add_tiles(live)
-    live.add_argument(
+    video.add_argument(
         "--policy",
-        help="latest, all, bounded:N or bounded:N:newest: what is dropped when the detector is slower than the source "
-        "(default: latest for cameras and URLs, all for files)",
+        help="which frames are dropped if the detector is slower than the source. latest: keep only the newest; all: "
+        "drop none; bounded:N: queue N frames and drop the oldest; bounded:N:newest: queue N and drop the newest; "
+        "default: latest for cameras and URLs, all for files",
     )
-    live.add_argument("--max-fps", type=float, metavar="N", help="at most so many frames a second")
-    live.add_argument("--deadline", type=float, metavar="S", help="drop frames older than so many seconds")
-    live.add_argument("--max-frames", type=int, metavar="N", help="end after so many frames")
-    live.add_argument("--jsonl", metavar="FILE", help="write a line of JSON for each frame; - is standard output")
-    live.add_argument("--csv", metavar="FILE", help="write a row for each object; - is standard output")
-    live.add_argument(
-        "--zones", type=Path, metavar="FILE.json", help="count in zones and across lines (retinasdk.live.zones.Zones)"
+    video.add_argument(
+        "--max-fps", type=float, metavar="N", help="process at most this many frames per second; default: no limit"
     )
-    live.add_argument("--track", action="store_true", help="give each object an id; --zones does so too")
-    live.add_argument("--save", type=Path, metavar="FILE.mp4", help="write marked video")
-    live.add_argument("--show", action="store_true", help="show marked video in a window")
-    live.add_argument(
+    video.add_argument(
+        "--deadline", type=float, metavar="S", help="drop frames that have waited longer than S seconds; default: none"
+    )
+    video.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames; default: at the end")
+    detection = parser.add_argument_group("Detection")
+    add_model(detection)
+    add_filters(detection)
+    counting = parser.add_argument_group("Tracking and counting", "Needs pip install 'retinasdk[supervision]'.")
+    counting.add_argument(
+        "--track", action="store_true", help="give each object a number that it keeps from frame to frame"
+    )
+    counting.add_argument(
+        "--zones",
+        type=Path,
+        metavar="FILE.json",
+        help="track objects, and count them in the zones and across the lines of this file; see the example below",
+    )
+    output = parser.add_argument_group("Output")
+    output.add_argument("--jsonl", metavar="FILE", help="write one line of JSON per frame; - writes to standard output")
+    output.add_argument("--csv", metavar="FILE", help="write one row per detection; - writes to standard output")
+    output.add_argument("--save", type=Path, metavar="FILE.mp4", help="write video with boxes, as MP4")
+    output.add_argument("--show", action="store_true", help="show video with boxes in a window; q closes it")
+    output.add_argument(
         "--web",
         nargs="?",
         const=DEFAULT,
         metavar="HOST:PORT",
-        help=f"show it to browsers; a port alone, or nothing, is of this machine only (default: {DEFAULT})",
+        help="show video with boxes in browsers, at the address that is printed. A port alone serves this machine "
+        f"only; 0.0.0.0:8080 serves the network; default without a value: {DEFAULT}",
     )
-    live.add_argument("--web-token", metavar="TOKEN", help="what viewers must know; made where others can connect")
-    live.add_argument(
-        "--metrics", metavar="HOST:PORT", help="serve stage times and counters to Prometheus; a port alone: 127.0.0.1"
+    output.add_argument(
+        "--web-token",
+        metavar="TOKEN",
+        help="access token for --web, 16 to 256 letters, digits, - or _; default: generated for non-local addresses",
     )
-    live.set_defaults(run=run)
+    output.add_argument(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="serve stage times and frame counts to Prometheus; a port alone serves this machine only",
+    )
+    add_tiles(parser)
+    add_suppression(parser)
+    add_device(parser)
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does it, until the source ends, --max-frames, Ctrl-C or q. Raises the errors of `stream`, and `OSError`."""
+    """Runs the command until the source ends, `--max-frames`, Ctrl-C or q.
+
+    Raises:
+        RetinaSdkError: An error of `Detector` or of `stream`.
+        ValueError: An option is out of range.
+        OSError: A file cannot be written, or an address is not free.
+    """
     if arguments.max_frames is not None and arguments.max_frames < 1:
         raise ValueError(f"--max-frames must be at least 1, got {arguments.max_frames}")
     source = as_source(arguments.source)
@@ -86,7 +153,7 @@ def run(arguments: argparse.Namespace) -> None:
             )
         )
         if arguments.classes is not None:
-            class_ids_of(arguments.classes, detector.labels)  # an unknown name is found out before the work
+            class_ids_of(arguments.classes, detector.labels)  # reports an unknown name before the work
         counter = None if zones is None else Counter(zones, detector.labels)
         call = functools.partial(detector, classes=arguments.classes, ignore=arguments.ignore, tiles=tiles)
         frames = stack.enter_context(
@@ -94,18 +161,39 @@ def run(arguments: argparse.Namespace) -> None:
         )
         if arguments.metrics is not None:
             _serve_metrics(arguments.metrics, frames, stack)
-        # Last, so that whatever else is wrong has not emptied a file; and closed first.
+        # Opened last, so that no other mistake has emptied a file by then; and closed first.
         sinks = list(open_sinks(arguments, source, zones, stack))
-        counts = None
+        counts, found = None, _Found()
         file = sys.stderr if "-" in (arguments.jsonl, arguments.csv) else sys.stdout
-        stack.callback(_print_summary, frames, file)
+        stack.callback(_print_summary, frames, found, file)
         for number, frame in enumerate(_with_progress(frames), 1):
+            found.add(frame)
             if counter is not None:
                 counts = counter.update(frame)
             if False in [sink(frame, counts) for sink in sinks] or number == arguments.max_frames:
                 break
         if counts is not None:
             _print_counts(counts, file)
+
+
+class _Found:
+    """Counts what was detected, for the summary."""
+
+    def __init__(self) -> None:
+        self._labels: collections.Counter[str] = collections.Counter()
+        self._frames = self._frames_with_any = 0
+
+    def add(self, frame: Frame) -> None:
+        found = [] if frame.detections is None else [item.label for item in frame.detections]
+        self._labels.update(found)
+        self._frames += 1
+        self._frames_with_any += bool(found)
+
+    def __str__(self) -> str:
+        if not self._labels:
+            return f"detected nothing in {self._frames} frames"
+        counts = ", ".join(f"{count} x {label}" for label, count in self._labels.most_common())
+        return f"detected {counts}, in {self._frames_with_any} of {self._frames} frames"
 
 
 def _serve_metrics(address: str, frames: Stream, stack: contextlib.ExitStack) -> None:
@@ -115,7 +203,7 @@ def _serve_metrics(address: str, frames: Stream, stack: contextlib.ExitStack) ->
     registry = client.CollectorRegistry()
     register(frames, name="live", registry=registry)
     place = Address.parse(address)
-    place.bind().close()  # says what is wrong with the address
+    place.bind().close()  # raises an error that names what is wrong with the address
     server, thread = client.start_http_server(place.port, addr=place.host, registry=registry)
     print(f"metrics at {place.url(server.server_port, None)}metrics", file=sys.stderr, flush=True)
     stack.callback(thread.join)
@@ -124,7 +212,7 @@ def _serve_metrics(address: str, frames: Stream, stack: contextlib.ExitStack) ->
 
 
 def _with_progress(frames: Stream) -> Iterator[Frame]:
-    """A line on a terminal, nothing elsewhere."""
+    """Shows a progress line on a terminal only."""
     with require("tqdm", "the progress line").tqdm(desc="live", unit="frame", disable=None) as line:
         for frame in frames:
             line.set_postfix_str(f"age {frame.age_s:.2f} s, dropped {frame.counters.dropped}", refresh=False)
@@ -139,11 +227,12 @@ def _print_counts(counts: Counts, file: IO[str]) -> None:
         print(f"{name}: {came} in, {went} out", file=file)
 
 
-def _print_summary(frames: Stream, file: IO[str]) -> None:
+def _print_summary(frames: Stream, found: _Found, file: IO[str]) -> None:
     for name, counters in frames.counters.items():
         print(
             f"{name}: {counters.captured} frames captured, {counters.processed} processed, "
             f"{counters.dropped} dropped, {counters.failed} failed",
             file=file,
         )
+    print(found, file=file)
     print(frames.metrics, file=file)

@@ -1,4 +1,4 @@
-"""`retinasdk quantize`: an ONNX network in 8 bits, for the CPU."""
+"""`retinasdk quantize`: converts a model to 8 bits for the CPU."""
 
 from __future__ import annotations
 
@@ -8,51 +8,77 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk import quantize_onnx
-from retinasdk.cli.arguments import check_file, progress
+from retinasdk.cli.arguments import add_command
+from retinasdk.cli.output import check_file, progress
 from retinasdk.quantization.quantizer import DEFAULT_MAX_AP_DROP, DEFAULT_MIN_AGREEMENT, DEFAULT_SWEEP_IMAGES
 
 
 def add_parser(commands: Any) -> None:
     """Adds the command."""
-    quantize = commands.add_parser("quantize", help="write a network in 8 bits, for the CPU")
-    quantize.add_argument("model", metavar="MODEL", help="a bundled name or an ONNX file in float32")
-    quantize.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.onnx", help="the file to write")
-    quantize.add_argument(
+    parser = add_command(
+        commands,
+        "quantize",
+        description="Converts a float32 model to 8 bits (INT8), for faster inference on CPUs with 8-bit instructions. "
+        "Calibrates on your images, keeps sensitive layers in float32, and writes nothing if accuracy falls by more "
+        "than allowed. For INT8 on the GPU use 'retinasdk build --precision int8'. Needs pip install "
+        "'retinasdk[onnx]'.",
+        examples=[
+            (
+                "Quantize a model, and check it by agreement with float32",
+                "retinasdk quantize model.onnx -o model-int8.onnx --images photos/",
+            ),
+            (
+                "Quantize a model, and check its average precision",
+                "retinasdk quantize model.onnx -o model-int8.onnx --images val/ \\\n"
+                "    --annotations val.json --max-ap-drop 0.5",
+            ),
+        ],
+    )
+    source = parser.add_argument_group("Input")
+    source.add_argument("model", metavar="MODEL", help="float32 ONNX file, or name of a bundled model")
+    source.add_argument(
         "--images",
         type=Path,
         required=True,
         metavar="DIR",
-        help="images like those to come, which ranges are taken from",
+        help="calibration images, similar to those that the model will run on",
     )
-    quantize.add_argument(
-        "--annotations", type=Path, metavar="COCO.json", help="boxes in images of DIR: AP is measured before and after"
+    source.add_argument(
+        "--annotations",
+        type=Path,
+        metavar="COCO.json",
+        help="boxes of these images in COCO format; average precision (AP) is measured before and after",
     )
-    quantize.add_argument(
+    output = parser.add_argument_group("Output")
+    output.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.onnx", help="model to write")
+    accuracy = parser.add_argument_group("Accuracy")
+    accuracy.add_argument(
         "--max-ap-drop",
         type=float,
         default=DEFAULT_MAX_AP_DROP,
         metavar="POINTS",
-        help="with annotations: write nothing if AP falls by more points of 100 (default: %(default)s)",
+        help="with --annotations: write nothing if AP falls by more than this many points of 100; default: %(default)s",
     )
-    quantize.add_argument(
+    accuracy.add_argument(
         "--min-agreement",
         type=float,
         default=DEFAULT_MIN_AGREEMENT,
-        metavar="PART",
-        help="without: write nothing if fewer detections have a counterpart in float32's (default: %(default)s)",
+        metavar="SHARE",
+        help="without --annotations: write nothing if a smaller share of the detections, 0 to 1, matches those of "
+        "float32; default: %(default)s",
     )
-    quantize.add_argument(
+    accuracy.add_argument(
         "--sweep-images",
         type=int,
         default=DEFAULT_SWEEP_IMAGES,
         metavar="N",
-        help="images on which each layer is quantized alone: more take longer (default: %(default)s)",
+        help="images on which the sensitivity of each layer is measured; more take longer; default: %(default)s",
     )
-    quantize.set_defaults(run=run)
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Does it. Raises the errors of `quantize_onnx`."""
+    """Runs the command. Raises the errors of `quantize_onnx`."""
     check_file(arguments.out)
 
     def shown(items: Sequence[Any], title: str) -> Iterable[Any]:

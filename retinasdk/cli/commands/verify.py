@@ -1,4 +1,4 @@
-"""`retinasdk verify`: one model on two backends, compared."""
+"""`retinasdk verify`: compares a model on two backends."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk import list_images
-from retinasdk._util.files import write_atomically
-from retinasdk.cli.arguments import check_file, progress
+from retinasdk.cli.arguments import add_command, add_json
+from retinasdk.cli.output import check_json, progress, text_stream, write_json
 from retinasdk.tensorrt.engine_info import PRECISIONS
 from retinasdk.verification.verify import Verification, verify
 
@@ -18,21 +18,55 @@ _FAILED = 1
 
 def add_parser(commands: Any) -> None:
     """Adds the command."""
-    check = commands.add_parser("verify", help="compare a model on the GPU, or another file of it, with the CPU")
-    check.add_argument("model", metavar="MODEL", help="a bundled name or an ONNX file, which runs on the CPU")
-    check.add_argument("--images", type=Path, metavar="DIR", help="folder of images (default: seeded pictures)")
-    check.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what is tested (%(default)s)")
-    check.add_argument("--against", metavar="FILE", help="test this ONNX file or engine, instead of MODEL itself")
-    check.add_argument("--precision", choices=PRECISIONS, help="whose tolerance holds (default: the engine's)")
-    check.add_argument("--score", type=float, help="compare boxes above this score (default: the model's)")
-    check.add_argument("--json", type=Path, metavar="FILE", help="write the numbers as JSON")
-    check.set_defaults(run=run)
+    parser = add_command(
+        commands,
+        "verify",
+        description="Checks that a model gives on the GPU, or from another file, what its ONNX file gives on the CPU. "
+        "Compares the head outputs and the boxes on the same images, within the tolerance of the precision. The exit "
+        "status is 1 if they differ by more.",
+        examples=[
+            ("Check the GPU of this machine with the bundled model", "retinasdk verify people"),
+            (
+                "Check an engine on your own images",
+                "retinasdk verify model.onnx --against model.engine --images photos/",
+            ),
+        ],
+    )
+    models = parser.add_argument_group("Input")
+    models.add_argument(
+        "model", metavar="MODEL", help="the reference, which runs on the CPU: ONNX file, or name of a bundled model"
+    )
+    models.add_argument(
+        "--against", metavar="FILE", help="the file that is tested: an ONNX file or an engine; default: MODEL itself"
+    )
+    models.add_argument("--images", type=Path, metavar="DIR", help="folder of images; default: generated pictures")
+    comparison = parser.add_argument_group("Comparison")
+    comparison.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="precision that sets the tolerance, and of an engine built here; default: the engine's",
+    )
+    comparison.add_argument(
+        "--score", type=float, help="compare boxes with a confidence score above this, 0 to 1; default: the model's"
+    )
+    add_json(parser.add_argument_group("Output"), "the numbers")
+    parser.add_argument_group("Device").add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="where the tested file runs; default: %(default)s"
+    )
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Does it; 1 where both differ by too much. Raises the errors of `verify`."""
-    if arguments.json is not None:
-        check_file(arguments.json)
+    """Runs the command.
+
+    Returns:
+        The exit status: 1 if the two differ by more than the tolerance, else 0.
+
+    Raises:
+        RetinaSdkError: An error of `verify`.
+        ValueError: An option is out of range.
+    """
+    check_json(arguments.json)
     result = verify(
         arguments.model,
         None if arguments.images is None else list_images(arguments.images),
@@ -42,10 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
         score_threshold=arguments.score,
         progress=progress("verify", "image"),
     )
-    print(_report(result))
-    if arguments.json is not None:
-        write_atomically(arguments.json, (json.dumps(result.to_dict(), indent=1) + "\n").encode())
-        print(f"wrote {arguments.json}")
+    print(_report(result), file=text_stream(arguments.json))
+    write_json(arguments.json, json.dumps(result.to_dict(), indent=1) + "\n")
     return 0 if result.passed else _FAILED
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import ipaddress
 import re
@@ -12,7 +13,12 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 DEFAULT = "127.0.0.1:8080"
-_ALL_INTERFACES = ("0.0.0.0", "::")
+# Addresses that listen on all of a machine's. For each: the family, an address elsewhere, which is reserved for
+# documentation (RFC 5737, RFC 3849), and the machine's own.
+_UNSPECIFIED = {
+    "0.0.0.0": (socket.AF_INET, "192.0.2.1", "127.0.0.1"),
+    "::": (socket.AF_INET6, "2001:db8::1", "::1"),
+}
 _FORM = re.compile(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):)?(\d{1,5})")
 
 
@@ -77,28 +83,23 @@ class Address:
         return listener
 
     def url(self, port: int, token: str | None) -> str:
-        """Returns the URL to open in a browser.
+        """Returns the URL for a browser. The token is in the fragment, which browsers send to nobody.
 
-        An address that stands for all network interfaces (0.0.0.0 or ::) is replaced by the machine's own address.
-
-        Args:
-            port: The port that the server listens on.
-            token: The access token, or None. It is put into the fragment, which browsers do not send to servers.
+        An address that stands for all of this machine, such as 0.0.0.0, cannot be opened: the URL names the one by
+        which other machines reach it.
         """
-        host = own_address() if self.host in _ALL_INTERFACES else self.host
-        host = f"[{host}]" if ":" in host else host
+        name = _own_address(self.host) if self.host in _UNSPECIFIED else self.host
+        host = f"[{name}]" if ":" in name else name
         return f"http://{host}:{port}/" + (f"#token={token}" if token else "")
 
 
-def own_address() -> str:
-    """Returns the address by which other machines most likely reach this one, or else its host name."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            # For UDP, this only chooses the network interface: nothing is sent. 192.0.2.1 is reserved for examples.
-            probe.connect(("192.0.2.1", 9))
-        except OSError:
-            return socket.gethostname()
+def _own_address(unspecified: str) -> str:
+    """Returns the address of this machine in its network, or that of the machine itself if there is no network."""
+    family, elsewhere, loopback = _UNSPECIFIED[unspecified]
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((elsewhere, 9))  # chooses a route; a datagram socket sends nothing when it connects
         return str(probe.getsockname()[0])
+    return loopback
 
 
 class Gate:

@@ -1,0 +1,92 @@
+"""Error messages with the names that the user typed: `--score` instead of the Python parameter `score_threshold`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+
+# The options of each parameter of the Python API; the first one that the command has is meant.
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    "across_classes": ("--across-classes",),
+    "annotations": ("--annotations",),
+    "anchor_ratios": ("--anchor-ratios",),
+    "anchor_scales": ("--anchor-scales",),
+    "anchor_sizes": ("--anchor-sizes",),
+    "base_anchors": ("--anchors",),
+    "box_weights": ("--box-weights",),
+    "channel_order": ("--channel-order",),
+    "batch": ("--batch",),
+    "box_head": ("--box-head",),
+    "classes": ("--classes", "--num-classes"),
+    "counted": ("--counted",),
+    "deadline_s": ("--deadline",),
+    "device": ("--device",),
+    "devices": ("--device",),
+    "flavour": ("--flavour",),
+    "fused_score": ("--fused-score",),
+    "ignore": ("--ignore",),
+    "images": ("--images",),
+    "iou_threshold": ("--iou",),
+    "labels": ("--labels",),
+    "mean": ("--mean",),
+    "max_ap_drop": ("--max-ap-drop",),
+    "max_detections": ("--max-detections",),
+    "max_fps": ("--max-fps",),
+    "max_per_class": ("--max-per-class",),
+    "min_agreement": ("--min-agreement",),
+    "nms_iou_threshold": ("--nms-iou",),
+    "norm_eps": ("--norm-eps",),
+    "opset": ("--opset",),
+    "optimization_level": ("--level",),
+    "output": ("--out",),
+    "overlap": ("--overlap",),
+    "policy": ("--policy",),
+    "precision": ("--precision",),
+    "precisions": ("--precision",),
+    "published": ("--published",),
+    "resize": ("--resize",),
+    "rounds": ("--rounds",),
+    "rule": ("--suppression",),
+    "score_threshold": ("--score", "--score-threshold"),
+    "sigma": ("--sigma",),
+    "sizes": ("--size",),
+    "std": ("--std",),
+    "strides": ("--strides",),
+    "sweep_images": ("--sweep-images",),
+    "threads": ("--threads",),
+    "tiles": ("--tiles",),
+    "top_k": ("--top-k",),
+    "weights": ("--weights",),
+    "workspace_bytes": ("--workspace",),
+}
+# "score_threshold must be ..." at the beginning; "labels=" and "weights=FILE.pth" anywhere.
+_SUBJECT = re.compile(r"^([a-z_]+)(?= (?:must|are) )")
+_KEYWORD = re.compile(r"(?<![\w.\[/&?(-])([a-z_]+)=(?=(\S?))")
+
+
+def in_option_names(message: str, arguments: argparse.Namespace) -> str:
+    """Replaces parameter names by the options of the command that was given.
+
+    Args:
+        message: The text of an error from the Python API.
+        arguments: The parsed arguments, which tell the options that the command has.
+
+    Returns:
+        The message, in which "score_threshold must be ..." reads "--score must be ..." and "flavour='odtk'" reads
+        "--flavour 'odtk'".
+    """
+    subject = _SUBJECT.match(message)
+    if subject is not None and (option := _option(subject[1], arguments)):
+        message = option + message[subject.end() :]
+
+    def replaced(found: re.Match[str]) -> str:
+        option = _option(found[1], arguments)
+        return found[0] if option is None else f"{option} " if found[2] not in ("", ";", ",", ".") else option
+
+    return _KEYWORD.sub(replaced, message)
+
+
+def _option(parameter: str, arguments: argparse.Namespace) -> str | None:
+    there = vars(arguments)
+    options = _OPTIONS.get(parameter, ())
+    return next((option for option in options if option.removeprefix("--").replace("-", "_") in there), None)

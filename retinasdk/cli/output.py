@@ -1,0 +1,105 @@
+"""What several commands write: JSON reports, folders and files checked beforehand, a progress bar."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from retinasdk._util.files import write_atomically
+from retinasdk._util.lazy import require
+
+STANDARD_OUTPUT = Path("-")
+_MANY_ITEMS = 5  # a progress bar appears from this many items on
+
+
+def text_stream(json_target: Path | None) -> IO[str]:
+    """Chooses where a command prints its text.
+
+    Args:
+        json_target: The file given to `--json`, if any.
+
+    Returns:
+        Standard output; standard error if `--json -` sends the JSON to standard output.
+    """
+    return sys.stderr if json_target == STANDARD_OUTPUT else sys.stdout
+
+
+def check_json(target: Path | None) -> None:
+    """Checks before the work that the file given to `--json` can be written.
+
+    Raises:
+        ValueError: It cannot be written.
+    """
+    if target is not None and target != STANDARD_OUTPUT:
+        check_file(target)
+
+
+def write_json(target: Path | None, content: str) -> None:
+    """Writes the file given to `--json`, or standard output for `-`, and says so. Does nothing without a target."""
+    if target is None:
+        return
+    if target == STANDARD_OUTPUT:
+        print(content.rstrip("\n"), flush=True)
+    else:
+        write_atomically(target, content.encode())
+        print(f"wrote {target}")
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder to write to.
+
+    Raises:
+        ValueError: It cannot be made, or cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder}: the output folder cannot be created: {error.strerror}; choose another") from error
+    _check_writable(folder)
+
+
+def check_file(path: Path) -> None:
+    """Checks before the work that a file of this name can be written.
+
+    Raises:
+        ValueError: It is a folder, or its folder cannot be written to.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path}: this is a folder; give the name of the file to write")
+    _check_writable(path.parent)
+
+
+def _check_writable(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder to write to; create it first: mkdir -p '{folder}'")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{folder}: the folder cannot be written to; choose another, or change its permissions")
+
+
+def progress(title: str, unit: str) -> Callable[[Sequence[Any]], Iterable[Any]]:
+    """Makes a function that shows a progress bar while items are taken.
+
+    Args:
+        title: What is being done.
+        unit: What one item is.
+
+    Returns:
+        A function from items to the same items. The bar appears on a terminal only, and only for many items.
+    """
+
+    def wrap(items: Sequence[Any]) -> Iterable[Any]:
+        if len(items) < _MANY_ITEMS:
+            return items
+        bar: Iterable[Any] = require("tqdm", "the progress bar").tqdm(items, desc=title, unit=unit, disable=None)
+        return bar
+
+    return wrap
+
+
+def print_now(text: str, file: IO[str]) -> None:
+    """Prints at once, above a progress bar if there is one."""
+    with require("tqdm", "the progress bar").tqdm.external_write_mode(file=file):
+        print(text, file=file, flush=True)
