@@ -41,7 +41,7 @@ def test_the_choice_is_asked_for(foreign: Path, tmp_path: Path, capsys: pytest.C
     said = capsys.readouterr().err
     assert said.startswith("retinasdk: error: ")
     assert "torchvision" in said
-    assert "--flavour one of " in said
+    assert "say which, with --flavour " in said
     assert set(tmp_path.iterdir()) == before
 
 

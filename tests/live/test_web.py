@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import http.client
 import io
+import ipaddress
 import json
+import re
 import socket
 import threading
 import time
@@ -314,6 +316,15 @@ def test_where_others_can_connect_a_token_is_made() -> None:
 )
 def test_addresses(text: str, address: Address) -> None:
     assert Address.parse(text) == address
+
+
+@pytest.mark.parametrize(
+    ("host", "pattern"), [("0.0.0.0", r"http://(\d+\.\d+\.\d+\.\d+):8090/"), ("::", r"http://\[([0-9a-f:.]+)\]:8090/")]
+)
+def test_the_url_of_an_address_for_all_can_be_opened(host: str, pattern: str) -> None:
+    found = re.fullmatch(pattern, Address(host, 8090).url(8090, None))
+    assert found is not None
+    assert not ipaddress.ip_address(found[1]).is_unspecified
 
 
 @pytest.mark.parametrize(
