@@ -59,9 +59,9 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "weights": ("--weights",),
     "workspace_bytes": ("--workspace",),
 }
-# "score_threshold must be ..." at the beginning; "labels=" and "weights=FILE.pth" anywhere.
-_SUBJECT = re.compile(r"^([a-z_]+)(?= (?:must|are) )")
-_KEYWORD = re.compile(r"(?<![\w.\[/&?(-])([a-z_]+)=(?=(\S?))")
+# "score_threshold must be" and "devices are some of" at the beginning; "labels=" and "flavour='odtk'" anywhere.
+_SUBJECT = re.compile(r"^([a-z_]+) (must|are(?= some of))\b")
+_KEYWORD = re.compile(r"(?<![\w.\[/&?(-])([a-z_]+)=(?:'([\w./-]+)')?(?=(\w?))")
 
 
 def in_option_names(message: str, arguments: argparse.Namespace) -> str:
@@ -73,15 +73,17 @@ def in_option_names(message: str, arguments: argparse.Namespace) -> str:
 
     Returns:
         The message, in which "score_threshold must be ..." reads "--score must be ..." and "flavour='odtk'" reads
-        "--flavour 'odtk'".
+        "--flavour odtk".
     """
     subject = _SUBJECT.match(message)
     if subject is not None and (option := _option(subject[1], arguments)):
-        message = option + message[subject.end() :]
+        message = f"{option} {'must' if subject[2] == 'must' else 'must be'}{message[subject.end() :]}"
 
     def replaced(found: re.Match[str]) -> str:
         option = _option(found[1], arguments)
-        return found[0] if option is None else f"{option} " if found[2] not in ("", ";", ",", ".") else option
+        if option is None:
+            return found[0]
+        return f"{option} {found[2] or ''}" if found[2] or found[3] else option
 
     return _KEYWORD.sub(replaced, message)
 

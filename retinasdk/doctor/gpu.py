@@ -35,10 +35,7 @@ def check_driver(answer: Answer, nvidia_version: str | None, visible: str | None
         A finding for the driver and one for each GPU.
     """
     if answer.facts is None:
-        hint = (
-            "only for the GPU: install NVIDIA's driver; start a container with --gpus all (on a Jetson: "
-            "--runtime nvidia)"
-        )
+        hint = "only for the GPU: install NVIDIA's driver; start containers with --gpus all (Jetson: --runtime nvidia)"
         state: State = "missing" if answer.is_missing else "broken"
         return [Finding("GPU", "driver", state, answer.problem, {}, (hint,))]
     facts = {**answer.facts, "nvidia_version": nvidia_version}

@@ -428,7 +428,7 @@ def test_the_command(annotated: Path, model_path: Path, tmp_path: Path, capsys: 
     [
         ([], "MODEL"),
         (["people", "--size", "640"], "expected height x width in pixels such as 1080x1920, got '640'"),
-        (["people", "--device", "gpu"], "must be among auto, cpu, cuda"),
+        (["people", "--device", "gpu"], "--device must be among auto, cpu, cuda"),
         (["people", "--device", "cpu", "--precision", "int8"], "precision 'int8' applies to engines"),
         (["people", "--plot", "chart.jpg"], "chart.jpg: the chart is written as PNG; name it chart.png"),
         (["people", "--json", "none/bench.json"], "none: no such folder to write to"),

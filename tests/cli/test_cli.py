@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
+import re
+import shlex
 import shutil
 import struct
 import subprocess
@@ -21,7 +24,9 @@ from PIL import Image as PillowImage
 
 import retinasdk
 from retinasdk import Detector, Tiles, list_models
-from retinasdk.cli.main import main
+from retinasdk.cli.command_list import COMMANDS, SUMMARIES
+from retinasdk.cli.main import build_parser, main
+from retinasdk.cli.option_names import _OPTIONS, in_option_names
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -199,9 +204,32 @@ def test_default_model_is_people(run: Run, photos: Path, monkeypatch: pytest.Mon
 def test_models(run: Run) -> None:
     status, out, err = run("models", model=None)
     assert (status, err) == (0, "")
-    for model in list_models():
-        assert model.name in out
-        assert model.card.strip().splitlines()[0] in out
+    head, *rows, empty, hint = out.splitlines()
+    assert head.split() == ["name", "finds", "input", "AP", "size", "threshold"]
+    assert (empty, hint) == ("", "'retinasdk models NAME' prints the card of a model.")
+    for model, row in zip(list_models(), rows, strict=True):
+        assert row.startswith(f"{model.name} ")
+        assert ", ".join(model.spec.labels) in row
+        assert f"{model.spec.resize.size[0]} px" in row
+        average_precision, size, unit, threshold = row.split()[-4:]
+        assert f"| {average_precision} |" in model.card
+        assert f"{model.path.stat().st_size / 1e6:.1f} MB" == f"{size} {unit}"
+        assert float(threshold) == pytest.approx(model.spec.score_threshold)
+        assert len(row) <= 80
+
+
+@pytest.mark.parametrize("model", list_models(), ids=lambda model: model.name)
+def test_the_card_of_a_model(run: Run, model: retinasdk.BundledModel) -> None:
+    assert run("models", model.name, model=None) == (0, f"{model.card.strip()}\n", "")
+
+
+def test_an_unknown_model_is_told_the_names(run: Run) -> None:
+    status, out, err = run("models", "peple", model=None)
+    names = ", ".join(model.name for model in list_models())
+    assert (status, out) == (2, "")
+    assert (
+        err == f"retinasdk: error: no bundled model is called 'peple'; did you mean people? The models are: {names}\n"
+    )
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,6 +238,60 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     for command in ([], ["detect"], ["models"], ["eval"]):
         assert main([*command, "--help"]) == 0
         assert "usage: retinasdk" in capsys.readouterr().out
+
+
+def test_python_m_retinasdk_is_the_command(run_python: Any) -> None:
+    shown = run_python(["-m", "retinasdk", "--help"])
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.startswith("usage: retinasdk [-h] [--version] COMMAND")
+    wrong = run_python(["-m", "retinasdk", "detect"])
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr.endswith("see retinasdk detect --help\n")
+
+
+def subparsers() -> dict[str, argparse.ArgumentParser]:
+    (action,) = (item for item in build_parser()._actions if isinstance(item, argparse._SubParsersAction))
+    return dict(action.choices)
+
+
+def test_the_overview_lists_every_command_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = build_parser().format_help().splitlines()
+    assert list(subparsers()) == list(COMMANDS)
+    for group in SUMMARIES.values():
+        for name, summary in group.items():
+            assert [line.split() for line in lines].count([name, *summary.split()]) == 1
+    assert max(map(len, lines)) <= 80
+    assert sum(line.startswith("    retinasdk ") for line in lines) >= 2
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = subparsers()[name]
+    assert parser.prog == f"retinasdk {name}"
+    text = parser.format_help()
+    assert max(map(len, text.splitlines())) <= 80
+    assert parser.description is not None
+    assert 2 <= parser.description.count(".") <= 6
+    assert parser.epilog is not None
+    examples = re.findall(rf"^    retinasdk {name}\b", parser.epilog, re.MULTILINE)
+    assert len(examples) >= 2
+    # Only --help stands outside the groups, and everything is explained.
+    titles = {group.title: [action.dest for action in group._group_actions] for group in parser._action_groups}
+    assert titles.pop("positional arguments") == []
+    assert titles.pop("options") == ["help"]
+    assert titles
+    assert all(action.help for action in parser._actions)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_examples_of_the_help_are_valid(name: str) -> None:
+    epilog = subparsers()[name].epilog
+    assert epilog is not None
+    for found in re.findall(r"^    (retinasdk .*(?:\\\n.*)?)$", epilog, re.MULTILINE):
+        _, *words = shlex.split(found.partition(" > ")[0])
+        build_parser().parse_args(words)  # ends the test if it does not understand them
 
 
 def test_installed_command_and_module(run_python: Any, photos: Path, model_path: Path) -> None:
@@ -289,7 +371,9 @@ def place(tmp_path: Path, photos: Path) -> dict[str, str]:
     [
         ("detect {tmp}/none.jpg", "none.jpg: no such file or folder"),
         ("detect {tmp}/empty", "empty: no images in this folder"),
-        ("detect {photo} {broken}", "broken.jpg: cannot be"),
+        ("detect {broken} {photo}", "broken.jpg: cannot be"),
+        ("detect clip.mp4", "clip.mp4: this is a video or a stream, and detect reads images; run: retinasdk live clip"),
+        ("detect rtsp://camera/1", "run: retinasdk live rtsp://camera/1"),
         ("detect {photos}/notes.txt", "notes.txt: cannot be read as an image"),
         ("detect {photo} --classes persn", "unknown class 'persn'; did you mean 'person'?"),
         ("detect {photo} --classes ,", "--classes must name at least one class"),
@@ -297,6 +381,8 @@ def place(tmp_path: Path, photos: Path) -> dict[str, str]:
         ("detect {photo} --score nan", "--score must be a number from 0 to 1, got nan"),
         ("detect {photo} --score high", "argument --score: invalid float value: 'high'"),
         ("detect {photo} --device cuda", "device 'cuda' needs a GPU"),
+        ("detect {photo} --iou 2", "--iou must be a number from 0 to 1"),
+        ("detect {photo} --max-per-class 0", "--max-per-class must be an integer"),
         ("detect {photo} --device tpu", "argument --device: invalid choice: 'tpu'"),
         ("detect {photo} --model {tmp}/none.onnx", "none.onnx: wanted the name of a bundled model or the path"),
         ("detect {photo} --model {tmp}/broken.onnx", "broken.onnx: ONNX Runtime cannot load it"),
@@ -338,6 +424,57 @@ def test_nothing_is_written_when_an_image_fails(run: Run, place: dict[str, str],
     assert status == 2
     assert not target.exists()
     assert not out.exists() or list(out.iterdir()) == []
+
+
+def test_results_are_printed_as_they_come(run: Run, place: dict[str, str]) -> None:
+    status, out, err = run("detect", place["photo"], place["broken"], place["photo"])
+    assert status == 2
+    assert out.count("a.png  120 x 80") == 1
+    assert "broken.jpg: cannot be" in err
+
+
+def test_json_to_standard_output(run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("detect", photos, "--json", "-", "--out", tmp_path / "drawn")
+    assert status == 0
+    assert [Path(entry["image"]).name for entry in json.loads(out)] == ["a.png", "b.png", "c.bmp"]
+    assert "a.png  120 x 80" in err
+    assert err.count("wrote ") == 3
+    assert not (tmp_path / "-").exists()
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    return build_parser().parse_args(words)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("score_threshold must be a number from 0 to 1, got 2", "--score must be a number from 0 to 1, got 2"),
+        ("classes must name at least one class", "--classes must name at least one class"),
+        ("iou_threshold must be 0 to 1; leave iou_threshold=None", "--iou must be 0 to 1; leave --iou None"),
+        ("give flavour='odtk' or labels=", "give flavour='odtk' or labels="),  # detect has neither
+        ("a.jpg: score_threshold must be", "a.jpg: score_threshold must be"),
+        ("http://x/?device=3 cannot be read", "http://x/?device=3 cannot be read"),
+    ],
+)
+def test_errors_name_the_option_that_was_typed(message: str, said: str) -> None:
+    assert in_option_names(message, parsed("detect", "a.jpg")) == said
+
+
+def test_errors_of_import_name_its_options() -> None:
+    arguments = parsed("import", "a.onnx", "-o", "b.onnx")
+    assert in_option_names("say flavour='odtk' or labels=", arguments) == "say --flavour odtk or --labels"
+    exported = parsed("export", "torchvision:retinanet_resnet50_fpn", "-o", "b.onnx")
+    assert in_option_names("give weights=FILE.pth, got classes=3", exported) == (
+        "give --weights FILE.pth, got --num-classes 3"
+    )
+
+
+def test_every_option_of_an_error_exists() -> None:
+    there = {option for parser in subparsers().values() for option in parser._option_string_actions}
+    for parameter, options in _OPTIONS.items():
+        assert set(options) & there, parameter
 
 
 def test_bugs_are_not_hidden(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

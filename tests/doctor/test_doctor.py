@@ -144,10 +144,11 @@ def doctor_with(tmp_path: Path) -> Callable[..., tuple[int, dict[str, Any]]]:
     def run(modules: dict[str, str], **environment: str) -> tuple[int, dict[str, Any]]:
         folder = tmp_path / "modules"
         write_modules(folder, modules)
+        path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
         result = subprocess.run(
             [sys.executable, "-m", "retinasdk.doctor.diagnose", "--json"],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(folder), **environment},
+            env={**os.environ, "PYTHONPATH": path, **environment},
             capture_output=True,
             text=True,
             timeout=120,

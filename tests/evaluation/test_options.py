@@ -115,9 +115,9 @@ def test_the_command_maps_and_selects(
     ("words", "message"),
     [
         (["--map", "hound"], "expected CATEGORY=LABEL such as pedestrian=person, got 'hound'"),
-        (["--map", "=dog"], "such as other=person"),
-        (["--map", "dog="], "such as other=person"),
-        (["--map", "dog=person", "--map", "dog=chair"], "--map gives one category twice"),
+        (["--map", "=dog"], "such as pedestrian=person"),
+        (["--map", "dog="], "such as pedestrian=person"),
+        (["--map", "dog=person", "--map", "dog=chair"], "--map is given twice for one category"),
         (["--batch", "0"], "batch must be"),
         (["--classes", "cat"], "unknown class 'cat'"),
         (["--report", "truth.json/report"], "the output folder cannot be created"),

@@ -27,6 +27,7 @@ from retinasdk import Detector, Suppression, Tiles, list_models
 from retinasdk.cli.main import main
 from retinasdk.live import StreamError, stream
 from retinasdk.live.video_writer import VideoWriter
+from retinasdk.live.zones import Zones
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -283,6 +284,7 @@ def test_progress_line_on_a_terminal_only(gif: Path, model_path: Path) -> None:
         ("{gif} --jsonl {tmp}", "this is a folder; give the name of the file to write"),
         ("{gif} --save {tmp}/none/a.mp4", "none: no such folder to write to"),
         ("{gif} --save {gif}", "blocks.gif: this would replace the source; choose another name"),
+        ("{gif} --save {tmp}/out.avi", "out.avi: --save writes MP4 video only; name it out.mp4"),
         ("{gif} --jsonl {gif}", "blocks.gif: this would replace the source; choose another name"),
         ("{gif} --classes cat", "unknown class 'cat'"),
         ("", "required: SOURCE"),
@@ -342,3 +344,27 @@ def test_show_needs_windows(run: Run, gif: Path) -> None:
     status, _, err = run(gif, "--show")
     assert status == 2
     assert "--show needs an OpenCV that has windows" in err
+
+
+def test_show_without_opencv_advises_one_with_windows(run: Run, gif: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    status, _, err = run(gif, "--show")
+    assert status == 2
+    assert err.rstrip().endswith("install it with: pip install 'opencv-python'")
+
+
+def test_the_summary_says_when_nothing_was_found(run: Run, gif: Path) -> None:
+    status, out, _ = run(gif, "--score", "1", "--max-frames", "4")
+    assert status == 0
+    assert out.splitlines()[1] == "detected nothing in 4 frames"
+
+
+def test_the_example_of_a_zones_file_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["live", "--help"]) == 0
+    text = capsys.readouterr().out.partition("example of a zones file")[2]
+    example = text[text.index("{") : text.rindex("}") + 1]
+    path = tmp_path / "zones.json"
+    path.write_text(example)
+    zones = Zones.load(path)
+    assert [zone.name for zone in zones.zones] == ["table"]
+    assert [line.name for line in zones.lines] == ["door"]

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import http.client
 import io
+import ipaddress
 import json
 import re
 import socket
@@ -334,6 +335,15 @@ def test_the_url_of_all_interfaces_can_be_opened(host: str) -> None:
     url = Address(host, 0).url(8090, "secret")
     assert re.fullmatch(r"http://([^/:]+|\[[^/\]]+\]):8090/#token=secret", url)
     assert "0.0.0.0" not in url
+
+
+@pytest.mark.parametrize(
+    ("host", "pattern"), [("0.0.0.0", r"http://(\d+\.\d+\.\d+\.\d+):8090/"), ("::", r"http://\[([0-9a-f:.]+)\]:8090/")]
+)
+def test_the_url_of_an_address_for_all_can_be_opened(host: str, pattern: str) -> None:
+    found = re.fullmatch(pattern, Address(host, 8090).url(8090, None))
+    assert found is not None
+    assert not ipaddress.ip_address(found[1]).is_unspecified
 
 
 @pytest.mark.parametrize(

@@ -300,7 +300,10 @@ def test_what_the_command_says_of_bad_switches(
     [
         (["--ignore", "0,0,50"], "argument --ignore: expected four numbers such as 0,0,640,120, got '0,0,50'"),
         (["--ignore", "0,0,50,y"], "argument --ignore: expected four numbers"),
-        (["--score", "person=high"], "argument --score: invalid float value: 'person=high'; wanted is a score, or"),
+        (
+            ["--score", "person=high"],
+            "argument --score: invalid float value: 'person=high'; expected a score such as 0.5, or",
+        ),
         (["--suppression", "soft"], "argument --suppression: invalid choice: 'soft'"),
     ],
 )
