@@ -269,7 +269,7 @@ class ModelSpec:
             become candidates. Defaults to 0.05, as in all frameworks. `Detector` and its calls can override it.
         top_k: Number of candidates with the highest scores that are kept on each level, counted as pairs of anchor and
             class, from 1 to 1048576. Defaults to 1000, as in most frameworks. keras-retinanet keeps all: its preset has
-            65536, a number that is never reached.
+            65536, a number that is not reached in practice.
         clip: Where boxes are clipped. "resized", the default: to the resized image, before NMS (torchvision, MLPerf,
             mmdetection). "padded": to the network input with its padding, before NMS (mmdeploy, ODTK, keras-retinanet).
             "original": to the original image, after NMS (detectron2). "none": not at all.
