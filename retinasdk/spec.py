@@ -1,7 +1,7 @@
-"""`ModelSpec`: the rules that turn the head outputs of a network into boxes, as data.
+"""`ModelSpec`: the rules of preprocessing and post-processing of one model, as data.
 
-The spec is stored as JSON beside the ONNX file (`people.onnx`, `people.json`), and in the metadata of the ONNX file
-under the key `retinasdk.spec`. The arithmetic that follows it is in csrc/math/box_math.h and csrc/math/resize_math.h.
+The spec is stored as JSON beside the ONNX file (`people.onnx`, `people.json`), or in the metadata of the ONNX file
+under the key `retinasdk.spec`. Decoding and NMS follow it in csrc/math/box_math.h, resizing in csrc/math/resize_math.h.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _CHANNEL_ORDERS = ("RGB", "BGR")
 _MAX_SIDE = 1 << 16
 
 
-def _check(condition: bool, wanted: str, given: object) -> None:
-    if not condition:
-        raise ModelError(f"model spec: {wanted}, got {given!r}")
+def _check(is_valid: bool, expected: str, given: object) -> None:
+    if not is_valid:
+        raise ModelError(f"model spec: {expected}, got {given!r}")
 
 
 def _is_integer(value: object) -> bool:
@@ -49,13 +49,24 @@ def _is_finite(*values: float) -> bool:
 class Level:
     """Describes one feature level: its two outputs of the network, and its anchors.
 
+    N is the batch size, A the number of anchors of a cell, K the number of classes, and h x w the number of cells.
+
     Attributes:
-        logits: Name of the output with the class logits, `(N, A*K, h, w)`.
-        deltas: Name of the output with the box deltas, `(N, A*4, h, w)`.
+        logits: Name of the output with the class logits, float32 of shape (N, A * K, h, w). Channel a * K + k belongs
+            to anchor a and class k. Logits are the values before the sigmoid.
+        deltas: Name of the output with the box deltas, float32 of shape (N, A * 4, h, w). Channels a * 4 to a * 4 + 3
+            belong to anchor a.
         base_anchors: The A anchors of the cell in row 0, column 0, as (x1, y1, x2, y2) in pixels of the network input.
-            They include the center offset and any rounding of the framework.
-        stride: Distance (y, x) between neighboring cells in pixels of the network input. None: the padded input side
-            divided by the number of cells, for each axis, as torchvision computes it.
+            They contain the center offset (half a stride in ODTK and keras-retinanet, 0 in the others) and any
+            rounding of the framework (torchvision and MLPerf round to whole pixels). The anchors of the other cells
+            are these, moved by the stride.
+        stride: Distance (y, x) between neighboring cells, in pixels of the network input. None: the padded input side
+            divided by the number of cells and rounded down, for each axis. None is the rule of torchvision, MLPerf and
+            ODTK; at 800 x 800 it gives 61 and 114 for the levels P6 and P7, instead of 64 and 128. detectron2,
+            mmdetection, mmdeploy and keras-retinanet have fixed strides.
+
+    Raises:
+        ModelError: If a name is empty, an anchor has no area, or a value is not finite.
     """
 
     logits: str
@@ -64,14 +75,14 @@ class Level:
     stride: tuple[float, float] | None
 
     def __post_init__(self) -> None:
-        _check(bool(self.logits) and bool(self.deltas), "a level names its logits and deltas outputs", self)
-        _check(len(self.base_anchors) > 0, "a level has at least one base anchor", self.base_anchors)
+        _check(bool(self.logits) and bool(self.deltas), "logits and deltas of a level must be names of outputs", self)
+        _check(len(self.base_anchors) > 0, "a level must have at least one base anchor", self.base_anchors)
         for anchor in self.base_anchors:
             valid = len(anchor) == 4 and _is_finite(*anchor) and anchor[0] < anchor[2] and anchor[1] < anchor[3]
-            _check(valid, "a base anchor is (x1, y1, x2, y2), finite, x1 < x2 and y1 < y2", anchor)
+            _check(valid, "a base anchor must be (x1, y1, x2, y2), finite, with x1 < x2 and y1 < y2", anchor)
         if self.stride is not None:
             valid = len(self.stride) == 2 and _is_finite(*self.stride) and min(self.stride) > 0
-            _check(valid, "a stride is (y, x), both above 0, or null", self.stride)
+            _check(valid, "a stride must be (y, x), both above 0, or null", self.stride)
 
 
 @dataclass(frozen=True)
@@ -79,15 +90,22 @@ class BoxCoder:
     """Describes how the four deltas that the network predicts for an anchor become a box.
 
     Attributes:
-        weights: Each delta is divided by its weight. Where a framework has a standard deviation, the weight is
-            1 / deviation.
-        clamp_max: Upper bound of dw and dh before the exponential, or None for no bound. torchvision and detectron2
-            use ln(1000 / 16). Must be None for kind "corner".
-        clamp_min: Lower bound of dw and dh, or None for no bound. mmdetection uses the negative of its upper bound.
-        means: Added to the deltas after the division by the weights.
-        kind: "center": (dx, dy, dw, dh), as in Faster R-CNN and most frameworks; the center of the anchor moves by dx
-            and dy times its sides, and its sides are multiplied by exp(dw) and exp(dh). "corner": (dx1, dy1, dx2, dy2),
-            as in keras-retinanet; each corner moves by that many of the anchor's sides.
+        weights: Each delta is divided by its weight, above 0. Defaults to 1 for all four, as in most frameworks. Where
+            a framework has a standard deviation, the weight is 1 / deviation (keras-retinanet: 0.2, so 5).
+        clamp_max: Upper bound of dw and dh before the exponential, or None for no bound. Defaults to ln(1000 / 16),
+            as in torchvision, MLPerf, detectron2, mmdetection and mmdeploy. ODTK has no bound. Must be None for the
+            kind "corner".
+        clamp_min: Lower bound of dw and dh before the exponential, or None for no bound, which is the default.
+            mmdetection and mmdeploy use -ln(1000 / 16). Must be None for the kind "corner".
+        means: Added to the deltas after the division by the weights. Defaults to 0 for all four, as in all frameworks
+            with their default configurations.
+        kind: Meaning of the deltas. "center", the default: (dx, dy, dw, dh), as in Faster R-CNN (Ren et al., 2015,
+            equation 2) and most frameworks. The center of the anchor moves by dx times its width and dy times its
+            height, and its sides are multiplied by exp(dw) and exp(dh). "corner": (dx1, dy1, dx2, dy2), as in
+            keras-retinanet. Each corner moves by dx times the width and dy times the height of the anchor.
+
+    Raises:
+        ModelError: If a value is out of range, or the bounds contradict each other or the kind.
     """
 
     weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
@@ -98,16 +116,22 @@ class BoxCoder:
 
     def __post_init__(self) -> None:
         valid = len(self.weights) == 4 and _is_finite(*self.weights) and min(self.weights) > 0
-        _check(valid, "box coder weights are four numbers above 0", self.weights)
-        _check(len(self.means) == 4 and _is_finite(*self.means), "box coder means are four finite numbers", self.means)
+        _check(valid, "box_coder.weights must be four numbers above 0", self.weights)
+        _check(
+            len(self.means) == 4 and _is_finite(*self.means), "box_coder.means must be four finite numbers", self.means
+        )
         bounds = {"clamp_max": self.clamp_max, "clamp_min": self.clamp_min}
         for name, bound in bounds.items():
-            _check(bound is None or _is_finite(bound), f"{name} is a finite number or null", bound)
+            _check(bound is None or _is_finite(bound), f"box_coder.{name} must be a finite number or null", bound)
         if self.clamp_max is not None and self.clamp_min is not None:
-            _check(self.clamp_min <= self.clamp_max, "clamp_min is at most clamp_max", bounds)
-        _check(self.kind in _CODERS, f"box coder kind is one of {_CODERS}", self.kind)
+            _check(self.clamp_min <= self.clamp_max, "box_coder.clamp_min must be at most clamp_max", bounds)
+        _check(self.kind in _CODERS, f"box_coder.kind must be one of {_CODERS}", self.kind)
         if self.kind == "corner":
-            _check(not any(b is not None for b in bounds.values()), "a corner coder has no clamps (null)", bounds)
+            _check(
+                not any(b is not None for b in bounds.values()),
+                "box_coder.clamp_max and clamp_min must be null if kind is 'corner'",
+                bounds,
+            )
 
 
 @dataclass(frozen=True)
@@ -116,15 +140,21 @@ class Resize:
 
     Attributes:
         rule: "shortest": the shorter side becomes `size[0]`, unless the longer side would exceed `size[1]`; then the
-            longer side becomes `size[1]`. "longest": the longer side becomes `size[0]`. "native": the image keeps its
-            size, unless the longer side exceeds `size[0]`. "squash": exactly `size`, whatever the shape of the image.
-            "fit": as large as fits into `size` with the same aspect ratio; the network input is then padded on the
-            right and bottom to exactly `size`.
-        size: Sides in pixels: two for "shortest", one for "longest" and "native", (height, width) for "squash" and
-            "fit".
-        rounding: Rounding of the resized sides: "floor" (torchvision, ODTK) or "half_up" (detectron2, mmdetection).
-        antialias: If true, averages over the source pixels when the image is reduced, as Pillow does. If false, plain
-            bilinear interpolation, as torchvision.
+            longer side becomes `size[1]` (the default of all frameworks but MLPerf). "longest": the longer side becomes
+            `size[0]`. "native": the image keeps its size, unless the longer side exceeds `size[0]`; then the longer
+            side becomes `size[0]`. "squash": exactly `size`, whatever the shape of the image (MLPerf). "fit": as large
+            as fits into `size` with the same aspect ratio; the network input is then padded on the right and bottom to
+            exactly `size`.
+        size: Sides in pixels, from 1 to 65536: two for "shortest", one for "longest" and "native", (height, width) for
+            "squash" and "fit". The frameworks' default for "shortest" is (800, 1333), MLPerf's for "squash" (800, 800).
+        rounding: Rounding of the resized sides to whole pixels: "floor", the default (torchvision, MLPerf, ODTK), or
+            "half_up" (detectron2, mmdetection, mmdeploy, keras-retinanet).
+        antialias: True: bilinear interpolation that averages over the source pixels when it reduces an image, as
+            Pillow does (detectron2, ODTK). False, the default: plain bilinear interpolation between the four nearest
+            pixels (torchvision, MLPerf, mmdetection, mmdeploy, keras-retinanet).
+
+    Raises:
+        ModelError: If the rule or the rounding is unknown, or `size` does not fit the rule.
     """
 
     rule: str
@@ -133,15 +163,16 @@ class Resize:
     antialias: bool = False
 
     def __post_init__(self) -> None:
-        _check(self.rule in _RESIZE_RULES, f"resize rule is one of {sorted(_RESIZE_RULES)}", self.rule)
+        _check(self.rule in _RESIZE_RULES, f"resize.rule must be one of {sorted(_RESIZE_RULES)}", self.rule)
         count = _RESIZE_RULES[self.rule]
         valid = len(self.size) == count and all(_is_integer(side) and 0 < side <= _MAX_SIDE for side in self.size)
-        _check(valid, f"resize rule {self.rule!r} has {count} side(s) from 1 to {_MAX_SIDE}", self.size)
-        _check(self.rounding in _ROUNDINGS, f"resize rounding is one of {_ROUNDINGS}", self.rounding)
+        sides = "1 side" if count == 1 else f"{count} sides"
+        _check(valid, f"resize.size must have {sides} from 1 to {_MAX_SIDE} for the rule {self.rule!r}", self.size)
+        _check(self.rounding in _ROUNDINGS, f"resize.rounding must be one of {_ROUNDINGS}", self.rounding)
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
-        """(height, width) in pixels of the input for a rule that gives every image the same; None for other rules."""
+        """The (height, width) in pixels that the rules "squash" and "fit" give every image; None for other rules."""
         return (self.size[0], self.size[1]) if self.rule in ("squash", "fit") else None
 
     def scale(self, height: int, width: int) -> float:
@@ -151,12 +182,15 @@ class Resize:
             height: Height of the image in pixels.
             width: Width of the image in pixels.
 
+        Returns:
+            The factor, before the sides are rounded to whole pixels.
+
         Raises:
             ValueError: If the rule is "squash", which scales each axis on its own.
         """
         longer = max(height, width)
         if self.rule == "squash":
-            raise ValueError("resize rule 'squash' has a scale for each axis, and not one for both")
+            raise ValueError("the resize rule 'squash' scales each axis on its own, so it has no common scale")
         if self.rule == "fit":
             return min(self.size[0] / height, self.size[1] / width)
         if self.rule == "longest":
@@ -166,11 +200,14 @@ class Resize:
         return min(self.size[0] / min(height, width), self.size[1] / longer)
 
     def target(self, height: int, width: int) -> tuple[int, int]:
-        """Returns the resized (height, width) of an image, in pixels, at least 1 each.
+        """Returns the size of an image after resizing, before padding.
 
         Args:
             height: Height of the image in pixels.
             width: Width of the image in pixels.
+
+        Returns:
+            (height, width) in pixels, at least 1 each.
         """
         if self.rule == "squash":
             return self.size[0], self.size[1]
@@ -181,12 +218,16 @@ class Resize:
 
 @dataclass(frozen=True)
 class Normalise:
-    """Describes the normalization of pixels: (pixel - mean) / std, on values from 0 to 255.
+    """Describes the normalization of pixels: (pixel - mean) / std, for pixel values from 0 to 255.
 
     Attributes:
-        mean: Mean of each channel, in the order of `channels`.
-        std: Standard deviation of each channel, above 0, in the order of `channels`.
-        channels: Channel order of the network input: "RGB" or "BGR".
+        mean: Mean of each channel, in units of pixel values and in the order of `channels`. torchvision and others
+            that state it for values from 0 to 1, such as 0.485, have 255 times as much here.
+        std: Divisor of each channel, above 0, in the same units and order. 1 where a framework only subtracts the mean.
+        channels: Channel order of the network input: "RGB", the default, or "BGR" (detectron2, keras-retinanet).
+
+    Raises:
+        ModelError: If a value is not finite, a divisor is not above 0, or the channel order is unknown.
     """
 
     mean: tuple[float, float, float]
@@ -194,49 +235,64 @@ class Normalise:
     channels: str = "RGB"
 
     def __post_init__(self) -> None:
-        _check(len(self.mean) == 3 and _is_finite(*self.mean), "mean is three finite numbers", self.mean)
+        _check(len(self.mean) == 3 and _is_finite(*self.mean), "normalise.mean must be three finite numbers", self.mean)
         valid = len(self.std) == 3 and _is_finite(*self.std) and min(self.std) > 0
-        _check(valid, "std is three numbers above 0", self.std)
-        _check(self.channels in _CHANNEL_ORDERS, f"channels is one of {_CHANNEL_ORDERS}", self.channels)
+        _check(valid, "normalise.std must be three numbers above 0", self.std)
+        _check(self.channels in _CHANNEL_ORDERS, f"normalise.channels must be one of {_CHANNEL_ORDERS}", self.channels)
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """Describes everything besides the network that is needed to compute the right boxes.
 
-    A spec is frozen, and checked when it is made.
+    A spec cannot be changed; `replace` returns a changed copy. All values are checked when a spec is created.
 
     Attributes:
-        name: Name of the model, for people.
-        flavour: The framework whose rules apply, such as "torchvision".
-        labels: Class labels by class index.
-        levels: The feature levels, finest first.
-        resize: How images are resized.
-        normalise: How pixels are normalized.
-        pad_multiple: The sides of the network input are padded with 0, on the right and at the bottom, to multiples of
-            this.
-        input: Name of the network's input, `(N, 3, H, W)` float32.
-        box_coder: How box deltas are decoded.
-        ignore_labels: Labels that are never reported, such as the unused COCO ids of torchvision.
-        score_threshold: Anchors with a score strictly above this are candidates.
-        top_k: Number of best (anchor, class) pairs that are kept of each level. Where a framework keeps all, use a
-            number that is never reached, such as 65536.
-        clip: Boxes are clipped before NMS to the "resized" image or to the "padded" network input, or after NMS to the
-            "original" image (detectron2), or not at all ("none").
-        nms_iou_threshold: A box that overlaps a better one of its class by an IoU strictly above this is dropped.
-        max_detections: Largest number of detections of an image, over all classes.
-        score_comparison: ">", or ">=" if a score equal to the threshold passes too (ODTK on the CPU). A score of
-            exactly 0 never passes.
-        nms_comparison: ">", or ">=" if an IoU equal to the threshold suppresses too.
-        clip_limit: x is clipped to 0..width ("edge") or to 0..width - 1 ("last_pixel": ODTK, keras-retinanet). The same
-            holds for y.
-        drop_empty: When boxes without area are dropped: "before_nms" (mmdetection), "after_nms" (detectron2) or
-            "never".
-        inclusive_pixels: If true, x2 and y2 name the last pixel inside the box (ODTK), so a width is x2 - x1 + 1. This
-            holds for anchors, NMS, empty boxes, and the detections that are reported.
-        rescale: How boxes return to the original image: by the ratio of original to resized size of each axis
-            ("per_axis"), or by the one scale of the resize rule before rounding ("uniform": ODTK, keras-retinanet).
-        source: Free notes about the origin of the model.
+        name: Name of the model, for people. It has no effect on the results.
+        flavour: The framework whose rules apply, such as "torchvision". It has no effect on the results, which follow
+            from the other fields alone.
+        labels: Class labels by class index, as many as the network has classes. torchvision counts the background
+            as class 0.
+        levels: The feature levels, finest first. All have the same number of anchors per cell. Of candidates with
+            equal scores, those of earlier levels come first.
+        resize: How images are resized before they enter the network.
+        normalise: How pixel values are normalized.
+        pad_multiple: After resizing, the network input is padded with 0 on the right and at the bottom, so that its
+            sides are multiples of this number of pixels, from 1 to 4096. 32 in most frameworks, 128 in ODTK, 1 (no
+            padding) in keras-retinanet.
+        input: Name of the network's input, float32 of shape (N, 3, H, W). Defaults to "images".
+        box_coder: How box deltas become boxes. Defaults to `BoxCoder()`, the rule of torchvision, MLPerf and
+            detectron2.
+        ignore_labels: Labels that are never reported, such as the unused COCO ids of torchvision. Each must be one of
+            `labels`. Defaults to none.
+        score_threshold: Default confidence threshold, from 0 to 1. Pairs of anchor and class with a score above it
+            become candidates. Defaults to 0.05, as in all frameworks. `Detector` and its calls can override it.
+        top_k: Number of candidates with the highest scores that are kept on each level, counted as pairs of anchor and
+            class, from 1 to 1048576. Defaults to 1000, as in most frameworks. keras-retinanet keeps all: its preset has
+            65536, a number that is not reached in practice.
+        clip: Where boxes are clipped. "resized", the default: to the resized image, before NMS (torchvision, MLPerf,
+            mmdetection). "padded": to the network input with its padding, before NMS (mmdeploy, ODTK, keras-retinanet).
+            "original": to the original image, after NMS (detectron2). "none": not at all.
+        nms_iou_threshold: A box that overlaps a better box of its class with an IoU above this threshold is dropped.
+            From 0 to 1. Defaults to 0.5, as in all frameworks. `Suppression` can override it.
+        max_detections: Maximum number of detections of an image, over all classes, from 1 to 1048576. Defaults to 300,
+            as in torchvision, MLPerf and keras-retinanet. 100 in detectron2, mmdetection, mmdeploy and ODTK.
+        score_comparison: Whether a score equal to the threshold passes. ">", the default: it does not, as in all
+            frameworks on the GPU. ">=": it does (ODTK on the CPU). A score of exactly 0 never passes.
+        nms_comparison: Whether an IoU equal to the threshold suppresses. ">", the default: it does not, as in all
+            frameworks. ">=": it does.
+        clip_limit: Largest coordinate of clipped boxes. "edge", the default: the width of the image for x, the height
+            for y. "last_pixel": the width - 1 and the height - 1 (ODTK, keras-retinanet).
+        drop_empty: When boxes without area are dropped. "never", the default. "before_nms": after clipping, before
+            NMS (mmdetection). "after_nms": after rescaling and clipping to the original image (detectron2).
+        inclusive_pixels: False, the default: x2 and y2 are the right and lower edge of a box, so its width is x2 - x1.
+            True: x2 and y2 name the last pixel inside the box, so its width is x2 - x1 + 1 (ODTK). This applies to
+            anchors, the IoU in NMS, boxes without area, and the detections that are reported.
+        rescale: How boxes return to pixels of the original image. "per_axis", the default: each axis is multiplied by
+            its ratio of original to resized size. "uniform": both axes are divided by the one scale of the resize
+            rule, before rounding (ODTK, keras-retinanet). "uniform" does not work with the resize rule "squash".
+        source: Free notes about the origin of the model, as names and texts. Defaults to none. They have no effect on
+            the results.
 
     Raises:
         ModelError: If a value is out of range, or values contradict each other.
@@ -268,37 +324,37 @@ class ModelSpec:
     def __post_init__(self) -> None:
         for name in ("labels", "ignore_labels", "levels"):
             values = getattr(self, name)
-            _check(isinstance(values, (list, tuple)), f"{name} is a tuple", values)
-            object.__setattr__(self, name, tuple(values))  # a list would stay open to changes
+            _check(isinstance(values, (list, tuple)), f"{name} must be a tuple or a list", values)
+            object.__setattr__(self, name, tuple(values))  # The caller could still change a list.
         names = self.labels + self.ignore_labels
-        _check(all(isinstance(name, str) for name in names), "labels and ignore_labels are names", names)
-        _check(len(self.labels) > 0, "labels has at least one name", self.labels)
+        _check(all(isinstance(name, str) for name in names), "labels and ignore_labels must be strings", names)
+        _check(len(self.labels) > 0, "labels must have at least one entry", self.labels)
         unknown = sorted(set(self.ignore_labels) - set(self.labels))
-        _check(not unknown, "ignore_labels are names from labels", unknown)
-        _check(len(self.levels) > 0, "levels has at least one entry", self.levels)
+        _check(not unknown, "ignore_labels must be entries of labels", unknown)
+        _check(len(self.levels) > 0, "levels must have at least one entry", self.levels)
         counts = [len(level.base_anchors) for level in self.levels]
-        _check(len(set(counts)) == 1, "every level has the same number of base anchors", counts)
+        _check(len(set(counts)) == 1, "all levels must have the same number of base anchors", counts)
         outputs = [name for level in self.levels for name in (level.logits, level.deltas)]
-        _check(len(set(outputs)) == len(outputs), "every output is named once", outputs)
-        _check(0 <= self.score_threshold <= 1, "score_threshold is from 0 to 1", self.score_threshold)
-        _check(0 <= self.nms_iou_threshold <= 1, "nms_iou_threshold is from 0 to 1", self.nms_iou_threshold)
+        _check(len(set(outputs)) == len(outputs), "every output of the network must be named once", outputs)
+        _check(0 <= self.score_threshold <= 1, "score_threshold must be from 0 to 1", self.score_threshold)
+        _check(0 <= self.nms_iou_threshold <= 1, "nms_iou_threshold must be from 0 to 1", self.nms_iou_threshold)
         for name in ("top_k", "max_detections", "pad_multiple"):
-            _check(_is_integer(getattr(self, name)), f"{name} is an integer", getattr(self, name))
-        _check(1 <= self.top_k <= 1 << 20, "top_k is from 1 to 1048576", self.top_k)
-        _check(1 <= self.max_detections <= 1 << 20, "max_detections is from 1 to 1048576", self.max_detections)
-        _check(1 <= self.pad_multiple <= 4096, "pad_multiple is from 1 to 4096", self.pad_multiple)
-        _check(self.clip in _CLIPS, f"clip is one of {_CLIPS}", self.clip)
-        _check(self.clip_limit in _CLIP_LIMITS, f"clip_limit is one of {_CLIP_LIMITS}", self.clip_limit)
-        _check(self.drop_empty in _DROPS, f"drop_empty is one of {_DROPS}", self.drop_empty)
-        _check(self.rescale in _RESCALES, f"rescale is one of {_RESCALES}", self.rescale)
+            _check(_is_integer(getattr(self, name)), f"{name} must be an integer", getattr(self, name))
+        _check(1 <= self.top_k <= 1 << 20, "top_k must be from 1 to 1048576", self.top_k)
+        _check(1 <= self.max_detections <= 1 << 20, "max_detections must be from 1 to 1048576", self.max_detections)
+        _check(1 <= self.pad_multiple <= 4096, "pad_multiple must be from 1 to 4096", self.pad_multiple)
+        _check(self.clip in _CLIPS, f"clip must be one of {_CLIPS}", self.clip)
+        _check(self.clip_limit in _CLIP_LIMITS, f"clip_limit must be one of {_CLIP_LIMITS}", self.clip_limit)
+        _check(self.drop_empty in _DROPS, f"drop_empty must be one of {_DROPS}", self.drop_empty)
+        _check(self.rescale in _RESCALES, f"rescale must be one of {_RESCALES}", self.rescale)
         _check(
             self.rescale == "per_axis" or self.resize.rule != "squash",
-            "rescale is per_axis where the resize rule is squash, which has no one scale",
+            "rescale must be 'per_axis' if the resize rule is 'squash', which scales each axis on its own",
             self.rescale,
         )
         for name in ("score_comparison", "nms_comparison"):
-            _check(getattr(self, name) in _COMPARISONS, f"{name} is one of {_COMPARISONS}", getattr(self, name))
-        _check(isinstance(self.inclusive_pixels, bool), "inclusive_pixels is true or false", self.inclusive_pixels)
+            _check(getattr(self, name) in _COMPARISONS, f"{name} must be one of {_COMPARISONS}", getattr(self, name))
+        _check(isinstance(self.inclusive_pixels, bool), "inclusive_pixels must be true or false", self.inclusive_pixels)
 
     @property
     def anchors_per_cell(self) -> int:
@@ -306,7 +362,15 @@ class ModelSpec:
         return len(self.levels[0].base_anchors)
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
-        """Returns the (height, width) of the network input for a resized image of that size, in pixels."""
+        """Returns the size of the network input.
+
+        Args:
+            height: Height of the resized image in pixels.
+            width: Width of the resized image in pixels.
+
+        Returns:
+            (height, width) of the network input in pixels.
+        """
         multiple = self.pad_multiple
         if self.resize.rule == "fit":
             height, width = self.resize.size
@@ -315,16 +379,23 @@ class ModelSpec:
     def replace(self, **changes: Any) -> ModelSpec:
         """Returns a copy with some fields changed. The copy is checked again.
 
+        Example:
+            >>> import retinasdk
+            >>> spec = retinasdk.list_models()[0].spec
+            >>> spec.replace(nms_iou_threshold=0.4).nms_iou_threshold
+            0.4
+
         Args:
-            **changes: New values by the names of the fields.
+            **changes: New values, by the names of the fields.
 
         Raises:
             ModelError: If the changed spec is not valid.
+            TypeError: If a field does not exist.
         """
         return dataclasses.replace(self, **changes)
 
     def to_json(self) -> str:
-        """Returns the spec as JSON text, which every later version can read."""
+        """Returns the spec as JSON text, which this and every later version can read."""
         return dump_readable({"format": FORMAT, **to_json_object(self)})
 
     @classmethod
@@ -332,8 +403,8 @@ class ModelSpec:
         """Reads a spec from JSON text.
 
         Args:
-            text: The JSON text.
-            origin: Name of the text in error messages.
+            text: The JSON text, as `to_json` writes it. Fields that are left out get their defaults.
+            origin: What error messages call the text, for example the path of the file it comes from.
 
         Raises:
             ModelError: If the text is not a valid spec.
@@ -341,16 +412,16 @@ class ModelSpec:
         try:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ModelError(f"{origin}: wanted a model spec in JSON, but it does not parse: {error}") from error
+            raise ModelError(f"{origin}: this is not a model spec, because it is not valid JSON: {error}") from error
         if not isinstance(content, dict):
-            raise ModelError(f"{origin}: wanted a JSON object, got {type(content).__name__}")
+            raise ModelError(f"{origin}: a model spec must be a JSON object, got {type(content).__name__}")
         version = content.pop("format", None)
         if not _is_integer(version) or version != FORMAT:
             raise ModelError(
-                f"{origin}: wanted a model spec of format {FORMAT}, got {version!r}; "
-                "write it with this version of retinasdk, or update retinasdk"
+                f'{origin}: a model spec must have "format": {FORMAT}, got {version!r}. If a newer retinasdk wrote it, '
+                "update this one: pip install --upgrade retinasdk"
             )
-        if "plus_one" in content:  # its name in specs written before 0.1.0
+        if "plus_one" in content:  # The name of inclusive_pixels in specs that were written before 0.1.0.
             content["inclusive_pixels"] = content.pop("plus_one")
         try:
             return from_json_object(cls, content)
@@ -358,7 +429,14 @@ class ModelSpec:
             raise ModelError(f"{origin}: {error}") from error
 
     def save(self, path: str | Path) -> None:
-        """Writes the spec as a JSON file. If writing fails, an existing file stays as it was."""
+        """Writes the spec as a JSON file. If writing fails, an existing file stays as it was.
+
+        Args:
+            path: The path of the file.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
         from retinasdk._util.files import write_atomically
 
         write_atomically(Path(path), self.to_json().encode())
@@ -376,5 +454,5 @@ class ModelSpec:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"cannot read the model spec {path}: {error}") from error
+            raise ModelError(f"{path}: the model spec cannot be read: {error}") from error
         return cls.from_json(text, origin=str(path))

@@ -31,17 +31,17 @@ def level(**changes: Any) -> Level:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: small_spec(labels=()), "labels has at least one name"),
-        (lambda: small_spec(ignore_labels=("c",)), r"ignore_labels are names from labels, got \['c'\]"),
-        (lambda: small_spec(levels=()), "levels has at least one entry"),
+        (lambda: small_spec(labels=()), "labels must have at least one entry"),
+        (lambda: small_spec(ignore_labels=("c",)), r"ignore_labels must be entries of labels, got \['c'\]"),
+        (lambda: small_spec(levels=()), "levels must have at least one entry"),
         (
             lambda: small_spec(levels=(level(), level(logits="l2", deltas="d2", base_anchors=(ANCHOR, ANCHOR)))),
             r"same number of base anchors, got \[1, 2\]",
         ),
-        (lambda: small_spec(levels=(level(deltas="l"),)), "every output is named once"),
-        (lambda: small_spec(levels=(level(), level())), "every output is named once"),
+        (lambda: small_spec(levels=(level(deltas="l"),)), "every output of the network must be named once"),
+        (lambda: small_spec(levels=(level(), level())), "every output of the network must be named once"),
         *[
-            (lambda field=field, value=value: small_spec(**{field: value}), f"{field} is from")
+            (lambda field=field, value=value: small_spec(**{field: value}), f"{field} must be from")
             for field, values in {
                 "score_threshold": (-0.01, 1.01, NAN),
                 "nms_iou_threshold": (-0.01, 1.01, NAN),
@@ -51,46 +51,49 @@ def level(**changes: Any) -> Level:
             }.items()
             for value in values
         ],
-        (lambda: small_spec(clip="image"), "clip is one of .*got 'image'"),
-        (lambda: small_spec(clip_limit="last"), r"clip_limit is one of .*'edge', 'last_pixel'.*got 'last'"),
-        (lambda: small_spec(drop_empty="always"), r"drop_empty is one of .*'before_nms', .*got 'always'"),
-        (lambda: small_spec(score_comparison="<"), r"score_comparison is one of \('>', '>='\), got '<'"),
-        (lambda: small_spec(nms_comparison="=>"), r"nms_comparison is one of \('>', '>='\), got '=>'"),
-        (lambda: small_spec(inclusive_pixels=1), "inclusive_pixels is true or false, got 1"),
-        (lambda: level(logits=""), "names its logits and deltas"),
-        (lambda: level(deltas=""), "names its logits and deltas"),
+        (lambda: small_spec(clip="image"), "clip must be one of .*got 'image'"),
+        (lambda: small_spec(clip_limit="last"), r"clip_limit must be one of .*'edge', 'last_pixel'.*got 'last'"),
+        (lambda: small_spec(drop_empty="always"), r"drop_empty must be one of .*'before_nms', .*got 'always'"),
+        (lambda: small_spec(score_comparison="<"), r"score_comparison must be one of \('>', '>='\), got '<'"),
+        (lambda: small_spec(nms_comparison="=>"), r"nms_comparison must be one of \('>', '>='\), got '=>'"),
+        (lambda: small_spec(inclusive_pixels=1), "inclusive_pixels must be true or false, got 1"),
+        (lambda: level(logits=""), "logits and deltas of a level must be names"),
+        (lambda: level(deltas=""), "logits and deltas of a level must be names"),
         (lambda: level(base_anchors=()), "at least one base anchor"),
         *[
-            (lambda anchor=anchor: level(base_anchors=(anchor,)), "a base anchor is")
+            (lambda anchor=anchor: level(base_anchors=(anchor,)), "a base anchor must be")
             for anchor in ((8, -8, -8, 8), (-8, 8, 8, -8), (0, 0, 0, 8), (0, 0, 8), (0, 0, 8, NAN), (0, 0, INFINITY, 8))
         ],
         *[
-            (lambda stride=stride: level(stride=stride), "a stride is")
+            (lambda stride=stride: level(stride=stride), "a stride must be")
             for stride in ((0.0, 8.0), (8.0, -1.0), (8.0,), (NAN, 8.0), (INFINITY, 8.0))
         ],
         (lambda: BoxCoder(weights=(1.0, 1.0, 1.0)), "four numbers above 0"),
         (lambda: BoxCoder(weights=(1.0, 1.0, 0.0, 1.0)), "four numbers above 0"),
         (lambda: BoxCoder(weights=(1.0, 1.0, NAN, 1.0)), "four numbers above 0"),
-        (lambda: BoxCoder(clamp_max=INFINITY), "clamp_max is a finite number or null"),
-        (lambda: BoxCoder(clamp_min=-INFINITY), "clamp_min is a finite number or null"),
-        (lambda: BoxCoder(clamp_max=1.0, clamp_min=1.5), "clamp_min is at most clamp_max, got .*1.5"),
-        (lambda: BoxCoder(means=(0.0, 0.0, 0.0)), "means are four finite numbers"),
-        (lambda: BoxCoder(means=(0.0, 0.0, 0.0, NAN)), "means are four finite numbers"),
-        (lambda: BoxCoder(kind="corners"), "box coder kind is one of .*got 'corners'"),
-        (lambda: BoxCoder(kind="corner"), r"a corner coder has no clamps \(null\), got .*4.135"),
-        (lambda: BoxCoder(kind="corner", clamp_max=None, clamp_min=-1.0), "a corner coder has no clamps"),
-        (lambda: Resize("stretch", (1, 1)), "resize rule is one of"),
-        (lambda: Resize("shortest", (800,)), r"'shortest' has 2 side\(s\)"),
-        (lambda: Resize("longest", (800, 800)), r"'longest' has 1 side\(s\)"),
+        (lambda: BoxCoder(clamp_max=INFINITY), "clamp_max must be a finite number or null"),
+        (lambda: BoxCoder(clamp_min=-INFINITY), "clamp_min must be a finite number or null"),
+        (lambda: BoxCoder(clamp_max=1.0, clamp_min=1.5), "clamp_min must be at most clamp_max, got .*1.5"),
+        (lambda: BoxCoder(means=(0.0, 0.0, 0.0)), "means must be four finite numbers"),
+        (lambda: BoxCoder(means=(0.0, 0.0, 0.0, NAN)), "means must be four finite numbers"),
+        (lambda: BoxCoder(kind="corners"), "box_coder.kind must be one of .*got 'corners'"),
+        (lambda: BoxCoder(kind="corner"), r"clamp_max and clamp_min must be null if kind is 'corner', got .*4.135"),
+        (
+            lambda: BoxCoder(kind="corner", clamp_max=None, clamp_min=-1.0),
+            "clamp_max and clamp_min must be null if kind is 'corner'",
+        ),
+        (lambda: Resize("stretch", (1, 1)), "resize.rule must be one of"),
+        (lambda: Resize("shortest", (800,)), r"must have 2 sides from 1 to 65536 for the rule 'shortest'"),
+        (lambda: Resize("longest", (800, 800)), r"must have 1 side from 1 to 65536 for the rule 'longest'"),
         (lambda: Resize("squash", (800, 0)), "from 1 to 65536"),
         (lambda: Resize("squash", (800, 65537)), "from 1 to 65536"),
-        (lambda: Resize("fit", (800,)), r"resize rule 'fit' has 2 side\(s\)"),
-        (lambda: Resize("squash", (8, 8), rounding="up"), "resize rounding is one of"),
-        (lambda: Normalise((0.0, 0.0), (1.0, 1.0, 1.0)), "mean is three finite numbers"),
-        (lambda: Normalise((0.0, 0.0, INFINITY), (1.0, 1.0, 1.0)), "mean is three finite numbers"),
-        (lambda: Normalise((0.0, 0.0, 0.0), (1.0, 1.0, 0.0)), "std is three numbers above 0"),
-        (lambda: Normalise((0.0, 0.0, 0.0), (1.0, 1.0, NAN)), "std is three numbers above 0"),
-        (lambda: Normalise((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "GBR"), "channels is one of"),
+        (lambda: Resize("fit", (800,)), r"must have 2 sides from 1 to 65536 for the rule 'fit'"),
+        (lambda: Resize("squash", (8, 8), rounding="up"), "resize.rounding must be one of"),
+        (lambda: Normalise((0.0, 0.0), (1.0, 1.0, 1.0)), "mean must be three finite numbers"),
+        (lambda: Normalise((0.0, 0.0, INFINITY), (1.0, 1.0, 1.0)), "mean must be three finite numbers"),
+        (lambda: Normalise((0.0, 0.0, 0.0), (1.0, 1.0, 0.0)), "std must be three numbers above 0"),
+        (lambda: Normalise((0.0, 0.0, 0.0), (1.0, 1.0, NAN)), "std must be three numbers above 0"),
+        (lambda: Normalise((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "GBR"), "channels must be one of"),
     ],
 )
 def test_contradictions_are_refused(make: Callable[[], object], message: str) -> None:

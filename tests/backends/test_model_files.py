@@ -325,5 +325,6 @@ def test_order_of_specs(altered: Callable[..., Path], spec: ModelSpec) -> None:
 def test_broken_spec_in_the_file(altered: Callable[..., Path]) -> None:
     path = altered(lambda model: helper.set_model_props(model, {METADATA_KEY: "{}"}))
     path.with_suffix(".json").unlink()
-    with pytest.raises(ModelError, match=r"model\.onnx, metadata retinasdk\.spec: wanted a model spec of format 1"):
+    message = r'model\.onnx, metadata retinasdk\.spec: a model spec must have "format": 1, got None'
+    with pytest.raises(ModelError, match=message):
         Detector(path)
