@@ -62,8 +62,6 @@ def open_sinks(
     shows: list[Callable[[Frame, Any], bool]] = []
     if arguments.save is not None:
         _check_target(arguments.save, source)
-        if arguments.save.suffix.lower() != ".mp4":
-            raise ValueError(f"{arguments.save}: --save writes MP4 video only; name it {arguments.save.stem}.mp4")
         writer = stack.enter_context(VideoWriter(arguments.save))
         shows.append(functools.partial(_save, writer, source))
     if arguments.show:

@@ -167,7 +167,7 @@ def test_left_out_categories_are_printed(
     annotations = own_truth(detector, 1)
     annotations["categories"] = [*CATEGORIES, {"id": 3, "name": "zebra"}]
     assert run_eval(write(annotations), model_path)["left_out"] == ["zebra"]
-    assert "the model does not know them: zebra" in capsys.readouterr().out
+    assert "as the model has no such class: zebra" in capsys.readouterr().out
 
 
 # -- broken annotations ------------------------------------------------------------------------------------------------

@@ -284,7 +284,7 @@ def test_progress_line_on_a_terminal_only(gif: Path, model_path: Path) -> None:
         ("{gif} --jsonl {tmp}", "this is a folder; give the name of the file to write"),
         ("{gif} --save {tmp}/none/a.mp4", "none: no such folder to write to"),
         ("{gif} --save {gif}", "blocks.gif: this would replace the source; choose another name"),
-        ("{gif} --save {tmp}/out.avi", "out.avi: --save writes MP4 video only; name it out.mp4"),
+        ("{gif} --save {tmp}/out.avi", "out.avi: video cannot be written with the suffix '.avi'"),
         ("{gif} --jsonl {gif}", "blocks.gif: this would replace the source; choose another name"),
         ("{gif} --classes cat", "unknown class 'cat'"),
         ("", "required: SOURCE"),

@@ -284,7 +284,7 @@ def test_detect_takes_every_switch(model_path: Path, photo: Path, tmp_path: Path
     ("switches", "message"),
     [
         (["--ignore", "0,0,50,0"], "ignore has a region without area"),
-        (["--score", "person=2"], "score_threshold must be a number from 0 to 1, got 2.0"),
+        (["--score", "person=2"], "--score must be a number from 0 to 1, got 2.0"),
         (["--sigma", "0"], "sigma must be a number above 0"),
     ],
 )

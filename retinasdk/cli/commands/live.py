@@ -99,7 +99,9 @@ def add_parser(commands: Any) -> None:
     output = parser.add_argument_group("Output")
     output.add_argument("--jsonl", metavar="FILE", help="write one line of JSON per frame; - writes to standard output")
     output.add_argument("--csv", metavar="FILE", help="write one row per detection; - writes to standard output")
-    output.add_argument("--save", type=Path, metavar="FILE.mp4", help="write video with boxes, as MP4")
+    output.add_argument(
+        "--save", type=Path, metavar="FILE.mp4", help="write video with boxes, as .mp4, .m4v, .mov or .mkv"
+    )
     output.add_argument("--show", action="store_true", help="show video with boxes in a window; q closes it")
     output.add_argument(
         "--web",

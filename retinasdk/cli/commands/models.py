@@ -45,8 +45,10 @@ def run(arguments: argparse.Namespace) -> None:
         print(models[arguments.name].card.strip())
     else:
         near = difflib.get_close_matches(arguments.name, models, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ModelError(f"no bundled model is called {arguments.name!r}; {hint}The models are: {', '.join(models)}")
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ModelError(
+            f"no bundled model is called {arguments.name!r}{hint}; the bundled models are {', '.join(models)}"
+        )
 
 
 def _table(models: list[BundledModel]) -> str:
