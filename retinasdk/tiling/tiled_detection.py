@@ -15,8 +15,9 @@ import numpy as np
 from retinasdk import _native
 from retinasdk.detections import Detections
 from retinasdk.pipeline.call_options import Thresholds
-from retinasdk.pipeline.postprocess import to_original, to_scores
+from retinasdk.pipeline.postprocess import as_detections, to_original
 from retinasdk.pipeline.preprocess import Transform
+from retinasdk.pipeline.rules import suppression_op
 from retinasdk.pipeline.stage_timing import stage
 from retinasdk.pipeline.suppression import Suppression
 from retinasdk.pipeline.types import Kept
@@ -120,7 +121,7 @@ def _merge(
     class_ids = np.concatenate([kept.class_ids for _, kept in found])
     tiles = np.repeat(np.array([part.number for part, _ in found], np.int32), [len(kept.scores) for _, kept in found])
     resized = Transform.plan(grid.tile, spec).resized
-    op, rules = suppression.op(spec)
+    op, rules = suppression_op(suppression, spec)
     best, joined = _native.merge_tiles(
         boxes,
         scores,
@@ -138,7 +139,7 @@ def _merge(
     if op == "fuse":
         fused_boxes, means = _fused(boxes, scores, best, joined)
         merged = Kept(fused_boxes, means if suppression.fused_score == "mean" else merged.scores, merged.class_ids)
-    return to_scores(_limited(merged, suppression), spec)
+    return as_detections(_limited(merged, suppression), spec)
 
 
 def _fused(

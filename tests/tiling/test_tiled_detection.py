@@ -16,6 +16,7 @@ from PIL import Image as PillowImage
 from two_tiles import TWO
 
 from retinasdk import Detections, Detector, ImageError, ModelSpec, Resize, Suppression, Tiles
+from retinasdk.pipeline.rules import suppression_op
 
 TILES = Tiles(100, 0.3)
 REGION = [(60, 40, 260, 210)]
@@ -96,7 +97,7 @@ def test_other_rules_hold_inside_a_tile_and_fusion_between_tiles_too(
     model_path: Path, image: Image, suppression: Suppression
 ) -> None:
     detector = Detector(model_path, suppression=suppression)
-    merging = detector.spec.replace(nms_iou_threshold=suppression.op(detector.spec)[1]["iou_threshold"])
+    merging = detector.spec.replace(nms_iou_threshold=suppression_op(suppression, detector.spec)[1]["iou_threshold"])
     found = detector(image, tiles=TILES, score_threshold=0.3)
     detector.spec = merging
     wanted = assembled(detector, image, TILES, score_threshold=0.3)
