@@ -298,7 +298,7 @@ def place(tmp_path: Path, photos: Path) -> dict[str, str]:
         ("detect {photo} --score high", "argument --score: invalid float value: 'high'"),
         ("detect {photo} --device cuda", "device 'cuda' needs a GPU"),
         ("detect {photo} --device tpu", "argument --device: invalid choice: 'tpu'"),
-        ("detect {photo} --model {tmp}/none.onnx", "none.onnx: wanted the name of a bundled model or the path"),
+        ("detect {photo} --model {tmp}/none.onnx", "none.onnx is not the path of a file"),
         ("detect {photo} --model {tmp}/broken.onnx", "broken.onnx: ONNX Runtime cannot load it"),
         ("detect {photo} --out {photo}", "a.png: wanted a folder to write to"),
         ("detect {photo} --out {photo}/below", "below: wanted a folder to write to"),

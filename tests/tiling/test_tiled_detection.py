@@ -220,7 +220,7 @@ def test_an_error_in_a_tile_ends_the_call(detector: Detector, image: Image, monk
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("retinasdk-tiles")]
 
 
-@pytest.mark.parametrize("tiles", [640, "Auto", (640, 640), True])
+@pytest.mark.parametrize("tiles", ["640", "Auto", (640, 640), True])
 def test_what_is_no_tiles(detector: Detector, image: Image, tiles: Any) -> None:
     with pytest.raises(TypeError, match=r'tiles must be Tiles\(size=\.\.\.\), "auto" or None, got'):
         detector(image, tiles=tiles)
@@ -229,12 +229,12 @@ def test_what_is_no_tiles(detector: Detector, image: Image, tiles: Any) -> None:
 def test_images_that_are_none(detector: Detector, tmp_path: Path) -> None:
     (tmp_path / "broken.tif").write_bytes(b"II*\0 and no more")
     for given, error, message in [
-        (np.zeros((10, 10), np.uint8), ValueError, r"image must be \(H, W, 3\) uint8"),
+        (np.zeros((10, 10, 4), np.uint8), ValueError, r"image must be \(H, W, 3\) uint8"),
         (np.zeros((10, 10, 3)), ValueError, "float64"),
         (np.zeros((0, 10, 3), np.uint8), ImageError, "at least 1 x 1 pixels"),
         ("gone.tif", ImageError, "no such file"),
         (tmp_path / "broken.tif", ImageError, "cannot be read as an image"),
-        (tmp_path, ImageError, "got a folder"),
+        (tmp_path, ImageError, "is a folder"),
         (None, TypeError, "image must be a path"),
     ]:
         with pytest.raises(error, match=message):
