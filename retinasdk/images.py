@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[np.uint8 | np.uint16]"
 ChannelOrder: TypeAlias = Literal["rgb", "bgr"]
 
-MAX_PIXELS = 178_956_970  # where Pillow too refuses a file; 537 MB as RGB
+MAX_PIXELS = 178_956_970  # Also the limit at which Pillow rejects a file; 537 MB as RGB.
 MAX_SIDE = 1 << 16
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 
 
 def check_channel_order(channel_order: object) -> None:
-    """Raises `ValueError` unless it is "rgb" or "bgr"."""
+    """Raises `ValueError` if the channel order is not "rgb" or "bgr"."""
     if channel_order not in ("rgb", "bgr"):
         raise ValueError(f'channel_order must be "rgb" or "bgr", got {channel_order!r}')
 
@@ -41,15 +41,15 @@ def as_rgb(image: ImageInput, *, channel_order: ChannelOrder = "rgb") -> npt.NDA
     Args:
         image: A path; the bytes of an image file; a binary, seekable file object, read from its start; a Pillow image;
             or an array: uint8 (H, W, 3), or grey (H, W) of uint8 or uint16 (of which the upper 8 bits are used).
-        channel_order: Channel order of NumPy arrays: "rgb", or "bgr" as OpenCV has it. Files and Pillow images say
-            their own.
+        channel_order: Channel order of NumPy arrays: "rgb", or "bgr" as in OpenCV. Not used for files and Pillow
+            images, which define their own.
 
     Returns:
         The pixels. An RGB array whose pixels are contiguous is returned as it is, without a copy.
 
     Raises:
         ImageError: If a file or a Pillow image cannot be read or converted.
-        TypeError: If it is no image.
+        TypeError: If it is not an image.
         ValueError: If an array has another dtype or shape.
     """
     if isinstance(image, np.ndarray):
@@ -91,26 +91,26 @@ def _checked_array(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         raise ValueError(f"image must be (H, W, 3) uint8, got {image.shape} {image.dtype}; {hint}")
     height, width = image.shape[:2]
     _check_size(height, width, "image")
-    # Rows may be any distance apart (a crop is fine), pixels may not. copy() and not ascontiguousarray(), which leaves
-    # odd strides of axes of length 1 alone.
+    # Rows may have any stride, for example in a crop, but pixels must be contiguous. copy() is used because
+    # ascontiguousarray() keeps unusual strides of axes of length 1.
     return image if image.strides[1:] == (3, 1) else image.copy(order="C")
 
 
 def _check_size(height: int, width: int, name: str) -> None:
     if height < 1 or width < 1:
-        raise ImageError(f"{name}: wanted at least 1 x 1 pixels, got {width} x {height}")
+        raise ImageError(f"{name} must have at least 1 x 1 pixels, got {width} x {height}")
     if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
         raise ImageError(
-            f"{name}: wanted at most {MAX_PIXELS:,} pixels and {MAX_SIDE:,} a side, got {width} x {height}; "
-            "cut it into parts"
+            f"{name} must have at most {MAX_PIXELS:,} pixels and at most {MAX_SIDE:,} on each side, "
+            f"got {width} x {height}; cut it into parts, or detect with tiles=640"
         )
 
 
 def _read(path: str) -> npt.NDArray[np.uint8]:
     if not os.path.exists(path):
-        raise ImageError(f"{path}: no such file; give the path of an image ({', '.join(SUFFIXES)})")
+        raise ImageError(f"{path}: no such file; give the path of an image file ({', '.join(SUFFIXES)})")
     if os.path.isdir(path):
-        raise ImageError(f"{path}: wanted an image file, got a folder; list its files with retinasdk.list_images")
+        raise ImageError(f"{path} is a folder, not an image file; list its images with retinasdk.list_images({path!r})")
     if os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES:
         raise ImageError(
             f"{path} is a video, not an image; use retinasdk.stream({path!r}, detector), or: retinasdk live {path}"
@@ -119,7 +119,7 @@ def _read(path: str) -> npt.NDArray[np.uint8]:
 
 
 def _open(file: Any, path: str) -> npt.NDArray[np.uint8]:
-    """Decodes an image file: its path, or a file object; path: what errors call it."""
+    """Decodes an image file, given by path or as a file object. `path` is its name in error messages."""
     pillow = require("PIL.Image", "reading image files")
     try:
         with pillow.open(file) as image:
@@ -129,10 +129,14 @@ def _open(file: Any, path: str) -> npt.NDArray[np.uint8]:
     except MemoryError:
         raise
     except pillow.DecompressionBombError as error:
-        raise ImageError(f"{path}: wanted at most {MAX_PIXELS:,} pixels; {error}; cut it into parts") from error
+        raise ImageError(
+            f"{path} must have at most {MAX_PIXELS:,} pixels: {error}; cut it into parts, or detect with tiles=640"
+        ) from error
     # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and others.
     except Exception as error:
-        raise ImageError(f"{path}: cannot be read as an image: {error}; is it complete, and an image?") from error
+        raise ImageError(
+            f"{path}: cannot be read as an image: {error}; check that it is an image and that it is complete"
+        ) from error
 
 
 def _from_pillow(image: Any, name: str) -> npt.NDArray[np.uint8]:
@@ -144,7 +148,7 @@ def _from_pillow(image: Any, name: str) -> npt.NDArray[np.uint8]:
     except ImageError:
         raise
     except Exception as error:
-        raise ImageError(f"{name}: cannot be decoded: {error}; is the file complete?") from error
+        raise ImageError(f"{name}: cannot be decoded: {error}; check that the file is complete") from error
 
 
 def _rgb(image: Any, name: str) -> Any:
@@ -154,7 +158,7 @@ def _rgb(image: Any, name: str) -> Any:
         return np.repeat(high_byte[..., None], 3, axis=2)
     if image.mode in ("F", "I"):
         raise ImageError(
-            f"{name}: wanted 8 or 16 bits a channel, got Pillow mode {image.mode!r}; "
+            f"{name} must have 8 or 16 bits per channel, got Pillow mode {image.mode!r}; "
             "scale it to 0..255 and convert it to uint8"
         )
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:

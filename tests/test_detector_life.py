@@ -179,7 +179,7 @@ def test_closed_detectors_give_memory_back(model_path: Path) -> None:
 
 
 def test_a_missing_bundled_name(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="wanted the name of a bundled model or the path of an ONNX file"):
+    with pytest.raises(ModelError, match="is not the path of a file and not the name of a bundled model"):
         Detector("peopel")
     with pytest.raises(ModelError, match="found neither"):
         Detector(tmp_path)

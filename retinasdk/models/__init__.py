@@ -1,4 +1,4 @@
-"""The bundled models: `<name>.onnx`, its spec `<name>.json` and its card `<name>.md`, in this folder."""
+"""Finds the bundled models. This folder has `<name>.onnx`, its spec `<name>.json` and its card `<name>.md`."""
 
 from __future__ import annotations
 
@@ -52,10 +52,13 @@ def list_models() -> list[BundledModel]:
 
 
 def find_model(model: str | os.PathLike[str]) -> Path:
-    """Returns the model file of a bundled name or of a path.
+    """Returns the path of a model file.
+
+    Args:
+        model: Name of a bundled model, or path of a file.
 
     Raises:
-        ModelError: If there is neither, or the file is a checkpoint that must be converted first.
+        ModelError: If there is no such model or file, or the file is a checkpoint that must be converted first.
     """
     text = os.fspath(model)
     bundled = {path.stem: path for path in sorted(_FOLDER.glob("*.onnx"))}
@@ -67,5 +70,5 @@ def find_model(model: str | os.PathLike[str]) -> Path:
             raise ModelError(f"{text}: {_CHECKPOINTS[path.suffix.lower()]}")
         return path
     near = difflib.get_close_matches(text, bundled, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"bundled are {', '.join(bundled) or 'none'}"
-    raise ModelError(f"{text}: wanted the name of a bundled model or the path of an ONNX file, found neither; {hint}")
+    hint = f"did you mean {near[0]!r}?" if near else f"bundled models: {', '.join(bundled) or 'none'}"
+    raise ModelError(f"{text} is not the path of a file and not the name of a bundled model; {hint}")

@@ -1,4 +1,4 @@
-"""`fuse`: the detections of several models in one image, as one."""
+"""`fuse`: combines the detections of several models in one image."""
 
 from __future__ import annotations
 
@@ -13,25 +13,43 @@ from retinasdk.detections import Detections
 def fuse(
     detections: Sequence[Detections], *, weights: Sequence[float] | None = None, iou_threshold: float = 0.55
 ) -> Detections:
-    """Weighted boxes fusion of what several models found in one image (Solovyev et al., 2021, arXiv:1910.13302).
+    """Combines the detections of several models in one image by weighted boxes fusion.
 
-    Going down the scores, a box joins the fused box of its class that it overlaps most, if by an IoU above
-    `iou_threshold`, or begins a new one. Corners are averaged, weighted by the scores; the score is the members' mean,
-    times min(members, models) / models, so that what one model alone found counts less.
+    The boxes are processed in descending order of score. A box joins the fused box of its class with which it has the
+    highest IoU, if that IoU is above `iou_threshold`. Otherwise it starts a new fused box. The corners of a fused box
+    are the mean of its members' corners, weighted by the scores. Its score is the mean of the members' scores, times
+    min(members, models) / models, so an object that only one model finds gets a lower score.
 
-    detections: one for each model, of one image and with the same labels.
-    weights: how much each model is trusted, above 0; None: all alike. Only their ratios matter. A score that weights
-        bring above 1 is 1.
+    The method is from Solovyev et al., Weighted boxes fusion, 2021, arXiv:1910.13302.
 
-    Returns the fused boxes, best first. Raises `TypeError` and `ValueError`.
+    Args:
+        detections: The detections of each model, for the same image and with the same labels.
+        weights: How much each model is trusted: one number above 0 for each model. Only the ratios matter. Scores that
+            exceed 1 after weighting become 1. Defaults to equal weights.
+        iou_threshold: IoU above which two boxes are the same object, from 0 to 1.
+
+    Returns:
+        The fused detections, best first, with the labels of the input.
+
+    Raises:
+        TypeError: If `detections` is not a list of `Detections`.
+        ValueError: If `detections` is empty, the labels differ, a weight is not valid, or `iou_threshold` is not from
+            0 to 1.
+
+    Example:
+        >>> import numpy as np, retinasdk
+        >>> one = retinasdk.Detections(np.array([[10, 20, 30, 60]]), np.array([0.8]), np.array([0]), ("person",))
+        >>> two = retinasdk.Detections(np.array([[10, 22, 30, 62]]), np.array([0.8]), np.array([0]), ("person",))
+        >>> retinasdk.fuse([one, two]).xyxy.tolist()
+        [[10.0, 21.0, 30.0, 61.0]]
     """
     if isinstance(detections, Detections) or not all(isinstance(item, Detections) for item in detections):
-        raise TypeError("detections must be a list of Detections, one for each model")
+        raise TypeError("detections must be a list of Detections, one for each model: retinasdk.fuse([first, second])")
     if not detections:
         raise ValueError("detections must have one entry for each model, got an empty list")
     labels = detections[0].labels
     if any(item.labels != labels for item in detections):
-        raise ValueError("all detections must have the same labels in the same order, got different ones")
+        raise ValueError("all detections must have the same labels in the same order, but they differ")
     shares = _shares(len(detections), weights)
     if not 0.0 <= iou_threshold <= 1.0:
         raise ValueError(f"iou_threshold must be from 0 to 1, got {iou_threshold!r}")
@@ -54,7 +72,7 @@ def fuse(
 
 
 def _shares(models: int, weights: Sequence[float] | None) -> list[np.float32]:
-    """The weights, with a mean of 1."""
+    """Returns the weights, scaled to a mean of 1."""
     if weights is None:
         return [np.float32(1)] * models
     if len(weights) != models or not all(0 < weight < np.inf for weight in weights):

@@ -1,7 +1,7 @@
-"""From head outputs to detections: decode and suppression in csrc, then scores and original pixels in NumPy.
+"""Post-processing on the CPU: from head outputs to detections.
 
-Decode and suppression are the CPU's here, the GPU's in tensorrt/lane.py; what comes after them is the same code
-for both.
+Decoding and suppression call the C++ code in csrc; scores and the conversion to original pixels use NumPy. On the GPU,
+tensorrt/lane.py decodes and suppresses; the later steps are the same code for both devices.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from retinasdk.pipeline.rules import (
     clip_limit,
     clip_sizes,
     decode_rules,
+    detection_limit,
     each_class,
     ignored_regions,
     level_strides,
     logit,
     logit_thresholds,
     lowest_threshold,
+    suppression_op,
 )
 from retinasdk.pipeline.suppression import AS_FRAMEWORK, Suppression
 from retinasdk.pipeline.types import Candidates, HeadOutputs, Kept
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """1 / (1 + exp(-x)), computed in float64 and rounded once."""
+    """Returns 1 / (1 + exp(-x)) as float32. It is computed in float64 and rounded once."""
     with np.errstate(over="ignore"):
         return np.asarray(1.0 / (1.0 + np.exp(-logits.astype(np.float64))), dtype=np.float32)
 
@@ -50,11 +52,22 @@ def decode(
     class_ids: Sequence[int] = (),
     ignore: npt.NDArray[np.float32] | None = None,
 ) -> Candidates:
-    """The best `spec.top_k` (anchor, class) pairs of each level with a score above `score_threshold`, as boxes.
+    """Decodes the best `spec.top_k` (anchor, class) pairs of each level whose score is above the threshold.
 
-    class_ids: only these classes, as if the network had no others; empty: all. ignore: (R, 4) float32 xyxy in pixels of
-    the original image; a box of which more than half of the area lies in one of these regions is left out.
-    Raises `ModelError` where the outputs do not fit the spec.
+    Args:
+        heads: Raw head outputs of N images.
+        spec: Spec of the model.
+        transforms: One transform for each of the N images, all with the same padded size.
+        score_threshold: Lowest confidence score, for all classes or for each class index.
+        class_ids: Indices of the classes to decode, as if the network had no others. Empty: all classes.
+        ignore: (R, 4) float32 xyxy regions in pixels of the original image. A box is dropped if more than half of its
+            area lies in one of them.
+
+    Returns:
+        The decoded boxes, before suppression.
+
+    Raises:
+        ModelError: If the outputs do not fit the spec.
     """
     shapes = [(logits.shape, deltas.shape) for logits, deltas in zip(heads.logits, heads.deltas, strict=True)]
     return Candidates(
@@ -76,9 +89,16 @@ def decode(
 def nms(
     candidates: Candidates, *, iou_threshold: float, max_detections: int, **rules: Any
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Greedy NMS: kept candidate indices (N, M) int32, best first, -1 behind the last; and their counts (N,) int32.
+    """Applies greedy NMS to the candidates of N images.
 
-    rules: or_equal, inclusive_pixels, across_classes, max_per_class, as in csrc/ops.h.
+    Args:
+        candidates: The decoded boxes.
+        iou_threshold: IoU above which two boxes overlap, from 0 to 1.
+        max_detections: Maximum number of boxes to keep for each image.
+        **rules: `or_equal`, `inclusive_pixels`, `across_classes` and `max_per_class`, as in csrc/ops.h.
+
+    Returns:
+        Indices of the kept candidates, (N, M) int32, best first and padded with -1, and their counts, (N,) int32.
     """
     arrays = (candidates.boxes, candidates.logits, candidates.class_ids, candidates.counts)
     return _native.nms(*arrays, iou_threshold=iou_threshold, max_detections=max_detections, **rules)
@@ -91,32 +111,48 @@ def suppress(
     *,
     score_threshold: Thresholds = 0.0,
 ) -> list[Kept]:
-    """What is left of each image by the spec's rules and `suppression`.
+    """Resolves overlapping boxes of each image, by the rules of the spec and of `suppression`.
 
-    score_threshold: a score that falls to it, by a soft rule, drops its box.
+    Args:
+        candidates: The decoded boxes of N images.
+        spec: Spec of the model.
+        suppression: How overlapping boxes are resolved.
+        score_threshold: Used by the soft rules: a box is dropped when its score falls to this threshold.
+
+    Returns:
+        The boxes that remain, one `Kept` for each image.
     """
-    op, rules = suppression.op(spec)
+    op, rules = suppression_op(suppression, spec)
     arrays = (candidates.boxes, candidates.logits, candidates.class_ids, candidates.counts)
-    room = suppression.room(spec)
+    limit = detection_limit(suppression, spec)
     if op == "fuse":
-        boxes, means, class_ids, counts = _native.fuse(*arrays, classes=len(spec.labels), max_detections=room, **rules)
+        boxes, means, class_ids, counts = _native.fuse(*arrays, classes=len(spec.labels), max_detections=limit, **rules)
         return [Kept(boxes[i, :count], means[i, :count], class_ids[i, :count]) for i, count in enumerate(counts)]
-    fallen = None
+    decayed = None
     if op == "soft_nms":
         thresholds = np.array(each_class(score_threshold, spec), dtype=np.float32)
-        kept, counts, fallen = _native.soft_nms(*arrays, score_thresholds=thresholds, max_detections=room, **rules)
+        kept, counts, decayed = _native.soft_nms(*arrays, score_thresholds=thresholds, max_detections=limit, **rules)
     else:
-        kept, counts = _native.nms(*arrays, max_detections=room, **rules)
+        kept, counts = _native.nms(*arrays, max_detections=limit, **rules)
     results = []
     for image, count in enumerate(counts):
         best = kept[image, :count]
-        scores = sigmoid(candidates.logits[image, best]) if fallen is None else fallen[image, :count]
+        scores = sigmoid(candidates.logits[image, best]) if decayed is None else decayed[image, :count]
         results.append(Kept(candidates.boxes[image, best], scores, candidates.class_ids[image, best]))
     return results
 
 
 def to_original(kept: Sequence[Kept], spec: ModelSpec, transforms: Sequence[Transform]) -> list[Kept]:
-    """The same in pixels of the original images; what the spec clips and drops after NMS is clipped and dropped."""
+    """Converts boxes to pixels of the original images, and applies the clipping and dropping that follow NMS.
+
+    Args:
+        kept: The boxes of each image, in pixels of the network input.
+        spec: Spec of the model. `clip` "original" and `drop_empty` "after_nms" are applied here.
+        transforms: One transform for each image.
+
+    Returns:
+        The boxes of each image, in pixels of the original image.
+    """
     results = []
     for image, transform in zip(kept, transforms, strict=True):
         xyxy = transform.to_original(image.boxes)
@@ -130,14 +166,14 @@ def to_original(kept: Sequence[Kept], spec: ModelSpec, transforms: Sequence[Tran
     return results
 
 
-def to_scores(kept: Kept, spec: ModelSpec) -> Detections:
-    """`Detections` of boxes that are in pixels of the original image."""
+def as_detections(kept: Kept, spec: ModelSpec) -> Detections:
+    """Returns boxes that are in pixels of the original image as `Detections` with the labels of the spec."""
     return Detections(xyxy=kept.boxes, scores=kept.scores, class_ids=kept.class_ids, labels=spec.labels)
 
 
 def to_detections(kept: Sequence[Kept], spec: ModelSpec, transforms: Sequence[Transform]) -> list[Detections]:
-    """One `Detections` for each image, boxes in pixels of the original image."""
-    return [to_scores(image, spec) for image in to_original(kept, spec, transforms)]
+    """Converts boxes in network-input pixels to one `Detections` for each image, in pixels of the original image."""
+    return [as_detections(image, spec) for image in to_original(kept, spec, transforms)]
 
 
 def postprocess(
@@ -148,6 +184,20 @@ def postprocess(
     score_threshold: Thresholds,
     class_ids: Sequence[int] = (),
 ) -> list[Detections]:
-    """One `Detections` for each image, best first, in pixels of the original image."""
+    """Decodes and suppresses head outputs by the rules of the spec alone.
+
+    Args:
+        heads: Raw head outputs of N images.
+        spec: Spec of the model.
+        transforms: One transform for each of the N images, all with the same padded size.
+        score_threshold: Lowest confidence score, for all classes or for each class index.
+        class_ids: Indices of the classes to detect. Empty: all classes.
+
+    Returns:
+        One `Detections` for each image, best first, in pixels of the original image.
+
+    Raises:
+        ModelError: If the outputs do not fit the spec.
+    """
     candidates = decode(heads, spec, transforms, score_threshold=score_threshold, class_ids=class_ids)
     return to_detections(suppress(candidates, spec, score_threshold=score_threshold), spec, transforms)

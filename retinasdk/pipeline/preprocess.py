@@ -1,4 +1,4 @@
-"""From images to the network's input: sizes and the way back here, pixels in csrc/preprocess_cpu.cpp."""
+"""Preprocessing: from images to the network's input. The pixels are computed in csrc/preprocess_cpu.cpp."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Transform:
-    """How an image became its part of the network's input; sizes are (height, width) in pixels.
+    """Describes how an image is placed in the network's input. Sizes are (height, width) in pixels.
 
-    scale: of both axes, where boxes go back by it; None: by the ratio of the sizes on each axis.
+    Attributes:
+        original: Size of the original image.
+        resized: Size after the resize rule of the spec.
+        padded: Size of the network's input, which includes the padding at the right and at the bottom.
+        scale: Factor from original to network pixels, the same for both axes. None if each axis uses the ratio of its
+            own sizes.
     """
 
     original: tuple[int, int]
@@ -29,15 +34,22 @@ class Transform:
 
     @classmethod
     def plan(cls, original: tuple[int, int], spec: ModelSpec) -> Transform:
-        """The transform that `spec` asks for, before any pixel is touched."""
+        """Computes the transform that `spec` requires for an image of (height, width) `original` pixels."""
         resized = spec.resize.target(*original)
         scale = spec.resize.scale(*original) if spec.rescale == "uniform" else None
         return cls(original, resized, spec.padded(*resized), scale)
 
     def to_original(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Boxes (n, 4) float32 xyxy from network-input pixels to pixels of the original image.
+        """Converts boxes from network-input pixels to pixels of the original image.
 
-        One float32 ratio for each axis, as torchvision's `resize_boxes`; or one division, as ODTK and keras-retinanet.
+        Without `scale`, each axis is multiplied by one float32 ratio, as in torchvision's `resize_boxes`. With `scale`,
+        the boxes are divided by it, as in ODTK and keras-retinanet.
+
+        Args:
+            boxes: (n, 4) float32 xyxy.
+
+        Returns:
+            (n, 4) float32 xyxy.
         """
         if self.scale is not None:
             divided: npt.NDArray[np.float32] = boxes / np.float32(self.scale)
@@ -47,7 +59,14 @@ class Transform:
         return boxes * np.array([ratio_x, ratio_y, ratio_x, ratio_y], dtype=np.float32)
 
     def to_network(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """The other way round: boxes (n, 4) float32 xyxy from pixels of the original image to network-input pixels."""
+        """Converts boxes from pixels of the original image to network-input pixels.
+
+        Args:
+            boxes: (n, 4) float32 xyxy.
+
+        Returns:
+            (n, 4) float32 xyxy.
+        """
         if self.scale is not None:
             scaled: npt.NDArray[np.float32] = boxes * np.float32(self.scale)
             return scaled
@@ -58,14 +77,28 @@ class Transform:
 
 @dataclass(frozen=True)
 class Batch:
-    """tensor: (N, 3, h, w) float32, normalised, host; transforms: one for each image, all with the same padded size."""
+    """Holds the network's input for N images.
+
+    Attributes:
+        tensor: (N, 3, h, w) float32 in host memory: the resized, normalized and padded images.
+        transforms: One transform for each image, all with the same padded size.
+    """
 
     tensor: npt.NDArray[np.float32]
     transforms: tuple[Transform, ...]
 
 
 def preprocess(images: Sequence[npt.NDArray[np.uint8]], transforms: Sequence[Transform], spec: ModelSpec) -> Batch:
-    """Resizes, normalises and pads RGB uint8 (H, W, 3) images into one batch; their padded sizes must be equal."""
+    """Resizes, normalizes and pads images into one batch.
+
+    Args:
+        images: RGB uint8 (H, W, 3) images.
+        transforms: One transform for each image, all with the same padded size.
+        spec: Spec of the model.
+
+    Returns:
+        The batch, in the order of the images.
+    """
     height, width = transforms[0].padded
     tensor = np.empty((len(images), 3, height, width), dtype=np.float32)
     for canvas, image, transform in zip(tensor, images, transforms, strict=True):

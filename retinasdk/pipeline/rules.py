@@ -1,4 +1,4 @@
-"""What the spec and a call's options say of decoding and suppression, as arguments that both devices' kernels take."""
+"""Translates the spec and the options of a call to the arguments of both devices' decoding and suppression kernels."""
 
 from __future__ import annotations
 
@@ -11,44 +11,60 @@ import numpy as np
 from retinasdk.errors import ModelError
 from retinasdk.pipeline.call_options import Thresholds
 from retinasdk.pipeline.preprocess import Transform
-from retinasdk.pipeline.suppression import AS_FRAMEWORK
+from retinasdk.pipeline.suppression import AS_FRAMEWORK, MAX_PER_IMAGE, Suppression
 from retinasdk.spec import ModelSpec
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+# For each rule of `Suppression`: the function of csrc/ops.h, and its arguments that depend on the rule alone.
+_SUPPRESSION_OPS: dict[str, tuple[str, dict[str, str]]] = {
+    "greedy": ("nms", {}),
+    "soft_linear": ("soft_nms", {"decay": "linear"}),
+    "soft_gaussian": ("soft_nms", {"decay": "gaussian"}),
+    "fusion": ("fuse", {}),
+}
+
 
 def logit(score: float) -> float:
-    """Inverse of the sigmoid: the logit above which scores are above `score`."""
+    """Returns the inverse of the sigmoid. It is -infinity for scores up to 0 and infinity for scores from 1."""
     if score <= 0.0:
         return -math.inf
     return math.log(score) - math.log1p(-score) if score < 1.0 else math.inf
 
 
 def lowest_threshold(score_threshold: Thresholds, class_ids: Sequence[int]) -> float:
-    """Of the classes that are asked for; empty: of all."""
+    """Returns the lowest threshold of the classes `class_ids`, or of all classes if `class_ids` is empty."""
     if not isinstance(score_threshold, tuple):
         return score_threshold
     return min(score_threshold[index] for index in class_ids or range(len(score_threshold)))
 
 
 def logit_thresholds(score_thresholds: Sequence[float]) -> npt.NDArray[np.float32]:
-    """(K,) float32: the logits of a score for each class."""
+    """Returns the logit of each class's score threshold, (K,) float32."""
     return np.array([logit(score) for score in score_thresholds], dtype=np.float32)
 
 
 def each_class(score_threshold: Thresholds, spec: ModelSpec) -> tuple[float, ...]:
-    """A score for each class."""
+    """Returns one score threshold for each class of the spec."""
     return score_threshold if isinstance(score_threshold, tuple) else (score_threshold,) * len(spec.labels)
 
 
 def ignored_regions(ignore: npt.NDArray[np.float32], transforms: Sequence[Transform]) -> npt.NDArray[np.float32]:
-    """(N, R, 4) float32 in network-input pixels of regions (R, 4) in pixels of each original image."""
+    """Converts regions to network-input pixels of each image.
+
+    Args:
+        ignore: (R, 4) float32 xyxy regions in pixels of the original images.
+        transforms: One transform for each of N images.
+
+    Returns:
+        (N, R, 4) float32 xyxy.
+    """
     return np.stack([transform.to_network(ignore) for transform in transforms])
 
 
 def decode_rules(spec: ModelSpec) -> dict[str, Any]:
-    """What the spec alone says of decoding, as arguments that both devices take."""
+    """Returns the arguments of the decode functions that depend on the spec alone. They are equal on both devices."""
     coder = spec.box_coder
     return {
         "top_k": spec.top_k,
@@ -64,16 +80,57 @@ def decode_rules(spec: ModelSpec) -> dict[str, Any]:
 
 
 def nms_rules(spec: ModelSpec) -> dict[str, Any]:
-    """What the spec alone says of NMS, but for how many are kept, as arguments that both devices take."""
-    return AS_FRAMEWORK.op(spec)[1]
+    """Returns the arguments of the NMS functions that depend on the spec alone, except `max_detections`."""
+    return suppression_op(AS_FRAMEWORK, spec)[1]
+
+
+def suppression_op(suppression: Suppression, spec: ModelSpec) -> tuple[str, dict[str, Any]]:
+    """Returns the function of csrc/ops.h that applies a suppression rule, and its arguments.
+
+    Args:
+        suppression: How overlapping boxes are resolved.
+        spec: Spec of the model, for what `suppression` leaves to it.
+
+    Returns:
+        The name of the function, and its keyword arguments except the arrays and `max_detections`. They are equal on
+        both devices.
+    """
+    op, rules = _SUPPRESSION_OPS[suppression.rule]
+    arguments: dict[str, Any] = {
+        "iou_threshold": spec.nms_iou_threshold if suppression.iou_threshold is None else suppression.iou_threshold,
+        "or_equal": spec.nms_comparison == ">=",
+        "inclusive_pixels": spec.inclusive_pixels,
+        "across_classes": suppression.across_classes,
+        "max_per_class": suppression.max_per_class or MAX_PER_IMAGE,
+        **rules,
+    }
+    if op == "soft_nms":
+        arguments["sigma"] = suppression.sigma
+    if op == "fuse":
+        arguments["fused_score"] = suppression.fused_score
+    return op, arguments
+
+
+def detection_limit(suppression: Suppression, spec: ModelSpec) -> int:
+    """Returns the maximum number of detections for each image."""
+    return suppression.max_detections or spec.max_detections
 
 
 def level_strides(
     shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], spec: ModelSpec, padded: tuple[int, int]
 ) -> list[tuple[float, float]]:
-    """(y, x) stride of each level for a network input of (height, width) `padded`.
+    """Checks the shapes of the head outputs and returns the stride of each level.
 
-    shapes: of each level's logits and deltas. Raises `ModelError` where they do not fit the spec.
+    Args:
+        shapes: Shapes of the logits and of the deltas of each level.
+        spec: Spec of the model.
+        padded: (height, width) of the network's input in pixels.
+
+    Returns:
+        The (y, x) stride of each level in pixels.
+
+    Raises:
+        ModelError: If the shapes do not fit the spec.
     """
     strides = []
     for level, (logits, deltas) in zip(spec.levels, shapes, strict=True):
@@ -81,24 +138,28 @@ def level_strides(
         if logits[1] != spec.anchors_per_cell * len(spec.labels):
             raise ModelError(
                 f"output {level.logits} must have {spec.anchors_per_cell} anchors x {len(spec.labels)} classes = "
-                f"{spec.anchors_per_cell * len(spec.labels)} channels, got {logits}; does the spec fit the model?"
+                f"{spec.anchors_per_cell * len(spec.labels)} channels, got {logits}. The spec does not fit "
+                "the model: convert the model again, so that both files are written together"
             )
-        wanted = (logits[0], spec.anchors_per_cell * 4, rows, columns)
-        if deltas != wanted:
-            raise ModelError(f"output {level.deltas} must be {wanted}, got {deltas}; does the spec fit the model?")
+        expected = (logits[0], spec.anchors_per_cell * 4, rows, columns)
+        if deltas != expected:
+            raise ModelError(
+                f"output {level.deltas} must have shape {expected}, got {deltas}. The spec does not fit the model: "
+                "convert the model again, so that both files are written together"
+            )
         if level.stride is None and (rows == 0 or columns == 0):
-            raise ModelError(f"output {level.logits} has no cells: {logits}; use a larger input")
+            raise ModelError(f"output {level.logits} has no cells, its shape is {logits}; use larger images")
         strides.append(level.stride or (float(padded[0] // rows), float(padded[1] // columns)))
     return strides
 
 
 def base_anchors(spec: ModelSpec) -> list[npt.NDArray[np.float32]]:
-    """(A, 4) float32 of each level."""
+    """Returns the base anchors of each level, (A, 4) float32 xyxy around the center of a cell."""
     return [np.array(level.base_anchors, dtype=np.float32) for level in spec.levels]
 
 
 def clip_sizes(transforms: Sequence[Transform], spec: ModelSpec) -> npt.NDArray[np.float32]:
-    """(N, 2) float32: the largest y and x of each image's boxes before NMS; -1: no limit."""
+    """Returns the largest y and x of each image's boxes before NMS, (N, 2) float32. -1 means no limit."""
     if spec.clip not in ("resized", "padded"):
         return np.full((len(transforms), 2), -1, dtype=np.float32)
     sizes = [transform.resized if spec.clip == "resized" else transform.padded for transform in transforms]
@@ -106,5 +167,5 @@ def clip_sizes(transforms: Sequence[Transform], spec: ModelSpec) -> npt.NDArray[
 
 
 def clip_limit(size: tuple[int, int], spec: ModelSpec) -> tuple[int, int]:
-    """The largest y and x of boxes that are clipped to (height, width) `size`."""
+    """Returns the largest y and x of boxes that are clipped to (height, width) `size` in pixels."""
     return size if spec.clip_limit == "edge" else (size[0] - 1, size[1] - 1)

@@ -1,6 +1,6 @@
-"""How long the stages of calls take, for whoever collects them. Nobody does: nothing is measured.
+"""Optional timing of pipeline stages. Disabled unless a collector is installed.
 
-Of the thread that collects, and of workers that run in a copy of its context: their times are summed.
+A collector covers its own thread and the workers that run in a copy of its context. Their times are summed.
 """
 
 from __future__ import annotations
@@ -16,12 +16,16 @@ from typing import Literal
 Stage = Literal["preprocess", "inference", "postprocess"]
 
 _collected: ContextVar[dict[str, float] | None] = ContextVar("retinasdk_stages", default=None)
-_adding = threading.Lock()  # workers of one call may add at once
+_adding = threading.Lock()  # Several workers of one call may add at the same time.
 
 
 @contextmanager
 def collect() -> Iterator[dict[str, float]]:
-    """Collects seconds by stage in the dictionary it yields, summed over all calls inside. Collectors may be nested."""
+    """Collects the seconds that each stage takes, summed over all calls inside the block. Collectors may be nested.
+
+    Yields:
+        Seconds by name of the stage. The dictionary is updated while the block runs.
+    """
     outer = _collected.get()
     seconds: dict[str, float] = defaultdict(float)
     token = _collected.set(seconds)
@@ -37,7 +41,7 @@ def collect() -> Iterator[dict[str, float]]:
 
 @contextmanager
 def stage(name: Stage) -> Iterator[None]:
-    """Adds the time spent inside to the stage of that name."""
+    """Adds the time spent inside the block to the stage of that name, if a collector is installed."""
     seconds = _collected.get()
     if seconds is None:
         yield

@@ -1,4 +1,4 @@
-"""What passes between the stages of the pipeline: head outputs, candidates, kept boxes."""
+"""Data types that pass between the stages of the pipeline: head outputs, candidates and kept boxes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeadOutputs:
-    """Raw outputs of both heads for N images, one entry for each level, C-contiguous, on the host.
+    """Holds the raw outputs of both heads for N images, one array for each feature level.
 
-    logits: (N, A * K, h, w) float32, before the sigmoid; deltas: (N, A * 4, h, w) float32.
+    The arrays are C-contiguous and in host memory. A is the number of anchors of a cell, K the number of classes.
+
+    Attributes:
+        logits: (N, A * K, h, w) float32: classification outputs before the sigmoid.
+        deltas: (N, A * 4, h, w) float32: encoded bounding-box deltas.
     """
 
     logits: tuple[npt.NDArray[np.float32], ...]
@@ -24,10 +28,15 @@ class HeadOutputs:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Decoded, not yet suppressed, for N images with room for C candidates each; host.
+    """Holds the decoded boxes of N images before suppression, at most C for each image, in host memory.
 
-    boxes (N, C, 4) float32 xyxy in network-input pixels; logits (N, C) float32; class_ids (N, C) int32; counts (N,)
-    int32. Only the first counts[i] of image i mean anything: level by level, best first inside a level.
+    Only the first `counts[i]` entries of image i are valid. They are ordered by level, best first inside a level.
+
+    Attributes:
+        boxes: (N, C, 4) float32 xyxy in network-input pixels.
+        logits: (N, C) float32: classification outputs before the sigmoid.
+        class_ids: (N, C) int32: class indices.
+        counts: (N,) int32: number of valid entries of each image.
     """
 
     boxes: npt.NDArray[np.float32]
@@ -38,9 +47,13 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Kept:
-    """What NMS left of one image, best first; host.
+    """Holds the boxes of one image that remain after suppression, best first, in host memory.
 
-    boxes (n, 4) float32 xyxy in network-input pixels; scores (n,) float32, 0 to 1; class_ids (n,) int32.
+    Attributes:
+        boxes: (n, 4) float32 xyxy in network-input pixels, or in pixels of the original image after
+            `postprocess.to_original`.
+        scores: (n,) float32: confidence scores, 0 to 1.
+        class_ids: (n,) int32: class indices.
     """
 
     boxes: npt.NDArray[np.float32]

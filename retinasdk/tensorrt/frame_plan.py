@@ -9,7 +9,7 @@ import numpy as np
 
 from retinasdk.cuda.memory import Field, Layout
 from retinasdk.pipeline.call_options import MAX_REGIONS
-from retinasdk.pipeline.rules import decode_rules, level_strides
+from retinasdk.pipeline.rules import decode_rules, detection_limit, level_strides, suppression_op
 from retinasdk.pipeline.suppression import Suppression
 from retinasdk.spec import ModelSpec
 
@@ -66,8 +66,8 @@ class FramePlan:
         """
         levels = [(outputs[level.logits][0], outputs[level.deltas][0]) for level in spec.levels]
         batch, capacity = shape[0], len(levels) * spec.top_k
-        room = min(suppression.room(spec), capacity)
-        self.suppress_op, self._suppress_rules = suppression.op(spec)
+        room = min(detection_limit(suppression, spec), capacity)
+        self.suppress_op, self._suppress_rules = suppression_op(suppression, spec)
         self.gives_logits = self.suppress_op == "nms"
         self._spec = spec
         self._dtype = outputs[spec.levels[0].logits][1]

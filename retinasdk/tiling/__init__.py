@@ -1,1 +1,1 @@
-"""Detects in large images tile by tile: the grid, reading parts of files, merging."""
+"""Tiled detection in large images: the grid of tiles, reading parts of files, and merging."""

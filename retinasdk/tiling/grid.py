@@ -1,6 +1,6 @@
-"""`Tiles`: where a large image is cut, so that the network sees small objects at a size at which it knows them.
+"""`Tiles`: how a large image is cut, so that the network sees small objects at a size that it was trained for.
 
-Boxes come together in csrc/merge_cpu.cpp, by the rule of `Note [Cut boxes]` in csrc/tile_math.h.
+The boxes of all tiles are merged in csrc/merge_cpu.cpp. `Note [Cut boxes]` in csrc/tile_math.h describes the rule.
 """
 
 from __future__ import annotations
@@ -18,32 +18,47 @@ if TYPE_CHECKING:
 
 TilesOption: TypeAlias = "Tiles | Literal['auto'] | None"
 
-_MAX_SIDE = 1 << 14  # of a tile
+_MAX_SIDE = 1 << 14  # Of a tile, in pixels.
 _MAX_TILES = 1 << 16
-# "auto": tiles where the network would see the image at less than this share of its size,
+# "auto" uses tiles if the resize rule would reduce the image to less than this share of its size.
 _AUTO_BELOW = 0.75
-# and of this side where it takes any size: it bounds the memory of the activations.
+# Side of the tiles of "auto" for a network that accepts any size. It limits the memory for activations.
 _AUTO_NATIVE_SIDE = 1024
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """How an image is cut into tiles, each of which goes through the network on its own.
+    """Describes how a large image is cut into tiles that are detected separately.
 
-    size: (height, width) of a tile in pixels of the original image, or one number for both. The network sees a tile
-        as it would see an image of that size: by the spec's resize rule, which may also enlarge it. Where the image
-        is smaller than a tile, the tile is as large as the image.
-    overlap: of neighbouring tiles at least: a share of the tile's side (a float below 1) or pixels (an int). An object
-        no larger than the overlap is whole in one of them; 0.2 is plenty where objects are small.
-    whole_image: the image also goes through the network as a whole, which finds what is larger than the overlap.
+    The detections of all tiles are merged as follows:
 
-    Of boxes cut by a tile's inner edge those are left out that another tile shows whole. Those of an object that no
-    tile shows whole remain, one for each tile, unless a whole box or a better one covers more than half of them.
-    Of whole boxes of one object in several tiles the best stays; a detector with `Suppression("fusion")` averages them.
-    Every other rule holds inside the tiles: what two tiles both show is surely one object.
-    Every tile reports up to the spec's `max_detections`. The image has no limit but those of a `Suppression`.
+    - A box that is cut by an inner edge of its tile is dropped if another tile contains the whole object.
+    - If no tile contains the whole object, each tile reports its part, unless a whole box or a box with a higher score
+      covers more than half of it.
+    - If several tiles contain the whole object, the box with the highest score is kept. With `Suppression("fusion")`
+      the boxes are averaged instead.
+    - The soft rules of `Suppression` apply inside each tile only. Between tiles, overlapping boxes are always resolved
+      as above, because they show the same object.
+    - Each tile reports up to `max_detections` of the spec. The whole image is limited only by a `Suppression`.
 
-    Raises `ValueError` and `TypeError` for what cannot be.
+    Example:
+        >>> import retinasdk
+        >>> tiles = retinasdk.Tiles(640, overlap=128)
+        >>> len(tiles.plan(height=2160, width=3840))
+        32
+
+    Attributes:
+        size: (height, width) of a tile in pixels of the original image, or one number for both. Each tile is resized
+            by the resize rule of the spec, which may also enlarge it. If the image is smaller than a tile, the tile has
+            the size of the image.
+        overlap: Minimum overlap of neighboring tiles: a share of the tile's side (a float below 1) or a number of
+            pixels (an int). Each object that is not larger than the overlap is whole in at least one tile. The default
+            of 0.2 is enough for small objects.
+        whole_image: True: the network also runs once on the whole image, to find objects larger than the overlap.
+
+    Raises:
+        TypeError: If a value has the wrong type.
+        ValueError: If a value is out of range.
     """
 
     size: int | tuple[int, int]
@@ -56,13 +71,13 @@ class Tiles:
                 raise ValueError(f"a tile's sides must be 1 to {_MAX_SIDE} pixels, got {self.size!r}")
             if not 0 <= overlap < side:
                 raise ValueError(
-                    "overlap must be a share of the tile from 0 to below 1 (0.2) or pixels below its sides (128), "
-                    f"got {self.overlap!r} for tiles of {self.size!r}"
+                    "overlap must be a share of the tile, from 0 to below 1 (such as 0.2), or a number of pixels below "
+                    f"its sides (such as 128), got {self.overlap!r} for tiles of {self.size!r}"
                 )
 
     @property
     def sides(self) -> tuple[int, int]:
-        """(height, width) of a tile."""
+        """Returns (height, width) of a tile in pixels."""
         height, width = self.size if isinstance(self.size, tuple) and len(self.size) == 2 else (self.size, self.size)
         if not (_is_integer(height) and _is_integer(width)):
             raise TypeError(f"size must be a number of pixels or (height, width), got {self.size!r}")
@@ -70,7 +85,7 @@ class Tiles:
 
     @property
     def overlaps(self) -> tuple[int, int]:
-        """Pixels in y and x that neighbours share at least."""
+        """Returns the minimum overlap of neighboring tiles in y and x, in pixels."""
         if isinstance(self.overlap, bool) or not isinstance(self.overlap, (int, float)):
             raise TypeError(f"overlap must be a share of the tile or a number of pixels, got {self.overlap!r}")
         if isinstance(self.overlap, int):
@@ -81,7 +96,18 @@ class Tiles:
         return math.floor(height * self.overlap), math.floor(width * self.overlap)
 
     def plan(self, height: int, width: int) -> TileGrid:
-        """The tiles of an image of that size. Raises `ValueError` where there are too many."""
+        """Computes the tiles of an image.
+
+        Args:
+            height: Height of the image in pixels.
+            width: Width of the image in pixels.
+
+        Returns:
+            The grid of tiles. Its `len` is the number of tiles.
+
+        Raises:
+            ValueError: If there are more than 65536 tiles.
+        """
         axes = [
             _spans(extent, min(side, extent), overlap)
             for extent, side, overlap in zip((height, width), self.sides, self.overlaps, strict=True)
@@ -96,11 +122,19 @@ class Tiles:
 
     @classmethod
     def auto(cls, spec: ModelSpec, height: int, width: int) -> Tiles | None:
-        """Tiles that the network sees at about the scale that it was made for; None where the image needs none.
+        """Chooses tiles for an image so that the network sees it at about its original scale.
 
-        That scale is the resize rule's: tiles have the size that the rule gives to images, so that their pixels are
-        the network's. An image that the rule would shrink to less than three quarters is cut, and is looked at as a
-        whole, too. A network that takes images as they are ("native") gets tiles of 1024 pixels, which bounds memory.
+        The tiles have the size that the resize rule of the spec gives to images, so they are hardly resized. An image
+        is cut if the rule would shrink it to less than three quarters; the network then also runs on the whole image.
+        For the rule "native", which does not resize, the tiles have 1024 x 1024 pixels at most. This limits the memory.
+
+        Args:
+            spec: Spec of the model.
+            height: Height of the image in pixels.
+            width: Width of the image in pixels.
+
+        Returns:
+            The tiles, or None if the image does not need any.
         """
         rule, size = spec.resize.rule, spec.resize.size
         resized = spec.resize.target(height, width)
@@ -115,9 +149,15 @@ class Tiles:
 
 @dataclass(frozen=True)
 class TileGrid:
-    """Tiles of one size in rows and columns, spread evenly over an image of (height, width) `image` pixels.
+    """Holds the positions of the tiles of an image: rows and columns of tiles of one size, evenly spread.
 
-    tops (rows,), lefts (columns,): int32, ascending from 0. Tile number row * columns + column.
+    Tiles are numbered row by row, from 0.
+
+    Attributes:
+        tops: (rows,) int32: top edge of each row of tiles in pixels, ascending from 0.
+        lefts: (columns,) int32: left edge of each column of tiles in pixels, ascending from 0.
+        tile: (height, width) of a tile in pixels.
+        image: (height, width) of the image in pixels.
     """
 
     tops: npt.NDArray[np.int32]
@@ -130,18 +170,18 @@ class TileGrid:
 
 
 def resolve(tiles: TilesOption, spec: ModelSpec, height: int, width: int) -> Tiles | None:
-    """What the option of a call means for an image of that size."""
+    """Returns the tiles that the option `tiles` of a call means for an image of `height` x `width` pixels."""
     return Tiles.auto(spec, height, width) if tiles == "auto" else tiles
 
 
 def check_tiles(tiles: object) -> None:
-    """Raises `TypeError` unless it is what a call takes."""
+    """Raises `TypeError` if the value is not valid for the option `tiles` of a call."""
     if not (tiles is None or isinstance(tiles, Tiles) or tiles == "auto"):
         raise TypeError(f'tiles must be Tiles(size=...), "auto" or None, got {tiles!r}')
 
 
 def _spans(extent: int, length: int, overlap: int) -> npt.NDArray[np.int32]:
-    """Starts of as few spans as cover 0 to extent with that overlap; evenly spread, so that most overlap more."""
+    """Returns the evenly spread starts of the fewest spans that cover 0 to `extent` with at least that overlap."""
     if length == extent:
         return np.zeros(1, np.int32)
     last = -(-(extent - length) // (length - overlap))

@@ -1,4 +1,4 @@
-"""A large image by tiles: cut, through the network on all cores, and merged."""
+"""Detects objects in one large image: cuts it into tiles, runs them on all cores, and merges the results."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import numpy as np
 from retinasdk import _native
 from retinasdk.detections import Detections
 from retinasdk.pipeline.call_options import Thresholds
-from retinasdk.pipeline.postprocess import to_original, to_scores
+from retinasdk.pipeline.postprocess import as_detections, to_original
 from retinasdk.pipeline.preprocess import Transform
+from retinasdk.pipeline.rules import suppression_op
 from retinasdk.pipeline.stage_timing import stage
 from retinasdk.pipeline.suppression import Suppression
 from retinasdk.pipeline.types import Kept
@@ -29,15 +30,15 @@ if TYPE_CHECKING:
 
     from retinasdk.backends.base import Backend
 
-_AHEAD = 2  # batches for each worker: one to work on, one to take up without waiting for the caller
-# Note [Cut boxes] in csrc/tile_math.h: how near to an edge, in pixels of the network's input.
+_AHEAD = 2  # Batches for each worker: one in progress, and one that it can start without waiting for the caller.
+# See Note [Cut boxes] in csrc/tile_math.h. The slack is the distance to an edge in pixels of the network's input.
 _CUT_SLACK = 4.0
 _COVER_LIMIT = 0.5
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A tile or the whole image, `number` as in the contract of merge_tiles; pixels are a view."""
+    """A tile or the whole image. `number` is as in the contract of `merge_tiles`; `pixels` is a view."""
 
     number: int
     pixels: Any
@@ -57,14 +58,38 @@ def detect_tiled(
     ignore: npt.NDArray[np.float32],
     suppression: Suppression,
 ) -> Detections:
-    """What is in the image, best first. At most 2 * `batch` tiles for each worker are held at a time, as views."""
+    """Detects objects in one image by tiles.
+
+    At most 2 * `batch` tiles for each worker are in progress or waiting at a time. They are views of the image.
+
+    Args:
+        windows: The image.
+        tiles: How the image is cut.
+        backend: The network.
+        batch: Number of tiles for each run of the network.
+        score_threshold: Lowest confidence score, for all classes or for each class index.
+        class_ids: Indices of the classes to detect. Empty: all classes.
+        ignore: (R, 4) float32 xyxy regions in pixels of the image whose boxes are dropped. If R is not 0, `batch` must
+            be 1, because the regions are relative to a tile.
+        suppression: How overlapping boxes of different tiles are resolved.
+
+    Returns:
+        The detections, best first, in pixels of the image.
+
+    Raises:
+        DeviceError: If the backend is closed or the device fails.
+        ImageError: If a part of the image cannot be decoded.
+        ModelError: If the network fails.
+        ValueError: If there are too many tiles.
+    """
     grid = tiles.plan(*windows.size)
     spec = backend.spec
     worker, workers = backend.for_workers()
 
     def detect(parts: Sequence[_Part]) -> list[Kept]:
         images, transforms = [worker.read(part.pixels) for part in parts], [part.transform for part in parts]
-        regions = ignore - np.array([parts[0].left, parts[0].top] * 2, np.float32)  # where there are any, of one part
+        # If there are regions, the batch has one part.
+        regions = ignore - np.array([parts[0].left, parts[0].top] * 2, np.float32)
         kept = worker.detect(images, transforms, score_threshold=score_threshold, class_ids=class_ids, ignore=regions)
         return to_original(kept, spec, transforms)
 
@@ -78,7 +103,7 @@ def detect_tiled(
             pending.append((parts, pool.submit(contextvars.copy_context().run, detect, parts)))
         while pending:
             _take(pending, found)
-    finally:  # also where something fails
+    finally:  # Also if a tile fails.
         pool.shutdown(cancel_futures=True)
     with stage("postprocess"):
         return _merge(found, grid, spec, suppression)
@@ -87,11 +112,11 @@ def detect_tiled(
 def _take(pending: deque[tuple[Sequence[_Part], Future[list[Kept]]]], found: list[tuple[_Part, Kept]]) -> None:
     parts, future = pending.popleft()
     for part, kept in zip(parts, future.result(), strict=True):
-        found.append((replace(part, pixels=None), kept))  # its pixels may go now
+        found.append((replace(part, pixels=None), kept))  # The pixels can be released now.
 
 
 def _batches(windows: Windows, grid: TileGrid, tiles: Tiles, spec: ModelSpec, size: int) -> Iterator[Sequence[_Part]]:
-    """The whole image first, where it is wanted: it takes longest. Then the tiles, row by row."""
+    """Yields the whole image first if it is used, because it takes longest, and then the tiles row by row."""
     if tiles.whole_image and len(grid) > 1:
         transform = Transform.plan(grid.image, spec)
         yield [_Part(len(grid), windows.whole(transform.resized), transform)]
@@ -114,13 +139,13 @@ def _parts(windows: Windows, grid: TileGrid, spec: ModelSpec) -> Iterator[_Part]
 def _merge(
     found: Sequence[tuple[_Part, Kept]], grid: TileGrid, spec: ModelSpec, suppression: Suppression
 ) -> Detections:
-    """Suppression between the parts, all boxes in pixels of the whole image."""
+    """Resolves overlapping boxes of different parts. All boxes are converted to pixels of the whole image."""
     boxes = np.concatenate([kept.boxes + np.array([p.left, p.top] * 2, np.float32) for p, kept in found])
     scores = np.concatenate([kept.scores for _, kept in found])
     class_ids = np.concatenate([kept.class_ids for _, kept in found])
     tiles = np.repeat(np.array([part.number for part, _ in found], np.int32), [len(kept.scores) for _, kept in found])
     resized = Transform.plan(grid.tile, spec).resized
-    op, rules = suppression.op(spec)
+    op, rules = suppression_op(suppression, spec)
     best, joined = _native.merge_tiles(
         boxes,
         scores,
@@ -138,7 +163,7 @@ def _merge(
     if op == "fuse":
         fused_boxes, means = _fused(boxes, scores, best, joined)
         merged = Kept(fused_boxes, means if suppression.fused_score == "mean" else merged.scores, merged.class_ids)
-    return to_scores(_limited(merged, suppression), spec)
+    return as_detections(_limited(merged, suppression), spec)
 
 
 def _fused(
@@ -147,10 +172,16 @@ def _fused(
     best: npt.NDArray[np.int32],
     joined: npt.NDArray[np.int32],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """What `merge_tiles` says is one object as one box: corners averaged, weighted by the scores, and the mean score.
+    """Averages the boxes that `merge_tiles` assigns to one object, weighted by their scores.
 
-    boxes (n, 4), scores (n,): of all parts; best (m,), joined (n,): as `merge_tiles` returns them.
-    Returns boxes (m, 4) and scores (m,) float32 in the order of `best`, summed in float64.
+    Args:
+        boxes: (n, 4) float32 xyxy of all parts.
+        scores: (n,) float32.
+        best: (m,) int32, as `merge_tiles` returns it.
+        joined: (n,) int32, as `merge_tiles` returns it.
+
+    Returns:
+        Boxes (m, 4) and mean scores (m,), float32, in the order of `best`. The sums are computed in float64.
     """
     place = np.full(len(scores), len(best))
     place[best] = np.arange(len(best))
@@ -163,7 +194,7 @@ def _fused(
     weights = scores[members].astype(np.float64)
     sums = total(weights)
     corners = np.stack([total(weights * boxes[members, side]) for side in range(4)], axis=1)
-    weighed = sums > 0  # a box whose score is 0 stays as it is
+    weighed = sums > 0  # A box whose score is 0 is not changed.
     averaged = boxes[best].astype(np.float64)
     averaged[weighed] = corners[weighed] / sums[weighed, None]
     means = sums / total(np.ones(len(members)))
@@ -171,7 +202,7 @@ def _fused(
 
 
 def _limited(merged: Kept, suppression: Suppression) -> Kept:
-    """Best first, no more of a class and of the image than the suppression says."""
+    """Sorts the boxes, best first, and applies the limits for each class and for the image."""
     order = np.argsort(-merged.scores, kind="stable")
     if suppression.max_per_class is not None:
         by_class = np.argsort(merged.class_ids[order], kind="stable")

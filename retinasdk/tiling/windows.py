@@ -1,12 +1,12 @@
-"""Large images part by part: rows of an array, or of a file that is never decoded whole.
+"""Reads large images part by part: rows of an array, or of a file that is never decoded as a whole.
 
-Files of more than `WHOLE_PIXELS` are read in windows where rasterio (GDAL; the extra [large]) is installed and their
-format allows it: TIFF and PNG of 8-bit RGB or grey, upright, without transparency. The pixels are those of images.py,
-which decodes all others whole, within its limits. JPEG, alone or in TIFF, is read in windows only beyond these limits:
-GDAL interpolates its colours otherwise than Pillow.
+A file of more than `WHOLE_PIXELS` pixels is read in windows if rasterio (GDAL; the extra [large]) is installed and the
+format allows it: upright TIFF and PNG of 8-bit RGB or grayscale, without transparency. The pixels are the same as those
+of images.py, which decodes all other files as a whole, within its limits. JPEG, also inside TIFF, is read in windows
+only beyond these limits, because GDAL interpolates its colors differently from Pillow.
 
-In windows, memory holds two bands of rows, each (rows asked for) x width x 3 bytes, and GDAL's cache: 32 MB, or two
-rows of the file's blocks.
+Reading in windows needs memory for two bands of rows, each of rows x width x 3 bytes, and for GDAL's cache: 32 MB, or
+two rows of the file's blocks if that is more.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 WHOLE_PIXELS = 1 << 25  # 33.5 million, 100 MB as RGB
 MAX_SIDE = 1 << 20
-_CACHE_BYTES = 32 << 20  # of GDAL while it reads; more where two rows of the file's blocks need it
-_MAX_BLOCK_BYTES = 512 << 20  # as much as images.py takes as a whole
+_CACHE_BYTES = 32 << 20  # GDAL's cache, unless two rows of the file's blocks need more.
+_MAX_BLOCK_BYTES = 512 << 20  # About the limit of images.py for a whole image.
 _ROWS_AT_ONCE = 64
-# By how files begin: GDAL's driver, and Pillow's class, which reads the header and never refuses a size.
+# By the first bytes of a file: GDAL's driver, and Pillow's class, which reads the header of an image of any size.
 _FORMATS = {
     b"II*\0": ("GTiff", "PIL.TiffImagePlugin", "TiffImageFile"),
     b"MM\0*": ("GTiff", "PIL.TiffImagePlugin", "TiffImageFile"),
@@ -42,26 +42,56 @@ _FORMATS = {
     b"\xff\xd8\xff": ("JPEG", "PIL.JpegImagePlugin", "JpegImageFile"),
     b"\x89PNG": ("PNG", "PIL.PngImagePlugin", "PngImageFile"),
 }
-_ORIENTATION = 0x0112  # EXIF; 1: upright
+_ORIENTATION = 0x0112  # The EXIF tag. 1 means upright.
 
 
 class Windows(Protocol):
-    """An image of (height, width) `size` pixels of which parts can be had."""
+    """An image that is read in parts.
+
+    Attributes:
+        size: (height, width) of the image in pixels.
+    """
 
     size: tuple[int, int]
 
     def rows(self, top: int, bottom: int) -> Any:
-        """RGB uint8 (bottom - top, W, 3), to be sliced; not to be written to. Neither number ever falls."""
+        """Returns a band of rows. Calls must be in ascending order of `top` and of `bottom`.
+
+        Args:
+            top: First row, from 0.
+            bottom: Row behind the last one.
+
+        Returns:
+            RGB uint8 (bottom - top, W, 3), which can be sliced and must not be changed.
+        """
 
     def whole(self, size: tuple[int, int]) -> Any:
-        """All of it, at its own size or averaged down to (height, width) `size`, whichever takes less memory."""
+        """Returns the whole image, at its own size or reduced by averaging, whichever needs less memory.
+
+        Args:
+            size: (height, width) in pixels of a reduced image.
+
+        Returns:
+            RGB uint8 (H, W, 3), which must not be changed.
+        """
 
 
 @contextlib.contextmanager
 def open_windows(image: Any, read: Callable[[Any], Any]) -> Iterator[Windows]:
-    """What a detector takes as an image, part by part; read: how the detector's backend reads one.
+    """Opens an image to read it in parts.
 
-    Raises as `images.as_rgb`, and `MissingDependencyError` for a file that is too large to be decoded whole.
+    Args:
+        image: Anything that a detector accepts as an image.
+        read: Reads an image that is not read in windows: `Backend.read`.
+
+    Yields:
+        The image.
+
+    Raises:
+        ImageError: If the image cannot be read.
+        TypeError: If it is not an image.
+        ValueError: If an array has an unsupported dtype or shape.
+        MissingDependencyError: If a file is too large to be decoded as a whole and rasterio is not installed.
     """
     if isinstance(image, (str, os.PathLike)):
         path = os.fspath(image)
@@ -74,27 +104,37 @@ def open_windows(image: Any, read: Callable[[Any], Any]) -> Iterator[Windows]:
 
 
 class ArrayWindows:
-    """An array, on the host or on the GPU, of any number of pixels: a memory map is read as it is looked at."""
+    """Reads parts of an array on the host or on the GPU. A memory map of any size is read part by part.
+
+    Attributes:
+        size: (height, width) of the image in pixels.
+    """
 
     def __init__(self, image: Any) -> None:
-        # An image on the GPU comes wrapped; its owner is what can be sliced.
+        # An image on the GPU is wrapped; its owner can be sliced.
         self._pixels = getattr(image, "owner", image)
         shape = tuple(image.shape)
         if isinstance(self._pixels, np.ndarray):
-            as_rgb(self._pixels[:1, :1])  # its errors
+            as_rgb(self._pixels[:1, :1])  # Raises if the dtype or the number of channels is wrong.
         if max(shape[:2]) > MAX_SIDE or min(shape[:2]) < 1:
-            raise ImageError(f"image: wanted 1 to {MAX_SIDE:,} pixels a side, got {shape[1]} x {shape[0]}")
+            raise ImageError(f"image must have 1 to {MAX_SIDE:,} pixels on each side, got {shape[1]} x {shape[0]}")
         self.size: tuple[int, int] = (shape[0], shape[1])
 
     def rows(self, top: int, bottom: int) -> Any:
+        """Returns the rows from `top` to before `bottom`, as a view."""
         return self._pixels[top:bottom]
 
     def whole(self, size: tuple[int, int]) -> Any:
+        """Returns the image itself; `size` is not used, because the pixels are in memory already."""
         return self._pixels
 
 
 class FileWindows:
-    """A file that GDAL reads. Two bands of rows are in memory at the most: the last one, and the one that is read."""
+    """Reads parts of a file with GDAL. At most two bands of rows are in memory: the previous one and the new one.
+
+    Attributes:
+        size: (height, width) of the image in pixels.
+    """
 
     def __init__(self, dataset: Any, path: str) -> None:
         self.size: tuple[int, int] = (dataset.height, dataset.width)
@@ -103,7 +143,10 @@ class FileWindows:
         self._window = require("rasterio.windows", "reading an image in windows").Window
 
     def rows(self, top: int, bottom: int) -> npt.NDArray[np.uint8]:
-        """What the band before had already is copied from it: a PNG would be read again from its start."""
+        """Returns a band of rows as RGB uint8 (bottom - top, W, 3).
+
+        Rows of the previous band are copied from it: for a PNG, GDAL would read the file again from its start.
+        """
         band = np.empty((bottom - top, self.size[1], 3), np.uint8)
         known = self._band[max(0, top - self._top) : bottom - self._top]
         band[: len(known)] = known
@@ -114,6 +157,7 @@ class FileWindows:
         return band
 
     def whole(self, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """Returns the whole image, reduced by averaging to `size` if that is smaller."""
         if size[0] >= self.size[0] or size[1] >= self.size[1]:
             return self._read()
         average = require("rasterio.enums", "reading an image in windows").Resampling.average
@@ -122,31 +166,32 @@ class FileWindows:
     def _read(self, **options: Any) -> npt.NDArray[np.uint8]:
         try:
             bands: npt.NDArray[np.uint8] = self._dataset.read(**options)
-        except Exception as error:  # GDAL's
-            raise ImageError(f"{self._path}: cannot be decoded: {error}; is the file complete?") from error
+        except Exception as error:  # GDAL raises errors of many types.
+            raise ImageError(f"{self._path}: cannot be decoded: {error}; check that the file is complete") from error
         return np.repeat(bands[0][..., None], 3, axis=2) if len(bands) == 1 else np.moveaxis(bands, 0, 2)
 
 
 def _driver(path: str) -> str | None:
-    """GDAL's driver for a large file that can be read in windows; None: read it whole.
+    """Returns GDAL's driver for a large file that can be read in windows, or None if it is decoded as a whole.
 
-    Raises `MissingDependencyError` for one that would be too large for that.
+    Raises:
+        MissingDependencyError: If it is too large to be decoded as a whole and rasterio is not installed.
     """
     try:
         with open(path, "rb") as file:
             beginning = file.read(4)
         driver, module, plugin = next(kind for magic, kind in _FORMATS.items() if beginning.startswith(magic))
         image_class = getattr(require(module, "reading image files"), plugin)
-        with warnings.catch_warnings():  # who decodes it in the end warns
+        with warnings.catch_warnings():  # The code that decodes the file warns.
             warnings.simplefilter("ignore")
             with image_class(path) as header:
                 width, height = header.size
                 is_plain = header.mode in ("RGB", "L") and "transparency" not in header.info
-                # Of the base class: PNG's own would decode the picture, for what may stand behind it.
+                # The method of the base class, because the one of PNG decodes the picture to find EXIF data behind it.
                 is_upright = require("PIL.Image", "reading image files").Image.getexif(header).get(_ORIENTATION, 1) == 1
-                is_upright &= driver != "PNG" or not _says_more_behind(path)
+                is_upright &= driver != "PNG" or not _has_text_behind_pixels(path)
                 is_jpeg = driver == "JPEG" or header.info.get("compression") == "jpeg"
-    except Exception:  # of many kinds, from Pillow's parsers; images.py says what is wrong with it
+    except Exception:  # Pillow's parsers raise many types; images.py reports the problem.
         return None
     if width * height <= WHOLE_PIXELS or max(width, height) > MAX_SIDE or not (is_plain and is_upright):
         return None
@@ -156,8 +201,8 @@ def _driver(path: str) -> str | None:
     return driver
 
 
-def _says_more_behind(path: str) -> bool:
-    """Has a PNG file text or EXIF behind its pixels? It may turn the picture."""
+def _has_text_behind_pixels(path: str) -> bool:
+    """Returns whether a PNG file has text or EXIF data behind its pixels, which may rotate the picture."""
     with open(path, "rb") as file:
         file.seek(8)
         kind, pixels_seen = b"", False
@@ -175,16 +220,19 @@ def _open_file(path: str, driver: str) -> Iterator[FileWindows]:
     rasterio = require("rasterio", "reading an image in windows")
     with contextlib.ExitStack() as stack:
         try:
-            with warnings.catch_warnings():  # a photo that is no map is nothing to warn of
+            with warnings.catch_warnings():  # rasterio warns about images without map coordinates.
                 warnings.simplefilter("ignore")
                 dataset = stack.enter_context(rasterio.open(path, driver=driver))
             block_bytes = max(rows for rows, _ in dataset.block_shapes) * dataset.width * dataset.count
         except Exception as error:
-            raise ImageError(f"{path}: cannot be read as an image: {error}; is it complete, and an image?") from error
+            raise ImageError(
+                f"{path}: cannot be read as an image: {error}; check that it is an image and that it is complete"
+            ) from error
         if block_bytes > _MAX_BLOCK_BYTES:
             raise ImageError(
-                f"{path}: wanted strips or rows of blocks of at most {_MAX_BLOCK_BYTES >> 20} MB, got "
-                f"{block_bytes >> 20} MB; write it anew in tiles, such as by gdal_translate -co TILED=YES"
+                f"{path}: a strip or a row of blocks has {block_bytes >> 20} MB, and at most "
+                f"{_MAX_BLOCK_BYTES >> 20} MB are supported; write the file in tiles: "
+                f"gdal_translate -co TILED=YES {path} tiled.tif"
             )
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=max(_CACHE_BYTES, 2 * block_bytes)))
         yield FileWindows(dataset, path)

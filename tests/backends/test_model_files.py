@@ -71,7 +71,7 @@ def test_broken_files(model_path: Path, tmp_path: Path, spec: ModelSpec, content
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"none\.onnx: wanted the name of a bundled model or the path of an ONNX file"):
+    with pytest.raises(ModelError, match=r"none\.onnx is not the path of a file and not the name of a bundled model"):
         Detector(tmp_path / "none.onnx")
 
 

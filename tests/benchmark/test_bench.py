@@ -266,7 +266,7 @@ def test_models_that_are_none(model_path: Path, tmp_path: Path) -> None:
     for models in ([], model_path, str(model_path)):
         with pytest.raises(ValueError, match="models must be a list of at least one name or path"):
             quick(models)
-    with pytest.raises(ModelError, match="peeple: wanted the name of a bundled model"):
+    with pytest.raises(ModelError, match="peeple is not the path of a file and not the name of a bundled model"):
         quick([model_path, "peeple"])
     with pytest.raises(TypeError, match=r"devices must be a list of names, got the string 'cpu'; write \['cpu'\]"):
         quick([model_path], devices="cpu")
@@ -433,7 +433,7 @@ def test_the_command(annotated: Path, model_path: Path, tmp_path: Path, capsys: 
         (["people", "--plot", "chart.jpg"], "chart.jpg: the chart is written as PNG; name it chart.png"),
         (["people", "--json", "none/bench.json"], "none: no such folder to write to"),
         (["people", "--published"], "give images and annotations too"),
-        (["nobody"], "wanted the name of a bundled model"),
+        (["nobody"], "nobody is not the path of a file"),
     ],
     ids=str,
 )

@@ -385,7 +385,7 @@ def place(tmp_path: Path, photos: Path) -> dict[str, str]:
         ("detect {photo} --iou 2", "--iou must be a number from 0 to 1"),
         ("detect {photo} --max-per-class 0", "--max-per-class must be an integer"),
         ("detect {photo} --device tpu", "argument --device: invalid choice: 'tpu'"),
-        ("detect {photo} --model {tmp}/none.onnx", "none.onnx: wanted the name of a bundled model or the path"),
+        ("detect {photo} --model {tmp}/none.onnx", "none.onnx is not the path of a file"),
         ("detect {photo} --model {tmp}/broken.onnx", "broken.onnx: ONNX Runtime cannot load it"),
         ("detect {photo} --out {photo}", "a.png: the output folder cannot be created"),
         ("detect {photo} --out {photo}/below", "below: the output folder cannot be created"),

@@ -143,7 +143,10 @@ def test_workers_follow_the_rule(model_path: Path) -> None:
     [
         ({"rule": "soft"}, "rule must be one of greedy, soft_linear, soft_gaussian, fusion; got 'soft'"),
         ({"across_classes": 1}, "across_classes must be True or False; got 1"),
-        ({"iou_threshold": 1.5}, "iou_threshold must be a number from 0 to 1, or None for the model's; got 1.5"),
+        (
+            {"iou_threshold": 1.5},
+            "iou_threshold must be a number from 0 to 1, or None for the value of the model's spec; got 1.5",
+        ),
         ({"sigma": 0}, "sigma must be a number above 0, such as 0.5; got 0"),
         ({"sigma": float("nan")}, "sigma must be a number above 0"),
         ({"fused_score": "sum"}, "fused_score must be mean or best; got 'sum'"),

@@ -54,7 +54,7 @@ def test_tiles_are_spread_evenly() -> None:
         (("640",), TypeError, "size must be a number of pixels"),
         (((640, 640, 3),), TypeError, "size must be a number of pixels"),
         ((True,), TypeError, "size must be a number of pixels"),
-        ((640, 1.0), ValueError, r"overlap must be a share of the tile .* got 1.0 for tiles of 640"),
+        ((640, 1.0), ValueError, r"overlap must be a share of the tile, .* got 1.0 for tiles of 640"),
         ((640, -0.1), ValueError, "overlap must be a share"),
         ((640, float("nan")), ValueError, "overlap must be a share"),
         (((640, 480), 480), ValueError, "pixels below its sides"),

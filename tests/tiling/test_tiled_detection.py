@@ -16,6 +16,7 @@ from PIL import Image as PillowImage
 from two_tiles import TWO
 
 from retinasdk import Detections, Detector, ImageError, ModelSpec, Resize, Suppression, Tiles
+from retinasdk.pipeline.rules import suppression_op
 
 TILES = Tiles(100, 0.3)
 REGION = [(60, 40, 260, 210)]
@@ -96,7 +97,7 @@ def test_other_rules_hold_inside_a_tile_and_fusion_between_tiles_too(
     model_path: Path, image: Image, suppression: Suppression
 ) -> None:
     detector = Detector(model_path, suppression=suppression)
-    merging = detector.spec.replace(nms_iou_threshold=suppression.op(detector.spec)[1]["iou_threshold"])
+    merging = detector.spec.replace(nms_iou_threshold=suppression_op(suppression, detector.spec)[1]["iou_threshold"])
     found = detector(image, tiles=TILES, score_threshold=0.3)
     detector.spec = merging
     wanted = assembled(detector, image, TILES, score_threshold=0.3)
@@ -223,7 +224,7 @@ def test_a_number_is_the_size_of_tiles(detector: Detector, image: Image) -> None
     assert detector(image, tiles=TILES.size) == detector(image, tiles=Tiles(TILES.size))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("tiles", ["Auto", (640, 640), True])
+@pytest.mark.parametrize("tiles", ["640", "Auto", (640, 640), True])
 def test_what_is_no_tiles(detector: Detector, image: Image, tiles: Any) -> None:
     with pytest.raises(TypeError, match=r'tiles must be Tiles\(size=\.\.\.\), "auto" or None, got'):
         detector(image, tiles=tiles)
@@ -237,7 +238,7 @@ def test_images_that_are_none(detector: Detector, tmp_path: Path) -> None:
         (np.zeros((0, 10, 3), np.uint8), ImageError, "at least 1 x 1 pixels"),
         ("gone.tif", ImageError, "no such file"),
         (tmp_path / "broken.tif", ImageError, "cannot be read as an image"),
-        (tmp_path, ImageError, "got a folder"),
+        (tmp_path, ImageError, "is a folder"),
         (None, TypeError, "image must be a path"),
     ]:
         with pytest.raises(error, match=message):

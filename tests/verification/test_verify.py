@@ -540,7 +540,7 @@ def test_command_with_bad_input(tmp_path: Path, model_path: Path, capsys: pytest
         ((model_path, "--images", tmp_path / "empty", *against), "at least one image"),
         ((model_path, "--json", tmp_path / "none" / "x.json", *against), "none: no such folder to write to"),
         ((model_path, "--score", "2", *against), "from 0 to 1, got 2.0"),
-        (("none.onnx", *against), "none.onnx: wanted the name of a bundled model"),
+        (("none.onnx", *against), "none.onnx is not the path of a file"),
     ):
         assert status_of("verify", *arguments) == 2
         captured = capsys.readouterr()
