@@ -20,7 +20,7 @@ _RULES = (
 def add_rules(parser: argparse.ArgumentParser) -> None:
     """Adds the options for anchors, images and thresholds. `rules_of` reads them."""
     anchors = parser.add_argument_group(
-        "anchors", "Needed where the graph does not contain them and they are not the usual ones of the framework."
+        "Anchors", "Needed if they are not in the graph and not the framework's usual ones."
     )
     anchors.add_argument(
         "--anchors",
@@ -45,9 +45,7 @@ def add_rules(parser: argparse.ArgumentParser) -> None:
         metavar="X,Y,W,H",
         help="what the four box deltas are divided by (1 / std), such as 10,10,5,5",
     )
-    images = parser.add_argument_group(
-        "images", "Default: what the graph contains, or what is usual for the framework."
-    )
+    images = parser.add_argument_group("Preprocessing", "Defaults: what the graph contains, else the framework's.")
     images.add_argument(
         "--resize",
         metavar="RULE",
@@ -57,9 +55,7 @@ def add_rules(parser: argparse.ArgumentParser) -> None:
     images.add_argument("--mean", type=_numbers, metavar="M,M,M", help="mean of each channel, pixels of 0 to 255")
     images.add_argument("--std", type=_numbers, metavar="S,S,S", help="standard deviation of each channel")
     images.add_argument("--channel-order", choices=_CHANNEL_ORDERS, help="order of the channels of the network")
-    limits = parser.add_argument_group(
-        "post-processing", "Default: what the graph contains, or what is usual for the framework."
-    )
+    limits = parser.add_argument_group("Post-processing", "Defaults: what the graph contains, else the framework's.")
     limits.add_argument("--score-threshold", type=float, metavar="SCORE", help="minimum score of a detection, 0 to 1")
     limits.add_argument("--nms-iou", type=float, metavar="IOU", help="IoU above which NMS removes a box, 0 to 1")
     limits.add_argument("--top-k", type=int, metavar="N", help="candidates per feature level")

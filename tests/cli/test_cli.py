@@ -475,7 +475,7 @@ def test_errors_of_import_name_its_options() -> None:
 @pytest.mark.parametrize(("given", "hint"), [(["bolt", "nut"], True), (["bolt"], False)])
 def test_labels_without_the_background_are_explained(given: list[str], hint: bool) -> None:
     head = SimpleNamespace(classification_head=SimpleNamespace(num_classes=3))
-    with pytest.raises(ValueError, match="labels must be one name for each of 3 classes") as raised:
+    with pytest.raises(ValueError, match="labels must be one name for each of the 3 classes") as raised:
         torchvision_spec(SimpleNamespace(transform=None, head=head), labels=given)
     assert ("put its name first: background,bolt,nut" in str(raised.value)) == hint
 

@@ -187,8 +187,6 @@ def test_missing_packages(doctor_with: Any) -> None:
     names = {
         "pillow": "PIL",
         "tqdm": "tqdm",
-        "platformdirs": "platformdirs",
-        "filelock": "filelock",
         "onnx": "onnx",
         "pycocotools": "pycocotools",
         "matplotlib": "matplotlib",  # which needs pillow
