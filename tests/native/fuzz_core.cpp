@@ -80,7 +80,7 @@ void check_candidates(const HeadsCase& made, const Detected& detected, int image
       check(box.x1 <= box.x2 && box.y1 <= box.y2, "corners are in order");
     }
     if (made.options.drop_empty) {
-      check(!retinasdk::is_empty(retinasdk::outline(box, coder.inclusive_pixels)), "no box is empty");
+      check(!retinasdk::is_empty(retinasdk::continuous_box(box, coder.inclusive_pixels)), "no box is empty");
     }
     check(detected.logits[i] > made.options.logit_threshold ||
               (made.options.or_equal && detected.logits[i] == made.options.logit_threshold),
@@ -125,8 +125,9 @@ void check_kept(const HeadsCase& made, const Detected& detected, int image, size
       const bool same_class = detected.class_ids[other] == detected.class_ids[i];
       if (better && same_class && ++better_of_class == made.nms.max_per_class) return true;
       if (!better || !(same_class || made.nms.across_classes)) continue;
-      const float overlap = retinasdk::iou(retinasdk::outline(box_at(detected, other), made.nms.inclusive_pixels),
-                                           retinasdk::outline(box_at(detected, i), made.nms.inclusive_pixels));
+      const float overlap =
+          retinasdk::iou(retinasdk::continuous_box(box_at(detected, other), made.nms.inclusive_pixels),
+                         retinasdk::continuous_box(box_at(detected, i), made.nms.inclusive_pixels));
       if (overlap > made.nms.iou_threshold || (made.nms.or_equal && overlap == made.nms.iou_threshold)) return true;
     }
     return false;
@@ -148,7 +149,7 @@ struct Scored {
   }
 };
 
-Scored run_crowd_rules(const HeadsCase& made, const retinasdk::Candidates& candidates, retinasdk::ScoreScale scale) {
+Scored run_overlap_rules(const HeadsCase& made, const retinasdk::Candidates& candidates, retinasdk::ScoreScale scale) {
   const auto batch = static_cast<size_t>(made.options.batch);
   const auto room = static_cast<size_t>(made.nms.max_detections);
   Scored scored{std::vector<float>(4 * batch * room), std::vector<float>(2 * batch * room),
@@ -200,7 +201,7 @@ Detected run(const HeadsCase& made) {
     check_kept(made, detected, image, static_cast<size_t>(image) * capacity);
   }
   const auto scale = retinasdk::ScoreScale::kLogit;
-  check(run_crowd_rules(made, candidates, scale) == run_crowd_rules(made, candidates, scale), "twice is alike");
+  check(run_overlap_rules(made, candidates, scale) == run_overlap_rules(made, candidates, scale), "twice is alike");
   return detected;
 }
 
@@ -225,8 +226,8 @@ void run_hostile_nms(Random& random) {
   made.options.batch = 1;
   made.options.classes = 65536;
   made.score_thresholds.assign(65536, random.real(0, 1));
-  run_crowd_rules(made, {boxes.data(), logits.data(), class_ids.data(), counts.data(), count},
-                  random.chance(2) ? retinasdk::ScoreScale::kLogit : retinasdk::ScoreScale::kProbability);
+  run_overlap_rules(made, {boxes.data(), logits.data(), class_ids.data(), counts.data(), count},
+                    random.chance(2) ? retinasdk::ScoreScale::kLogit : retinasdk::ScoreScale::kProbability);
   for (int place = 0; place < kept_count; ++place) {
     const auto i = static_cast<size_t>(kept[static_cast<size_t>(place)]);
     check(i < static_cast<size_t>(count) && !std::isnan(logits[i]), "what is kept has a rank");
@@ -290,9 +291,9 @@ void check_bad_arguments() {
   check_refused("padded width must be 2 to 65536, got 1", [&] { run(small); });
   HeadsCase heads = make_heads(random);
   const retinasdk::Candidates no_room{nullptr, nullptr, nullptr, nullptr, 0};
-  check_refused("candidates need room for levels * top_k",
+  check_refused("the capacity of the candidates must be at least levels * top_k",
                 [&] { retinasdk::decode(heads.levels, heads.options, heads.clip_sizes.data(), no_room); });
-  check_refused("at least one level", [&] { retinasdk::decode({}, heads.options, nullptr, no_room); });
+  check_refused("at least one feature level", [&] { retinasdk::decode({}, heads.options, nullptr, no_room); });
   heads.options.class_ids = {heads.options.classes};
   check_refused("class id must be 0 to", [&] { run(heads); });
   heads.options.class_ids.clear();
@@ -303,7 +304,7 @@ void check_bad_arguments() {
   check_refused("models must be 1 to", [&] { run(heads); });
   heads.levels[0].height = 60000;
   heads.levels[0].width = 60000;
-  check_refused("pairs; at most 2147483647 are supported", [&] { run(heads); });
+  check_refused("pairs, but at most 2147483647 pairs are supported", [&] { run(heads); });
 }
 
 // The filter of this machine against the comparison it stands for, at every length and alignment.

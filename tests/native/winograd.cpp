@@ -52,7 +52,7 @@ Case make_case(Random& random) {
             {},
             {}};
   if (random.chance(8)) made.out = random.integer(130, 150);  // more than one chunk of products
-  if (random.chance(8)) made.in = random.integer(300, 1200);  // more than one block of tiles
+  if (random.chance(8)) made.in = random.integer(300, 1200);  // more than one block of patches
   made.input = values(random, made.batch * made.in * made.height * made.width);
   made.weights = values(random, made.out * made.in * 9);
   if (random.chance(2)) made.bias = values(random, made.out);
