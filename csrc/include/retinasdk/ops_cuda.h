@@ -49,8 +49,8 @@ struct Scratch {
 
 // -- devices ---------------------------------------------------------------------------------------------------------
 
-// Returns the number of usable GPUs. Throws no cuda::Error: if there is no usable GPU, the result is 0 and *reason is set
-// to the cause, for example "cudaErrorInsufficientDriver: ...". Otherwise *reason is left unchanged.
+// Returns the number of usable GPUs. Throws no cuda::Error: if there is no usable GPU, the result is 0 and *reason is
+// set to the cause, for example "cudaErrorInsufficientDriver: ...". Otherwise *reason is left unchanged.
 int device_count(std::string* reason);
 
 // The properties of a GPU that matter for inference.
