@@ -1,4 +1,5 @@
-// Python's door to ops.h: checks dtypes and shapes, releases the GIL, computes nothing.
+// The Python module _native: ops.h for NumPy arrays. It checks dtypes and shapes, releases the GIL, and computes
+// nothing.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -39,7 +40,7 @@ void preprocess_into(const py::array& image, const Array<float>& canvas, std::ar
                                   {std[0], std[1], std[2]},
                                   reverse_channels,
                                   antialias};
-  auto* output = const_cast<float*>(canvas.data());  // writeable: checked above
+  auto* output = const_cast<float*>(canvas.data());  // Checked above: the array is writeable.
   const py::gil_scoped_release unlocked;
   preprocess(view, options, output);
 }
@@ -57,7 +58,7 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
                           std::to_string(base_anchors.size()) + " and " + std::to_string(count));
   }
   std::vector<HeadLevel> levels;
-  std::vector<py::array> alive;  // keeps every buffer while the GIL is released
+  std::vector<py::array> alive;  // Keeps the buffers alive while the GIL is released.
   py::ssize_t batch = -1;
   py::ssize_t anchors = -1;
   py::ssize_t channels = -1;
@@ -77,11 +78,11 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
     alive.insert(alive.end(), {base, scores, offsets});
   }
   if (anchors < 1 || channels % anchors != 0) {
-    throw py::value_error("logits have " + std::to_string(channels) + " channels, which is no multiple of the " +
-                          std::to_string(anchors) + " base anchors");
+    throw py::value_error("logits must have A * K channels, a multiple of the " + std::to_string(anchors) +
+                          " base anchors, got " + std::to_string(channels) + " channels");
   }
   const auto clip = checked<float>(clip_sizes, {batch, 2}, "clip_sizes must be (N, 2) float32");
-  if (top_k < 1 || top_k > kMaxPerImage) {  // before room for that many is made
+  if (top_k < 1 || top_k > kMaxPerImage) {  // Checked before the output is allocated.
     throw py::value_error("top_k must be 1 to " + std::to_string(kMaxPerImage) + ", got " + std::to_string(top_k));
   }
 
@@ -120,12 +121,11 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
   return py::make_tuple(boxes, kept_logits, kept_classes, counts);
 }
 
-// Candidates of Python's arrays, checked, and the room for what is kept of an image: more can never be than there are
-// candidates, whatever the caller asks for.
-struct Given {
+// The candidates of a call, in checked NumPy arrays.
+struct CandidateArrays {
   Array<float> boxes, logits;
   Array<int32_t> class_ids, counts;
-  int room;
+  int room;  // Kept boxes per image: max_detections, but not more than there are candidates.
 
   int batch() const { return static_cast<int>(boxes.shape(0)); }
   Candidates candidates() const {
@@ -134,8 +134,8 @@ struct Given {
   }
 };
 
-Given given(const py::object& boxes, const py::object& logits, const py::object& class_ids, const py::object& counts,
-            int max_detections) {
+CandidateArrays candidate_arrays(const py::object& boxes, const py::object& logits, const py::object& class_ids,
+                                 const py::object& counts, int max_detections) {
   const auto box_array = checked<float>(boxes, {-1, -1, 4}, "boxes must be (N, C, 4) float32");
   const py::ssize_t batch = box_array.shape(0);
   const py::ssize_t capacity = box_array.shape(1);
@@ -149,6 +149,7 @@ Given given(const py::object& boxes, const py::object& logits, const py::object&
           static_cast<int>(std::max<py::ssize_t>(1, std::min<py::ssize_t>(max_detections, capacity)))};
 }
 
+// Returns a new array, filled with a value.
 template <typename T>
 Array<T> filled(const std::vector<py::ssize_t>& shape, T value) {
   Array<T> array(shape);
@@ -159,7 +160,7 @@ Array<T> filled(const std::vector<py::ssize_t>& shape, T value) {
 py::tuple nms_candidates(const py::object& boxes, const py::object& logits, const py::object& class_ids,
                          const py::object& counts, float iou_threshold, int max_detections, bool or_equal,
                          bool inclusive_pixels, bool across_classes, int max_per_class) {
-  const Given in = given(boxes, logits, class_ids, counts, max_detections);
+  const CandidateArrays in = candidate_arrays(boxes, logits, class_ids, counts, max_detections);
   auto kept = filled<int32_t>({in.batch(), in.room}, -1);
   Array<int32_t> kept_counts(in.batch());
   {
@@ -175,7 +176,7 @@ py::tuple soft_nms_candidates(const py::object& boxes, const py::object& logits,
                               const py::object& counts, const py::object& score_thresholds, const std::string& decay,
                               float sigma, float iou_threshold, int max_detections, bool or_equal,
                               bool inclusive_pixels, bool across_classes, int max_per_class) {
-  const Given in = given(boxes, logits, class_ids, counts, max_detections);
+  const CandidateArrays in = candidate_arrays(boxes, logits, class_ids, counts, max_detections);
   const auto thresholds = checked<float>(score_thresholds, {-1}, "score_thresholds must be (K,) float32");
   const SoftNmsOptions options{{iou_threshold, in.room, or_equal, inclusive_pixels, across_classes, max_per_class},
                                decay_named(decay),
@@ -197,7 +198,7 @@ py::tuple fuse_candidates(const py::object& boxes, const py::object& logits, con
                           const py::object& counts, int classes, const std::string& fused_score,
                           const std::string& scale, int models, float iou_threshold, int max_detections, bool or_equal,
                           bool inclusive_pixels, bool across_classes, int max_per_class) {
-  const Given in = given(boxes, logits, class_ids, counts, max_detections);
+  const CandidateArrays in = candidate_arrays(boxes, logits, class_ids, counts, max_detections);
   const FusionOptions options{{iou_threshold, in.room, or_equal, inclusive_pixels, across_classes, max_per_class},
                               fused_score_named(fused_score),
                               score_scale_named(scale),
@@ -220,36 +221,40 @@ py::tuple fuse_candidates(const py::object& boxes, const py::object& logits, con
 }  // namespace retinasdk
 
 PYBIND11_MODULE(_native, module) {
-  module.doc() = "Preprocess, decode and NMS on the CPU: the contract of csrc/ops.h over NumPy arrays.";
-  module.def("preprocess_into", &retinasdk::preprocess_into, py::arg("image"), py::arg("canvas").noconvert(),
-             py::kw_only(), py::arg("resized"), py::arg("mean"), py::arg("std"), py::arg("reverse_channels"),
-             py::arg("antialias"),
-             "Resize, normalise, pad: image (H, W, 3) uint8 into canvas (3, h, w) float32, its upper left corner.");
-  module.def("decode", &retinasdk::decode_heads, py::arg("logits"), py::arg("deltas"), py::arg("base_anchors"),
-             py::kw_only(), py::arg("strides"), py::arg("clip_sizes"), py::arg("logit_threshold"), py::arg("top_k"),
-             py::arg("coder_weights"), py::arg("coder_clamp_max"), py::arg("class_ids"),
-             py::arg("coder_kind") = "center", py::arg("coder_means") = std::array<float, 4>{},
-             py::arg("coder_clamp_min") = -retinasdk::kUnbounded, py::arg("inclusive_pixels") = false,
-             py::arg("or_equal") = false, py::arg("drop_empty") = false, py::arg("class_thresholds") = py::none(),
-             py::arg("ignored") = py::none(),
-             "Head outputs to (boxes (N, C, 4), logits (N, C), class_ids (N, C), counts (N,)), C = levels * top_k.");
+  module.doc() =
+      "Pre- and post-processing on the CPU for NumPy arrays. csrc/include/retinasdk/ops.h documents the operations.";
+  module.def(
+      "preprocess_into", &retinasdk::preprocess_into, py::arg("image"), py::arg("canvas").noconvert(), py::kw_only(),
+      py::arg("resized"), py::arg("mean"), py::arg("std"), py::arg("reverse_channels"), py::arg("antialias"),
+      "Resizes, normalizes and pads an image (H, W, 3) uint8 into the upper left corner of canvas (3, h, w) float32.");
+  module.def(
+      "decode", &retinasdk::decode_heads, py::arg("logits"), py::arg("deltas"), py::arg("base_anchors"), py::kw_only(),
+      py::arg("strides"), py::arg("clip_sizes"), py::arg("logit_threshold"), py::arg("top_k"), py::arg("coder_weights"),
+      py::arg("coder_clamp_max"), py::arg("class_ids"), py::arg("coder_kind") = "center",
+      py::arg("coder_means") = std::array<float, 4>{}, py::arg("coder_clamp_min") = -retinasdk::kUnbounded,
+      py::arg("inclusive_pixels") = false, py::arg("or_equal") = false, py::arg("drop_empty") = false,
+      py::arg("class_thresholds") = py::none(), py::arg("ignored") = py::none(),
+      "Decodes head outputs. Returns boxes (N, C, 4), logits (N, C), class_ids (N, C) and counts (N,), where C is "
+      "levels * top_k.");
   module.def("nms", &retinasdk::nms_candidates, py::arg("boxes"), py::arg("logits"), py::arg("class_ids"),
              py::arg("counts"), py::kw_only(), py::arg("iou_threshold"), py::arg("max_detections"),
              py::arg("or_equal") = false, py::arg("inclusive_pixels") = false, py::arg("across_classes") = false,
              py::arg("max_per_class") = retinasdk::kMaxPerImage,
-             "Class-aware greedy NMS: (kept indices (N, M) best first, -1 behind the last; counts (N,)).");
+             "Class-aware greedy NMS. Returns kept indices (N, M), best first and padded with -1, and counts (N,).");
   module.def("soft_nms", &retinasdk::soft_nms_candidates, py::arg("boxes"), py::arg("logits"), py::arg("class_ids"),
              py::arg("counts"), py::kw_only(), py::arg("score_thresholds"), py::arg("decay"), py::arg("sigma"),
              py::arg("iou_threshold"), py::arg("max_detections"), py::arg("or_equal") = false,
              py::arg("inclusive_pixels") = false, py::arg("across_classes") = false,
              py::arg("max_per_class") = retinasdk::kMaxPerImage,
-             "Soft NMS: (kept indices (N, M) best first, -1 behind the last; counts (N,); scores (N, M)).");
-  module.def("fuse", &retinasdk::fuse_candidates, py::arg("boxes"), py::arg("logits"), py::arg("class_ids"),
-             py::arg("counts"), py::kw_only(), py::arg("classes"), py::arg("fused_score"), py::arg("scale") = "logit",
-             py::arg("models") = 1, py::arg("iou_threshold"), py::arg("max_detections"), py::arg("or_equal") = false,
-             py::arg("inclusive_pixels") = false, py::arg("across_classes") = false,
-             py::arg("max_per_class") = retinasdk::kMaxPerImage,
-             "Weighted boxes fusion: (boxes (N, M, 4), scores (N, M), class_ids (N, M), counts (N,)), best first.");
+             "Soft NMS. Returns kept indices (N, M), best first and padded with -1, counts (N,), and scores (N, M).");
+  module.def(
+      "fuse", &retinasdk::fuse_candidates, py::arg("boxes"), py::arg("logits"), py::arg("class_ids"), py::arg("counts"),
+      py::kw_only(), py::arg("classes"), py::arg("fused_score"), py::arg("scale") = "logit", py::arg("models") = 1,
+      py::arg("iou_threshold"), py::arg("max_detections"), py::arg("or_equal") = false,
+      py::arg("inclusive_pixels") = false, py::arg("across_classes") = false,
+      py::arg("max_per_class") = retinasdk::kMaxPerImage,
+      "Weighted boxes fusion. Returns boxes (N, M, 4), scores (N, M), class_ids (N, M) and counts (N,), best first.");
   retinasdk::bind_merge(module);
-  module.def("simd_name", &retinasdk::simd_name, "Instruction set of the logit filter: avx2, neon or plain.");
+  module.def("simd_name", &retinasdk::simd_name,
+             "Returns the instruction set of the logit filter: 'avx2', 'neon' or 'plain'.");
 }

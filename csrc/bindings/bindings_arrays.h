@@ -1,4 +1,4 @@
-// Arrays at the door: dtype, shape and order are checked.
+// Checks of NumPy arrays: dtype, shape and memory order.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -10,14 +10,19 @@
 namespace py = pybind11;
 
 namespace retinasdk {
-// No conversion and no copy: an array of another dtype or order is an error that says so.
+// A C-contiguous array of type T. Arrays of another dtype or order are not converted: checked() rejects them.
 template <typename T>
 using Array = py::array_t<T, py::array::c_style>;
 
+// Returns the shape and dtype of an array, for error messages.
 inline std::string describe(const py::array& array) {
   return py::str(py::tuple(array.attr("shape"))).cast<std::string>() + " " + py::str(array.dtype()).cast<std::string>();
 }
 
+// Returns the object as an array of type T and the given shape, where -1 allows any size.
+//
+// Throws TypeError if it is no array, and ValueError if it has another dtype, shape or order. `wanted` begins the
+// message, for example "boxes must be (N, C, 4) float32".
 template <typename T>
 Array<T> checked(const py::handle& object, const std::vector<py::ssize_t>& shape, const std::string& wanted) {
   if (!py::isinstance<py::array>(object)) {

@@ -1,4 +1,4 @@
-// The box coder as both Python modules take it.
+// Builds a BoxCoder from the arguments of both Python modules.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -10,6 +10,7 @@
 
 namespace retinasdk {
 
+// Throws ValueError if `kind` is neither "center" nor "corner".
 inline BoxCoder coder_of(const std::string& kind, const std::array<float, 4>& weights,
                          const std::array<float, 4>& means, float clamp_max, float clamp_min, bool inclusive_pixels) {
   if (kind != "center" && kind != "corner") {

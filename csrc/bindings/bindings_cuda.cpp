@@ -1,4 +1,5 @@
-// Python's door to ops_cuda.h: addresses and streams as integers. Checks nothing that ops_cuda.h checks itself.
+// The Python module _native_cuda: ops_cuda.h, with addresses and streams as integers. The functions of ops_cuda.h check
+// their arguments, so this file does not.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -16,7 +17,7 @@ namespace py = pybind11;
 namespace retinasdk::cuda {
 namespace {
 
-using Size = std::array<int, 2>;  // height, width
+using Size = std::array<int, 2>;  // Height, width.
 
 template <typename T>
 T* at(uintptr_t address) {
@@ -106,7 +107,10 @@ void decode_heads(const std::vector<uintptr_t>& logits, const std::vector<uintpt
                   bool drop_empty, uintptr_t class_thresholds, uintptr_t ignored, int ignored_regions) {
   const size_t count = sizes.size();
   if (logits.size() != count || deltas.size() != count || base_anchors.size() != count || strides.size() != count) {
-    throw py::value_error("logits, deltas, base_anchors, sizes and strides need one entry for each level");
+    throw py::value_error("logits, deltas, base_anchors, sizes and strides need one entry for each level, got " +
+                          std::to_string(logits.size()) + ", " + std::to_string(deltas.size()) + ", " +
+                          std::to_string(base_anchors.size()) + ", " + std::to_string(count) + " and " +
+                          std::to_string(strides.size()));
   }
   std::vector<DeviceLevel> levels;
   for (size_t l = 0; l < count; ++l) {
@@ -201,8 +205,8 @@ void fuse_candidates(int batch, int capacity, uintptr_t boxes, uintptr_t logits,
        {at<void>(scratch), scratch_bytes}, at<void>(stream));
 }
 
-// Errors of CUDA are DeviceError; the class is looked up when one happens, so that importing this module imports
-// nothing.
+// Raises CUDA errors as DeviceError. The class is imported when an error occurs, so that importing this module imports
+// nothing else.
 void translate(std::exception_ptr error) {
   try {
     if (error) std::rethrow_exception(error);
@@ -217,30 +221,34 @@ void translate(std::exception_ptr error) {
 
 PYBIND11_MODULE(_native_cuda, module) {
   using namespace retinasdk::cuda;
-  module.doc() = "Preprocess, decode and NMS on a CUDA device: the contract of csrc/ops_cuda.h over addresses.";
+  module.doc() =
+      "Pre- and post-processing on a CUDA device. csrc/include/retinasdk/ops_cuda.h documents the operations.";
   py::register_exception_translator(translate);
-  module.def("device_count", &count_devices, "(count of usable GPUs, why there is none)");
+  module.def("device_count", &count_devices, "Returns the number of usable GPUs, and why there is none if it is 0.");
   module.def("device_properties", &properties_of, py::arg("device"),
-             "name, compute_capability, multiprocessors, memory_bytes, integrated of a GPU.");
-  module.def("runtime_version", &runtime_version, "Of the CUDA runtime built in: 1000 * major + 10 * minor.");
-  module.def("driver_version", &driver_version, "The newest CUDA that the driver supports; 0: no driver.");
+             "Returns name, compute_capability, multiprocessors, memory_bytes and integrated of a GPU as a dict.");
+  module.def("runtime_version", &runtime_version,
+             "Returns the version of the CUDA runtime that is linked in, as 1000 * major + 10 * minor.");
+  module.def("driver_version", &driver_version,
+             "Returns the newest CUDA version that the driver supports, or 0 if there is no driver.");
   module.def(
       "wait_for_stream",
       [](uintptr_t stream, uintptr_t earlier) { wait_for_stream(at<void>(stream), at<void>(earlier)); },
-      py::arg("stream"), py::arg("earlier"), "Work launched on the stream waits for what is on the earlier one now.");
+      py::arg("stream"), py::arg("earlier"),
+      "Makes later work on the stream wait for the work that is on `earlier` now.");
   module.def(
       "begin_capture", [](uintptr_t stream) { begin_capture(at<void>(stream)); }, py::arg("stream"),
-      "From here on, what is launched on the stream is recorded instead of run.");
+      "Starts to record the work that is launched on the stream, instead of running it.");
   module.def(
       "end_capture", [](uintptr_t stream) { return reinterpret_cast<uintptr_t>(end_capture(at<void>(stream))); },
-      py::arg("stream"), "Ends the recording and gives it as an executable graph.");
+      py::arg("stream"), "Ends the recording and returns it as an executable graph.");
   module.def(
       "launch_graph",
       [](uintptr_t graph, uintptr_t stream) {
         const py::gil_scoped_release unlocked;
         launch_graph(at<void>(graph), at<void>(stream));
       },
-      py::arg("graph"), py::arg("stream"), "Launches all that was recorded.");
+      py::arg("graph"), py::arg("stream"), "Launches all recorded work on the stream.");
   module.def("destroy_graph", [](uintptr_t graph) { destroy_graph(at<void>(graph)); }, py::arg("graph"));
   module.def("preprocess_scratch_bytes", &preprocess_scratch, py::kw_only(), py::arg("size"), py::arg("resized"),
              py::arg("padded"), py::arg("antialias"));
@@ -248,7 +256,7 @@ PYBIND11_MODULE(_native_cuda, module) {
              py::arg("chroma") = 0, py::arg("chroma_row_bytes") = 0, py::arg("size"), py::arg("resized"),
              py::arg("padded"), py::arg("mean"), py::arg("std"), py::arg("reverse_channels"), py::arg("antialias"),
              py::arg("output"), py::arg("dtype"), py::arg("scratch"), py::arg("scratch_bytes"), py::arg("stream"),
-             "One image into its place in the network's input.");
+             "Resizes, normalizes and pads an image into its place in the network's input.");
   module.def("decode_scratch_bytes", &decode_scratch, py::kw_only(), py::arg("sizes"), py::arg("batch"),
              py::arg("anchors"), py::arg("classes"), py::arg("top_k"));
   module.def("decode", &decode_heads, py::kw_only(), py::arg("logits"), py::arg("deltas"), py::arg("base_anchors"),
@@ -260,7 +268,7 @@ PYBIND11_MODULE(_native_cuda, module) {
              py::arg("coder_means") = std::array<float, 4>{}, py::arg("coder_clamp_min") = -retinasdk::kUnbounded,
              py::arg("inclusive_pixels") = false, py::arg("or_equal") = false, py::arg("drop_empty") = false,
              py::arg("class_thresholds") = 0, py::arg("ignored") = 0, py::arg("ignored_regions") = 0,
-             "Head outputs to candidates, levels * top_k an image.");
+             "Decodes head outputs into candidates, at most levels * top_k per image.");
   module.def("nms_scratch_bytes", &nms_scratch, py::kw_only(), py::arg("batch"), py::arg("capacity"),
              py::arg("max_detections"));
   module.def("nms", &nms_candidates, py::kw_only(), py::arg("batch"), py::arg("capacity"), py::arg("boxes"),
@@ -269,7 +277,7 @@ PYBIND11_MODULE(_native_cuda, module) {
              py::arg("kept_logits"), py::arg("kept_class_ids"), py::arg("scratch"), py::arg("scratch_bytes"),
              py::arg("stream"), py::arg("or_equal") = false, py::arg("inclusive_pixels") = false,
              py::arg("across_classes") = false, py::arg("max_per_class") = 1 << 20,
-             "Candidates to kept ones, best first, gathered side by side.");
+             "Class-aware greedy NMS. Writes the kept candidates, best first.");
   module.def("soft_nms_scratch_bytes", &soft_nms_scratch, py::kw_only(), py::arg("batch"), py::arg("capacity"),
              py::arg("max_detections"), py::arg("classes"));
   module.def("soft_nms", &soft_nms_candidates, py::kw_only(), py::arg("batch"), py::arg("capacity"), py::arg("boxes"),
@@ -279,7 +287,7 @@ PYBIND11_MODULE(_native_cuda, module) {
              py::arg("kept_scores"), py::arg("kept_class_ids"), py::arg("scratch"), py::arg("scratch_bytes"),
              py::arg("stream"), py::arg("or_equal") = false, py::arg("inclusive_pixels") = false,
              py::arg("across_classes") = false, py::arg("max_per_class") = 1 << 20,
-             "Candidates to kept ones with fallen scores, best first, gathered side by side.");
+             "Soft NMS. Writes the kept candidates and their final scores, best first.");
   module.def("fuse_scratch_bytes", &fuse_scratch, py::kw_only(), py::arg("batch"), py::arg("capacity"),
              py::arg("max_detections"), py::arg("classes"));
   module.def("fuse", &fuse_candidates, py::kw_only(), py::arg("batch"), py::arg("capacity"), py::arg("boxes"),
@@ -288,5 +296,5 @@ PYBIND11_MODULE(_native_cuda, module) {
              py::arg("kept_counts"), py::arg("kept_boxes"), py::arg("kept_scores"), py::arg("kept_class_ids"),
              py::arg("scratch"), py::arg("scratch_bytes"), py::arg("stream"), py::arg("or_equal") = false,
              py::arg("inclusive_pixels") = false, py::arg("across_classes") = false, py::arg("max_per_class") = 1 << 20,
-             "Candidates to fused boxes, best first, side by side.");
+             "Weighted boxes fusion. Writes the fused boxes, best first.");
 }

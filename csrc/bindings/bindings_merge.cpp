@@ -1,3 +1,4 @@
+// The Python binding of merge_tiles(): checks dtypes and shapes, and releases the GIL.
 #include "bindings/bindings_merge.h"
 
 #include <pybind11/stl.h>
@@ -22,7 +23,8 @@ py::tuple merge(const py::object& boxes, const py::object& logits, const py::obj
   const auto box_array = checked<float>(boxes, {-1, 4}, "boxes must be (n, 4) float32");
   const py::ssize_t count = box_array.shape(0);
   if (count > kMaxMerged) {
-    throw py::value_error("merge takes at most " + std::to_string(kMaxMerged) + " boxes, got " + std::to_string(count));
+    throw py::value_error("merge_tiles takes at most " + std::to_string(kMaxMerged) + " boxes, got " +
+                          std::to_string(count));
   }
   const auto logit_array = checked<float>(logits, {count}, "logits must be (n,) float32");
   const auto class_array = checked<int32_t>(class_ids, {count}, "class_ids must be (n,) int32");
@@ -48,12 +50,12 @@ py::tuple merge(const py::object& boxes, const py::object& logits, const py::obj
 }  // namespace
 
 void bind_merge(py::module_& module) {
-  module.def("merge_tiles", &merge, py::arg("boxes"), py::arg("logits"), py::arg("class_ids"), py::arg("tiles"),
-             py::kw_only(), py::arg("tops"), py::arg("lefts"), py::arg("tile_size"), py::arg("image_size"),
-             py::arg("iou_threshold"), py::arg("or_equal"), py::arg("inclusive_pixels"), py::arg("cut_slack"),
-             py::arg("cover_limit"),
-             "Suppression between tiles of one image, boxes (n, 4) in its pixels: kept indices (m,), best first; and "
-             "for each box the kept one that it is or goes into, (n,), -1: none.");
+  module.def(
+      "merge_tiles", &merge, py::arg("boxes"), py::arg("logits"), py::arg("class_ids"), py::arg("tiles"), py::kw_only(),
+      py::arg("tops"), py::arg("lefts"), py::arg("tile_size"), py::arg("image_size"), py::arg("iou_threshold"),
+      py::arg("or_equal"), py::arg("inclusive_pixels"), py::arg("cut_slack"), py::arg("cover_limit"),
+      "Merges the boxes of overlapping tiles, (n, 4) in pixels of the image. Returns the kept indices (m,) int32, "
+      "best first, and (n,) int32: for each box the kept box that it is or was merged into, or -1.");
 }
 
 }  // namespace retinasdk

@@ -1,4 +1,4 @@
-// The names of crowd_rules.h as both Python modules take them.
+// The names of the values of overlap_rules.h in both Python modules.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -9,7 +9,7 @@
 
 namespace retinasdk {
 
-// The one of two values that is named; `what` is the argument.
+// Returns the value that has the given name. `what` is the name of the argument, for the error message.
 template <typename T>
 T named(const std::string& what, const std::string& given, const char* first, T first_value, const char* second,
         T second_value) {

@@ -1,4 +1,4 @@
-// What the convolutions share: how their work is given to threads, and memory that vectors like.
+// Helpers of both convolutions: distribution of work to threads, and aligned memory.
 #pragma once
 
 #include <cstddef>
@@ -16,11 +16,12 @@ namespace winograd {
 struct Kernels;
 }
 
-// Does piece(0) to piece(count - 1), in any order and in any threads, and returns when all are done.
+// A piece of work, and a function that runs piece(0) to piece(count - 1) in any order and on any threads. It returns
+// when all pieces are done.
 using Piece = std::function<void(std::size_t)>;
 using ParallelFor = std::function<void(std::size_t count, const Piece& piece)>;
 
-// Vectors that lie across two cache lines cost twice.
+// In bytes: one cache line. Loading a vector that lies across two cache lines takes twice as long.
 constexpr std::size_t kAlignment = 64;
 
 struct AlignedDelete {
@@ -29,20 +30,22 @@ struct AlignedDelete {
 
 using AlignedFloats = std::unique_ptr<float[], AlignedDelete>;
 
+// Allocates uninitialized, aligned floats.
 inline AlignedFloats make_aligned(std::size_t count) {
   void* memory = ::operator new[](count * sizeof(float), std::align_val_t{kAlignment});
   return AlignedFloats(static_cast<float*>(memory));
 }
 
-// The first aligned address of scratch, which has kAlignment bytes more than are needed.
+// Returns the first aligned address in a scratch buffer. The buffer must have kAlignment spare bytes.
 inline float* aligned(float* scratch) {
   const auto address = reinterpret_cast<std::uintptr_t>(scratch);
   return scratch + (kAlignment - address % kAlignment) % kAlignment / sizeof(float);
 }
 
+// Rounds up to a multiple of `step`.
 inline int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
-// Throws std::invalid_argument.
+// Throws std::invalid_argument if a number of channels is not supported.
 inline void require_channels(int out_channels, int in_channels) {
   if (out_channels < 1 || in_channels < 1 || out_channels > 65536 || in_channels > 65536) {
     throw std::invalid_argument("channels must be 1 to 65536, got " + std::to_string(out_channels) + " out, " +
@@ -50,7 +53,7 @@ inline void require_channels(int out_channels, int in_channels) {
   }
 }
 
-// bias (out_channels,), with zeros behind it; none where it is null.
+// Returns the bias (out_channels,), padded with zeros to padded_out. Returns an empty vector if the bias is null.
 inline std::vector<float> padded_bias(const float* bias, int out_channels, int padded_out) {
   if (bias == nullptr) return {};
   std::vector<float> padded(bias, bias + out_channels);

@@ -1,4 +1,4 @@
-// The order of the pointwise convolution's work: a matrix product, in blocks of pixels that stay in the cache.
+// Pointwise convolution as a matrix product, in blocks of pixels that stay in the cache.
 #include "convolution/pointwise.h"
 
 #include <algorithm>
@@ -11,9 +11,10 @@ using namespace winograd;
 
 namespace {
 
-constexpr int kPiecePixels = 96;           // of a piece: their products stay in the first cache
-constexpr int kBlockFloats = 1024 * 1024;  // of a block's input, in the shared cache
+constexpr int kPiecePixels = 96;           // Pixels per piece of work. Their products stay in the L1 cache.
+constexpr int kBlockFloats = 1024 * 1024;  // Floats in the input of a block. They stay in the shared cache.
 
+// Returns the number of pixels of a block.
 int block_pixels(const PointwiseWeights& weights, std::size_t pixels) {
   const int most = std::max(1, kBlockFloats / weights.padded_in / kPiecePixels) * kPiecePixels;
   return pixels < static_cast<std::size_t>(most) ? round_up(static_cast<int>(pixels), kPiecePixels) : most;
@@ -62,23 +63,23 @@ void PointwiseConv::run(const float* input, const float* residual, int batch, st
     const std::ptrdiff_t done = image * weights.out_channels * plane;
     for (std::ptrdiff_t first = 0; first < plane; first += block) {
       const int count = static_cast<int>(std::min<std::ptrdiff_t>(block, plane - first));
-      const TileBlock inputs{{}, 0, count, weights.padded_in, 0};
+      const PatchBlock inputs{{}, 0, count, weights.padded_in, 0};
       parallel_for(static_cast<std::size_t>(weights.padded_in / kLanes), [&](std::size_t piece) {
         kernels_.gather_pixels(from, plane, weights.in_channels, static_cast<int>(piece) * kLanes, first, inputs,
                                gathered);
       });
       parallel_for(static_cast<std::size_t>((count + kPiecePixels - 1) / kPiecePixels), [&](std::size_t piece) {
         const int start = static_cast<int>(piece) * kPiecePixels, some = std::min(kPiecePixels, count - start);
-        const TileBlock tiles{{}, 0, some, weights.padded_in, 0}, made{{}, 0, some, kPanel, 0};
+        const PatchBlock piece_inputs{{}, 0, some, weights.padded_in, 0}, piece_outputs{{}, 0, some, kPanel, 0};
         alignas(kAlignment) float products[kPiecePixels * kPanel];
         for (int channel = 0; channel < weights.out_channels; channel += kLanes) {
           if (channel % kPanel == 0) {
-            kernels_.multiply(gathered + inputs.offset(start, 0), tiles,
+            kernels_.multiply(gathered + inputs.offset(start, 0), piece_inputs,
                               weights.values.get() + static_cast<std::ptrdiff_t>(channel) * weights.padded_in, 1,
-                              products, made);
+                              products, piece_outputs);
           }
           kernels_.scatter_pixels(products, channel % kPanel, bias_.empty() ? nullptr : bias_.data() + channel,
-                                  residual == nullptr ? nullptr : residual + done, relu_, made, plane,
+                                  residual == nullptr ? nullptr : residual + done, relu_, piece_outputs, plane,
                                   weights.out_channels, channel, first + start, output + done);
         }
       });

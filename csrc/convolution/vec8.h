@@ -1,5 +1,6 @@
-// Eight floats at once: what the convolution kernels are written in. AVX2 where the compiler was told of it, NEON on
-// ARM64, plain C++ elsewhere. In an unnamed namespace, as one program holds it compiled in more ways than one.
+// A vector of eight floats for the convolution kernels. It uses AVX2 if the compiler targets it, NEON on ARM64, and
+// plain C++ otherwise. Everything is in an unnamed namespace, because a program contains versions for several
+// instruction sets, which must not be mixed.
 #pragma once
 
 #if defined(__AVX2__) && (defined(__FMA__) || defined(_MSC_VER))
@@ -12,7 +13,7 @@
 
 namespace {
 
-// Asks for the cache line at address, which may lie behind the end of an array: nothing is read.
+// Prefetches the cache line at an address. The address may lie behind the end of an array, because nothing is read.
 inline void prefetch([[maybe_unused]] const float* address) {
 #ifdef __GNUC__
   __builtin_prefetch(address, 0, 2);
@@ -28,6 +29,7 @@ struct Vec8 {
 inline Vec8 load(const float* from) { return {_mm256_loadu_ps(from)}; }
 inline Vec8 broadcast(float value) { return {_mm256_set1_ps(value)}; }
 inline void store(float* to, Vec8 a) { _mm256_storeu_ps(to, a.value); }
+// Stores the first six floats.
 inline void store_six(float* to, Vec8 a) {
   _mm_storeu_ps(to, _mm256_castps256_ps128(a.value));
   _mm_storel_pi(reinterpret_cast<__m64*>(to + 4), _mm256_extractf128_ps(a.value, 1));
@@ -35,11 +37,12 @@ inline void store_six(float* to, Vec8 a) {
 inline Vec8 operator+(Vec8 a, Vec8 b) { return {_mm256_add_ps(a.value, b.value)}; }
 inline Vec8 operator-(Vec8 a, Vec8 b) { return {_mm256_sub_ps(a.value, b.value)}; }
 inline Vec8 operator*(Vec8 a, Vec8 b) { return {_mm256_mul_ps(a.value, b.value)}; }
+// Returns a * b + c, with one rounding if the hardware supports it.
 inline Vec8 fused(Vec8 a, Vec8 b, Vec8 c) { return {_mm256_fmadd_ps(a.value, b.value, c.value)}; }
-// The second operand is what a NaN comes out as.
+// If one operand is NaN, the result is the second operand.
 inline Vec8 larger(Vec8 a, Vec8 b) { return {_mm256_max_ps(a.value, b.value)}; }
 
-// rows[i] lane j becomes rows[j] lane i.
+// Transposes an 8 x 8 matrix: lane j of rows[i] becomes lane i of rows[j].
 inline void transpose(Vec8 (&rows)[8]) {
   __m256 pairs[8], quads[8];
   for (int i = 0; i < 4; ++i) {

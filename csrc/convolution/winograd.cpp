@@ -1,4 +1,5 @@
-// The order of the Winograd convolution's work: blocks of tiles that stay in the cache, and pieces for threads.
+// The Winograd convolution: divides the work into blocks of patches that stay in the cache, and into pieces for
+// threads.
 #include "convolution/winograd.h"
 
 #include <algorithm>
@@ -11,12 +12,13 @@ using namespace winograd;
 
 namespace {
 
-// A block has enough tiles that reading all weights for them pays, and so few that what it keeps, 64 positions of input
-// and product channels for each tile, stays in the shared cache.
-constexpr int kBlockTiles = 96;
-constexpr int kBlockChannels = 36 * 1024;  // tiles times channels
-constexpr int kProductChannels = 128;      // output channels whose products are kept at a time
-// Between two positions, so that the 64 values of one tile and channel do not all fall into one set of the cache.
+// The size of a block is a compromise. All weights are read once per block, so it must not be too small. For each
+// patch, a block keeps the input and product channels of 64 positions. These must stay in the shared cache, so it must
+// not be too large.
+constexpr int kBlockPatches = 96;
+constexpr int kBlockChannels = 36 * 1024;  // Patches times channels.
+constexpr int kProductChannels = 128;      // Output channels whose products are kept at a time.
+// Floats of padding between two positions. Without it, the 64 values of a patch and channel would map to one cache set.
 constexpr std::ptrdiff_t kSkew = 16;
 
 #ifdef RETINASDK_WINOGRAD_AVX2
@@ -26,26 +28,27 @@ bool has_avx2_and_fma() {
 }
 #endif
 
+// How a convolution is divided into blocks.
 struct Plan {
   Plane plane;
-  int tiles;        // of all images
-  int block_tiles;  // of the largest block
+  int patches;        // Of all images.
+  int block_patches;  // Of the largest block.
   int product_channels;
-  std::ptrdiff_t input_stride, product_stride;  // from position to position in scratch
+  std::ptrdiff_t input_stride, product_stride;  // From one position to the next in scratch.
 };
 
 Plan make_plan(const WinogradWeights& weights, int batch, int height, int width) {
   Plan plan{};
-  const int columns = (width + kOutputTile - 1) / kOutputTile, rows = (height + kOutputTile - 1) / kOutputTile;
+  const int columns = (width + kOutputPatch - 1) / kOutputPatch, rows = (height + kOutputPatch - 1) / kOutputPatch;
   plan.plane = {height, width, columns, rows * columns};
-  plan.tiles = batch * plan.plane.tiles;
+  plan.patches = batch * plan.plane.patches;
   plan.product_channels = std::min(weights.padded_out, kProductChannels);
-  const int fit = std::min(kBlockTiles, kBlockChannels / (weights.padded_in + plan.product_channels));
+  const int fit = std::min(kBlockPatches, kBlockChannels / (weights.padded_in + plan.product_channels));
   const int most = std::max(kRows, fit / kRows * kRows);
-  const int blocks = (plan.tiles + most - 1) / most;  // of equal size, rather than one small one at the end
-  plan.block_tiles = round_up((plan.tiles + blocks - 1) / blocks, kRows);
-  plan.input_stride = static_cast<std::ptrdiff_t>(plan.block_tiles) * weights.padded_in + kSkew;
-  plan.product_stride = static_cast<std::ptrdiff_t>(plan.block_tiles) * plan.product_channels + kSkew;
+  const int blocks = (plan.patches + most - 1) / most;  // Of similar size, instead of one small block at the end.
+  plan.block_patches = round_up((plan.patches + blocks - 1) / blocks, kRows);
+  plan.input_stride = static_cast<std::ptrdiff_t>(plan.block_patches) * weights.padded_in + kSkew;
+  plan.product_stride = static_cast<std::ptrdiff_t>(plan.block_patches) * plan.product_channels + kSkew;
   return plan;
 }
 
@@ -94,15 +97,15 @@ void WinogradConv::run(const float* input, int batch, int height, int width, flo
   float* const transformed = aligned(scratch);
   float* const products = transformed + plan.input_stride * kPositions;
   const std::ptrdiff_t weights_stride = static_cast<std::ptrdiff_t>(weights.padded_out) * weights.padded_in;
-  for (int first = 0; first < plan.tiles; first += plan.block_tiles) {
-    const int count = std::min(plan.block_tiles, plan.tiles - first);
-    const TileBlock inputs{plan.plane, first, count, weights.padded_in, plan.input_stride};
+  for (int first = 0; first < plan.patches; first += plan.block_patches) {
+    const int count = std::min(plan.block_patches, plan.patches - first);
+    const PatchBlock inputs{plan.plane, first, count, weights.padded_in, plan.input_stride};
     parallel_for(static_cast<std::size_t>(weights.padded_in / kLanes), [&](std::size_t piece) {
       kernels_.transform_input(input, weights.in_channels, static_cast<int>(piece) * kLanes, inputs, transformed);
     });
     for (int out = 0; out < weights.out_channels; out += plan.product_channels) {
       const int channels = std::min(plan.product_channels, weights.padded_out - out);
-      const TileBlock outputs{plan.plane, first, count, plan.product_channels, plan.product_stride};
+      const PatchBlock outputs{plan.plane, first, count, plan.product_channels, plan.product_stride};
       parallel_for(kPositions, [&](std::size_t piece) {
         const auto position = static_cast<std::ptrdiff_t>(piece);
         kernels_.multiply(

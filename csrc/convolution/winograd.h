@@ -1,7 +1,7 @@
-// 3x3 convolution of stride 1, padding 1, by Winograd's F(6x6, 3x3): plain C++17, in float32.
+// 3x3 convolution with stride 1 and padding 1 by Winograd's F(6x6, 3x3). Plain C++17, float32.
 //
-// It takes 64 multiplications where the direct way takes 324, and rounds accordingly: results differ from the direct
-// convolution's by about 1e-5 of the largest one.
+// It needs 64 multiplications where a direct convolution needs 324. Its rounding differs: results differ from those of
+// a direct convolution by about 1e-5 of the largest value.
 #pragma once
 
 #include <cstddef>
@@ -12,45 +12,50 @@
 
 namespace retinasdk {
 
-// The weights of one convolution, in the transformed space: 7.1 times as large as they were.
+// The weights of one convolution in the transformed space. They are 7.1 times as large as the original weights.
 class WinogradWeights {
  public:
-  // weights: (out_channels, in_channels, 3, 3), which may go afterwards. Throws std::invalid_argument.
+  // weights: (out_channels, in_channels, 3, 3), not used afterwards. Throws std::invalid_argument if the number of
+  // channels is not 1 to 65536.
   WinogradWeights(const float* weights, int out_channels, int in_channels);
 
-  int out_channels, in_channels;  // as given,
-  int padded_out, padded_in;      // and as they lie in memory
-  AlignedFloats values;           // (64, padded_out / 16, padded_in, 16)
+  int out_channels, in_channels;  // As given.
+  int padded_out, padded_in;      // Rounded up to multiples of 16 and 8.
+  AlignedFloats values;           // (64, padded_out / 16, padded_in, 16), padded with zeros.
 };
 
+// A Winograd convolution. Instances do not change, so several threads may use one at the same time.
 class WinogradConv {
  public:
-  // bias: (out_channels,), or null. relu: what is below 0 becomes 0.
+  // bias: (out_channels,), copied, or null. relu: whether negative outputs become 0.
   WinogradConv(std::shared_ptr<const WinogradWeights> weights, const float* bias, bool relu);
 
-  // As WinogradConv, with given kernels in place of this machine's best: for tests.
+  // For tests: uses the given kernels instead of the best ones for this machine.
   WinogradConv(std::shared_ptr<const WinogradWeights> weights, const float* bias, bool relu,
                const winograd::Kernels& kernels);
 
   int out_channels() const { return weights_->out_channels; }
   int in_channels() const { return weights_->in_channels; }
 
-  // Floats of scratch that a run needs: bounded whatever the size, as tiles go through in blocks.
+  // Returns the number of floats of scratch that run() needs. It is bounded for any input size, because the patches are
+  // processed in blocks.
   std::size_t scratch_floats(int batch, int height, int width) const;
 
-  // input (batch, in_channels, height, width) to output (batch, out_channels, height, width); neither may overlap the
-  // other or scratch. May run in several threads at once.
+  // Runs the convolution.
+  //
+  // input: (batch, in_channels, height, width). output: (batch, out_channels, height, width). The arrays must not
+  // overlap. Each concurrent call needs its own scratch.
   void run(const float* input, int batch, int height, int width, float* output, float* scratch,
            const ParallelFor& parallel_for) const;
 
  private:
   std::shared_ptr<const WinogradWeights> weights_;
-  std::vector<float> bias_;  // padded_out, or none
+  std::vector<float> bias_;  // (padded_out,), or empty.
   bool relu_;
   const winograd::Kernels& kernels_;
 };
 
-// Name of the instruction set of the kernels on this machine: "avx2", "neon" or "plain".
+// Returns the instruction set of the kernels on this machine: "avx2", "neon" or "plain".
 const char* winograd_simd_name();
 
 }  // namespace retinasdk

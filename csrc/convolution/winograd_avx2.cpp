@@ -1,5 +1,7 @@
-// Winograd kernels for AVX2 and FMA; CMakeLists.txt compiles this file with them. Only what has internal linkage may be
-// called here: a function of a header that the linker takes from this file would not run on a machine without.
+// The convolution kernels for AVX2 and FMA. CMakeLists.txt enables both instruction sets for this file.
+//
+// Code in this file may call only functions with internal linkage. If the linker used this file's copy of an inline
+// function for the whole program, that function would not run on a machine without AVX2.
 #include "convolution/winograd_kernels_impl.h"
 
 namespace retinasdk::winograd {

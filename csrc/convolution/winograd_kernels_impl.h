@@ -1,11 +1,13 @@
 // Winograd's F(6x6, 3x3): Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, with the
 // interpolation points 0, 1, -1, 2, -2, 1/2, -1/2 and infinity.
 //
-// An 8 x 8 tile d of the input and a 3 x 3 kernel g give the 6 x 6 outputs A' [(G g G') * (B' d B)] A, `*` element by
-// element: summed over the input channels, that is a matrix product for each of the 64 positions. 64 multiplications in
-// place of 324. Fused multiply-adds are meant here: a network's convolution is not under the parity contract.
+// An 8 x 8 patch d of the input and a 3 x 3 kernel g give the 6 x 6 outputs A' [(G g G') * (B' d B)] A, where `*` is
+// the product element by element and ' is the transpose. The sum over the input channels is a matrix product for each
+// of the 64 positions. This takes 64 multiplications instead of 324.
 //
-// Included once by each winograd_<instruction set>.cpp, which says what `Kernels` it makes.
+// Fused multiply-adds are allowed here: the parity contract covers pre- and post-processing, not the network.
+//
+// Each winograd_<instruction set>.cpp includes this file once and exports kKernels under a name of its own.
 #include <cstring>
 
 #include "convolution/vec8.h"
@@ -22,10 +24,10 @@ namespace {
 
 // -- weights ---------------------------------------------------------------------------------------------------------
 
-using Lanes = double[kPanel];  // of one panel's output channels: plain loops, which compilers turn into vectors
+using Lanes = double[kPanel];  // One value per output channel of a panel. Compilers vectorize the loops over it.
 
-// G: from the three values of a kernel's row or column to eight positions.
-inline void expand(const Lanes& a, const Lanes& b, const Lanes& c, Lanes (&u)[kInputTile]) {
+// Applies G: the three values of a row or column of a kernel become eight positions.
+inline void expand(const Lanes& a, const Lanes& b, const Lanes& c, Lanes (&u)[kInputPatch]) {
   for (int o = 0; o < kPanel; ++o) {
     u[0][o] = a[o];
     const double even = -2.0 / 9.0 * (a[o] + c[o]), odd = -2.0 / 9.0 * b[o];
@@ -44,16 +46,16 @@ inline void expand(const Lanes& a, const Lanes& b, const Lanes& c, Lanes (&u)[kI
 void transform_weights(const float* weights, int out_channels, int in_channels, int padded_in, float* panel,
                        std::ptrdiff_t panel_stride) {
   for (int i = 0; i < padded_in; ++i) {
-    Lanes kernel[3][3] = {}, columns[3][kInputTile], row[kInputTile];
+    Lanes kernel[3][3] = {}, columns[3][kInputPatch], row[kInputPatch];
     for (int o = 0; o < out_channels && i < in_channels; ++o) {
       const float* from = weights + (static_cast<std::ptrdiff_t>(o) * in_channels + i) * 9;
       for (int at = 0; at < 9; ++at) kernel[at / 3][at % 3][o] = from[at];
     }
     for (int x = 0; x < 3; ++x) expand(kernel[0][x], kernel[1][x], kernel[2][x], columns[x]);
-    for (int y = 0; y < kInputTile; ++y) {
+    for (int y = 0; y < kInputPatch; ++y) {
       expand(columns[0][y], columns[1][y], columns[2][y], row);
-      for (int x = 0; x < kInputTile; ++x) {
-        float* to = panel + (y * kInputTile + x) * panel_stride + i * kPanel;
+      for (int x = 0; x < kInputPatch; ++x) {
+        float* to = panel + (y * kInputPatch + x) * panel_stride + i * kPanel;
         for (int o = 0; o < kPanel; ++o) to[o] = static_cast<float>(row[x][o]);
       }
     }
@@ -62,7 +64,7 @@ void transform_weights(const float* weights, int out_channels, int in_channels, 
 
 // -- input -----------------------------------------------------------------------------------------------------------
 
-// B', in place.
+// Applies B' in place.
 inline void spread(Vec8 (&d)[8]) {
   const Vec8 c525 = broadcast(5.25f), c425 = broadcast(-4.25f), c125 = broadcast(-1.25f), c25 = broadcast(-2.5f);
   const Vec8 quarter = broadcast(0.25f), half = broadcast(0.5f), two = broadcast(2.0f), four = broadcast(4.0f);
@@ -83,44 +85,45 @@ inline void spread(Vec8 (&d)[8]) {
   d[7] = t7;
 }
 
-// One tile of eight channels: channel c, row y at from + c * plane + y * row.
-inline void transform_tile(const float* from, std::ptrdiff_t plane, std::ptrdiff_t row, float* to,
-                           std::ptrdiff_t stride) {
-  Vec8 rows[kInputTile][kInputTile];
-  for (int y = 0; y < kInputTile; ++y) {
+// Transforms one patch of eight channels. Row y of channel c begins at from + c * plane + y * row.
+inline void transform_patch(const float* from, std::ptrdiff_t plane, std::ptrdiff_t row, float* to,
+                            std::ptrdiff_t stride) {
+  Vec8 rows[kInputPatch][kInputPatch];
+  for (int y = 0; y < kInputPatch; ++y) {
     for (int c = 0; c < kLanes; ++c) rows[y][c] = load(from + c * plane + y * row);
-    transpose(rows[y]);  // now [y][x], lanes are channels
+    transpose(rows[y]);  // Now indexed [y][x], and the lanes are channels.
     spread(rows[y]);
   }
-  for (int x = 0; x < kInputTile; ++x) {
-    Vec8 column[kInputTile];
-    for (int y = 0; y < kInputTile; ++y) column[y] = rows[y][x];
+  for (int x = 0; x < kInputPatch; ++x) {
+    Vec8 column[kInputPatch];
+    for (int y = 0; y < kInputPatch; ++y) column[y] = rows[y][x];
     spread(column);
-    for (int y = 0; y < kInputTile; ++y) store(to + (y * kInputTile + x) * stride, column[y]);
+    for (int y = 0; y < kInputPatch; ++y) store(to + (y * kInputPatch + x) * stride, column[y]);
   }
 }
 
 inline int smaller(int a, int b) { return a < b ? a : b; }
 
-void transform_input(const float* input, int in_channels, int channel, const TileBlock& block, float* transformed) {
+void transform_input(const float* input, int in_channels, int channel, const PatchBlock& block, float* transformed) {
   const Plane& plane = block.plane;
   const std::ptrdiff_t plane_size = static_cast<std::ptrdiff_t>(plane.height) * plane.width;
   const int channels = smaller(kLanes, in_channels - channel);
   for (int i = 0; i < block.count; ++i) {
-    const int image = (block.first + i) / plane.tiles, tile = (block.first + i) % plane.tiles;
-    const int top = tile / plane.tile_columns * kOutputTile - 1, left = tile % plane.tile_columns * kOutputTile - 1;
+    const int image = (block.first + i) / plane.patches, patch = (block.first + i) % plane.patches;
+    const int top = patch / plane.patch_columns * kOutputPatch - 1,
+              left = patch % plane.patch_columns * kOutputPatch - 1;
     const float* from = input + (static_cast<std::ptrdiff_t>(image) * in_channels + channel) * plane_size;
     float* to = transformed + block.offset(i, channel);
-    const bool inside = channels == kLanes && top >= 0 && left >= 0 && top + kInputTile <= plane.height &&
-                        left + kInputTile <= plane.width;
+    const bool inside = channels == kLanes && top >= 0 && left >= 0 && top + kInputPatch <= plane.height &&
+                        left + kInputPatch <= plane.width;
     if (inside) {
-      transform_tile(from + static_cast<std::ptrdiff_t>(top) * plane.width + left, plane_size, plane.width, to,
-                     block.stride);
+      transform_patch(from + static_cast<std::ptrdiff_t>(top) * plane.width + left, plane_size, plane.width, to,
+                      block.stride);
       continue;
     }
-    float padded[kLanes][kInputTile][kInputTile] = {};
-    const int first_y = top < 0 ? 1 : 0, last_y = smaller(kInputTile, plane.height - top);
-    const int first_x = left < 0 ? 1 : 0, last_x = smaller(kInputTile, plane.width - left);
+    float padded[kLanes][kInputPatch][kInputPatch] = {};
+    const int first_y = top < 0 ? 1 : 0, last_y = smaller(kInputPatch, plane.height - top);
+    const int first_x = left < 0 ? 1 : 0, last_x = smaller(kInputPatch, plane.width - left);
     for (int c = 0; c < channels; ++c) {
       for (int y = first_y; y < last_y; ++y) {
         std::memcpy(&padded[c][y][first_x],
@@ -128,23 +131,23 @@ void transform_input(const float* input, int in_channels, int channel, const Til
                     sizeof(float) * static_cast<std::size_t>(last_x - first_x));
       }
     }
-    transform_tile(&padded[0][0][0], kPositions, kInputTile, to, block.stride);
+    transform_patch(&padded[0][0][0], kPositions, kInputPatch, to, block.stride);
   }
 }
 
 // -- product ---------------------------------------------------------------------------------------------------------
 
-// Rows tiles by sixteen output channels, in registers from the first to the last input channel.
+// Computes `Rows` patches times sixteen output channels. The sums stay in registers over all input channels.
 template <int Rows>
-inline void multiply_rows(const float* tiles, const float* weights, int in, float* products) {
+inline void multiply_rows(const float* patches, const float* weights, int in, float* products) {
   Vec8 sums[Rows][2];
   for (int r = 0; r < Rows; ++r) sums[r][0] = sums[r][1] = broadcast(0.0f);
-  for (int block = 0; block < in; block += kLanes, tiles += kRows * kLanes, weights += kLanes * kPanel) {
+  for (int block = 0; block < in; block += kLanes, patches += kRows * kLanes, weights += kLanes * kPanel) {
     RETINASDK_UNROLL
     for (int i = 0; i < kLanes; ++i) {
       const Vec8 low = load(weights + i * kPanel), high = load(weights + i * kPanel + kLanes);
       for (int r = 0; r < Rows; ++r) {
-        const Vec8 value = broadcast(tiles[r * kLanes + i]);
+        const Vec8 value = broadcast(patches[r * kLanes + i]);
         sums[r][0] = fused(value, low, sums[r][0]);
         sums[r][1] = fused(value, high, sums[r][1]);
       }
@@ -156,15 +159,15 @@ inline void multiply_rows(const float* tiles, const float* weights, int in, floa
   }
 }
 
-void multiply(const float* tiles, const TileBlock& inputs, const float* weights, int panels, float* products,
-              const TileBlock& outputs) {
+void multiply(const float* patches, const PatchBlock& inputs, const float* weights, int panels, float* products,
+              const PatchBlock& outputs) {
   const int in = inputs.channels;
   const std::ptrdiff_t panel_size = static_cast<std::ptrdiff_t>(in) * kPanel;
   for (int panel = 0; panel < panels; ++panel, weights += panel_size) {
     for (int t = 0; t < inputs.count; t += kRows) {
-      const float* from = tiles + inputs.offset(t, 0);
+      const float* from = patches + inputs.offset(t, 0);
       float* to = products + outputs.offset(t, panel * kPanel);
-      // The next panel's weights come from far away: a part of them is asked for with each group of tiles.
+      // The weights of the next panel are not in the cache. A part of them is prefetched with each group of patches.
       const std::ptrdiff_t wanted = panel_size + panel_size * (t + kRows) / inputs.count;
       for (std::ptrdiff_t ahead = panel_size + panel_size * t / inputs.count; ahead < wanted; ahead += kPanel) {
         prefetch(weights + ahead);
@@ -195,7 +198,7 @@ void multiply(const float* tiles, const TileBlock& inputs, const float* weights,
 
 // -- output ----------------------------------------------------------------------------------------------------------
 
-// A': eight positions to six outputs.
+// Applies A': eight positions become six outputs.
 inline void gather(const Vec8 (&m)[8], Vec8 (&y)[6]) {
   const Vec8 even = m[1] + m[2], odd = m[1] - m[2], even2 = m[3] + m[4], odd2 = m[3] - m[4];
   const Vec8 even3 = m[5] + m[6], odd3 = m[5] - m[6];
@@ -207,7 +210,7 @@ inline void gather(const Vec8 (&m)[8], Vec8 (&y)[6]) {
   y[5] = fused(broadcast(32.0f), odd2, fused(broadcast(0.03125f), odd3, odd + m[7]));
 }
 
-void transform_output(const float* products, int product_channel, const float* bias, bool relu, const TileBlock& block,
+void transform_output(const float* products, int product_channel, const float* bias, bool relu, const PatchBlock& block,
                       int out_channels, int channel, float* output) {
   const Plane& plane = block.plane;
   const std::ptrdiff_t plane_size = static_cast<std::ptrdiff_t>(plane.height) * plane.width;
@@ -215,30 +218,30 @@ void transform_output(const float* products, int product_channel, const float* b
   const Vec8 zero = broadcast(0.0f);
   const Vec8 offset = bias == nullptr ? zero : load(bias);
   for (int i = 0; i < block.count; ++i) {
-    const int image = (block.first + i) / plane.tiles, tile = (block.first + i) % plane.tiles;
-    const int top = tile / plane.tile_columns * kOutputTile, left = tile % plane.tile_columns * kOutputTile;
-    const int rows = smaller(kOutputTile, plane.height - top), columns = smaller(kOutputTile, plane.width - left);
+    const int image = (block.first + i) / plane.patches, patch = (block.first + i) % plane.patches;
+    const int top = patch / plane.patch_columns * kOutputPatch, left = patch % plane.patch_columns * kOutputPatch;
+    const int rows = smaller(kOutputPatch, plane.height - top), columns = smaller(kOutputPatch, plane.width - left);
     const float* from = products + block.offset(i, product_channel);
     float* to = output + (static_cast<std::ptrdiff_t>(image) * out_channels + channel) * plane_size +
                 static_cast<std::ptrdiff_t>(top) * plane.width + left;
-    Vec8 half[kOutputTile][kInputTile];  // [y][position in x], lanes are channels
-    for (int x = 0; x < kInputTile; ++x) {
-      Vec8 m[kInputTile], y[kOutputTile];
-      for (int k = 0; k < kInputTile; ++k) m[k] = load(from + (k * kInputTile + x) * block.stride);
+    Vec8 half[kOutputPatch][kInputPatch];  // Indexed [y][position in x]. The lanes are channels.
+    for (int x = 0; x < kInputPatch; ++x) {
+      Vec8 m[kInputPatch], y[kOutputPatch];
+      for (int k = 0; k < kInputPatch; ++k) m[k] = load(from + (k * kInputPatch + x) * block.stride);
       gather(m, y);
-      for (int k = 0; k < kOutputTile; ++k) half[k][x] = y[k];
+      for (int k = 0; k < kOutputPatch; ++k) half[k][x] = y[k];
     }
     for (int y = 0; y < rows; ++y) {
-      Vec8 values[kOutputTile], lines[kLanes];
+      Vec8 values[kOutputPatch], lines[kLanes];
       gather(half[y], values);
-      for (int x = 0; x < kOutputTile; ++x) lines[x] = values[x] + offset;
-      // A NaN stays one: larger() gives its second operand then.
-      for (int x = 0; x < kOutputTile && relu; ++x) lines[x] = larger(zero, lines[x]);
+      for (int x = 0; x < kOutputPatch; ++x) lines[x] = values[x] + offset;
+      // A NaN stays NaN, because larger() then returns its second operand.
+      for (int x = 0; x < kOutputPatch && relu; ++x) lines[x] = larger(zero, lines[x]);
       lines[6] = lines[7] = zero;
-      transpose(lines);  // now a line of six outputs for each channel
+      transpose(lines);  // Now one line of six outputs per channel.
       for (int c = 0; c < channels; ++c) {
         float* line = to + c * plane_size + static_cast<std::ptrdiff_t>(y) * plane.width;
-        if (columns == kOutputTile) {
+        if (columns == kOutputPatch) {
           store_six(line, lines[c]);
         } else {
           float kept[kLanes];
@@ -253,7 +256,7 @@ void transform_output(const float* products, int product_channel, const float* b
 // -- pointwise -------------------------------------------------------------------------------------------------------
 
 void gather_pixels(const float* input, std::ptrdiff_t pixels, int in_channels, int channel, std::ptrdiff_t first,
-                   const TileBlock& block, float* to) {
+                   const PatchBlock& block, float* to) {
   const int channels = smaller(kLanes, in_channels - channel);
   const float* from = input + channel * pixels + first;
   for (int i = 0; i < block.count; i += kLanes) {
@@ -268,13 +271,13 @@ void gather_pixels(const float* input, std::ptrdiff_t pixels, int in_channels, i
       }
       for (int c = 0; c < kLanes; ++c) lines[c] = load(padded[c]);
     }
-    transpose(lines);  // now a pixel each, lanes are channels
+    transpose(lines);  // Now one pixel per vector, and the lanes are channels.
     for (int k = 0; k < count; ++k) store(to + block.offset(i + k, channel), lines[k]);
   }
 }
 
 void scatter_pixels(const float* products, int product_channel, const float* bias, const float* residual, bool relu,
-                    const TileBlock& block, std::ptrdiff_t pixels, int out_channels, int channel, std::ptrdiff_t first,
+                    const PatchBlock& block, std::ptrdiff_t pixels, int out_channels, int channel, std::ptrdiff_t first,
                     float* output) {
   const int channels = smaller(kLanes, out_channels - channel);
   const Vec8 zero = broadcast(0.0f), offset = bias == nullptr ? zero : load(bias);
@@ -284,7 +287,7 @@ void scatter_pixels(const float* products, int product_channel, const float* bia
     for (int k = 0; k < kLanes; ++k) {
       lines[k] = k < count ? load(products + block.offset(i + k, product_channel)) + offset : zero;
     }
-    transpose(lines);  // now a channel each, lanes are pixels
+    transpose(lines);  // Now one channel per vector, and the lanes are pixels.
     for (int c = 0; c < channels; ++c) {
       const std::ptrdiff_t at = (channel + c) * pixels + first + i;
       float kept[kLanes] = {};

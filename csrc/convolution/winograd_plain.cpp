@@ -1,4 +1,4 @@
-// Winograd kernels for what every machine of this architecture has: NEON on ARM64, else plain C++.
+// The convolution kernels that run on every machine: NEON on ARM64, plain C++ elsewhere.
 #include "convolution/winograd_kernels_impl.h"
 
 namespace retinasdk::winograd {

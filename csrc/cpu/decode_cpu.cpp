@@ -1,3 +1,4 @@
+// Decoding on the CPU: filters the logits, selects the best of each feature level, computes their boxes.
 #include <algorithm>
 #include <limits>
 
@@ -7,8 +8,9 @@
 namespace retinasdk::cpu {
 namespace {
 
-// The best top_k of a stream of (logit, index), in memory that does not grow with the stream: whenever the buffer is
-// full, all but the best are dropped, and from then on the filter lets only those through that can still matter.
+// Selects the best top_k (logit, index) pairs of a stream, in a buffer of fixed size. When the buffer is full, all but
+// the best top_k are dropped. The threshold then rises, so that the filter passes only logits that can still be among
+// them.
 class BestOfLevel {
  public:
   BestOfLevel(int top_k, float threshold)
@@ -23,7 +25,7 @@ class BestOfLevel {
     keys_.push_back(rank_key(logit, index));
   }
 
-  // Best first.
+  // Returns the keys of the best pairs, best first. See Note [Rank].
   const std::vector<uint64_t>& sorted() {
     if (keys_.size() > top_k_) shrink();
     std::sort(keys_.begin(), keys_.end());
@@ -31,10 +33,12 @@ class BestOfLevel {
   }
 
  private:
+  // Drops all but the best top_k.
   void shrink() {
     const auto last_kept = keys_.begin() + static_cast<std::ptrdiff_t>(top_k_) - 1;
     std::nth_element(keys_.begin(), last_kept, keys_.end());
-    // A later value that equals the worst kept one may still win by its index, hence the next float below.
+    // A later logit that equals the worst kept one may still rank before it by its index. Therefore the threshold is
+    // the next float below.
     const float worst = logit_of(*last_kept);
     threshold_ = std::max(threshold_, std::nextafter(worst, -std::numeric_limits<float>::infinity()));
     keys_.resize(top_k_);
@@ -46,17 +50,18 @@ class BestOfLevel {
   std::vector<uint64_t> keys_;
 };
 
-constexpr int kChunk = 4096;  // logits filtered at a time: 16 KiB, so they are still in L1 when hits are read again
+constexpr int kChunk = 4096;  // Logits filtered at a time. 16 KiB stay in the L1 cache until hits are read again.
 
-// Offers the logits of channels [begin, end) of one level and image. Channels lie one after the other, so the filter
-// does not stop at their borders, which on the small levels are only some cells apart.
-// class_limits: of each class by strict_limit(); empty: none.
+// Adds the logits of the channels [begin, end) of one level and image to `best`. The channels are contiguous in memory,
+// so they are filtered as one array. This matters on small levels, where a channel has only a few cells.
+// class_limits: strict_limit() of the threshold of each class, or empty if there are none.
 void scan_channels(const float* logits, int begin, int end, const HeadLevel& level, const DecodeOptions& options,
                    const std::vector<float>& class_limits, BestOfLevel& best) {
   const int64_t cells = static_cast<int64_t>(level.height) * level.width;
   const int64_t stop = end * cells;
   int32_t positions[kChunk];
-  // Hits ascend, so their channel is found by stepping on: two divisions for each would cost more than the filter.
+  // The positions of hits ascend, so the channel of a hit is found by counting up from the previous one. Two divisions
+  // per hit would cost more than the filter itself.
   int anchor = begin / options.classes;
   int class_id = begin % options.classes;
   int64_t channel_start = begin * cells;
@@ -79,6 +84,7 @@ void scan_channels(const float* logits, int begin, int end, const HeadLevel& lev
   }
 }
 
+// Selects the best candidates of one level and image.
 BestOfLevel best_of_level(const HeadLevel& level, int image, const DecodeOptions& options,
                           const std::vector<float>& class_limits) {
   const int channels = options.anchors * options.classes;

@@ -1,4 +1,4 @@
-// positions_above(): the one loop that sees every logit, so the one loop that is written for the machine.
+// positions_above() with vector instructions. It is the only loop of decoding that reads every logit.
 #include "cpu/kernels_cpu.h"
 #include "math/box_math.h"
 
@@ -21,7 +21,7 @@ namespace {
 }
 
 #ifdef RETINASDK_AVX2
-// 32 comparisons make one bit mask; _CMP_GT_OQ is false for NaN, as `>` is.
+// 32 comparisons give one bit mask. _CMP_GT_OQ is false for NaN, as `>` is.
 __attribute__((target("avx2,bmi"))) int filter_avx2(const float* values, int count, float threshold,
                                                     int32_t* positions) {
   const __m256 limit = _mm256_set1_ps(threshold);
@@ -41,7 +41,8 @@ __attribute__((target("avx2,bmi"))) int filter_avx2(const float* values, int cou
 #endif
 
 #ifdef RETINASDK_NEON
-// NEON has no mask of bits, so 16 comparisons only tell whether a closer look pays.
+// NEON cannot turn comparisons into a bit mask cheaply. Therefore 16 values are compared together, and only if one of
+// them passes, each is compared again.
 int filter_neon(const float* values, int count, float threshold, int32_t* positions) {
   const float32x4_t limit = vdupq_n_f32(threshold);
   int found = 0;

@@ -1,3 +1,4 @@
+// Weighted boxes fusion on the CPU.
 #include <algorithm>
 
 #include "cpu/kernels_cpu.h"
@@ -6,10 +7,10 @@
 namespace retinasdk::cpu {
 namespace {
 
-constexpr int kNone = -1;
+constexpr int kNone = -1;  // No cluster.
 
-// Clusters of one image, each linked to the one of its class founded before it; with across_classes all are linked as
-// if they were of class 0.
+// The clusters of one image. Each is linked to the previous cluster of its class, so a box is compared with its own
+// class only. With across_classes, all clusters are in the list of class 0.
 class Clusters {
  public:
   Clusters(const FusionOptions& options)
@@ -19,23 +20,27 @@ class Clusters {
 
   const std::vector<Cluster>& all() const { return clusters_; }
 
+  // Adds a candidate to the cluster that it overlaps most, or to a new one.
   void add(const Box& box, float score, int32_t class_id) {
     int& newest = newest_of_class_[nms_.across_classes ? 0 : static_cast<size_t>(class_id)];
-    const int nearest = nearest_to(outline(box, nms_.inclusive_pixels), newest);
+    const int nearest = nearest_to(continuous_box(box, nms_.inclusive_pixels), newest);
     if (nearest != kNone) {
       join(clusters_[static_cast<size_t>(nearest)], box, score);
       return;
     }
     previous_of_class_.push_back(newest);
     newest = static_cast<int>(clusters_.size());
-    clusters_.push_back(founded(box, score, class_id));
+    clusters_.push_back(new_cluster(box, score, class_id));
   }
 
  private:
-  int nearest_to(const Box& outlined, int newest) const {
+  // Returns the cluster whose fused box has the highest IoU with the box, if that is above the threshold, else kNone.
+  // `newest` is the head of the list to search.
+  int nearest_to(const Box& continuous, int newest) const {
     uint64_t best = ~uint64_t{0};
     for (int k = newest; k != kNone; k = previous_of_class_[static_cast<size_t>(k)]) {
-      const float overlap = iou(outline(clusters_[static_cast<size_t>(k)].fused, nms_.inclusive_pixels), outlined);
+      const float overlap =
+          iou(continuous_box(clusters_[static_cast<size_t>(k)].fused, nms_.inclusive_pixels), continuous);
       if (overlap > iou_limit_) best = std::min(best, rank_key(overlap, static_cast<uint32_t>(k)));
     }
     return best == ~uint64_t{0} ? kNone : static_cast<int>(index_of(best));

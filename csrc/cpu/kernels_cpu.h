@@ -1,15 +1,16 @@
-// What ops.cpp calls after its checks, and what the CPU kernels share.
+// The CPU implementation of ops.h. ops.cpp checks the arguments, then calls these functions.
 #pragma once
 
 #include "retinasdk/ops.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#define RETINASDK_AVX2 1  // compiled in; has_avx2() says whether this machine runs it
+#define RETINASDK_AVX2 1  // AVX2 code is compiled in. Call has_avx2() before using it.
 #endif
 
 namespace retinasdk::cpu {
 
 #ifdef RETINASDK_AVX2
+// Whether this machine supports AVX2 and BMI.
 bool has_avx2();
 #endif
 
@@ -23,9 +24,11 @@ void fuse(int batch, const Candidates& candidates, const FusionOptions& options,
 int merge_tiles(const TileBoxes& boxes, const TileGrid& grid, const MergeOptions& options, int32_t* kept,
                 int32_t* joined);
 
-// Writes the positions i with values[i] > threshold to positions, ascending, and returns how many: passes() of
-// box_math.h for many values at once. positions must have room for count entries.
+// Finds the values that are above a threshold, as passes() of box_math.h does for one value.
+//
+// positions: (count,), filled with the ascending positions of these values. Returns how many there are.
 int positions_above(const float* values, int count, float threshold, int32_t* positions);
+// The instruction set of positions_above(), see ops.h.
 const char* simd_name();
 
 }  // namespace retinasdk::cpu

@@ -1,4 +1,4 @@
-// Checks the arguments, then calls the kernels. No arithmetic lives here.
+// Checks the arguments of the functions in ops.h, then calls their implementations. It contains no arithmetic.
 #include "retinasdk/ops.h"
 
 #include <cmath>
@@ -11,8 +11,11 @@
 namespace retinasdk {
 namespace {
 
-constexpr int kMaxSide = 1 << 16;    // pixels; keeps every product below within int64 and every cell within int
-constexpr int kMaxExtent = 1 << 20;  // pixels of an image that is only seen in tiles: float32 still tells 1/8 of one
+// The highest side of images and feature levels. Products of sides then fit into int64.
+constexpr int kMaxSide = 1 << 16;
+// The highest side of an image that is processed in tiles, in pixels. float32 coordinates of this size are exact to 1/8
+// pixel.
+constexpr int kMaxExtent = 1 << 20;
 constexpr int32_t kMaxClasses = 1 << 16;
 
 void require(bool condition, const std::string& message) {
@@ -33,7 +36,11 @@ void require_axis(const TileAxis& axis, const std::string& name) {
   for (int i = 1; covers && i < axis.count; ++i) {
     covers = axis.starts[i] > axis.starts[i - 1] && axis.starts[i] <= axis.starts[i - 1] + axis.length;
   }
-  require(covers, "tiles along " + name + " must ascend from 0 and cover the image without gaps");
+  require(covers, "tiles along " + name + " must ascend from 0 and cover the image without gaps, got " +
+                      std::to_string(axis.count) + " tiles of length " + std::to_string(axis.length) + " from " +
+                      std::to_string(axis.starts[0]) + " to " +
+                      std::to_string(int64_t{axis.starts[axis.count - 1]} + axis.length) + " for an image of size " +
+                      std::to_string(axis.extent));
 }
 
 void require_side(int value, const char* name) { require_in(value, 1, kMaxSide, name); }
@@ -59,30 +66,37 @@ void preprocess(const ImageView& image, const PreprocessOptions& options, float*
   require_side(options.resized_width, "resized width");
   require_in(options.padded_height, options.resized_height, kMaxSide, "padded height");
   require_in(options.padded_width, options.resized_width, kMaxSide, "padded width");
-  for (int c = 0; c < 3; ++c) require(options.std[c] > 0.0f, "std must be above 0 in each channel");
+  for (const float std : options.std) {
+    require(std > 0.0f, "std must be above 0 in each channel, got " + std::to_string(std));
+  }
   cpu::preprocess(image, options, output);
 }
 
 void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, const float* clip_sizes,
             const Candidates& candidates) {
-  require(!levels.empty(), "decode needs at least one level, got none");
+  require(!levels.empty(), "decode needs at least one feature level, got none");
   require_in(options.batch, 0, kMaxPerImage, "batch");
   require_in(options.anchors, 1, 1024, "anchors per cell");
   require_in(options.classes, 1, kMaxClasses, "classes");
   require_in(options.top_k, 1, kMaxPerImage, "top_k");
   require(options.logit_threshold == options.logit_threshold, "logit_threshold must be a number, got NaN");
-  for (const float weight : options.coder.weights) require(weight > 0.0f, "box coder weights must be above 0");
-  for (const float mean : options.coder.means) require(std::isfinite(mean), "box coder means must be finite");
+  for (const float weight : options.coder.weights) {
+    require(weight > 0.0f, "box coder weights must be above 0, got " + std::to_string(weight));
+  }
+  for (const float mean : options.coder.means) {
+    require(std::isfinite(mean), "box coder means must be finite, got " + std::to_string(mean));
+  }
   for (const HeadLevel& level : levels) {
     require_side(level.height, "level height");
     require_side(level.width, "level width");
     const int64_t pairs = int64_t{1} * level.height * level.width * options.anchors * options.classes;
-    require(pairs <= std::numeric_limits<int32_t>::max(),
-            "a level has " + std::to_string(pairs) + " (anchor, class) pairs; at most 2147483647 are supported");
+    require(
+        pairs <= std::numeric_limits<int32_t>::max(),
+        "a level has " + std::to_string(pairs) + " (anchor, class) pairs, but at most 2147483647 pairs are supported");
   }
   const int64_t wanted = static_cast<int64_t>(levels.size()) * options.top_k;
-  require(candidates.capacity >= wanted, "candidates need room for levels * top_k = " + std::to_string(wanted) +
-                                             " an image, got " + std::to_string(candidates.capacity));
+  require(candidates.capacity >= wanted, "the capacity of the candidates must be at least levels * top_k = " +
+                                             std::to_string(wanted) + ", got " + std::to_string(candidates.capacity));
   for (const int32_t class_id : options.class_ids) require_in(class_id, 0, options.classes - 1, "class id");
   require_in(options.ignored_regions, 0, kMaxPerImage, "ignored regions");
   cpu::decode(levels, options, clip_sizes, candidates);
@@ -96,7 +110,7 @@ void nms(int batch, const Candidates& candidates, const NmsOptions& options, int
 void soft_nms(int batch, const Candidates& candidates, const SoftNmsOptions& options, int32_t* kept,
               int32_t* kept_counts, float* scores) {
   require_suppression(batch, candidates, options.nms, options.classes);
-  require(options.sigma > 0.0f, "sigma must be above 0");
+  require(options.sigma > 0.0f, "sigma must be above 0, got " + std::to_string(options.sigma));
   cpu::soft_nms(batch, candidates, options, kept, kept_counts, scores);
 }
 
@@ -111,8 +125,11 @@ int merge_tiles(const TileBoxes& boxes, const TileGrid& grid, const MergeOptions
   require_axis(grid.y, "y");
   require_axis(grid.x, "x");
   require(options.iou_threshold == options.iou_threshold, "iou_threshold must be a number, got NaN");
-  require(options.cover_limit >= 0.0f && options.cover_limit <= 1.0f, "cover_limit must be from 0 to 1");
-  require(options.cut_slack_y >= 0.0f && options.cut_slack_x >= 0.0f, "cut slacks must be at least 0");
+  require(options.cover_limit >= 0.0f && options.cover_limit <= 1.0f,
+          "cover_limit must be from 0 to 1, got " + std::to_string(options.cover_limit));
+  require(options.cut_slack_y >= 0.0f && options.cut_slack_x >= 0.0f,
+          "cut slacks must be at least 0, got " + std::to_string(options.cut_slack_y) + " and " +
+              std::to_string(options.cut_slack_x));
   const int tiles = grid.y.count * grid.x.count;
   for (int i = 0; i < boxes.count; ++i) {
     require_in(boxes.class_ids[i], 0, kMaxClasses - 1, "class id");

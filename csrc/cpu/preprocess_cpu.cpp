@@ -1,3 +1,4 @@
+// Preprocessing on the CPU: blends source rows, then the pixels along each row.
 #include <algorithm>
 #include <vector>
 
@@ -11,14 +12,14 @@
 namespace retinasdk::cpu {
 namespace {
 
-// For each output channel, the channel of the source, and the normalisation.
+// The source channel and the normalization of each output channel.
 struct Channels {
   int source[3];
   float gain[3];
   float bias[3];
 };
 
-// Taps of every output position of one axis.
+// The taps of all output positions of one axis, see resize_math.h.
 class Axis {
  public:
   Axis(int in, int out, bool antialias) : stride_(static_cast<size_t>(max_taps(in, out, antialias))) {
@@ -43,7 +44,7 @@ class Axis {
   std::vector<float> weights_;
 };
 
-// Weighted sum of source rows, count values of each.
+// Computes the weighted sum of `taps` source rows, for `count` values of each.
 void blend_plain(const uint8_t* source, std::ptrdiff_t row_bytes, const float* weights, int taps, int count,
                  float* out) {
   for (int i = 0; i < count; ++i) out[i] = weights[0] * static_cast<float>(source[i]);
@@ -54,15 +55,15 @@ void blend_plain(const uint8_t* source, std::ptrdiff_t row_bytes, const float* w
 }
 
 #ifdef RETINASDK_AVX2
-constexpr int kRun = 32;  // values summed at a time, so that the sums stay in registers from tap to tap
+constexpr int kRun = 32;  // Values summed at a time. Their sums stay in registers from tap to tap.
 
-// The same sums in the same order, for whole runs; returns how many values are done.
+// Computes the same sums in the same order, for whole runs only. Returns how many values are done.
 __attribute__((target("avx2"))) int blend_avx2(const uint8_t* source, std::ptrdiff_t row_bytes, const float* weights,
                                                int taps, int count, float* out) {
   int i = 0;
   for (; i + kRun <= count; i += kRun) {
     __m256 sum[kRun / 8];
-    for (__m256& part : sum) part = _mm256_setzero_ps();  // 0 + product is the product: it is never -0
+    for (__m256& part : sum) part = _mm256_setzero_ps();  // 0 + product equals the product, which is never -0.
     for (int tap = 0; tap < taps; ++tap) {
       const uint8_t* values = source + tap * row_bytes + i;
       const __m256 weight = _mm256_set1_ps(weights[tap]);
@@ -78,7 +79,7 @@ __attribute__((target("avx2"))) int blend_avx2(const uint8_t* source, std::ptrdi
 }
 #endif
 
-// Weighted sum of whole source rows.
+// Computes the weighted sum of whole source rows, for one output row.
 void blend_rows(const ImageView& image, const Axis& axis, int row, float* out) {
   const uint8_t* source = image.pixels + axis.first(row) * image.row_bytes;
   const int values = image.width * 3;
@@ -90,7 +91,7 @@ void blend_rows(const ImageView& image, const Axis& axis, int row, float* out) {
 }
 
 #ifdef RETINASDK_AVX2
-// Weighted sum of pixels; the fourth value is the next pixel's and of no use.
+// Returns the weighted sum of pixels. The fourth value belongs to the next pixel and has no meaning.
 inline __m128 blend_pixel(const float* source, const float* weights, int taps) {
   __m128 sum = _mm_mul_ps(_mm_set1_ps(weights[0]), _mm_loadu_ps(source));
   for (int tap = 1; tap < taps; ++tap) {
@@ -99,7 +100,8 @@ inline __m128 blend_pixel(const float* source, const float* weights, int taps) {
   return sum;
 }
 
-// As blend_columns() does it, four pixels at a time: SSE2, which every x86-64 has.
+// Computes blend_columns() for four pixels at a time, with SSE2, which every x86-64 supports. Returns how many output
+// pixels are done.
 int blend_columns_sse2(const float* blended, const Axis& columns, int count, const Channels& channels,
                        float* const (&out)[3]) {
   int x = 0;
@@ -118,7 +120,7 @@ int blend_columns_sse2(const float* blended, const Axis& columns, int count, con
 }
 #endif
 
-// Weighted sums along a blended row, normalised, to one row of each output channel.
+// Computes the weighted sums along a blended row, normalizes them, and writes one row of each output channel.
 void blend_columns(const float* blended, const Axis& columns, int count, const Channels& channels,
                    float* const (&out)[3]) {
   int x = 0;
@@ -132,7 +134,7 @@ void blend_columns(const float* blended, const Axis& columns, int count, const C
     for (int tap = 1; tap < columns.count(x); ++tap) {
       for (int c = 0; c < 3; ++c) sum[c] += weights[tap] * source[3 * tap + c];
     }
-    for (int c = 0; c < 3; ++c) out[c][x] = normalise(sum[channels.source[c]], channels.gain[c], channels.bias[c]);
+    for (int c = 0; c < 3; ++c) out[c][x] = normalize(sum[channels.source[c]], channels.gain[c], channels.bias[c]);
   }
 }
 
@@ -145,11 +147,12 @@ void preprocess(const ImageView& image, const PreprocessOptions& options, float*
   Channels channels;
   for (int c = 0; c < 3; ++c) {
     channels.source[c] = options.reverse_channels ? 2 - c : c;
-    channels.gain[c] = normalise_gain(options.std[c]);
-    channels.bias[c] = normalise_bias(options.mean[c], options.std[c]);
+    channels.gain[c] = normalize_gain(options.std[c]);
+    channels.bias[c] = normalize_bias(options.mean[c], options.std[c]);
   }
 
-  std::vector<float> blended(static_cast<size_t>(image.width) * 3 + 1);  // + 1: pixels are read by four values
+  // There is one more value, because pixels are read as four values.
+  std::vector<float> blended(static_cast<size_t>(image.width) * 3 + 1);
   for (int y = 0; y < options.resized_height; ++y) {
     blend_rows(image, rows, y, blended.data());
     float* out_rows[3];

@@ -1,16 +1,19 @@
+// Soft NMS on the CPU.
 #include "cpu/kernels_cpu.h"
 #include "math/overlap_math.h"
 
 namespace retinasdk::cpu {
 namespace {
 
+// A candidate that is neither kept nor dropped yet.
 struct Candidate {
-  Box outline;  // Note [Box convention]
+  Box box;  // In continuous coordinates, see Note [Box convention].
   float score;
   uint32_t index;
   int32_t class_id;
 };
 
+// Returns the usable candidates of an image with their initial scores.
 std::vector<Candidate> scored_candidates(const Candidates& candidates, int image, bool inclusive_pixels) {
   const int64_t offset = static_cast<int64_t>(image) * candidates.capacity;
   const float* boxes = candidates.boxes + 4 * offset;
@@ -19,12 +22,13 @@ std::vector<Candidate> scored_candidates(const Candidates& candidates, int image
   for (int i = 0; i < candidates.counts[image]; ++i) {
     const Box box = box_at(boxes, static_cast<uint64_t>(i));
     if (logits[i] != logits[i] || !is_finite(box)) continue;
-    scored.push_back({outline(box, inclusive_pixels), score_of(logits[i]), static_cast<uint32_t>(i),
+    scored.push_back({continuous_box(box, inclusive_pixels), score_of(logits[i]), static_cast<uint32_t>(i),
                       candidates.class_ids[offset + i]});
   }
   return scored;
 }
 
+// Returns the position of the best candidate. `left` must not be empty.
 size_t best_of(const std::vector<Candidate>& left) {
   size_t best = 0;
   for (size_t i = 1; i < left.size(); ++i) {
@@ -47,7 +51,7 @@ void soft_nms(int batch, const Candidates& candidates, const SoftNmsOptions& opt
     while (!left.empty() && count < nms.max_detections) {
       const size_t place = best_of(left);
       const Candidate best = left[place];
-      left[place] = left.back();  // the order of those left decides nothing
+      left[place] = left.back();  // The order of the remaining candidates does not matter.
       left.pop_back();
       if (kept_of_class[static_cast<size_t>(best.class_id)]++ >= nms.max_per_class) continue;
       kept[results + count] = static_cast<int32_t>(best.index);
@@ -57,7 +61,7 @@ void soft_nms(int batch, const Candidates& candidates, const SoftNmsOptions& opt
       for (Candidate other : left) {
         if (nms.across_classes || other.class_id == best.class_id) {
           const float before = other.score;
-          other.score = decayed(before, iou(best.outline, other.outline), rule);
+          other.score = decayed(before, iou(best.box, other.box), rule);
           if (!survives(before, other.score, options.score_thresholds[other.class_id])) continue;
         }
         left[survivors++] = other;

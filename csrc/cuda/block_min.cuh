@@ -1,4 +1,4 @@
-// The smallest key that a block of threads has.
+// The minimum of a key over the threads of a block.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,8 +8,8 @@
 namespace retinasdk::cuda {
 namespace {
 
-// Of `key` over all threads, to all of them. kThreads: of the block, all of which call. What any thread wrote before,
-// all see afterwards.
+// Returns the smallest `key` of all threads, to all of them. kThreads is the block size, and every thread must call.
+// The call is also a barrier: afterwards, all threads see what any thread wrote before.
 template <int kThreads>
 __device__ inline uint64_t block_min(uint64_t key) {
   __shared__ uint64_t of_warp[kThreads / 32];
@@ -20,7 +20,7 @@ __device__ inline uint64_t block_min(uint64_t key) {
   if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = key;
   __syncthreads();
   for (int warp = 0; warp < kThreads / 32; ++warp) key = of_warp[warp] < key ? of_warp[warp] : key;
-  __syncthreads();  // of_warp may be written again
+  __syncthreads();  // The next call may overwrite of_warp.
   return key;
 }
 

@@ -1,4 +1,4 @@
-// Sorting by one block of threads: bitonic, since its steps are the same whatever the keys.
+// Sorting by one block of threads. It is a bitonic sort, whose steps do not depend on the keys.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,10 +8,10 @@
 namespace retinasdk::cuda {
 namespace {
 
-constexpr int kSortTile = 2048;  // keys sorted in shared memory at a time: 16 KiB
+constexpr int kSharedKeys = 2048;  // Keys that are sorted in shared memory at a time: 16 KiB.
 
-// One step on `count` keys, of which keys[0] is key number `first` of the whole: each thread compares keys `stride`
-// apart.
+// One step of the sort: each thread compares, and maybe exchanges, two keys that are `stride` apart. `keys` is a part
+// of `count` keys of the array, and `first` is the position of keys[0] in the array.
 __device__ inline void bitonic_step(uint64_t* keys, int count, int first, int size, int stride) {
   for (int pair = threadIdx.x; pair < count / 2; pair += blockDim.x) {
     const int i = 2 * pair - (pair & (stride - 1));
@@ -26,23 +26,23 @@ __device__ inline void bitonic_step(uint64_t* keys, int count, int first, int si
   __syncthreads();
 }
 
-// Sorts keys[0..n), ascending. n: a power of two. keys: global memory that only this block uses; all of its threads
-// call. Steps whose strides fit into a tile run in shared memory, so up to kSortTile keys global memory is passed only
-// once.
+// Sorts keys[0..n) in ascending order. n must be a power of two. The keys lie in global memory that no other block
+// uses, and all threads of the block must call. Steps with small strides run in shared memory. Up to kSharedKeys keys,
+// global memory is read and written only once.
 __device__ inline void block_sort(uint64_t* keys, int n) {
-  __shared__ uint64_t tile[kSortTile];
-  const int tile_keys = n < kSortTile ? n : kSortTile;
-  __syncthreads();  // the keys may come from other threads of the block
-  for (int size = tile_keys; size <= n; size *= 2) {
-    for (int stride = size / 2; stride >= tile_keys; stride /= 2) bitonic_step(keys, n, 0, size, stride);
-    for (int first = 0; first < n; first += tile_keys) {
-      for (int i = threadIdx.x; i < tile_keys; i += blockDim.x) tile[i] = keys[first + i];
+  __shared__ uint64_t shared_keys[kSharedKeys];
+  const int chunk = n < kSharedKeys ? n : kSharedKeys;
+  __syncthreads();  // Other threads of the block may have written the keys.
+  for (int size = chunk; size <= n; size *= 2) {
+    for (int stride = size / 2; stride >= chunk; stride /= 2) bitonic_step(keys, n, 0, size, stride);
+    for (int first = 0; first < n; first += chunk) {
+      for (int i = threadIdx.x; i < chunk; i += blockDim.x) shared_keys[i] = keys[first + i];
       __syncthreads();
-      for (int inner = size == tile_keys ? 2 : size; inner <= size; inner *= 2) {
-        const int largest = inner / 2 < tile_keys / 2 ? inner / 2 : tile_keys / 2;
-        for (int stride = largest; stride > 0; stride /= 2) bitonic_step(tile, tile_keys, first, inner, stride);
+      for (int inner = size == chunk ? 2 : size; inner <= size; inner *= 2) {
+        const int largest = inner / 2 < chunk / 2 ? inner / 2 : chunk / 2;
+        for (int stride = largest; stride > 0; stride /= 2) bitonic_step(shared_keys, chunk, first, inner, stride);
       }
-      for (int i = threadIdx.x; i < tile_keys; i += blockDim.x) keys[first + i] = tile[i];
+      for (int i = threadIdx.x; i < chunk; i += blockDim.x) keys[first + i] = shared_keys[i];
       __syncthreads();
     }
   }

@@ -1,4 +1,4 @@
-// What the host side of every *_cuda.cu shares: checked calls, typed launches, the layout of scratch.
+// Helpers for the host code of all *_cuda.cu files: checked calls, typed launches, scratch layout, argument checks.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -10,13 +10,14 @@
 
 namespace retinasdk::cuda {
 
+// Throws cuda::Error if the call named `what` failed.
 inline void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
-  cudaGetLastError();  // an error of a launch stays until it is read
+  cudaGetLastError();  // Clears the error, so that the next call does not report it again.
   throw Error(std::string(what) + " failed: " + cudaGetErrorName(status) + " (" + cudaGetErrorString(status) + ")");
 }
 
-// kernel<<<grid, block, 0, stream>>>(arguments...), checked.
+// Runs kernel<<<grid, block, 0, stream>>>(arguments...) and checks the launch.
 template <typename... Parameters>
 void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block, Stream stream,
             std::common_type_t<Parameters>... arguments) {
@@ -24,7 +25,8 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 blo
   check(cudaLaunchKernel(kernel, grid, block, addresses, 0, static_cast<cudaStream_t>(stream)), name);
 }
 
-// Hands out parts of scratch, one behind the other. Over nothing (data null) it only adds up their sizes.
+// Divides a scratch buffer into consecutive, aligned parts. Without a buffer (data is null), it only computes the size
+// that is needed.
 class ScratchLayout {
  public:
   explicit ScratchLayout(void* data = nullptr) : data_(static_cast<unsigned char*>(data)) {}
@@ -50,13 +52,16 @@ inline void require(bool condition, const std::string& message) {
 
 inline void require_scratch(Scratch scratch, size_t wanted) {
   require(scratch.size_bytes >= wanted && (wanted == 0 || scratch.data != nullptr),
-          "scratch must have " + std::to_string(wanted) + " bytes, got " + std::to_string(scratch.size_bytes));
+          "scratch must have " + std::to_string(wanted) + " bytes, got " + std::to_string(scratch.size_bytes) +
+              (scratch.data == nullptr ? " at a null address" : "") +
+              "; allocate what the *_scratch_bytes function returns for the same options");
 }
 
+// Checks the arguments that NMS, soft NMS and fusion share.
 inline void require_suppression(int batch, int capacity, const DeviceNmsOptions& options, int classes) {
   require(batch >= 1 && batch <= 65535, "batch must be 1 to 65535, got " + std::to_string(batch));
   require(capacity >= 1 && capacity <= 1 << 24,
-          "room for candidates must be 1 to 16777216 an image, got " + std::to_string(capacity));
+          "the capacity of the candidates must be 1 to 16777216 per image, got " + std::to_string(capacity));
   require(options.max_detections >= 1 && options.max_detections <= 1 << 20,
           "max_detections must be 1 to 1048576, got " + std::to_string(options.max_detections));
   require(options.max_per_class >= 1, "max_per_class must be at least 1, got " + std::to_string(options.max_per_class));
@@ -64,6 +69,7 @@ inline void require_suppression(int batch, int capacity, const DeviceNmsOptions&
   require(classes >= 1 && classes <= 1 << 16, "classes must be 1 to 65536, got " + std::to_string(classes));
 }
 
+// Returns the smallest power of two that is not below the value.
 inline int power_of_two_from(int value) {
   int power = 1;
   while (power < value) power *= 2;

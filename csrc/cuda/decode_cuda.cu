@@ -1,9 +1,11 @@
-// Decode in three launches: filter the logits into keys, choose and order the best of each level, make their boxes.
+// Decoding in three launches: filter the logits into keys, select and sort the best keys of each level, compute boxes.
 //
 // Note [Rescan]
-// The filter writes keys to a buffer of fixed size, in whatever order its warps arrive. Where more pass than fit, as
-// with an untrained network, the second launch reads that level's logits again instead of its buffer: slower, but
-// nothing is cut, and the result stays that of the CPU. How often is counted, per image, in DeviceCandidates::rescans.
+// The filter writes keys to a buffer of fixed size, in no particular order.
+// If more logits pass than fit into the buffer of a level, the second launch reads the logits of that level again and
+// does not use the buffer. This happens with an untrained network, for example.
+// It is slower, but no candidate is lost, and the result equals that of the CPU.
+// DeviceCandidates::rescans counts the levels that were read again, per image.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
@@ -15,50 +17,52 @@
 namespace retinasdk::cuda {
 namespace {
 
-constexpr int kLevels = 16;  // kMaxLevels of ops_cuda.h, for device-only compilers
+constexpr int kLevels = 16;  // kMaxLevels of ops_cuda.h, which device-only compilers cannot include.
 constexpr int kFilterThreads = 256;
-constexpr int kVectorsPerThread = 4;  // 16 bytes each, loaded before the first is looked at: latency is hidden
+constexpr int kVectorsPerThread = 4;  // Vectors of 16 bytes. All are loaded before the first is used, to hide latency.
 constexpr int kSelectThreads = 512;
 constexpr int kBoxThreads = 256;
 constexpr int kDigitBits = 11;
 constexpr int kDigits = 1 << kDigitBits;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
+// A feature level.
 struct Level {
   const void* logits;
   const void* deltas;
   const float* base_anchors;
   int height, width;
   float stride_y, stride_x;
-  uint32_t pairs;   // A * K * height * width: logits of one image
-  int first_block;  // of the filter's grid
-  // Its part of an image's buffer: where it begins, and how many keys it holds.
-  uint64_t first_key;
-  uint32_t buffer_keys;
+  uint32_t pairs;        // A * K * height * width, the number of logits of one image.
+  int first_block;       // The level's first block in the grid of the filter.
+  uint64_t first_key;    // Where the level's part of an image's buffer begins.
+  uint32_t buffer_keys;  // How many keys that part holds.
 };
 
-// By value to every kernel, so that nothing has to be copied before a launch.
+// The arguments of the kernels. They are passed by value, so nothing has to be copied to the device before a launch.
 struct Plan {
   Level levels[kLevels];
   int level_count, anchors, classes, top_k;
-  uint64_t image_keys;  // of all levels' buffers together
-  int sorted_keys;      // room for the best of a level: top_k, rounded up to a power of two
-  bool aligned;         // all logits lie at multiples of 16 bytes
+  uint64_t image_keys;  // The sum of buffer_keys over all levels.
+  int sorted_keys;      // top_k, rounded up to a power of two.
+  bool aligned;         // Whether the logits of all levels are aligned to 16 bytes.
   BoxCoder coder;
   bool or_equal, drop_empty;
   const float* logit_threshold;
   const uint8_t* class_mask;
   const float* clip_sizes;
-  const float* class_thresholds;  // or null
+  const float* class_thresholds;  // Or null.
   const float* ignored;
   int ignored_regions;
-  // Scratch, one entry for each (image, level):
-  uint32_t* passed;  // candidates that the filter found, those without room included
-  uint64_t* best;    // (sorted_keys)
+  // Scratch, one entry for each image and level:
+  uint32_t* passed;  // How many logits passed the filter, including those that did not fit into the buffer.
+  uint64_t* best;    // (sorted_keys,), the best keys.
   int* best_counts;
-  uint64_t* buffer;  // (image, image_keys)
+  // Scratch, (images, image_keys): the keys that the filter found.
+  uint64_t* buffer;
 };
 
+// Returns the buffer of a level and image.
 __device__ inline uint64_t* buffer_of(const Plan& plan, const Level& level, uint32_t image) {
   return plan.buffer + image * plan.image_keys + level.first_key;
 }
@@ -66,18 +70,20 @@ __device__ inline uint64_t* buffer_of(const Plan& plan, const Level& level, uint
 __device__ inline float to_float(float value) { return value; }
 __device__ inline float to_float(__half value) { return __half2float(value); }
 
+// 16 bytes that are loaded at once.
 template <typename T>
 struct alignas(16) Vector {
   static constexpr int kSize = 16 / sizeof(T);
   T values[kSize];
 };
 
-// Which (anchor, class) pair lies at `offset` in the logits of one image, and its index in Note [Rank]'s order.
+// The class of a logit, and its index for Note [Rank].
 struct Pair {
   uint32_t class_id;
   uint32_t index;
 };
 
+// Returns the pair at `offset` in the logits of one image.
 __device__ inline Pair pair_at(uint32_t offset, const Plan& plan, const Level& level) {
   const uint32_t cells = static_cast<uint32_t>(level.height) * static_cast<uint32_t>(level.width);
   const uint32_t channel = offset / cells;
@@ -88,6 +94,7 @@ __device__ inline Pair pair_at(uint32_t offset, const Plan& plan, const Level& l
   return {class_id, (cell * static_cast<uint32_t>(plan.anchors) + anchor) * classes + class_id};
 }
 
+// Whether the logit at `offset` passes the thresholds and its class is enabled.
 __device__ inline bool is_candidate(float logit, float threshold, uint32_t offset, const Plan& plan,
                                     const Level& level) {
   if (!passes(logit, threshold)) return false;
@@ -99,8 +106,10 @@ __device__ inline bool is_candidate(float logit, float threshold, uint32_t offse
 
 // -- filter ----------------------------------------------------------------------------------------------------------
 
-// Grid: (blocks of all levels, images). Every logit is read once, 16 bytes at a time; a warp reserves room for all its
-// hits by one atomic addition, and most warps have none.
+// Writes the keys of all logits that pass to the buffers. Grid: (blocks of all levels, images).
+//
+// Every logit is read once, 16 bytes at a time. A warp reserves space for all its hits with one atomic addition. Most
+// warps have no hits.
 template <typename T>
 __global__ void __launch_bounds__(kFilterThreads) filter_logits(Plan plan) {
   constexpr int kSize = Vector<T>::kSize;
@@ -112,7 +121,7 @@ __global__ void __launch_bounds__(kFilterThreads) filter_logits(Plan plan) {
   const Level& level = plan.levels[level_index];
   const T* logits = static_cast<const T*>(level.logits);
   const float threshold = strict_limit(*plan.logit_threshold, plan.or_equal);
-  // Offsets count from the first image, whose logits alone are sure to be aligned.
+  // Offsets count from the first image, because only its logits are certainly aligned.
   const uint64_t begin = uint64_t{blockIdx.y} * level.pairs;
   const uint64_t end = begin + level.pairs;
   const uint64_t all = uint64_t{gridDim.y} * level.pairs;
@@ -133,14 +142,14 @@ __global__ void __launch_bounds__(kFilterThreads) filter_logits(Plan plan) {
     }
   }
 
-  uint32_t hits = 0;  // bit v * kSize + i
+  uint32_t hits = 0;  // Bit v * kSize + i stands for loaded[v].values[i].
 #pragma unroll
   for (int v = 0; v < kVectorsPerThread; ++v) {
     const uint64_t start = (first + static_cast<uint64_t>(v) * kFilterThreads) * kSize;
 #pragma unroll
     for (int i = 0; i < kSize; ++i) {
       const uint64_t at = start + i;
-      if (at < begin || at >= end) continue;  // the neighbour image's, or behind the last
+      if (at < begin || at >= end) continue;  // Belongs to another image, or lies behind the last one.
       if (is_candidate(to_float(loaded[v].values[i]), threshold, static_cast<uint32_t>(at - begin), plan, level)) {
         hits |= 1u << (v * kSize + i);
       }
@@ -150,7 +159,7 @@ __global__ void __launch_bounds__(kFilterThreads) filter_logits(Plan plan) {
 
   const int lane = threadIdx.x % 32;
   const int count = __popc(hits);
-  int before = count;  // hits of the lanes up to this one, then without it
+  int before = count;  // First the hits of the lanes up to and including this one, then without this one.
   for (int distance = 1; distance < 32; distance *= 2) {
     const int lower = __shfl_up_sync(kAllLanes, before, distance);
     if (lane >= distance) before += lower;
@@ -162,7 +171,8 @@ __global__ void __launch_bounds__(kFilterThreads) filter_logits(Plan plan) {
   if (lane == 0) base = atomicAdd(plan.passed + slot, warp_hits);
   uint32_t place = __shfl_sync(kAllLanes, base, 0) + static_cast<uint32_t>(before);
   uint64_t* buffer = buffer_of(plan, level, blockIdx.y);
-  // All bits are tried, so that loaded[] is indexed by constants and stays in registers.
+  // The loop visits all bits, not only those that are set. Then the indices of loaded[] are constants, and it stays in
+  // registers.
 #pragma unroll
   for (int v = 0; v < kVectorsPerThread; ++v) {
 #pragma unroll
@@ -178,7 +188,8 @@ __global__ void __launch_bounds__(kFilterThreads) filter_logits(Plan plan) {
 
 // -- select ----------------------------------------------------------------------------------------------------------
 
-// Calls body(key) for every candidate of a level and image, each by one thread: from the buffer, or by [Rescan].
+// Calls body(key) once for every candidate of a level and image. The keys come from the buffer, or from the logits as
+// described in Note [Rescan].
 template <typename T, typename Body>
 __device__ void for_each_candidate(const Plan& plan, const Level& level, uint32_t slot, Body body) {
   const uint32_t passed = plan.passed[slot];
@@ -196,14 +207,15 @@ __device__ void for_each_candidate(const Plan& plan, const Level& level, uint32_
   }
 }
 
-// The wanted-th smallest of a level's keys, by radix: count the highest digit, find where the wanted-th falls, go on
-// with the keys of that digit. Keys are distinct, so it ends at the latest with the last digit.
+// Returns an upper bound that exactly `wanted` keys of a level do not exceed. It is a radix selection: count the keys
+// by their highest digit, find the digit of the wanted-th smallest key, and go on with the keys of that digit. All keys
+// are different, so the selection ends with the last digit at the latest.
 template <typename T>
 __device__ uint64_t nth_key(const Plan& plan, const Level& level, uint32_t slot, uint32_t wanted) {
   __shared__ uint32_t counts[kDigits];
   __shared__ uint32_t chosen_digit, below_chosen, in_chosen;
   uint64_t prefix = 0;
-  uint64_t known = 0;  // bits of prefix that are settled
+  uint64_t known = 0;  // The bits of `prefix` that are determined.
   for (int shift = 55; shift >= 0; shift -= kDigitBits) {
     for (int digit = threadIdx.x; digit < kDigits; digit += blockDim.x) counts[digit] = 0;
     __syncthreads();
@@ -211,7 +223,8 @@ __device__ uint64_t nth_key(const Plan& plan, const Level& level, uint32_t slot,
       if ((key & known) == prefix) atomicAdd(&counts[key >> shift & (kDigits - 1)], 1u);
     });
     __syncthreads();
-    if (threadIdx.x < 32) {  // each lane sums its share of the digits; the one where the wanted-th falls looks closer
+    // Each lane sums a share of the digits. The lane that contains the wanted-th key searches its share.
+    if (threadIdx.x < 32) {
       constexpr uint32_t kShare = kDigits / 32;
       const uint32_t first = threadIdx.x * kShare;
       uint32_t share = 0;
@@ -234,12 +247,12 @@ __device__ uint64_t nth_key(const Plan& plan, const Level& level, uint32_t slot,
     prefix |= uint64_t{chosen_digit} << shift;
     known |= static_cast<uint64_t>(kDigits - 1) << shift;
     wanted -= below_chosen;
-    if (wanted == in_chosen) break;  // all keys of this digit are wanted
+    if (wanted == in_chosen) break;  // All keys with this digit are wanted.
   }
   return prefix | ~known;
 }
 
-// Grid: (levels, images). Leaves the best top_k keys of each level in order.
+// Selects and sorts the best top_k keys of each level. Grid: (levels, images).
 template <typename T>
 __global__ void __launch_bounds__(kSelectThreads) select_best(Plan plan) {
   __shared__ int gathered;
@@ -265,6 +278,7 @@ __global__ void __launch_bounds__(kSelectThreads) select_best(Plan plan) {
 
 // -- boxes -----------------------------------------------------------------------------------------------------------
 
+// The arrays of DeviceCandidates.
 struct Output {
   float* boxes;
   float* logits;
@@ -274,7 +288,7 @@ struct Output {
   int capacity;
 };
 
-// Grid: (1, images). Boxes of the best, level by level; those that are no candidates are left out.
+// Computes the boxes of the best keys, level by level. Boxes outside the limits are dropped. Grid: (1, images).
 template <typename T>
 __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output output) {
   __shared__ int warp_counts[kBoxThreads / 32];
@@ -338,7 +352,7 @@ __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output outp
 }  // namespace
 }  // namespace retinasdk::cuda
 
-#ifndef __CUDACC_RTC__  // device-only compilers stop here
+#ifndef __CUDACC_RTC__  // Device-only compilers stop here.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -349,19 +363,21 @@ namespace retinasdk::cuda {
 namespace {
 
 static_assert(kLevels == kMaxLevels);
-// Candidates of one level and image before [Rescan]: so many, or one in so many of its logits if that is more. A photo
-// full of objects has some 0.3 % of logits above a score of 0.05.
+// The buffer of a level and image holds kBufferKeys keys, or one key for kPairsPerKey logits if that is more. In a
+// photo full of objects, about 0.3% of the logits are above a score of 0.05. See Note [Rescan].
 constexpr int64_t kBufferKeys = 32768;
 constexpr int64_t kPairsPerKey = 64;
 
+// Returns the number of blocks that filter one image of a level.
 template <typename T>
 int filter_blocks(uint32_t pairs) {
-  // An image's logits may begin and end inside a vector: at most one vector more than they fill.
+  // The logits of an image may begin and end inside a vector.
   const uint64_t vectors = pairs / Vector<T>::kSize + 2;
   const uint64_t per_block = uint64_t{kFilterThreads} * kVectorsPerThread;
   return static_cast<int>((vectors + per_block - 1) / per_block);
 }
 
+// Checks the arguments and returns the plan without its scratch parts.
 Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOptions& options) {
   require(!levels.empty() && levels.size() <= kMaxLevels,
           "decode takes 1 to " + std::to_string(kMaxLevels) + " levels, got " + std::to_string(levels.size()));
@@ -373,8 +389,12 @@ Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOpti
           "classes must be 1 to 65536, got " + std::to_string(options.classes));
   require(options.top_k >= 1 && options.top_k <= 1 << 20,
           "top_k must be 1 to 1048576, got " + std::to_string(options.top_k));
-  for (const float weight : options.coder.weights) require(weight > 0.0f, "box coder weights must be above 0");
-  for (const float mean : options.coder.means) require(std::isfinite(mean), "box coder means must be finite");
+  for (const float weight : options.coder.weights) {
+    require(weight > 0.0f, "box coder weights must be above 0, got " + std::to_string(weight));
+  }
+  for (const float mean : options.coder.means) {
+    require(std::isfinite(mean), "box coder means must be finite, got " + std::to_string(mean));
+  }
   Plan plan{};
   plan.level_count = static_cast<int>(levels.size());
   plan.anchors = options.anchors;
@@ -397,12 +417,12 @@ Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOpti
     require(
         level.height >= 1 && level.height <= 1 << 16 && level.width >= 1 && level.width <= 1 << 16,
         "level sides must be 1 to 65536, got " + std::to_string(level.height) + " x " + std::to_string(level.width));
-    // In two steps: the product of all four may pass int64.
+    // The check has two steps, because the product of all four numbers may exceed int64.
     const int64_t cells = int64_t{level.height} * level.width;
     const int64_t channels = int64_t{options.anchors} * options.classes;
     require(cells <= std::numeric_limits<int32_t>::max() / channels,
             "a level has " + std::to_string(cells) + " cells of " + std::to_string(channels) +
-                " (anchor, class) pairs; at most 2147483647 pairs are supported");
+                " (anchor, class) pairs, but at most 2147483647 pairs are supported");
     const auto pairs = static_cast<uint32_t>(cells * channels);
     const auto keys = static_cast<uint32_t>(std::min<int64_t>(pairs, std::max(kBufferKeys, pairs / kPairsPerKey)));
     plan.levels[l] = {
@@ -412,10 +432,12 @@ Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOpti
     plan.aligned = plan.aligned && reinterpret_cast<uintptr_t>(level.logits) % 16 == 0;
     blocks += options.input == Scalar::kFloat16 ? filter_blocks<__half>(pairs) : filter_blocks<float>(pairs);
   }
-  require(blocks <= std::numeric_limits<int32_t>::max(), "the levels together have too many logits for one launch");
+  require(blocks <= std::numeric_limits<int32_t>::max(),
+          "the levels have too many logits for one launch; reduce the input size or the batch");
   return plan;
 }
 
+// Sets the scratch parts of the plan.
 void lay_out(Plan& plan, int batch, ScratchLayout& scratch) {
   const size_t slots = static_cast<size_t>(batch) * static_cast<size_t>(plan.level_count);
   plan.passed = scratch.take<uint32_t>(slots);
@@ -448,8 +470,8 @@ void decode(const std::vector<DeviceLevel>& levels, const DeviceDecodeOptions& o
             const DeviceCandidates& candidates, Scratch scratch, Stream stream) {
   Plan plan = checked_plan(levels, options);
   const int64_t wanted = int64_t{plan.level_count} * options.top_k;
-  require(candidates.capacity >= wanted, "candidates need room for levels * top_k = " + std::to_string(wanted) +
-                                             " an image, got " + std::to_string(candidates.capacity));
+  require(candidates.capacity >= wanted, "the capacity of the candidates must be at least levels * top_k = " +
+                                             std::to_string(wanted) + ", got " + std::to_string(candidates.capacity));
   require_scratch(scratch, decode_scratch_bytes(levels, options));
   ScratchLayout layout(scratch.data);
   lay_out(plan, options.batch, layout);

@@ -1,10 +1,10 @@
-// What GPU is here, streams and CUDA graphs: everything of ops_cuda.h that launches no kernel of its own.
+// Devices, streams and CUDA graphs: the functions of ops_cuda.h that launch no kernel.
 #include "cuda/cuda_support.h"
 
 namespace retinasdk::cuda {
 
 int device_count(std::string* reason) {
-  int count = 0;  // left as it is by a call that fails
+  int count = 0;  // A failed call does not change it.
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaSuccess) {
     if (count == 0) *reason = "the driver reports no GPU";
@@ -42,12 +42,12 @@ void wait_for_stream(Stream stream, Stream earlier) {
   check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
   cudaError_t status = cudaEventRecord(event, static_cast<cudaStream_t>(earlier));
   if (status == cudaSuccess) status = cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), event, 0);
-  cudaEventDestroy(event);  // CUDA keeps it until the work that waits for it is done
+  cudaEventDestroy(event);  // CUDA frees the event once no work waits for it any more.
   check(status, "waiting for another stream");
 }
 
 void begin_capture(Stream stream) {
-  // Other threads may go on with their own streams meanwhile.
+  // In this mode, other threads may use their own streams during the capture.
   check(cudaStreamBeginCapture(static_cast<cudaStream_t>(stream), cudaStreamCaptureModeThreadLocal),
         "cudaStreamBeginCapture");
 }

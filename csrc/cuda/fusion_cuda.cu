@@ -1,5 +1,7 @@
-// Weighted boxes fusion in one launch, a block for each image: candidates are put in order and join clusters one after
-// the other, as each may move a fused box; the threads share the clusters that a candidate is compared with.
+// Weighted boxes fusion in one launch, with one block per image.
+//
+// The block sorts the candidates. Then they join clusters one after the other, because each candidate may change a
+// fused box. The threads compare a candidate with all clusters in parallel.
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -12,7 +14,7 @@ namespace retinasdk::cuda {
 namespace {
 
 constexpr int kFusionThreads = 256;
-constexpr uint64_t kNone = ~uint64_t{0};  // behind every key
+constexpr uint64_t kNone = ~uint64_t{0};  // Larger than every valid key.
 
 struct FusionInput {
   const float* boxes;
@@ -23,10 +25,10 @@ struct FusionInput {
   float iou_limit;
   bool inclusive_pixels, across_classes, limits_classes, are_logits, is_mean;
   int max_detections, max_per_class, models, classes;
-  uint64_t* keys;  // scratch, key_capacity for each image
+  uint64_t* keys;  // Scratch, key_capacity per image.
   int key_capacity;
-  Cluster* clusters;   // scratch, capacity for each image
-  int* kept_of_class;  // scratch, classes for each image
+  Cluster* clusters;   // Scratch, capacity per image.
+  int* kept_of_class;  // Scratch, classes per image.
 };
 
 struct FusionOutput {
@@ -36,19 +38,21 @@ struct FusionOutput {
   int32_t* counts;
 };
 
+// Returns the key of candidate i by its score, or kNone if the candidate is skipped.
 __device__ inline uint64_t candidate_key(const FusionInput& input, const float* boxes, const float* logits, int i) {
   if (logits[i] != logits[i] || !is_finite(box_at(boxes, i))) return kNone;
   const float score = input.are_logits ? score_of(logits[i]) : logits[i];
   return is_weight(score) ? rank_key(score, static_cast<uint32_t>(i)) : kNone;
 }
 
+// Returns the smallest power of two that is not below the value.
 __device__ inline int power_of_two_above(int value) {
   int power = 1;
   while (power < value) power *= 2;
   return power;
 }
 
-// Leaves only the best max_per_class keys of each class, in order, and returns how many. One thread calls.
+// Keeps only the best max_per_class keys of each class, in order, and returns their number. Only one thread may call.
 __device__ inline int limit_classes(const FusionInput& input, const Cluster* clusters, uint64_t* keys, int count,
                                     int* kept_of_class) {
   int kept = 0;
@@ -59,7 +63,7 @@ __device__ inline int limit_classes(const FusionInput& input, const Cluster* clu
   return kept;
 }
 
-// Grid: (images).
+// Fuses the candidates of one image. Grid: (images).
 __global__ void __launch_bounds__(kFusionThreads) fusion_kernel(FusionInput input, FusionOutput output) {
   __shared__ int reported;
   const int thread = static_cast<int>(threadIdx.x);
@@ -85,19 +89,19 @@ __global__ void __launch_bounds__(kFusionThreads) fusion_kernel(FusionInput inpu
   for (int r = 0; r < count && keys[r] != kNone; ++r) {
     const uint64_t key = keys[r];
     const Box box = box_at(boxes, index_of(key));
-    const Box outlined = outline(box, input.inclusive_pixels);
+    const Box continuous = continuous_box(box, input.inclusive_pixels);
     const int32_t class_id = class_ids[index_of(key)];
     uint64_t nearest = kNone;
     for (int k = thread; k < found; k += kFusionThreads) {
       if (clusters[k].class_id != class_id && !input.across_classes) continue;
-      const float overlap = iou(outline(clusters[k].fused, input.inclusive_pixels), outlined);
+      const float overlap = iou(continuous_box(clusters[k].fused, input.inclusive_pixels), continuous);
       const uint64_t cluster_key = rank_key(overlap, static_cast<uint32_t>(k));
       if (overlap > input.iou_limit && cluster_key < nearest) nearest = cluster_key;
     }
     nearest = block_min<kFusionThreads>(nearest);
     if (thread == 0) {
       if (nearest == kNone) {
-        clusters[found] = founded(box, logit_of(key), class_id);
+        clusters[found] = new_cluster(box, logit_of(key), class_id);
       } else {
         join(clusters[index_of(nearest)], box, logit_of(key));
       }
@@ -106,7 +110,7 @@ __global__ void __launch_bounds__(kFusionThreads) fusion_kernel(FusionInput inpu
     __syncthreads();
   }
 
-  __syncthreads();  // all have seen the last key
+  __syncthreads();  // All threads have read the last key.
   const int ranked = power_of_two_above(found);
   for (int k = thread; k < ranked; k += kFusionThreads) {
     keys[k] = kNone;
@@ -135,12 +139,13 @@ __global__ void __launch_bounds__(kFusionThreads) fusion_kernel(FusionInput inpu
 }  // namespace
 }  // namespace retinasdk::cuda
 
-#ifndef __CUDACC_RTC__  // device-only compilers stop here
+#ifndef __CUDACC_RTC__  // Device-only compilers stop here.
 #include "cuda/cuda_support.h"
 
 namespace retinasdk::cuda {
 namespace {
 
+// Sets the scratch parts of the input.
 void lay_out(FusionInput& input, int batch, ScratchLayout& scratch) {
   const auto images = static_cast<size_t>(batch);
   input.key_capacity = power_of_two_from(input.capacity);

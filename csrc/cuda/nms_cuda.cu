@@ -1,9 +1,11 @@
-// Class-aware NMS in one launch, a block for each image.
+// Class-aware NMS in one launch, with one block per image.
 //
-// Candidates are put in order, then taken kNmsTile at a time: what a box kept earlier suppresses is removed, the
-// overlaps inside the tile become a bitmask, and one warp goes greedily down its rows. That is the CPU's order of
-// decisions, so the kept boxes are the same. Memory grows with the candidates, not with their square, and full results
-// end the work early.
+// The block sorts the candidates and processes them in chunks of kChunk. First, boxes that an earlier kept box
+// suppresses are removed from the chunk. Then the overlaps inside the chunk are written to a bitmask. Finally one warp
+// visits the rows of the mask greedily. These are the decisions of the CPU in the same order, so the kept boxes are the
+// same.
+//
+// The memory is linear in the number of candidates, and the work ends early once max_detections boxes are kept.
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -15,11 +17,11 @@ namespace retinasdk::cuda {
 namespace {
 
 constexpr int kNmsThreads = 512;
-constexpr int kNmsTile = 256;
-constexpr int kWords = kNmsTile / 32;
-constexpr uint64_t kUnusable = ~uint64_t{0};  // behind every key of a usable candidate
-constexpr int32_t kUnusableClass = -1;
-constexpr int32_t kNoClass = -2;
+constexpr int kChunk = 256;
+constexpr int kWords = kChunk / 32;
+constexpr uint64_t kUnusable = ~uint64_t{0};  // Larger than the key of every usable candidate.
+constexpr int32_t kUnusableClass = -1;        // The class of places in a chunk without a usable candidate.
+constexpr int32_t kNoClass = -2;              // Equals the class of no member.
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 struct NmsInput {
@@ -31,7 +33,7 @@ struct NmsInput {
   float iou_limit;
   bool inclusive_pixels, across_classes, limits_classes;
   int max_detections, max_per_class;
-  uint64_t* keys;  // scratch, key_capacity for each image
+  uint64_t* keys;  // Scratch, key_capacity per image.
   int key_capacity;
 };
 
@@ -43,56 +45,58 @@ struct NmsOutput {
   int32_t* class_ids;
 };
 
-struct Tile {
-  Box outlines[kNmsTile];
-  int32_t class_ids[kNmsTile];
-  uint32_t indices[kNmsTile];
-  uint32_t removed[kWords];             // bit i % 32 of word i / 32
-  uint32_t overlaps[kNmsTile][kWords];  // row i: the later members that member i suppresses
-  int room[kNmsTile];                   // that is left for the member's class, where classes are limited
-  int kept[kNmsTile];                   // members, best first
+// A chunk of candidates in shared memory. Its members are in order, best first.
+struct Chunk {
+  Box boxes[kChunk];
+  int32_t class_ids[kChunk];
+  uint32_t indices[kChunk];
+  uint32_t removed[kWords];           // Member i is bit i % 32 of word i / 32.
+  uint32_t overlaps[kChunk][kWords];  // Row i: the later members that member i suppresses.
+  int places[kChunk];  // How many more boxes of the member's class may be kept. Used with max_per_class only.
+  int kept[kChunk];    // The kept members, best first.
   int kept_count;
 };
 
-// One warp: takes a place from the room of a class, if it is a class of members; lane w gets the members of word w
-// whose class has no room left.
-__device__ inline uint32_t take_room(Tile& tile, int32_t class_id) {
+// Counts one more kept box of a class. Lane w returns the members of word w whose class is full now. With kNoClass, it
+// counts nothing. One warp must call.
+__device__ inline uint32_t take_place(Chunk& chunk, int32_t class_id) {
   const int lane = static_cast<int>(threadIdx.x);
   uint32_t full = 0;
   for (int word = 0; word < kWords; ++word) {
     const int member = 32 * word + lane;
-    if (tile.class_ids[member] == class_id) --tile.room[member];
-    const unsigned full_lanes = __ballot_sync(kAllLanes, tile.room[member] <= 0);
+    if (chunk.class_ids[member] == class_id) --chunk.places[member];
+    const unsigned full_lanes = __ballot_sync(kAllLanes, chunk.places[member] <= 0);
     if (lane == word) full = full_lanes;
   }
   return full;
 }
 
-// One warp: keeps the best member that is left, removes what it suppresses, goes on. Lane w holds word w.
-__device__ inline void keep_greedily(Tile& tile, int room, bool limits_classes) {
+// Keeps the best remaining member, removes the members that it suppresses, and repeats until `most` are kept. Lane w
+// holds word w of the removed members. One warp must call.
+__device__ inline void keep_greedily(Chunk& chunk, int most, bool limits_classes) {
   const int lane = static_cast<int>(threadIdx.x);
-  uint32_t removed = lane < kWords ? tile.removed[lane] : ~0u;
-  if (limits_classes) removed |= take_room(tile, kNoClass);
+  uint32_t removed = lane < kWords ? chunk.removed[lane] : ~0u;
+  if (limits_classes) removed |= take_place(chunk, kNoClass);
   int kept = 0;
   for (int word = 0; word < kWords; ++word) {
     uint32_t alive = ~__shfl_sync(kAllLanes, removed, word);
-    while (alive != 0u && kept < room) {
+    while (alive != 0u && kept < most) {
       const int bit = __ffs(static_cast<int>(alive)) - 1;
       const int member = 32 * word + bit;
-      if (lane == 0) tile.kept[kept] = member;
+      if (lane == 0) chunk.kept[kept] = member;
       ++kept;
-      if (lane < kWords) removed |= tile.overlaps[member][lane];
-      if (limits_classes) removed |= take_room(tile, tile.class_ids[member]);
+      if (lane < kWords) removed |= chunk.overlaps[member][lane];
+      if (limits_classes) removed |= take_place(chunk, chunk.class_ids[member]);
       const uint32_t later = ~((2u << bit) - 1u);
       alive = ~__shfl_sync(kAllLanes, removed, word) & later;
     }
   }
-  if (lane == 0) tile.kept_count = kept;
+  if (lane == 0) chunk.kept_count = kept;
 }
 
-// Grid: (images).
+// Processes the candidates of one image. Grid: (images).
 __global__ void __launch_bounds__(kNmsThreads) nms_kernel(NmsInput input, NmsOutput output) {
-  __shared__ Tile tile;
+  __shared__ Chunk chunk;
   const int thread = static_cast<int>(threadIdx.x);
   const uint64_t image = blockIdx.x;
   const float* boxes = input.boxes + 4 * image * static_cast<uint64_t>(input.capacity);
@@ -112,62 +116,62 @@ __global__ void __launch_bounds__(kNmsThreads) nms_kernel(NmsInput input, NmsOut
   block_sort(keys, sorted);
 
   int kept = 0;
-  for (int first = 0; first < count && kept < input.max_detections; first += kNmsTile) {
+  for (int first = 0; first < count && kept < input.max_detections; first += kChunk) {
     if (keys[first] == kUnusable) break;
-    if (thread < kNmsTile) {
+    if (thread < kChunk) {
       const uint64_t key = first + thread < sorted ? keys[first + thread] : kUnusable;
       const bool usable = key != kUnusable;
       if (usable) {
-        tile.outlines[thread] = outline(box_at(boxes, index_of(key)), input.inclusive_pixels);
-        tile.class_ids[thread] = class_ids[index_of(key)];
-        tile.indices[thread] = index_of(key);
+        chunk.boxes[thread] = continuous_box(box_at(boxes, index_of(key)), input.inclusive_pixels);
+        chunk.class_ids[thread] = class_ids[index_of(key)];
+        chunk.indices[thread] = index_of(key);
       } else {
-        tile.outlines[thread] = Box{0.0f, 0.0f, 0.0f, 0.0f};
-        tile.class_ids[thread] = kUnusableClass;
+        chunk.boxes[thread] = Box{0.0f, 0.0f, 0.0f, 0.0f};
+        chunk.class_ids[thread] = kUnusableClass;
       }
-      tile.room[thread] = input.max_per_class;
+      chunk.places[thread] = input.max_per_class;
       const unsigned unusable_lanes = __ballot_sync(kAllLanes, !usable);
-      if (thread % 32 == 0) tile.removed[thread / 32] = unusable_lanes;
+      if (thread % 32 == 0) chunk.removed[thread / 32] = unusable_lanes;
     }
     __syncthreads();
 
-    // Neighbouring threads have neighbouring members and the same kept box, which then is read once for a warp.
-    const int member = thread % kNmsTile;
-    for (int k = thread / kNmsTile; k < kept; k += kNmsThreads / kNmsTile) {
-      const bool same_class = output.class_ids[results + static_cast<uint64_t>(k)] == tile.class_ids[member];
-      if (same_class && input.limits_classes) atomicAdd(&tile.room[member], -1);
+    // The threads of a warp have consecutive members and the same kept box, so a warp reads that box once.
+    const int member = thread % kChunk;
+    for (int k = thread / kChunk; k < kept; k += kNmsThreads / kChunk) {
+      const bool same_class = output.class_ids[results + static_cast<uint64_t>(k)] == chunk.class_ids[member];
+      if (same_class && input.limits_classes) atomicAdd(&chunk.places[member], -1);
       if ((same_class || input.across_classes) &&
-          suppresses(outline(box_at(output.boxes, results + static_cast<uint64_t>(k)), input.inclusive_pixels),
-                     tile.outlines[member], input.iou_limit)) {
-        atomicOr(&tile.removed[member / 32], 1u << (member % 32));
+          suppresses(continuous_box(box_at(output.boxes, results + static_cast<uint64_t>(k)), input.inclusive_pixels),
+                     chunk.boxes[member], input.iou_limit)) {
+        atomicOr(&chunk.removed[member / 32], 1u << (member % 32));
         break;
       }
     }
-    for (int item = thread; item < kNmsTile * kWords; item += kNmsThreads) {
-      const int row = item % kNmsTile;
-      const int word = item / kNmsTile;
+    for (int item = thread; item < kChunk * kWords; item += kNmsThreads) {
+      const int row = item % kChunk;
+      const int word = item / kChunk;
       uint32_t overlaps = 0;
       for (int bit = row + 1 > 32 * word ? row + 1 - 32 * word : 0; bit < 32; ++bit) {
         const int other = 32 * word + bit;
-        if ((tile.class_ids[row] == tile.class_ids[other] || input.across_classes) &&
-            suppresses(tile.outlines[row], tile.outlines[other], input.iou_limit)) {
+        if ((chunk.class_ids[row] == chunk.class_ids[other] || input.across_classes) &&
+            suppresses(chunk.boxes[row], chunk.boxes[other], input.iou_limit)) {
           overlaps |= 1u << bit;
         }
       }
-      tile.overlaps[row][word] = overlaps;
+      chunk.overlaps[row][word] = overlaps;
     }
     __syncthreads();
-    if (thread < 32) keep_greedily(tile, input.max_detections - kept, input.limits_classes);
+    if (thread < 32) keep_greedily(chunk, input.max_detections - kept, input.limits_classes);
     __syncthreads();
-    for (int k = thread; k < tile.kept_count; k += kNmsThreads) {
-      const int source = tile.kept[k];
+    for (int k = thread; k < chunk.kept_count; k += kNmsThreads) {
+      const int source = chunk.kept[k];
       const uint64_t at = results + static_cast<uint64_t>(kept + k);
-      output.kept[at] = static_cast<int32_t>(tile.indices[source]);
-      for (int i = 0; i < 4; ++i) output.boxes[4 * at + i] = boxes[4 * uint64_t{tile.indices[source]} + i];
-      output.logits[at] = logits[tile.indices[source]];
-      output.class_ids[at] = tile.class_ids[source];
+      output.kept[at] = static_cast<int32_t>(chunk.indices[source]);
+      for (int i = 0; i < 4; ++i) output.boxes[4 * at + i] = boxes[4 * uint64_t{chunk.indices[source]} + i];
+      output.logits[at] = logits[chunk.indices[source]];
+      output.class_ids[at] = chunk.class_ids[source];
     }
-    kept += tile.kept_count;
+    kept += chunk.kept_count;
     __syncthreads();
   }
   for (int k = kept + thread; k < input.max_detections; k += kNmsThreads) {
@@ -179,7 +183,7 @@ __global__ void __launch_bounds__(kNmsThreads) nms_kernel(NmsInput input, NmsOut
 }  // namespace
 }  // namespace retinasdk::cuda
 
-#ifndef __CUDACC_RTC__  // device-only compilers stop here
+#ifndef __CUDACC_RTC__  // Device-only compilers stop here.
 #include "cuda/cuda_support.h"
 
 namespace retinasdk::cuda {

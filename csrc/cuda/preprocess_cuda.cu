@@ -1,4 +1,4 @@
-// Resize, normalise, pad and HWC -> CHW in two launches: the taps of both axes, then every pixel of the canvas.
+// Preprocessing in two launches: compute the taps of both axes, then every pixel of the canvas.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
@@ -11,26 +11,28 @@ namespace retinasdk::cuda {
 namespace {
 
 constexpr int kTapThreads = 128;
-constexpr int kTileWidth = 32;
-constexpr int kTileHeight = 8;
+constexpr int kBlockWidth = 32;
+constexpr int kBlockHeight = 8;
 
-// Taps of every output position of one axis, in scratch.
+// The taps of all output positions of one axis, in scratch. See resize_math.h.
 struct Taps {
   int* first;      // (out,)
   int* count;      // (out,)
-  float* weights;  // (out, room)
-  int in, out, room;
+  float* weights;  // (out, capacity)
+  int in, out;     // The number of source and output positions.
+  int capacity;    // The highest number of taps per position.
 };
 
-// Grid: (blocks for the longer axis, 2).
+// Computes the taps of both axes. Grid: (blocks for the longer axis, 2).
 __global__ void __launch_bounds__(kTapThreads) fill_taps(Taps rows, Taps columns, bool antialias) {
   const Taps taps = blockIdx.y == 0 ? rows : columns;
   const int i = static_cast<int>(blockIdx.x * kTapThreads + threadIdx.x);
   if (i >= taps.out) return;
-  taps.count[i] =
-      source_taps(i, taps.in, taps.out, antialias, taps.first + i, taps.weights + static_cast<int64_t>(i) * taps.room);
+  taps.count[i] = source_taps(i, taps.in, taps.out, antialias, taps.first + i,
+                              taps.weights + static_cast<int64_t>(i) * taps.capacity);
 }
 
+// An image with interleaved channels.
 struct Interleaved {
   const uint8_t* pixels;
   int64_t row_bytes;
@@ -41,6 +43,7 @@ struct Interleaved {
   }
 };
 
+// An image in NV12.
 struct Nv12 {
   const uint8_t* luma;
   const uint8_t* chroma;
@@ -52,6 +55,7 @@ struct Nv12 {
   }
 };
 
+// The output and the normalization of its channels.
 struct Canvas {
   void* output;
   int resized_height, resized_width;
@@ -63,13 +67,13 @@ struct Canvas {
 __device__ inline void store(float* target, float value) { *target = value; }
 __device__ inline void store(__half* target, float value) { *target = __float2half_rn(value); }
 
-// Grid: tiles of the canvas; a thread makes the three values of one pixel. The sums run in the order of the CPU: along
-// the columns of the image first, then along the row.
+// Resizes, normalizes and pads. Grid: blocks of the canvas; a thread computes the three values of one pixel. The sums
+// have the same order as on the CPU: first over the rows of the image, then along the row.
 template <typename Source, typename T>
-__global__ void __launch_bounds__(kTileWidth* kTileHeight)
+__global__ void __launch_bounds__(kBlockWidth* kBlockHeight)
     resize(Source source, Taps rows, Taps columns, Canvas canvas) {
-  const int x = static_cast<int>(blockIdx.x * kTileWidth + threadIdx.x);
-  const int y = static_cast<int>(blockIdx.y * kTileHeight + threadIdx.y);
+  const int x = static_cast<int>(blockIdx.x * kBlockWidth + threadIdx.x);
+  const int y = static_cast<int>(blockIdx.y * kBlockHeight + threadIdx.y);
   if (x >= canvas.padded_width || y >= canvas.padded_height) return;
   const int64_t plane = static_cast<int64_t>(canvas.padded_height) * canvas.padded_width;
   T* target = static_cast<T*>(canvas.output) + static_cast<int64_t>(y) * canvas.padded_width + x;
@@ -77,9 +81,9 @@ __global__ void __launch_bounds__(kTileWidth* kTileHeight)
     for (int c = 0; c < 3; ++c) store(target + c * plane, 0.0f);
     return;
   }
-  const float* row_weights = rows.weights + static_cast<int64_t>(y) * rows.room;
-  const float* column_weights = columns.weights + static_cast<int64_t>(x) * columns.room;
-  float sums[3] = {};  // 0 + product is the product: it is never -0
+  const float* row_weights = rows.weights + static_cast<int64_t>(y) * rows.capacity;
+  const float* column_weights = columns.weights + static_cast<int64_t>(x) * columns.capacity;
+  float sums[3] = {};  // 0 + product equals the product, which is never -0.
   for (int tap_x = 0; tap_x < columns.count[x]; ++tap_x) {
     float blended[3] = {};
     for (int tap_y = 0; tap_y < rows.count[y]; ++tap_y) {
@@ -96,17 +100,17 @@ __global__ void __launch_bounds__(kTileWidth* kTileHeight)
   }
 #pragma unroll
   for (int c = 0; c < 3; ++c) {
-    // An index that is only known at run time would put sums[] into local memory.
+    // A dynamic index would move sums[] to local memory, which is slow.
     const int from = canvas.source_channels[c];
     const float sum = from == 0 ? sums[0] : from == 1 ? sums[1] : sums[2];
-    store(target + c * plane, normalise(sum, canvas.gain[c], canvas.bias[c]));
+    store(target + c * plane, normalize(sum, canvas.gain[c], canvas.bias[c]));
   }
 }
 
 }  // namespace
 }  // namespace retinasdk::cuda
 
-#ifndef __CUDACC_RTC__  // device-only compilers stop here
+#ifndef __CUDACC_RTC__  // Device-only compilers stop here.
 #include <algorithm>
 
 #include "cuda/cuda_support.h"
@@ -128,29 +132,30 @@ void check_arguments(const DeviceImage& image, const DevicePreprocessOptions& op
   require_side(options.resized_width, 1, "resized width");
   require_side(options.padded_height, options.resized_height, "padded height");
   require_side(options.padded_width, options.resized_width, "padded width");
-  for (const float std : options.std) require(std > 0.0f, "std must be above 0 in each channel");
-  require(
-      image.format != PixelFormat::kNv12 || (image.height % 2 == 0 && image.width % 2 == 0),
-      "NV12 images must have even sides, got " + std::to_string(image.height) + " x " + std::to_string(image.width));
+  for (const float std : options.std)
+    require(std > 0.0f, "std must be above 0 in each channel, got " + std::to_string(std));
+  require(image.format != PixelFormat::kNv12 || (image.height % 2 == 0 && image.width % 2 == 0),
+          "NV12 images must have an even height and width, got " + std::to_string(image.height) + " x " +
+              std::to_string(image.width));
 }
 
 Taps take_taps(int in, int out, bool antialias, ScratchLayout& layout) {
-  const int room = max_taps(in, out, antialias);
+  const int capacity = max_taps(in, out, antialias);
   const auto positions = static_cast<size_t>(out);
   return {layout.take<int>(positions),
           layout.take<int>(positions),
-          layout.take<float>(positions * static_cast<size_t>(room)),
+          layout.take<float>(positions * static_cast<size_t>(capacity)),
           in,
           out,
-          room};
+          capacity};
 }
 
 template <typename Source>
 void launch_resize(const Source& source, const Taps& rows, const Taps& columns, const Canvas& canvas, Scalar output,
                    Stream stream) {
-  const dim3 block(kTileWidth, kTileHeight);
-  const dim3 grid((static_cast<unsigned>(canvas.padded_width) + kTileWidth - 1) / kTileWidth,
-                  (static_cast<unsigned>(canvas.padded_height) + kTileHeight - 1) / kTileHeight);
+  const dim3 block(kBlockWidth, kBlockHeight);
+  const dim3 grid((static_cast<unsigned>(canvas.padded_width) + kBlockWidth - 1) / kBlockWidth,
+                  (static_cast<unsigned>(canvas.padded_height) + kBlockHeight - 1) / kBlockHeight);
   if (output == Scalar::kFloat16) {
     launch("resize", resize<Source, __half>, grid, block, stream, source, rows, columns, canvas);
   } else {
@@ -178,8 +183,8 @@ void preprocess(const DeviceImage& image, const DevicePreprocessOptions& options
       output, options.resized_height, options.resized_width, options.padded_height, options.padded_width, {}, {}, {}};
   for (int c = 0; c < 3; ++c) {
     canvas.source_channels[c] = options.reverse_channels ? 2 - c : c;
-    canvas.gain[c] = normalise_gain(options.std[c]);
-    canvas.bias[c] = normalise_bias(options.mean[c], options.std[c]);
+    canvas.gain[c] = normalize_gain(options.std[c]);
+    canvas.bias[c] = normalize_bias(options.mean[c], options.std[c]);
   }
   const auto positions = static_cast<unsigned>(std::max(rows.out, columns.out));
   launch("fill_taps", fill_taps, dim3((positions + kTapThreads - 1) / kTapThreads, 2), dim3(kTapThreads), stream, rows,

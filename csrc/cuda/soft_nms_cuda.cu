@@ -1,5 +1,5 @@
-// Soft NMS in one launch, a block for each image: every step takes the best score that is left, lets the others fall
-// and finds the next best in one pass over the candidates.
+// Soft NMS in one launch, with one block per image. Each step keeps the candidate with the best remaining score. One
+// pass over the candidates then lowers the other scores and finds the next best.
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -11,8 +11,8 @@ namespace retinasdk::cuda {
 namespace {
 
 constexpr int kSoftThreads = 512;
-constexpr uint64_t kNone = ~uint64_t{0};  // behind every key
-constexpr float kGone = -1.0f;            // instead of the score of a candidate that is taken or dropped
+constexpr uint64_t kNone = ~uint64_t{0};  // Larger than every valid key.
+constexpr float kGone = -1.0f;            // The score of a candidate that is kept or dropped.
 
 struct SoftInput {
   const float* boxes;
@@ -25,8 +25,8 @@ struct SoftInput {
   int max_detections, max_per_class;
   const float* score_thresholds;
   int classes;
-  float* scores;       // scratch, capacity for each image
-  int* kept_of_class;  // scratch, classes for each image
+  float* scores;       // Scratch, capacity per image.
+  int* kept_of_class;  // Scratch, classes per image.
 };
 
 struct SoftOutput {
@@ -37,7 +37,7 @@ struct SoftOutput {
   int32_t* class_ids;
 };
 
-// Grid: (images).
+// Processes the candidates of one image. Grid: (images).
 __global__ void __launch_bounds__(kSoftThreads) soft_nms_kernel(SoftInput input, SoftOutput output) {
   const int thread = static_cast<int>(threadIdx.x);
   const uint64_t image = blockIdx.x;
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kSoftThreads) soft_nms_kernel(SoftInput input,
   while (best != kNone && kept < input.max_detections) {
     const uint32_t taken = index_of(best);
     const int32_t class_id = class_ids[taken];
-    const Box taken_outline = outline(box_at(boxes, taken), input.inclusive_pixels);
+    const Box taken_box = continuous_box(box_at(boxes, taken), input.inclusive_pixels);
     if (thread == 0) {
       const uint64_t at = results + static_cast<uint64_t>(kept);
       output.kept[at] = static_cast<int32_t>(taken);
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kSoftThreads) soft_nms_kernel(SoftInput input,
       const bool same_class = class_ids[i] == class_id;
       float after = before;
       if (same_class || input.across_classes) {
-        after = decayed(before, iou(taken_outline, outline(box_at(boxes, i), input.inclusive_pixels)), input.rule);
+        after = decayed(before, iou(taken_box, continuous_box(box_at(boxes, i), input.inclusive_pixels)), input.rule);
       }
       if (i == static_cast<int>(taken) || (is_full && same_class) ||
           !survives(before, after, input.score_thresholds[class_ids[i]])) {
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kSoftThreads) soft_nms_kernel(SoftInput input,
       if (key < best) best = key;
     }
     best = block_min<kSoftThreads>(best);
-    if (input.limits_classes) {  // all threads have read it
+    if (input.limits_classes) {  // All threads have read the old value by now.
       if (thread == 0) ++kept_of_class[class_id];
       __syncthreads();
     }
@@ -109,12 +109,13 @@ __global__ void __launch_bounds__(kSoftThreads) soft_nms_kernel(SoftInput input,
 }  // namespace
 }  // namespace retinasdk::cuda
 
-#ifndef __CUDACC_RTC__  // device-only compilers stop here
+#ifndef __CUDACC_RTC__  // Device-only compilers stop here.
 #include "cuda/cuda_support.h"
 
 namespace retinasdk::cuda {
 namespace {
 
+// Sets the scratch parts of the input.
 void lay_out(SoftInput& input, int batch, ScratchLayout& scratch) {
   const auto images = static_cast<size_t>(batch);
   input.scores = scratch.take<float>(images * static_cast<size_t>(input.capacity));
@@ -136,7 +137,7 @@ size_t soft_nms_scratch_bytes(int batch, int capacity, const DeviceSoftNmsOption
 void soft_nms(int batch, const DeviceCandidates& candidates, const DeviceSoftNmsOptions& options, int32_t* kept,
               const DeviceScored& scored, Scratch scratch, Stream stream) {
   require_scratch(scratch, soft_nms_scratch_bytes(batch, candidates.capacity, options));
-  require(options.sigma > 0.0f, "sigma must be above 0");
+  require(options.sigma > 0.0f, "sigma must be above 0, got " + std::to_string(options.sigma));
   const DeviceNmsOptions& nms = options.nms;
   SoftInput input{candidates.boxes,
                   candidates.logits,

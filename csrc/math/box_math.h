@@ -1,8 +1,9 @@
-// Every number and every comparison of post-processing, written once for host and device.
+// The arithmetic and the comparisons of post-processing, written once for the CPU and the GPU.
 //
-// *_cpu.cpp and *_cuda.cu decide who computes which element, in what memory; this header decides the result.
-// Compile it without contraction (-ffp-contract=off, -fmad=false) and without fast-math: then both devices
-// round alike. The unnamed namespace gives each object file its own copy, so host and device never mix.
+// The *_cpu.cpp and *_cuda.cu files decide which thread computes which element, and in which memory. This header
+// decides the result. It must be compiled without contraction (-ffp-contract=off, -fmad=false) and without fast-math,
+// so that both devices round in the same way. The unnamed namespace gives each object file its own copy, so the linker
+// cannot mix functions that were compiled for different devices or instruction sets.
 #pragma once
 
 #include <cmath>
@@ -21,23 +22,26 @@ namespace retinasdk {
 namespace {
 
 // Note [Box convention]
-// A box is (x1, y1, x2, y2) in pixels, edges continuous: its width is x2 - x1, without "+ 1", and the pixel in the
-// upper left corner covers (0, 0, 1, 1). Where inclusive_pixels is set, as ODTK has it, x2 and y2 name the last pixel
-// inside instead; outline() makes it the continuous box around these pixels, whose sides, area and IoU are then the
-// same as everybody's.
+// A box is (x1, y1, x2, y2) in pixels, in continuous coordinates. Its width is x2 - x1, without "+ 1". The pixel in the
+// upper left corner of the image covers (0, 0, 1, 1).
+// With inclusive_pixels, x2 and y2 name the last pixel inside the box instead. NVIDIA's ODTK uses this convention.
+// continuous_box() converts such a box to continuous coordinates by adding 1 to x2 and y2. Sizes, areas and IoUs are
+// computed from continuous boxes only.
 struct Box {
   float x1, y1, x2, y2;
 };
 
-// Number i of boxes (n, 4).
+// Returns row i of boxes (n, 4).
 RETINASDK_HOST_DEVICE Box box_at(const float* boxes, uint64_t i) {
   return {boxes[4 * i], boxes[4 * i + 1], boxes[4 * i + 2], boxes[4 * i + 3]};
 }
 
-RETINASDK_HOST_DEVICE Box outline(const Box& box, bool inclusive_pixels) {
+// Returns the box in continuous coordinates, see Note [Box convention].
+RETINASDK_HOST_DEVICE Box continuous_box(const Box& box, bool inclusive_pixels) {
   return inclusive_pixels ? Box{box.x1, box.y1, box.x2 + 1.0f, box.y2 + 1.0f} : box;
 }
 
+// Returns the anchor of a cell: the base anchor (4,), moved by whole strides.
 RETINASDK_HOST_DEVICE Box anchor_box(const float* base, float stride_y, float stride_x, int row, int column) {
   const float shift_x = static_cast<float>(column) * stride_x;
   const float shift_y = static_cast<float>(row) * stride_y;
@@ -45,9 +49,12 @@ RETINASDK_HOST_DEVICE Box anchor_box(const float* base, float stride_y, float st
 }
 
 // Note [Exponential]
-// exp(x), right to 1e-12: x = n ln 2 + r with |r| <= ln 2 / 2, then Taylor's series to r^11 and a shift of the
-// exponent. Only IEEE additions, multiplications and bits, so that host and device give the same box to the last bit,
-// which their own expf do not. 5000 boxes an image take two each: its cost is nothing. value: from -700 to 700.
+// Computes exp(value) with a relative error below 1e-12, for values of -700 to 700.
+// The method: value = n * ln 2 + r with |r| <= ln 2 / 2. Then exp(r) is Taylor's series up to r^11, and n is added to
+// the exponent of the result.
+// It uses only IEEE arithmetic and bit operations. Therefore the CPU and the GPU compute the same box, bit for bit. The
+// expf() of their math libraries differ in the last bit.
+// An image has at most some thousand candidates with two calls each, so the cost does not matter.
 RETINASDK_HOST_DEVICE double exponential_double(double value) {
   const double n = floor(value * 1.4426950408889634 + 0.5);
   const double r = value - n * 0.6931471805599453;
@@ -59,22 +66,24 @@ RETINASDK_HOST_DEVICE double exponential_double(double value) {
   return sum * power;
 }
 
-// The same, rounded to float once, for any x.
+// Computes exp(x) for any x, rounded to float32 once. See Note [Exponential].
 RETINASDK_HOST_DEVICE float exponential(float x) {
   if (x != x) return x;
-  if (x > 88.72284f) return x * 3.4028234e38f;  // beyond the largest float: infinity
-  if (x < -104.0f) return 0.0f;                 // below half of the smallest
+  if (x > 88.72284f) return x * 3.4028234e38f;  // Above the largest float: the product is infinity.
+  if (x < -104.0f) return 0.0f;                 // Below half of the smallest float.
   return static_cast<float>(exponential_double(static_cast<double>(x)));
 }
 
-// Conditionals and not fminf: a NaN must stay NaN here, so that is_finite() can drop the box.
+// Clamps dw or dh. It uses conditionals instead of fminf(), because a NaN must stay NaN: is_finite() then drops the
+// box.
 RETINASDK_HOST_DEVICE float clamp_log_size(float value, const BoxCoder& coder) {
   const float not_above = value > coder.clamp_max ? coder.clamp_max : value;
   return not_above < coder.clamp_min ? coder.clamp_min : not_above;
 }
 
+// Decodes the deltas of an anchor, see box_coder.h. The result follows the convention of the anchor.
 RETINASDK_HOST_DEVICE Box apply_deltas(const Box& base, const float (&delta)[4], const BoxCoder& coder) {
-  const Box anchor = outline(base, coder.inclusive_pixels);
+  const Box anchor = continuous_box(base, coder.inclusive_pixels);
   const float anchor_width = anchor.x2 - anchor.x1;
   const float anchor_height = anchor.y2 - anchor.y1;
   float move[4];
@@ -93,9 +102,9 @@ RETINASDK_HOST_DEVICE Box apply_deltas(const Box& base, const float (&delta)[4],
   return coder.inclusive_pixels ? Box{box.x1, box.y1, box.x2 - 1.0f, box.y2 - 1.0f} : box;
 }
 
-// A box that is not finite (from NaN or infinite deltas) is never a candidate.
+// Whether all four coordinates are finite. NaN or infinite deltas give a box that is not, and that is no candidate.
 RETINASDK_HOST_DEVICE bool is_finite(const Box& box) {
-  const float limit = 3.4028234e38f;  // largest float; comparisons with NaN are false
+  const float limit = 3.4028234e38f;  // The largest float. Comparisons with NaN are false.
   return fabsf(box.x1) <= limit && fabsf(box.y1) <= limit && fabsf(box.x2) <= limit && fabsf(box.y2) <= limit;
 }
 
@@ -104,7 +113,7 @@ RETINASDK_HOST_DEVICE float clip_coordinate(float value, float size) {
   return not_negative > size ? size : not_negative;
 }
 
-// To [0, width] x [0, height]; a size below 0 means "leave that axis alone".
+// Clips a box to [0, width] x [0, height]. A negative size leaves its axis unclipped.
 RETINASDK_HOST_DEVICE Box clip(const Box& box, float width, float height) {
   Box clipped = box;
   if (width >= 0.0f) {
@@ -118,12 +127,13 @@ RETINASDK_HOST_DEVICE Box clip(const Box& box, float width, float height) {
   return clipped;
 }
 
-// Of an outline(): has it no area?
+// Whether a continuous box has no area.
 RETINASDK_HOST_DEVICE bool is_empty(const Box& box) { return !(box.x2 > box.x1 && box.y2 > box.y1); }
 
+// Returns the area of a continuous box.
 RETINASDK_HOST_DEVICE float area(const Box& box) { return (box.x2 - box.x1) * (box.y2 - box.y1); }
 
-// Do two outlines overlap, and with what area?
+// Whether two continuous boxes overlap. Sets `shared` to the area of their intersection if they do.
 RETINASDK_HOST_DEVICE bool overlaps(const Box& a, const Box& b, float& shared) {
   const float left = a.x1 > b.x1 ? a.x1 : b.x1;
   const float top = a.y1 > b.y1 ? a.y1 : b.y1;
@@ -133,13 +143,13 @@ RETINASDK_HOST_DEVICE bool overlaps(const Box& a, const Box& b, float& shared) {
   return right > left && bottom > top;
 }
 
-// Regions (count, 4) xyxy, edges continuous, of which the first without area ends the list.
+// The regions to ignore in an image: continuous boxes (count, 4). A region without area ends the list.
 struct IgnoredRegions {
   const float* boxes;
   int count;
 };
 
-// Does more than half of an outline's area lie in one of the regions?
+// Whether more than half of the area of a continuous box lies inside one of the regions.
 RETINASDK_HOST_DEVICE bool is_ignored(const Box& box, const IgnoredRegions& regions) {
   for (int i = 0; i < regions.count; ++i) {
     const Box region = box_at(regions.boxes, static_cast<uint64_t>(i));
@@ -150,28 +160,29 @@ RETINASDK_HOST_DEVICE bool is_ignored(const Box& box, const IgnoredRegions& regi
   return false;
 }
 
-// What a box must be to become a candidate.
+// The conditions that a box must meet to become a candidate.
 struct BoxLimits {
-  float width, height;  // of clip()
-  bool drop_empty;      // boxes without area after clipping are none
+  float width, height;  // For clip().
+  bool drop_empty;      // Whether boxes without area after clipping are dropped.
   IgnoredRegions ignored;
 };
 
-// The clipped box of an anchor, and whether it is a candidate.
+// Decodes and clips the box of an anchor. Returns whether it meets the limits.
 RETINASDK_HOST_DEVICE bool decode_box(const Box& anchor, const float (&delta)[4], const BoxCoder& coder,
                                       const BoxLimits& limits, Box& box) {
   const Box decoded = apply_deltas(anchor, delta, coder);
   box = clip(decoded, limits.width, limits.height);
-  const Box outlined = outline(box, coder.inclusive_pixels);
-  return is_finite(decoded) && !(limits.drop_empty && is_empty(outlined)) && !is_ignored(outlined, limits.ignored);
+  const Box continuous = continuous_box(box, coder.inclusive_pixels);
+  return is_finite(decoded) && !(limits.drop_empty && is_empty(continuous)) && !is_ignored(continuous, limits.ignored);
 }
 
-// What `>` is to be asked with, where values at the threshold itself count too: the next float below. Below -infinity
-// there is none, so -infinity is never above.
+// Turns a threshold into the limit of a strict comparison: `value > limit`. With or_equal, the limit is the next float
+// below the threshold, so a value that equals the threshold passes. There is no float below -infinity, so a value of
+// -infinity never passes.
 RETINASDK_HOST_DEVICE float strict_limit(float threshold, bool or_equal) {
   const float largest = 3.4028234e38f;
   if (!or_equal || threshold != threshold || threshold < -largest) return threshold;
-  const float value = threshold + 0.0f;  // one kind of 0
+  const float value = threshold + 0.0f;  // Turns -0 into +0.
   uint32_t bits;
   memcpy(&bits, &value, sizeof bits);
   bits = bits == 0u ? 0x80000001u : (bits & 0x80000000u) != 0u ? bits + 1u : bits - 1u;
@@ -180,13 +191,14 @@ RETINASDK_HOST_DEVICE float strict_limit(float threshold, bool or_equal) {
   return below;
 }
 
-// Strictly above, so NaN never passes. filter_cpu.cpp holds the same comparison, eight values at a time.
+// Whether a logit is above the limit. NaN never is. filter_cpu.cpp contains the same comparison for vectors.
 RETINASDK_HOST_DEVICE bool passes(float logit, float threshold) { return logit > threshold; }
 
 // Note [Rank]
-// One integer orders candidates: a higher logit first, then the lower index. Smaller keys are better. The order is
-// total, so whatever algorithm sorts or selects gives the same answer on every device, and it depends on no function of
-// the math library. Logits must not be NaN; -0 counts as +0.
+// Candidates are ordered by one 64-bit key: a higher logit first, then the lower index. Smaller keys are better.
+// The order is total. Therefore every algorithm that sorts or selects gives the same result, on every device.
+// The key is computed with bit operations only and needs no function of the math library.
+// Logits must not be NaN. -0 and +0 are equal.
 RETINASDK_HOST_DEVICE uint64_t rank_key(float logit, uint32_t index) {
   const float value = logit + 0.0f;
   uint32_t bits;
@@ -195,8 +207,10 @@ RETINASDK_HOST_DEVICE uint64_t rank_key(float logit, uint32_t index) {
   return (static_cast<uint64_t>(~ascending) << 32) | index;
 }
 
+// Returns the index in a key.
 RETINASDK_HOST_DEVICE uint32_t index_of(uint64_t key) { return static_cast<uint32_t>(key); }
 
+// Returns the logit in a key.
 RETINASDK_HOST_DEVICE float logit_of(uint64_t key) {
   const uint32_t ascending = ~static_cast<uint32_t>(key >> 32);
   const uint32_t bits = ascending ^ ((ascending & 0x80000000u) != 0u ? 0x80000000u : 0xffffffffu);
@@ -205,14 +219,15 @@ RETINASDK_HOST_DEVICE float logit_of(uint64_t key) {
   return value;
 }
 
-// Intersection over union of two outlines ([Box convention]); 0 where they do not overlap.
+// Returns the intersection over union (IoU) of two continuous boxes: 0 if they do not overlap.
 RETINASDK_HOST_DEVICE float iou(const Box& a, const Box& b) {
   float shared;
   if (!overlaps(a, b, shared)) return 0.0f;
   return shared / (area(a) + area(b) - shared);
 }
 
-// Does a kept box remove another of the same class? Of outlines; `limit` is the IoU threshold, by strict_limit().
+// Whether a kept box suppresses another box of its class. Both are continuous; `limit` is strict_limit() of the IoU
+// threshold.
 RETINASDK_HOST_DEVICE bool suppresses(const Box& kept, const Box& other, float limit) {
   return iou(kept, other) > limit;
 }

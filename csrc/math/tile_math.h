@@ -1,4 +1,4 @@
-// Which boxes of a tile to believe: every comparison of merge_tiles() but the suppression, which is box_math.h's.
+// Which boxes are cut by the edge of their tile. merge_tiles() uses this, and suppresses() of box_math.h.
 #pragma once
 
 #include <algorithm>
@@ -10,11 +10,15 @@ namespace retinasdk {
 namespace {
 
 // Note [Cut boxes]
-// A tile's inner edges are those that are not the image's. A box that comes as near to one as the slack is cut: it may
-// end there because the tile does. Where another tile shows all of it, clear of that tile's own inner edges, that tile
-// has seen the object whole and speaks for it: the cut box is left out, whatever its score. The tiles are rows x
-// columns, so a box is clear of some tile's edges where it is clear on each axis of some span.
+// The inner edges of a tile are those that are not edges of the image.
+// A box is cut if its distance to an inner edge of its tile is at most the slack: the object may continue in the next
+// tile.
+// A box is shown whole if some tile contains it and all inner edges of that tile are farther away than the slack.
+// A cut box that is shown whole by another tile is dropped, whatever its score: the detection of that tile replaces it.
+// The tiles form a grid, so the two axes can be checked separately: a tile shows a box whole if its row and its column
+// do. Functions for one axis call the row or the column a span.
 
+// Whether a box from `low` to `high` is cut by a span. `slack` is in pixels.
 RETINASDK_HOST_DEVICE bool is_cut(const TileAxis& axis, int span, float low, float high, float slack) {
   const int start = axis.starts[span];
   const int end = start + axis.length;
@@ -22,14 +26,15 @@ RETINASDK_HOST_DEVICE bool is_cut(const TileAxis& axis, int span, float low, flo
          (end < axis.extent && high >= static_cast<float>(end) - slack);
 }
 
-// Does any span show all of low..high? Of the spans that begin early enough, the last reaches farthest.
+// Whether any span shows a box from `low` to `high` whole. Among the spans that begin early enough, the last one
+// reaches farthest, so only that one is checked.
 inline bool is_shown_whole(const TileAxis& axis, float low, float high, float slack) {
   const int* first_late = std::partition_point(axis.starts + 1, axis.starts + axis.count,
                                                [&](int start) { return low > static_cast<float>(start) + slack; });
   return !is_cut(axis, static_cast<int>(first_late - axis.starts) - 1, low, high, slack);
 }
 
-// How much of `box` lies inside `other`, 0 to 1; of outlines (Note [Box convention]).
+// Returns the part of the area of `box` that lies inside `other`, 0 to 1. Both are continuous boxes.
 RETINASDK_HOST_DEVICE float covered(const Box& box, const Box& other) {
   const float left = box.x1 > other.x1 ? box.x1 : other.x1;
   const float top = box.y1 > other.y1 ? box.y1 : other.y1;

@@ -1,7 +1,9 @@
-// The little of ONNX Runtime's C interface that a custom operator needs, declared here as its packages bring no header.
+// The part of ONNX Runtime's C API that a custom operator needs. It is declared here, because the Python packages of
+// ONNX Runtime contain no header.
 //
-// The interface only grows: a function keeps its place in the table for ever, and OrtCustomOp says by its version which
-// of its fields are there ("onnxruntime_c_api.h", ONNX Runtime 1.17 to 1.32; the numbers are places in struct OrtApi).
+// The API is stable: functions keep their positions in the table (struct OrtApi) in later versions, and the version of
+// OrtCustomOp tells which of its fields exist. The numbers below are positions in struct OrtApi of
+// "onnxruntime_c_api.h", checked for ONNX Runtime 1.17 to 1.32.
 #pragma once
 
 #include <cstddef>
@@ -9,9 +11,9 @@
 
 namespace retinasdk::ort {
 
-constexpr uint32_t kApiVersion = 17;  // of ONNX Runtime 1.17, the oldest that has all of these
+constexpr uint32_t kApiVersion = 17;  // ONNX Runtime 1.17, the oldest version with all of these functions.
 
-// Owned by ONNX Runtime, seen by address only.
+// Opaque types of ONNX Runtime.
 struct Status;
 struct SessionOptions;
 struct CustomOpDomain;
@@ -23,20 +25,20 @@ struct MemoryInfo;
 struct Allocator;
 
 struct ApiBase {
-  const void* const* (*get_api)(uint32_t version);  // null where the runtime is older
+  const void* const* (*get_api)(uint32_t version);  // Returns null if the runtime is older.
   const char* (*get_version)();
 };
 
 struct CustomOp {
   uint32_t version;
-  void* create_kernel;  // superseded by create_kernel_v2
+  void* create_kernel;  // Replaced by create_kernel_v2.
   const char* (*get_name)(const CustomOp*);
   const char* (*get_execution_provider)(const CustomOp*);
   int (*get_input_type)(const CustomOp*, size_t);
   size_t (*get_input_count)(const CustomOp*);
   int (*get_output_type)(const CustomOp*, size_t);
   size_t (*get_output_count)(const CustomOp*);
-  void* compute;  // superseded by compute_v2
+  void* compute;  // Replaced by compute_v2.
   void (*destroy_kernel)(void* kernel);
   int (*get_input_characteristic)(const CustomOp*, size_t);
   int (*get_output_characteristic)(const CustomOp*, size_t);
@@ -54,12 +56,13 @@ constexpr int kRequired = 0, kOptional = 1;  // OrtCustomOpInputOutputCharacteri
 constexpr int kFail = 1;                     // OrtErrorCode
 constexpr int kArenaAllocator = 1, kDefaultMemory = 0;
 
-// A function of the table by its place and type.
+// Returns the function at a position of the table.
 template <int Place, typename Function>
 Function* function(const void* const* api) {
   return reinterpret_cast<Function*>(const_cast<void*>(api[Place]));
 }
 
+// The functions that the operators use.
 struct Api {
   const void* const* table;
 

@@ -1,7 +1,10 @@
-// ONNX Runtime's custom operators in the domain `retinasdk`, stride 1, all float32:
-//   WinogradConv: X (N, in, H, W), W (out, in, 3, 3), B (out,) optional, to Y (N, out, H, W); padding 1.
-//   PointwiseConv: the same with W (out, in, 1, 1), no padding, and optionally Z, of Y's shape, which is added.
-// W and B are constant. Then ReLU where the attribute relu is 1.
+// Custom operators for ONNX Runtime in the domain `retinasdk`. All tensors are float32, and the stride is 1.
+//
+//   WinogradConv   X (N, in, H, W), W (out, in, 3, 3), optional B (out,) -> Y (N, out, H, W). The padding is 1.
+//   PointwiseConv  X (N, in, H, W), W (out, in, 1, 1), optional B (out,), optional Z of Y's shape -> Y (N, out, H, W).
+//                  Z is added to the result, if the attribute `residual` is 1.
+//
+// W and B must be constant. If the attribute `relu` is 1, a ReLU follows.
 #include <map>
 #include <memory>
 #include <mutex>
@@ -19,6 +22,7 @@
 namespace retinasdk::ort {
 namespace {
 
+// Throws if ONNX Runtime reports an error.
 void check(const Api& api, Status* status) {
   if (status == nullptr) return;
   const std::string message = api.get_error_message(status);
@@ -26,7 +30,7 @@ void check(const Api& api, Status* status) {
   throw std::runtime_error(message);
 }
 
-// What ONNX Runtime gets for an exception.
+// Calls a function and turns its exception into an error status for ONNX Runtime.
 template <typename Function>
 Status* guarded(const Api& api, const char* name, const Function& call) {
   try {
@@ -35,6 +39,13 @@ Status* guarded(const Api& api, const char* name, const Function& call) {
   } catch (const std::exception& error) {
     return api.create_status(kFail, (std::string("retinasdk ") + name + ": " + error.what()).c_str());
   }
+}
+
+// Returns a shape for error messages, such as (1, 3, 8, 8).
+std::string describe(const std::vector<int64_t>& shape) {
+  std::string text;
+  for (const int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
+  return "(" + text + (shape.size() == 1 ? ",)" : ")");
 }
 
 std::vector<int64_t> shape_of(const Api& api, const Value* value) {
@@ -48,13 +59,15 @@ std::vector<int64_t> shape_of(const Api& api, const Value* value) {
   return shape;
 }
 
+// Returns the data of a tensor.
 float* data_of(const Api& api, const Value* value) {
-  void* data = nullptr;  // ONNX Runtime has no function for constant data before 1.23
+  void* data = nullptr;  // Before 1.23, ONNX Runtime has no function for constant data.
   check(api, api.get_tensor_data(const_cast<Value*>(value), &data));
   return static_cast<float*>(data);
 }
 
-// Nodes that share weights, as the levels of a head do, and sessions of one model share them as they are used, too.
+// Returns the transformed weights. Nodes and sessions with equal weights share one copy: the levels of a head, for
+// example.
 template <typename Weights>
 std::shared_ptr<const Weights> shared_weights(const float* weights, int out_channels, int in_channels, int taps) {
   using Key = std::tuple<int, int, size_t>;
@@ -70,6 +83,7 @@ std::shared_ptr<const Weights> shared_weights(const float* weights, int out_chan
   return made;
 }
 
+// Returns a constant input, or null if the input is not constant or missing.
 const Value* constant_input(const Api& api, const KernelInfo* info, size_t index) {
   int is_constant = 0;
   const Value* value = nullptr;
@@ -77,11 +91,11 @@ const Value* constant_input(const Api& api, const KernelInfo* info, size_t index
   return is_constant != 0 ? value : nullptr;
 }
 
-// What both operators are made of.
+// The constant inputs and attributes of both operators. `side` is the side of the kernel.
 struct Constants {
   const float* weights;
   int out_channels, in_channels;
-  const float* bias;  // or null
+  const float* bias;  // Or null.
   bool relu;
 
   Constants(const Api& api, const KernelInfo* info, int64_t side) {
@@ -89,11 +103,13 @@ struct Constants {
     const std::vector<int64_t> shape = tensor == nullptr ? std::vector<int64_t>{} : shape_of(api, tensor);
     if (shape.size() != 4 || shape[2] != side || shape[3] != side) {
       const std::string sides = std::to_string(side) + ", " + std::to_string(side);
-      throw std::invalid_argument("weights must be constant, (out, in, " + sides + ")");
+      throw std::invalid_argument("weights must be constant, (out, in, " + sides + ")" +
+                                  (tensor == nullptr ? "; they are not constant" : ", got " + describe(shape)));
     }
     const Value* offsets = constant_input(api, info, 2);
     if (offsets != nullptr && shape_of(api, offsets) != std::vector<int64_t>{shape[0]}) {
-      throw std::invalid_argument("bias must be constant, (out,)");
+      throw std::invalid_argument("bias must be constant, (" + std::to_string(shape[0]) + ",), got " +
+                                  describe(shape_of(api, offsets)));
     }
     weights = data_of(api, tensor);
     out_channels = static_cast<int>(shape[0]);
@@ -109,7 +125,7 @@ struct Constants {
   }
 };
 
-// One call of an operator: its tensors, scratch of ONNX Runtime's arena, and its threads.
+// One call of an operator: its tensors, scratch memory from ONNX Runtime's arena, and its threads.
 class Call {
  public:
   Call(const Api& api, KernelContext* context, int in_channels, int out_channels) : api_(api), context_(context) {
@@ -117,7 +133,8 @@ class Call {
     check(api, api.get_input(context, 0, &value));
     shape = shape_of(api, value);
     if (shape.size() != 4 || shape[1] != in_channels || shape[0] * shape[2] * shape[3] > INT32_MAX) {
-      throw std::invalid_argument("input must be (N, " + std::to_string(in_channels) + ", H, W)");
+      throw std::invalid_argument("input must be (N, " + std::to_string(in_channels) +
+                                  ", H, W) with at most 2147483647 pixels, got " + describe(shape));
     }
     input = data_of(api, value);
     shape[1] = out_channels;
@@ -138,17 +155,19 @@ class Call {
 
   bool is_empty() const { return shape[0] * shape[2] * shape[3] == 0; }
 
-  // Input 3, which must be of the output's shape.
+  // Returns input 3, which must have the shape of the output.
   const float* residual() const {
     const Value* value = nullptr;
     check(api_, api_.get_input(context_, 3, &value));
     if (value == nullptr || shape_of(api_, value) != shape) {
-      throw std::invalid_argument("what is added must be of the output's shape; use convolution=\"direct\"");
+      throw std::invalid_argument("the added tensor must have the shape of the output, " + describe(shape) + ", got " +
+                                  (value == nullptr ? "none" : describe(shape_of(api_, value))) +
+                                  "; open the model with convolution=\"direct\"");
     }
     return data_of(api_, value);
   }
 
-  // Once a call.
+  // Allocates scratch memory. May be called once per call.
   float* scratch(size_t floats) {
     MemoryInfo* memory = nullptr;
     check(api_, api_.create_cpu_memory_info(kArenaAllocator, kDefaultMemory, &memory));
@@ -162,13 +181,13 @@ class Call {
 
   ParallelFor threads() const {
     return [this](size_t count, const Piece& piece) {
-      // The pieces neither throw nor wait for each other.
+      // ONNX Runtime requires that pieces throw no exceptions. They also do not wait for each other.
       const auto call = [](void* data, size_t index) { (*static_cast<const Piece*>(data))(index); };
       check(api_, api_.parallel_for(context_, call, count, 0, const_cast<Piece*>(&piece)));
     };
   }
 
-  std::vector<int64_t> shape;  // of the output
+  std::vector<int64_t> shape;  // Of the output.
   const float* input = nullptr;
   float* output = nullptr;
   int batch = 0, height = 0, width = 0;
@@ -180,6 +199,7 @@ class Call {
   void* scratch_ = nullptr;
 };
 
+// The operator WinogradConv.
 class Winograd {
  public:
   static constexpr const char* kName = "WinogradConv";
@@ -205,6 +225,7 @@ class Winograd {
   const WinogradConv conv_;
 };
 
+// The operator PointwiseConv.
 class Pointwise {
  public:
   static constexpr const char* kName = "PointwiseConv";
@@ -236,12 +257,13 @@ class Pointwise {
   const bool has_residual_;
 };
 
+// Describes an operator to ONNX Runtime.
 template <typename Kernel>
 CustomOp make_op() {
   CustomOp op{};
   op.version = kApiVersion;
   op.get_name = [](const CustomOp*) { return Kernel::kName; };
-  op.get_execution_provider = [](const CustomOp*) -> const char* { return nullptr; };  // the CPU's
+  op.get_execution_provider = [](const CustomOp*) -> const char* { return nullptr; };  // The CPU.
   op.get_input_type = [](const CustomOp*, size_t) { return kFloat; };
   op.get_input_count = [](const CustomOp*) -> size_t { return Kernel::kInputs; };
   op.get_output_type = [](const CustomOp*, size_t) { return kFloat; };
@@ -272,18 +294,20 @@ CustomOp make_op() {
 #define RETINASDK_EXPORT __attribute__((visibility("default")))
 #endif
 
-// What SessionOptions.register_custom_ops_library() looks for.
+// SessionOptions.register_custom_ops_library() calls this function.
 extern "C" RETINASDK_EXPORT retinasdk::ort::Status* RegisterCustomOps(retinasdk::ort::SessionOptions* options,
                                                                       const retinasdk::ort::ApiBase* base) {
   using namespace retinasdk::ort;
   const void* const* table = base->get_api(kApiVersion);
-  if (table == nullptr) {  // a status can only be made by a version that every runtime has
-    return Api{base->get_api(1)}.create_status(kFail, "retinasdk needs ONNX Runtime 1.17 or newer");
+  if (table == nullptr) {  // Every runtime has version 1 of the API, which can create the status.
+    const std::string message = std::string("retinasdk needs ONNX Runtime 1.17 or newer, got ") + base->get_version() +
+                                "; run: pip install --upgrade onnxruntime";
+    return Api{base->get_api(1)}.create_status(kFail, message.c_str());
   }
   const Api api{table};
   return guarded(api, "operators", [&] {
-    static const CustomOp ops[] = {
-        make_op<Winograd>(), make_op<Pointwise>()};  // these live as long as the process: sessions keep their addresses
+    // The operators live as long as the process, because sessions keep their addresses.
+    static const CustomOp ops[] = {make_op<Winograd>(), make_op<Pointwise>()};
     static CustomOpDomain* domain = [&] {
       CustomOpDomain* made = nullptr;
       check(api, api.create_custom_op_domain("retinasdk", &made));

@@ -1,5 +1,7 @@
-// The C++ core without Python: an image becomes the network's input, head outputs become boxes.
-// Between the two runs your inference runtime. Here planted head outputs stand for it, so the program needs no model.
+// Uses the C++ core without Python: preprocesses an image, decodes head outputs, and suppresses overlapping boxes.
+//
+// Your inference runtime runs between preprocessing and decoding. This program needs no model: infer() writes made-up
+// head outputs instead.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -13,9 +15,9 @@ namespace {
 const char* const kLabels[] = {"cat", "dog"};
 constexpr int kClasses = 2;
 constexpr int kImageHeight = 120, kImageWidth = 200;
-constexpr int kInputHeight = 192, kInputWidth = 320;  // 1.6 times the image, and whole cells of every level: no padding
+constexpr int kInputHeight = 192, kInputWidth = 320;  // 1.6 times the image. Both strides divide it: no padding.
 
-// One pyramid level with one anchor a cell, and its two head outputs for one image.
+// One feature level with one anchor per cell, and its two head outputs for one image.
 struct Heads {
   Heads(int stride_, float half_side)
       : stride(stride_),
@@ -37,22 +39,28 @@ struct Heads {
   std::vector<float> logits, deltas;
 };
 
+// Replaces the inference runtime.
 void infer(const std::vector<float>& /*input*/, Heads& fine, Heads& coarse) {
-  fine.logit(0, 3, 5) = 3.0f;    // a cat,
-  fine.logit(0, 3, 6) = 2.0f;    // the same cat seen from the next cell: NMS drops it,
-  fine.delta(0, 3, 6) = -0.5f;   // since this moves the box half its width to the left, onto the first
-  fine.logit(1, 3, 5) = 1.0f;    // a dog in the same place: another class, so it stays
-  coarse.logit(1, 5, 9) = 1.5f;  // a dog twice as wide as its anchor, clipped at the right edge
+  // A cat.
+  fine.logit(0, 3, 5) = 3.0f;
+  // The same cat, detected in the next cell. The delta moves the box half its width to the left, onto the first box.
+  // Therefore NMS suppresses it.
+  fine.logit(0, 3, 6) = 2.0f;
+  fine.delta(0, 3, 6) = -0.5f;
+  // A dog in the same place. NMS keeps it, because its class is different.
+  fine.logit(1, 3, 5) = 1.0f;
+  // A dog that is twice as wide as its anchor. Its box is clipped at the right edge.
+  coarse.logit(1, 5, 9) = 1.5f;
   coarse.delta(2, 5, 9) = std::log(2.0f);
 }
 
 void run() {
-  std::vector<uint8_t> pixels(static_cast<size_t>(kImageHeight) * kImageWidth * 3, 128);  // your image, RGB
+  std::vector<uint8_t> pixels(static_cast<size_t>(kImageHeight) * kImageWidth * 3, 128);  // Your image, RGB.
   const retinasdk::ImageView image{pixels.data(), kImageHeight, kImageWidth, kImageWidth * 3};
   const retinasdk::PreprocessOptions options{kInputHeight,
-                                             kInputWidth,  // resized
+                                             kInputWidth,  // Resized.
                                              kInputHeight,
-                                             kInputWidth,  // padded
+                                             kInputWidth,  // Padded.
                                              {123.675f, 116.28f, 103.53f},
                                              {58.395f, 57.12f, 57.375f},
                                              /*reverse_channels=*/false,
@@ -70,7 +78,7 @@ void run() {
   int32_t count = 0, kept_count = 0;
   const retinasdk::Candidates candidates{boxes.data(), logits.data(), class_ids.data(), &count, kCapacity};
   const float clip_size[] = {kInputHeight, kInputWidth};
-  // A logit of 0 is a score of 0.5. The clamp of ln(1000 / 16) is torchvision's and detectron2's.
+  // The logit threshold of 0 is a score of 0.5. dw and dh are at most ln(1000 / 16), as in torchvision and detectron2.
   const retinasdk::DecodeOptions decoding{1, 1, kClasses, 0.0f, kTopK, {{1.0f, 1.0f, 1.0f, 1.0f}, std::log(62.5f)}, {}};
   retinasdk::decode({fine.view(), coarse.view()}, decoding, clip_size, candidates);
   retinasdk::nms(1, candidates, {0.5f, kMaxDetections}, kept.data(), &kept_count);
@@ -92,7 +100,7 @@ void run() {
 int main() {
   try {
     run();
-  } catch (const std::exception& error) {  // std::invalid_argument says what was wanted and what was given
+  } catch (const std::exception& error) {  // std::invalid_argument: the message gives the allowed range and the value.
     std::fprintf(stderr, "%s\n", error.what());
     return 1;
   }

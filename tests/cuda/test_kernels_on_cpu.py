@@ -324,7 +324,7 @@ def test_bad_arguments_of_decode(changes: dict[str, Any], message: str) -> None:
     ("call", "arguments", "message"),
     [
         ("nms_scratch_bytes", {"batch": 0, "capacity": 1, "max_detections": 1}, "batch must be 1 to 65535, got 0"),
-        ("nms_scratch_bytes", {"batch": 1, "capacity": 0, "max_detections": 1}, "room for candidates must be 1 to"),
+        ("nms_scratch_bytes", {"batch": 1, "capacity": 0, "max_detections": 1}, "capacity of the candidates must be 1"),
         ("nms_scratch_bytes", {"batch": 1, "capacity": 1, "max_detections": 0}, "max_detections must be 1 to 1048576"),
         ("preprocess_scratch_bytes",
          {"size": (0, 1), "resized": (1, 1), "padded": (1, 1), "antialias": False}, "image height must be 1 to 65536"),

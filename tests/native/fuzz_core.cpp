@@ -1,7 +1,7 @@
-// Seeded hostile inputs for the native core, without Python: fuzz_core [seed [rounds]].
+// Runs the native core with seeded, hostile inputs, without Python: fuzz_core [seed [rounds]].
 //
-// Buffers are exactly as large as the contract says, so that the address sanitizer sees a step beyond; what must hold
-// whatever the input is checked here, and all of it is done again by eight threads at once.
+// Buffers are exactly as large as ops.h requires, so that the address sanitizer detects any access beyond them. The
+// test checks properties that hold for every input. Some cases are run again by eight threads at the same time.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -24,10 +24,11 @@ using retinasdk::Box;
 
 void check(bool condition, const char* what) {
   if (condition) return;
-  std::fprintf(stderr, "fuzz_core: does not hold: %s\n", what);
+  std::fprintf(stderr, "fuzz_core: this property does not hold: %s\n", what);
   std::exit(1);
 }
 
+// Preprocesses an image and checks the result.
 std::vector<float> run(const PreprocessCase& made) {
   const retinasdk::PreprocessOptions& options = made.options;
   std::vector<float> canvas(size_t{3} * static_cast<size_t>(options.padded_height * options.padded_width), kNan);
@@ -39,7 +40,7 @@ std::vector<float> run(const PreprocessCase& made) {
     for (int y = 0; y < options.padded_height; ++y) {
       for (int x = 0; x < options.padded_width; ++x, ++at) {
         const bool inside = y < options.resized_height && x < options.resized_width;
-        if (inside) check(canvas[at] >= lowest && canvas[at] <= highest, "an average lies between its pixels");
+        if (inside) check(canvas[at] >= lowest && canvas[at] <= highest, "outputs lie in the range of the pixels");
         if (!inside) check(canvas[at] == 0.0f, "padding is 0");
       }
     }
@@ -49,11 +50,12 @@ std::vector<float> run(const PreprocessCase& made) {
 
 // -- decode and NMS --------------------------------------------------------------------------------------------------
 
+// The candidates and the kept ones of a batch.
 struct Detected {
   std::vector<float> boxes, logits;
   std::vector<int32_t> class_ids, counts, kept, kept_counts;
 
-  bool operator==(const Detected& other) const {  // everything here is finite or infinite, never NaN
+  bool operator==(const Detected& other) const {  // No value here is NaN.
     return boxes == other.boxes && logits == other.logits && class_ids == other.class_ids && counts == other.counts &&
            kept == other.kept && kept_counts == other.kept_counts;
   }
@@ -80,7 +82,7 @@ void check_candidates(const HeadsCase& made, const Detected& detected, int image
       check(box.x1 <= box.x2 && box.y1 <= box.y2, "corners are in order");
     }
     if (made.options.drop_empty) {
-      check(!retinasdk::is_empty(retinasdk::outline(box, coder.inclusive_pixels)), "no box is empty");
+      check(!retinasdk::is_empty(retinasdk::continuous_box(box, coder.inclusive_pixels)), "no box is empty");
     }
     check(detected.logits[i] > made.options.logit_threshold ||
               (made.options.or_equal && detected.logits[i] == made.options.logit_threshold),
@@ -97,7 +99,7 @@ void check_candidates(const HeadsCase& made, const Detected& detected, int image
     }
     if (i > first && detected.logits[i] > detected.logits[i - 1]) ++climbs;
   }
-  check(climbs < static_cast<int>(made.levels.size()), "candidates fall inside a level");
+  check(climbs < static_cast<int>(made.levels.size()), "logits do not rise inside a level");
 }
 
 void check_kept(const HeadsCase& made, const Detected& detected, int image, size_t first) {
@@ -125,19 +127,20 @@ void check_kept(const HeadsCase& made, const Detected& detected, int image, size
       const bool same_class = detected.class_ids[other] == detected.class_ids[i];
       if (better && same_class && ++better_of_class == made.nms.max_per_class) return true;
       if (!better || !(same_class || made.nms.across_classes)) continue;
-      const float overlap = retinasdk::iou(retinasdk::outline(box_at(detected, other), made.nms.inclusive_pixels),
-                                           retinasdk::outline(box_at(detected, i), made.nms.inclusive_pixels));
+      const float overlap =
+          retinasdk::iou(retinasdk::continuous_box(box_at(detected, other), made.nms.inclusive_pixels),
+                         retinasdk::continuous_box(box_at(detected, i), made.nms.inclusive_pixels));
       if (overlap > made.nms.iou_threshold || (made.nms.or_equal && overlap == made.nms.iou_threshold)) return true;
     }
     return false;
   };
   for (size_t i = 0; i < count; ++i) {
     if (is_kept[i]) check(!suppressed_by_kept(first + i), "no kept box overlaps a better kept one of its class");
-    if (!is_kept[i] && kept_count < room) check(suppressed_by_kept(first + i), "nothing is dropped without cause");
+    if (!is_kept[i] && kept_count < room) check(suppressed_by_kept(first + i), "no box is dropped without a reason");
   }
 }
 
-// What soft NMS and fusion promise whatever the candidates; max_detections, the thresholds and the classes are theirs.
+// The results of fusion and soft NMS: the second half of `scores` and `counts` belongs to soft NMS.
 struct Scored {
   std::vector<float> boxes, scores;
   std::vector<int32_t> class_ids, kept, counts;
@@ -148,7 +151,8 @@ struct Scored {
   }
 };
 
-Scored run_crowd_rules(const HeadsCase& made, const retinasdk::Candidates& candidates, retinasdk::ScoreScale scale) {
+// Runs fusion and soft NMS and checks the results.
+Scored run_overlap_rules(const HeadsCase& made, const retinasdk::Candidates& candidates, retinasdk::ScoreScale scale) {
   const auto batch = static_cast<size_t>(made.options.batch);
   const auto room = static_cast<size_t>(made.nms.max_detections);
   Scored scored{std::vector<float>(4 * batch * room), std::vector<float>(2 * batch * room),
@@ -182,6 +186,7 @@ Scored run_crowd_rules(const HeadsCase& made, const retinasdk::Candidates& candi
   return scored;
 }
 
+// Decodes heads, suppresses, and checks the results.
 Detected run(const HeadsCase& made) {
   const auto batch = static_cast<size_t>(made.options.batch);
   const auto capacity = made.levels.size() * static_cast<size_t>(made.options.top_k);
@@ -200,11 +205,12 @@ Detected run(const HeadsCase& made) {
     check_kept(made, detected, image, static_cast<size_t>(image) * capacity);
   }
   const auto scale = retinasdk::ScoreScale::kLogit;
-  check(run_crowd_rules(made, candidates, scale) == run_crowd_rules(made, candidates, scale), "twice is alike");
+  check(run_overlap_rules(made, candidates, scale) == run_overlap_rules(made, candidates, scale),
+        "two runs give the same result");
   return detected;
 }
 
-// NMS as a caller may use it alone: boxes that decode() would never give.
+// Runs NMS with boxes that decode() never returns. A caller may use NMS alone.
 void run_hostile_nms(Random& random) {
   const int count = random.integer(0, 300);
   std::vector<float> boxes, logits;
@@ -225,16 +231,16 @@ void run_hostile_nms(Random& random) {
   made.options.batch = 1;
   made.options.classes = 65536;
   made.score_thresholds.assign(65536, random.real(0, 1));
-  run_crowd_rules(made, {boxes.data(), logits.data(), class_ids.data(), counts.data(), count},
-                  random.chance(2) ? retinasdk::ScoreScale::kLogit : retinasdk::ScoreScale::kProbability);
+  run_overlap_rules(made, {boxes.data(), logits.data(), class_ids.data(), counts.data(), count},
+                    random.chance(2) ? retinasdk::ScoreScale::kLogit : retinasdk::ScoreScale::kProbability);
   for (int place = 0; place < kept_count; ++place) {
     const auto i = static_cast<size_t>(kept[static_cast<size_t>(place)]);
-    check(i < static_cast<size_t>(count) && !std::isnan(logits[i]), "what is kept has a rank");
-    for (size_t side = 0; side < 4; ++side) check(std::isfinite(boxes[4 * i + side]), "what is kept is finite");
+    check(i < static_cast<size_t>(count) && !std::isnan(logits[i]), "kept logits are not NaN");
+    for (size_t side = 0; side < 4; ++side) check(std::isfinite(boxes[4 * i + side]), "kept boxes are finite");
   }
 }
 
-// Tiles that cover an image, and boxes that no tile would give among those that one would.
+// Merges the boxes of random tiles. Some boxes could not come from a tile.
 void run_merge(Random& random) {
   const int extent = random.integer(1, 400);
   const int length = random.integer(1, extent);
@@ -265,14 +271,15 @@ void run_merge(Random& random) {
   for (int place = 0; place < kept_count; ++place) {
     const auto i = static_cast<size_t>(kept[static_cast<size_t>(place)]);
     check(i < static_cast<size_t>(count) && seen.insert(static_cast<int32_t>(i)).second, "merged indices are unique");
-    check(!std::isnan(logits[i]), "what is merged has a rank");
-    for (size_t side = 0; side < 4; ++side) check(std::isfinite(boxes[4 * i + side]), "what is merged is finite");
+    check(!std::isnan(logits[i]), "merged logits are not NaN");
+    for (size_t side = 0; side < 4; ++side) check(std::isfinite(boxes[4 * i + side]), "merged boxes are finite");
     if (place > 0) check(logits[static_cast<size_t>(kept[static_cast<size_t>(place) - 1])] >= logits[i], "best first");
-    check(joined[i] == static_cast<int32_t>(i), "what is kept goes into itself");
+    check(joined[i] == static_cast<int32_t>(i), "a kept box is joined to itself");
   }
-  for (const int32_t leader : joined) check(leader == -1 || seen.count(leader) == 1, "boxes go into kept ones");
+  for (const int32_t leader : joined) check(leader == -1 || seen.count(leader) == 1, "boxes are joined to kept boxes");
 }
 
+// Checks that a call throws std::invalid_argument with the given text in its message.
 void check_refused(const std::string& message, const std::function<void()>& call) {
   try {
     call();
@@ -290,9 +297,9 @@ void check_bad_arguments() {
   check_refused("padded width must be 2 to 65536, got 1", [&] { run(small); });
   HeadsCase heads = make_heads(random);
   const retinasdk::Candidates no_room{nullptr, nullptr, nullptr, nullptr, 0};
-  check_refused("candidates need room for levels * top_k",
+  check_refused("the capacity of the candidates must be at least levels * top_k",
                 [&] { retinasdk::decode(heads.levels, heads.options, heads.clip_sizes.data(), no_room); });
-  check_refused("at least one level", [&] { retinasdk::decode({}, heads.options, nullptr, no_room); });
+  check_refused("at least one feature level", [&] { retinasdk::decode({}, heads.options, nullptr, no_room); });
   heads.options.class_ids = {heads.options.classes};
   check_refused("class id must be 0 to", [&] { run(heads); });
   heads.options.class_ids.clear();
@@ -303,10 +310,10 @@ void check_bad_arguments() {
   check_refused("models must be 1 to", [&] { run(heads); });
   heads.levels[0].height = 60000;
   heads.levels[0].width = 60000;
-  check_refused("pairs; at most 2147483647 are supported", [&] { run(heads); });
+  check_refused("pairs, but at most 2147483647 pairs are supported", [&] { run(heads); });
 }
 
-// The filter of this machine against the comparison it stands for, at every length and alignment.
+// Compares the filter of this machine with passes(), at random lengths and alignments.
 void run_filter(Random& random) {
   const int count = random.integer(0, 200);
   const int skipped = random.integer(0, count);
@@ -320,9 +327,10 @@ void run_filter(Random& random) {
   std::vector<int32_t> found(static_cast<size_t>(count - skipped));
   found.resize(static_cast<size_t>(
       retinasdk::cpu::positions_above(values.data() + skipped, count - skipped, threshold, found.data())));
-  check(found == expected, "the filter finds what passes");
+  check(found == expected, "the filter finds the values that pass");
 }
 
+// Runs a case in eight threads at the same time.
 template <typename Case>
 void run_in_threads(const Case& made) {
   const auto alone = run(made);
@@ -357,6 +365,6 @@ int main(int argc, char** argv) {
       run_in_threads(make_heads(random));
     }
   }
-  std::printf("fuzz_core: %d rounds with seed %llu, filter %s: all held\n", rounds,
+  std::printf("fuzz_core: %d rounds with seed %llu, filter %s: all properties hold\n", rounds,
               static_cast<unsigned long long>(seed), retinasdk::simd_name());
 }

@@ -1,6 +1,7 @@
-// The CUDA kernels on the emulated device against the CPU's functions, without Python: parity_cuda [seed [rounds]].
+// Compares the CUDA kernels on the emulated device with the CPU functions, without Python: parity_cuda [seed [rounds]].
 //
-// Buffers are exactly as large as the contract says, so that the sanitizers see a step beyond. Equal means to the bit.
+// Results must be equal bit by bit. Buffers are exactly as large as the headers require, so that the sanitizers detect
+// any access beyond them.
 #include <cuda_fp16.h>
 
 #include <cstdio>
@@ -16,7 +17,7 @@ namespace cuda = retinasdk::cuda;
 
 void check(bool condition, const char* what) {
   if (condition) return;
-  std::fprintf(stderr, "parity_cuda: does not hold: %s\n", what);
+  std::fprintf(stderr, "parity_cuda: this property does not hold: %s\n", what);
   std::exit(1);
 }
 
@@ -25,6 +26,7 @@ bool same_bytes(const std::vector<T>& ours, const std::vector<T>& theirs, size_t
   return count == 0 || std::memcmp(ours.data() + first, theirs.data() + first, count * sizeof(T)) == 0;
 }
 
+// A scratch buffer, filled with a pattern that no kernel may rely on.
 class Scratch {
  public:
   explicit Scratch(size_t size_bytes) : data_(std::aligned_alloc(256, size_bytes)), size_bytes_(size_bytes) {
@@ -40,6 +42,7 @@ class Scratch {
   size_t size_bytes_;
 };
 
+// The results of decode() and nms().
 struct Found {
   std::vector<float> boxes, logits;
   std::vector<int32_t> class_ids, counts, kept, kept_counts;
@@ -54,15 +57,15 @@ struct Found {
 };
 
 void check_same(const Found& ours, const Found& theirs, size_t capacity) {
-  check(ours.counts == theirs.counts, "as many candidates");
+  check(ours.counts == theirs.counts, "the counts of candidates are equal");
   for (size_t image = 0; image < ours.counts.size(); ++image) {
     const auto count = static_cast<size_t>(theirs.counts[image]);
-    check(same_bytes(ours.boxes, theirs.boxes, 4 * image * capacity, 4 * count), "the same boxes");
-    check(same_bytes(ours.logits, theirs.logits, image * capacity, count), "the same logits");
-    check(same_bytes(ours.class_ids, theirs.class_ids, image * capacity, count), "the same classes");
+    check(same_bytes(ours.boxes, theirs.boxes, 4 * image * capacity, 4 * count), "the boxes are equal");
+    check(same_bytes(ours.logits, theirs.logits, image * capacity, count), "the logits are equal");
+    check(same_bytes(ours.class_ids, theirs.class_ids, image * capacity, count), "the classes are equal");
   }
-  check(ours.kept_counts == theirs.kept_counts, "as many kept");
-  check(ours.kept == theirs.kept, "the same kept");
+  check(ours.kept_counts == theirs.kept_counts, "the counts of kept candidates are equal");
+  check(ours.kept == theirs.kept, "the kept candidates are equal");
 }
 
 Found run_cpu(const HeadsCase& made, size_t capacity) {
@@ -79,7 +82,7 @@ cuda::DeviceNmsOptions device_options(const retinasdk::NmsOptions& nms) {
           nms.inclusive_pixels, nms.across_classes, nms.max_per_class};
 }
 
-// What soft NMS and fusion report.
+// The results of soft NMS and fusion.
 struct Scored {
   std::vector<float> boxes, scores;
   std::vector<int32_t> class_ids, counts, kept;
@@ -107,7 +110,7 @@ void check_soft_nms(const HeadsCase& made, Found& found, size_t capacity) {
   const Scratch scratch(cuda::soft_nms_scratch_bytes(batch, static_cast<int>(capacity), options));
   cuda::soft_nms(batch, device, options, ours.kept.data(), ours.device(), scratch, nullptr);
   check(ours.counts == theirs.counts && ours.kept == theirs.kept, "soft NMS keeps the same");
-  check(same_bytes(ours.scores, theirs.scores, 0, theirs.scores.size()), "scores fall alike");
+  check(same_bytes(ours.scores, theirs.scores, 0, theirs.scores.size()), "scores decay equally");
 }
 
 void check_fusion(const HeadsCase& made, Found& found, size_t capacity) {
@@ -127,11 +130,11 @@ void check_fusion(const HeadsCase& made, Found& found, size_t capacity) {
   const Scratch scratch(cuda::fusion_scratch_bytes(batch, static_cast<int>(capacity), options));
   cuda::fuse(batch, device, options, ours.device(), scratch, nullptr);
   check(ours.counts == theirs.counts && ours.class_ids == theirs.class_ids, "fusion finds the same classes");
-  check(same_bytes(ours.boxes, theirs.boxes, 0, theirs.boxes.size()), "boxes are fused alike");
-  check(same_bytes(ours.scores, theirs.scores, 0, theirs.scores.size()), "scores are fused alike");
+  check(same_bytes(ours.boxes, theirs.boxes, 0, theirs.boxes.size()), "fused boxes are equal");
+  check(same_bytes(ours.scores, theirs.scores, 0, theirs.scores.size()), "fused scores are equal");
 }
 
-// heads[level]: the logits, then the deltas, of the type that the device is to read.
+// Runs decode() and nms() on the emulated device. logits and deltas: one vector per level, of the type `type`.
 template <typename T>
 Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type, const std::vector<std::vector<T>>& logits,
                const std::vector<std::vector<T>>& deltas) {
@@ -173,13 +176,14 @@ Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type, const 
       const size_t target = image * room + place;
       check(std::memcmp(&boxes[4 * target], &found.boxes[4 * source], 4 * sizeof(float)) == 0 &&
                 kept_logits[target] == found.logits[source] && class_ids[target] == found.class_ids[source],
-            "kept candidates are gathered");
+            "kept candidates are copied");
     }
   }
   return found;
 }
 
-constexpr size_t kManyCandidates = 300;  // of which the emulation takes its time
+// Soft NMS and fusion are slow on the emulated device, so they run up to this number of candidates only.
+constexpr size_t kManyCandidates = 300;
 
 void check_heads(HeadsCase made) {
   const size_t capacity = made.levels.size() * static_cast<size_t>(made.options.top_k);
@@ -189,7 +193,7 @@ void check_heads(HeadsCase made) {
     check_soft_nms(made, found, capacity);
     check_fusion(made, found, capacity);
   }
-  // Both devices are fed what a half can hold.
+  // Rounds the values to float16 first, so that both devices read the same values.
   const auto to_half = [](std::vector<std::vector<float>>& values) {
     std::vector<std::vector<__half>> halves;
     for (std::vector<float>& level : values) {
@@ -226,12 +230,13 @@ void check_preprocess(const PreprocessCase& made) {
   const Scratch scratch(cuda::preprocess_scratch_bytes(image, device));
   std::vector<float> ours(values);
   cuda::preprocess(image, device, ours.data(), scratch, nullptr);
-  check(same_bytes(ours, theirs, 0, values), "the same canvas");
+  check(same_bytes(ours, theirs, 0, values), "the preprocessed images are equal");
   device.output = cuda::Scalar::kFloat16;
   std::vector<__half> halves(values);
   cuda::preprocess(image, device, halves.data(), scratch, nullptr);
   for (size_t i = 0; i < values; ++i) {
-    check(__half2float(halves[i]) == __half2float(__float2half_rn(theirs[i])), "the same canvas in halves");
+    check(__half2float(halves[i]) == __half2float(__float2half_rn(theirs[i])),
+          "the preprocessed float16 images are equal");
   }
 }
 
@@ -246,5 +251,6 @@ int main(int argc, char** argv) {
                                      random.integer(1, 40)));
     check_heads(make_heads(random));
   }
-  std::printf("parity_cuda: %d rounds with seed %llu: equal\n", rounds, static_cast<unsigned long long>(seed));
+  std::printf("parity_cuda: %d rounds with seed %llu: all results are equal\n", rounds,
+              static_cast<unsigned long long>(seed));
 }

@@ -1,4 +1,4 @@
-// Seeded cases for the native tests: sizes, options and values of every kind, hostile ones included.
+// Random, seeded cases for the native tests: sizes, options and values, including NaN, infinity and extreme values.
 #pragma once
 
 #include <cstddef>
@@ -20,10 +20,12 @@ class Random {
   explicit Random(uint64_t seed) : engine_(seed) {}
 
   int integer(int low, int high) { return low + static_cast<int>(engine_() % static_cast<uint64_t>(high - low + 1)); }
+  // Returns true in one of `one_in` cases.
   bool chance(int one_in) { return integer(1, one_in) == 1; }
   float real(float low, float high) {
     return low + (high - low) * static_cast<float>(engine_() >> 40) * (1.0f / 16777216.0f);
   }
+  // Returns NaN, infinity, zero, or a value near a limit of float or of exp().
   float hostile() {
     static const float values[] = {kNan,   kInfinity, -kInfinity, 0.0f,  -0.0f, kLargest, -kLargest,
                                    1e-42f, 1e30f,     -1e30f,     88.0f, 89.0f, -104.0f,  1e-30f};
@@ -70,7 +72,7 @@ struct HeadsCase {
   std::vector<float> class_thresholds, ignored;
   retinasdk::DecodeOptions options;
   retinasdk::NmsOptions nms;
-  // Of soft NMS and fusion, whose other options are those of nms.
+  // Options of soft NMS and fusion. Their other options are those in `nms`.
   retinasdk::Decay decay;
   float sigma;
   std::vector<float> score_thresholds;
@@ -122,8 +124,8 @@ HeadsCase make_heads(Random& random) {
   }
   made.options.class_thresholds = made.class_thresholds.empty() ? nullptr : made.class_thresholds.data();
   made.options.ignored = made.ignored.data();
-  const int kind =
-      random.integer(0, 4);  // of logits: spread, all equal, few values, hostile, spread with hostile deltas
+  // The kind of logits: 0 random, 1 all equal, 2 few different values, 3 hostile, 4 random with hostile deltas.
+  const int kind = random.integer(0, 4);
   const int level_count = random.integer(1, 5);
   for (int level = 0; level < level_count; ++level) {
     const int side = random.chance(10) ? 60 : 12;

@@ -1,7 +1,7 @@
-// The convolutions against direct ones in float64, without Python: winograd [seed [rounds]].
+// Compares the convolutions with direct convolutions in float64, without Python: winograd [seed [rounds]].
 //
-// Buffers are exactly as large as the contract says, so that the address sanitizer sees a step beyond; pieces are done
-// by threads, so that the thread sanitizer sees two that touch the same output.
+// Buffers are exactly as large as the headers require, so that the address sanitizer detects any access beyond them.
+// The pieces of work run in threads, so that the thread sanitizer detects pieces that write to the same output.
 #include "convolution/winograd.h"
 
 #include <atomic>
@@ -25,14 +25,14 @@ using retinasdk::WinogradWeights;
 
 void check(bool condition, const char* what) {
   if (condition) return;
-  std::fprintf(stderr, "winograd: does not hold: %s\n", what);
+  std::fprintf(stderr, "winograd: this property does not hold: %s\n", what);
   std::exit(1);
 }
 
 struct Case {
   int batch, in, out, height, width;
   bool relu;
-  std::vector<float> input, weights, bias;  // bias may be empty
+  std::vector<float> input, weights, bias;  // The bias may be empty.
 };
 
 std::vector<float> values(Random& random, int count) {
@@ -51,14 +51,15 @@ Case make_case(Random& random) {
             {},
             {},
             {}};
-  if (random.chance(8)) made.out = random.integer(130, 150);  // more than one chunk of products
-  if (random.chance(8)) made.in = random.integer(300, 1200);  // more than one block of tiles
+  if (random.chance(8)) made.out = random.integer(130, 150);  // More than one chunk of products.
+  if (random.chance(8)) made.in = random.integer(300, 1200);  // More than one block of patches.
   made.input = values(random, made.batch * made.in * made.height * made.width);
   made.weights = values(random, made.out * made.in * 9);
   if (random.chance(2)) made.bias = values(random, made.out);
   return made;
 }
 
+// A ParallelFor with two threads.
 void in_threads(size_t count, const Piece& piece) {
   std::atomic<size_t> next{0};
   const auto work = [&] {
@@ -78,6 +79,7 @@ std::vector<float> run(const Case& made, const retinasdk::winograd::Kernels& ker
   return output;
 }
 
+// Computes one output of the direct convolution.
 double direct(const Case& made, int image, int out, int y, int x) {
   double sum = made.bias.empty() ? 0.0 : made.bias[static_cast<size_t>(out)];
   for (int in = 0; in < made.in; ++in) {
@@ -94,14 +96,15 @@ double direct(const Case& made, int image, int out, int y, int x) {
 }
 
 void check_close(const Case& made, const std::vector<float>& output, Random& random) {
-  const double spread = std::sqrt(made.in);  // standard deviation of an output: of 9 * in products, each of 1/3
+  // The standard deviation of an output: it is a sum of 9 * in products, each with a standard deviation of 1/3.
+  const double spread = std::sqrt(made.in);
   const double most = 3e-4 * spread;
   for (int i = 0; i < 200; ++i) {
     const int image = random.integer(0, made.batch - 1), out = random.integer(0, made.out - 1);
     const int y = random.integer(0, made.height - 1), x = random.integer(0, made.width - 1);
     const int at = ((image * made.out + out) * made.height + y) * made.width + x;
     const double difference = std::fabs(output[static_cast<size_t>(at)] - direct(made, image, out, y, x));
-    check(difference < most, "outputs are those of the direct convolution");
+    check(difference < most, "outputs are close to the direct convolution");
   }
   for (const float value : output) check(std::isfinite(value), "every output is written");
 }
@@ -127,7 +130,8 @@ void run_pointwise(Random& random, const retinasdk::winograd::Kernels& kernels) 
              input[static_cast<size_t>((image * in + i) * pixels + pixel)];
     }
     const double wanted = relu && sum < 0 ? 0.0 : sum;
-    check(std::fabs(output[static_cast<size_t>(at)] - wanted) < 1e-4, "pointwise outputs are the products");
+    check(std::fabs(output[static_cast<size_t>(at)] - wanted) < 1e-4,
+          "pointwise outputs are close to the matrix product");
   }
 }
 
@@ -137,7 +141,7 @@ void check_nan_spreads() {
   made.input[14] = kNan;
   bool some = false;
   for (const float value : run(made, retinasdk::winograd::kPlainKernels)) some = some || std::isnan(value);
-  check(some, "a NaN is not made 0 by the ReLU");
+  check(some, "the ReLU keeps a NaN");
 }
 
 void check_bad_arguments() {
@@ -147,7 +151,7 @@ void check_bad_arguments() {
     check(std::string(error.what()).find("channels must be 1 to 65536, got 0 out, 8 in") == 0, error.what());
     return;
   }
-  check(false, "no channels are refused");
+  check(false, "zero channels are rejected");
 }
 
 }  // namespace
@@ -165,6 +169,6 @@ int main(int argc, char** argv) {
     run_pointwise(random, retinasdk::winograd::kPlainKernels);
     run_pointwise(random, retinasdk::winograd::best_kernels());
   }
-  std::printf("winograd: %d rounds with seed %llu, plain and %s: all held\n", rounds,
+  std::printf("winograd: %d rounds with seed %llu, plain and %s: all properties hold\n", rounds,
               static_cast<unsigned long long>(seed), retinasdk::winograd_simd_name());
 }

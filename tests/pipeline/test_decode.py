@@ -296,7 +296,7 @@ def broken(**changes: Any) -> DecodeCase:
         ({"logits": [np.zeros((1, 6, 2, 2))]}, r"logits of level 0 must be .* float32, .*float64"),
         ({"logits": [np.zeros((1, 6, 2), np.float32)]}, r"logits of level 0 must be \(N, A \* K, H, W\)"),
         ({"logits": [np.zeros((1, 6, 2, 4), np.float32)[..., ::2]]}, r"C-contiguous; got \(1, 6, 2, 2\)"),
-        ({"logits": [np.zeros((1, 7, 2, 2), np.float32)]}, "7 channels, which is no multiple of the 3 base anchors"),
+        ({"logits": [np.zeros((1, 7, 2, 2), np.float32)]}, "a multiple of the 3 base anchors, got 7 channels"),
         ({"deltas": [np.zeros((1, 12, 2, 3), np.float32)]}, r"deltas of level 0 .* got \(1, 12, 2, 3\)"),
         ({"deltas": [np.zeros((2, 12, 2, 2), np.float32)]}, r"deltas of level 0 .* got \(2, 12, 2, 2\)"),
         ({"base_anchors": [BASE[:, :3].copy()]}, r"base_anchors of level 0 must be \(A, 4\)"),

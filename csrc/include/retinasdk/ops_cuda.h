@@ -1,12 +1,21 @@
-// The contract of ops.h on a CUDA device. Plain C++17: includes no CUDA header.
+// The operations of ops.h on a CUDA device. Results are bit-identical to those of the CPU, including order and ties.
 //
-// Every address is device memory (or mapped host memory), owned by the caller and aligned to its element. Every
-// function only launches work on the caller's stream: it allocates nothing, never waits for the device, and may be
-// captured in a CUDA graph. What it needs besides its results lies in the caller's scratch, of the size that the
-// *_scratch_bytes function tells; scratch is free again when the launched work is done. Numbers come from box_math.h
-// and resize_math.h, so results equal those of the CPU, order and ties included.
+// The header is plain C++17 and includes no CUDA header. Structs whose fields have no comment mean the same as their
+// counterparts in ops.h.
 //
-// Bad arguments throw std::invalid_argument; a failed CUDA call throws cuda::Error.
+// Memory: every address is device memory (or mapped host memory) that belongs to the caller. It must be aligned to its
+// element type and must stay valid until the launched work is done. The functions allocate nothing. They need a scratch
+// buffer whose size the matching *_scratch_bytes() function returns. The scratch buffer may be used again once the
+// launched work is done.
+//
+// Streams: every function launches its work on the caller's stream and returns without waiting for the device. All of
+// it may be captured in a CUDA graph. Work for different devices needs the right device to be current.
+//
+// Threads: the functions keep no state. Several threads may call them at the same time, each with its own scratch
+// buffer and outputs.
+//
+// Errors: an argument outside its range throws std::invalid_argument. A failed CUDA call throws cuda::Error. Invalid
+// addresses are not detected.
 #pragma once
 
 #include <cstddef>
@@ -20,125 +29,161 @@
 
 namespace retinasdk::cuda {
 
+// A CUDA call failed. The message contains the call, the name of the error and its description.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
-using Stream = void*;  // a cudaStream_t
+// A cudaStream_t. Null is the default stream.
+using Stream = void*;
 
+// The element type of a tensor.
 enum class Scalar { kFloat32, kFloat16 };
 
+// A scratch buffer in device memory.
 struct Scratch {
-  void* data;  // aligned to 256
-  size_t size_bytes;
+  void* data;         // Aligned to 256 bytes.
+  size_t size_bytes;  // At least what the matching *_scratch_bytes() function returns.
 };
 
-// -- what is here ----------------------------------------------------------------------------------------------------
+// -- devices ---------------------------------------------------------------------------------------------------------
 
-// Count of usable GPUs. Where it is 0, *reason says why in CUDA's words, e.g. "cudaErrorInsufficientDriver: ...".
+// Returns the number of usable GPUs. Throws no cuda::Error: if there is no usable GPU, the result is 0 and *reason is
+// set to the cause, for example "cudaErrorInsufficientDriver: ...". Otherwise *reason is left unchanged.
 int device_count(std::string* reason);
 
+// The properties of a GPU that matter for inference.
 struct DeviceProperties {
   std::string name;
-  int compute_capability[2];  // major, minor
+  int compute_capability[2];  // Major, minor.
   int multiprocessors;
   size_t memory_bytes;
-  bool integrated;  // shares its memory with the CPU, as on Jetson
+  bool integrated;  // Whether the GPU shares its memory with the CPU, as on Jetson.
 };
 DeviceProperties device_properties(int device);
 
-int runtime_version();  // of the CUDA runtime built in, 1000 * major + 10 * minor
-int driver_version();   // the newest CUDA that the driver supports; 0: no driver
+// Returns the version of the CUDA runtime that is linked in, as 1000 * major + 10 * minor.
+int runtime_version();
+
+// Returns the newest CUDA version that the driver supports, in the same form, or 0 if there is no driver.
+int driver_version();
 
 // -- streams and graphs ----------------------------------------------------------------------------------------------
 
-// What is launched on the stream from now on waits for what is on `earlier` now, also a producer's of another library.
+// Makes work that is launched on `stream` from now on wait for the work that is on `earlier` now. `earlier` may belong
+// to another library.
 void wait_for_stream(Stream stream, Stream earlier);
 
-using Graph = void*;  // a cudaGraphExec_t
+// A cudaGraphExec_t.
+using Graph = void*;
 
-// What is launched on the stream between the two is recorded instead of run; end_capture makes it ready to launch.
+// Starts to record the work that is launched on the stream, instead of running it.
 void begin_capture(Stream stream);
+
+// Ends the recording and returns it as an executable graph. The caller frees it with destroy_graph().
 Graph end_capture(Stream stream);
+
+// Launches all recorded work on the stream. A graph must not be launched by two threads at the same time.
 void launch_graph(Graph graph, Stream stream);
+
+// Frees the graph.
 void destroy_graph(Graph graph);
 
 // -- preprocess ------------------------------------------------------------------------------------------------------
 
+// How the pixels of an image are stored.
 enum class PixelFormat {
-  kInterleaved,  // uint8 (height, width, 3)
-  kNv12,         // uint8 luma (height, width), then chroma (height / 2, width / 2, 2), both sides even; color_math.h
+  kInterleaved,  // uint8 (height, width, 3).
+  // uint8 luma (height, width) and uint8 chroma (height / 2, width / 2, 2). Height and width must be even. The colors
+  // follow ITU-R BT.601 with luma of 16 to 235.
+  kNv12,
 };
 
+// An image in device memory.
 struct DeviceImage {
   PixelFormat format;
-  const uint8_t* pixels;  // interleaved, or luma
-  std::ptrdiff_t row_bytes;
-  const uint8_t* chroma;  // NV12 only
-  std::ptrdiff_t chroma_row_bytes;
-  int height, width;
+  const uint8_t* pixels;            // The interleaved pixels, or the luma plane.
+  std::ptrdiff_t row_bytes;         // Bytes from one row of `pixels` to the next.
+  const uint8_t* chroma;            // The chroma plane of NV12. Ignored for interleaved pixels.
+  std::ptrdiff_t chroma_row_bytes;  // Bytes from one row of `chroma` to the next.
+  int height, width;                // In pixels, 1 to 65536.
 };
 
+// PreprocessOptions of ops.h, and the element type of the output.
 struct DevicePreprocessOptions {
-  int resized_height, resized_width;  // as PreprocessOptions in ops.h
+  int resized_height, resized_width;
   int padded_height, padded_width;
   float mean[3], std[3];
   bool reverse_channels;
   bool antialias;
-  Scalar output;
+  Scalar output;  // kFloat16: the float32 result, rounded once to the nearest float16.
 };
 
-// output: (3, padded_height, padded_width) float32 or float16, the latter rounded once from the float32 value.
+// Returns the scratch size of preprocess() for these options, in bytes.
 size_t preprocess_scratch_bytes(const DeviceImage& image, const DevicePreprocessOptions& options);
+
+// Resizes, normalizes and pads one image, and moves the channels first.
+//
+// output: (3, padded_height, padded_width) of the type DevicePreprocessOptions::output, written completely.
 void preprocess(const DeviceImage& image, const DevicePreprocessOptions& options, void* output, Scratch scratch,
                 Stream stream);
 
 // -- decode ----------------------------------------------------------------------------------------------------------
 
-constexpr int kMaxLevels = 16;
+constexpr int kMaxLevels = 16;  // The highest number of feature levels.
 
+// HeadLevel of ops.h in device memory.
 struct DeviceLevel {
-  const void* logits;  // as HeadLevel in ops.h, of the type DeviceDecodeOptions::input
-  const void* deltas;
+  const void* logits;  // Of the type DeviceDecodeOptions::input.
+  const void* deltas;  // Of the type DeviceDecodeOptions::input.
   const float* base_anchors;
   int height, width;
   float stride_y, stride_x;
 };
 
+// DecodeOptions of ops.h. The device reads the arrays when the work runs. Therefore a captured graph uses the values
+// that they hold at each launch.
 struct DeviceDecodeOptions {
-  int batch, anchors, classes;
+  int batch;  // 1 to 65535.
+  int anchors, classes;
   int top_k;
   BoxCoder coder;
-  Scalar input;
-  // Read by the device when the work runs, so that a captured graph takes new values:
-  const float* logit_threshold;  // one value; must not be NaN
-  const uint8_t* class_mask;     // (K,), 0: as if the network had no such class
-  const float* clip_sizes;       // (N, 2) height, width; negative: that axis is not clipped
-  bool or_equal = false;         // as DecodeOptions in ops.h
+  Scalar input;                  // The element type of logits and deltas.
+  const float* logit_threshold;  // One value in device memory. Must not be NaN.
+  const uint8_t* class_mask;     // (K,) in device memory. 0 excludes the class.
+  const float* clip_sizes;  // (N, 2) in device memory, height and width. A negative size leaves its axis unclipped.
+  bool or_equal = false;
   bool drop_empty = false;
-  const float* class_thresholds = nullptr;  // as DecodeOptions in ops.h; in device memory, too
-  const float* ignored = nullptr;
+  const float* class_thresholds = nullptr;  // In device memory.
+  const float* ignored = nullptr;           // In device memory.
   int ignored_regions = 0;
 };
 
+// Candidates of ops.h in device memory.
 struct DeviceCandidates {
-  float* boxes;  // as Candidates in ops.h
+  float* boxes;
   float* logits;
   int32_t* class_ids;
   int32_t* counts;
-  int32_t* rescans;  // (N,): levels with more candidates than the scratch holds, which were read again; or null
+  // (N,), or null. The number of levels whose logits were read twice, because they had more candidates than the scratch
+  // buffer holds. See Note [Rescan] in csrc/cuda/decode_cuda.cu.
+  int32_t* rescans;
   int capacity;
 };
 
+// Returns the scratch size of decode() for these options, in bytes.
 size_t decode_scratch_bytes(const std::vector<DeviceLevel>& levels, const DeviceDecodeOptions& options);
+
+// Decodes head outputs into candidates, as decode() of ops.h does. Takes 1 to kMaxLevels levels.
 void decode(const std::vector<DeviceLevel>& levels, const DeviceDecodeOptions& options,
             const DeviceCandidates& candidates, Scratch scratch, Stream stream);
 
 // -- nms -------------------------------------------------------------------------------------------------------------
 
+// NmsOptions of ops.h.
 struct DeviceNmsOptions {
-  float iou_threshold;  // as NmsOptions in ops.h
+  float iou_threshold;
   int max_detections;
   bool or_equal = false;
   bool inclusive_pixels = false;
@@ -146,49 +191,64 @@ struct DeviceNmsOptions {
   int max_per_class = 1 << 20;
 };
 
+// The result of nms(), best first. Boxes, logits and class ids are copies of the kept candidates. Entries behind the
+// count of an image have no meaning, except that `kept` is filled with -1.
 struct DeviceDetections {
-  int32_t* kept;       // (N, max_detections) indices into the image's candidates, best first
-  int32_t* counts;     // (N,)
-  float* boxes;        // (N, max_detections, 4), logits and class_ids: the kept candidates, side by side for one copy
-  float* logits;       // (N, max_detections)
-  int32_t* class_ids;  // (N, max_detections)
+  int32_t* kept;       // (N, max_detections), indices of the kept candidates of each image.
+  int32_t* counts;     // (N,), the number of kept candidates of each image.
+  float* boxes;        // (N, max_detections, 4).
+  float* logits;       // (N, max_detections).
+  int32_t* class_ids;  // (N, max_detections).
 };
 
+// Returns the scratch size of nms() for these options, in bytes. batch: 1 to 65535. capacity: 1 to 16777216.
 size_t nms_scratch_bytes(int batch, int capacity, const DeviceNmsOptions& options);
+
+// Greedy, class-aware non-maximum suppression, as nms() of ops.h.
 void nms(int batch, const DeviceCandidates& candidates, const DeviceNmsOptions& options,
          const DeviceDetections& detections, Scratch scratch, Stream stream);
 
 // -- soft NMS and weighted boxes fusion ------------------------------------------------------------------------------
 
+// The result of soft_nms() and fuse(), best first. Entries behind the count of an image have no meaning.
 struct DeviceScored {
-  float* boxes;        // (N, max_detections, 4), scores and class_ids: best first, side by side for one copy
-  float* scores;       // (N, max_detections)
-  int32_t* class_ids;  // (N, max_detections)
-  int32_t* counts;     // (N,)
+  float* boxes;        // (N, max_detections, 4).
+  float* scores;       // (N, max_detections).
+  int32_t* class_ids;  // (N, max_detections).
+  int32_t* counts;     // (N,), the number of boxes of each image.
 };
 
+// SoftNmsOptions of ops.h.
 struct DeviceSoftNmsOptions {
-  DeviceNmsOptions nms;  // as SoftNmsOptions in ops.h
+  DeviceNmsOptions nms;
   Decay decay;
   float sigma;
-  const float* score_thresholds;  // (K,), read by the device when the work runs
+  const float* score_thresholds;  // (K,) in device memory, read when the work runs.
   int classes;
 };
 
-// kept: as DeviceDetections.
+// Returns the scratch size of soft_nms() for these options, in bytes.
 size_t soft_nms_scratch_bytes(int batch, int capacity, const DeviceSoftNmsOptions& options);
+
+// Soft NMS, as soft_nms() of ops.h.
+//
+// kept: (N, max_detections), indices of the kept candidates of each image, -1 behind the count.
 void soft_nms(int batch, const DeviceCandidates& candidates, const DeviceSoftNmsOptions& options, int32_t* kept,
               const DeviceScored& scored, Scratch scratch, Stream stream);
 
+// FusionOptions of ops.h.
 struct DeviceFusionOptions {
-  DeviceNmsOptions nms;  // as FusionOptions in ops.h
+  DeviceNmsOptions nms;
   FusedScore score;
   ScoreScale scale;
   int models;
   int classes;
 };
 
+// Returns the scratch size of fuse() for these options, in bytes.
 size_t fusion_scratch_bytes(int batch, int capacity, const DeviceFusionOptions& options);
+
+// Weighted boxes fusion, as fuse() of ops.h.
 void fuse(int batch, const DeviceCandidates& candidates, const DeviceFusionOptions& options, const DeviceScored& scored,
           Scratch scratch, Stream stream);
 

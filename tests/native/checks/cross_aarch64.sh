@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Proves that the kernels and their host code build for a Jetson: nvcc for sm_87 and ARM64, linked with CUDA's static
-# runtime into a library that misses no symbol.   tests/native/checks/cross_aarch64.sh BUILD
+# Checks that the CUDA kernels and their host code build for a Jetson: compiles them with nvcc for sm_87 and ARM64, and
+# links them with CUDA's static runtime into a library without undefined symbols.
+#
+#   tests/native/checks/cross_aarch64.sh BUILD
 set -euo pipefail
 source="$(cd "$(dirname "$0")/../../.." && pwd)"
 build="$1"
 mkdir -p "$build"
 
-# NVIDIA's runtime for ARM64, of nvcc's own version.
+# Download NVIDIA's CUDA runtime for ARM64, in the version of nvcc.
 version="$(nvcc --version | sed -n 's/.*release \([0-9.]*\),.*/\1/p')"
 runtime="nvidia-cuda-runtime"
 [ "${version%%.*}" -ge 13 ] || runtime="nvidia-cuda-runtime-cu${version%%.*}"
@@ -15,7 +17,7 @@ if [ ! -d "$build/nvidia" ]; then
     --platform manylinux_2_28_aarch64 --dest "$build" "$runtime==$version.*"
   python3 -m zipfile -e "$build"/*.whl "$build"
 fi
-# With another host compiler nvcc does not look there by itself.
+# With -ccbin, nvcc does not search its own include folder, so it must be named.
 include="$(nvcc --dryrun -c "$source/csrc/cuda/nms_cuda.cu" 2>&1 | sed -n 's/^#\$ TOP=//p')/include"
 cudart="$(find "$build/nvidia" -name libcudart_static.a | head -n 1)"
 
@@ -25,7 +27,7 @@ for name in preprocess decode nms device; do
     -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off -I"$source/csrc" -I"$source/csrc/include" -c "$source/csrc/cuda/${name}_cuda.cu" -o "$build/$name.o"
   objects+=("$build/$name.o")
 done
-# --no-undefined: every symbol is there; only the system's own libraries may be needed.
+# --no-undefined fails if a symbol is missing. Only libraries of the system may be needed.
 aarch64-linux-gnu-g++-12 -shared -Wl,--no-undefined -o "$build/libretinasdk_cuda.so" "${objects[@]}" "$cudart" \
   -ldl -lpthread -lrt
 aarch64-linux-gnu-readelf -h "$build/libretinasdk_cuda.so" | grep -q AArch64

@@ -2,8 +2,9 @@
 
 #include <cstdint>
 
-// cuda_on_cpu_switch(&saved, next): pushes what a call must preserve, keeps the stack pointer in `saved`, and pops the
-// same from `next`. The C library's swapcontext() would do, but asks the kernel for the signal mask at every switch.
+// cuda_on_cpu_switch(&saved, next) pushes the registers that a call must preserve, stores the stack pointer in `saved`,
+// and pops the registers from `next`. swapcontext() of the C library is slower, because it makes a system call for the
+// signal mask at every switch.
 extern "C" void cuda_on_cpu_switch(void** saved, void* next);
 
 #if defined(__x86_64__)
@@ -66,13 +67,13 @@ cuda_on_cpu_switch:
 .size cuda_on_cpu_switch, . - cuda_on_cpu_switch
 )");
 #else
-#error "cuda_on_cpu knows how to switch stacks on x86-64 and ARM64 only"
+#error "cuda_on_cpu supports x86-64 and ARM64 only"
 #endif
 
 namespace cuda_on_cpu {
 namespace {
 
-// Who switched last: a context that arrives tells the sanitizer whose stack was left.
+// The context that was left by the last switch. The next context passes its stack to the sanitizer.
 thread_local Context* departed = nullptr;
 
 }  // namespace
@@ -83,7 +84,7 @@ void Context::prepare(void (*entry)(), char* stack, size_t size_bytes) {
   is_fiber_ = true;
   auto* top = reinterpret_cast<uint64_t*>(stack + size_bytes);
 #if defined(__x86_64__)
-  // Six registers, the place to return to, and a slot that keeps the stack aligned as after a call.
+  // Six registers, the return address, and a slot that aligns the stack as after a call.
   top -= 8;
   for (int i = 0; i < 8; ++i) top[i] = 0;
   top[6] = reinterpret_cast<uint64_t>(entry);
@@ -94,12 +95,12 @@ void Context::prepare(void (*entry)(), char* stack, size_t size_bytes) {
 #endif
   stack_pointer_ = top;
 #if defined(__SANITIZE_ADDRESS__)
-  // The last frames of whatever ran on this stack before were never left.
+  // The previous fiber on this stack never returned, so its last frames are still poisoned.
   __asan_unpoison_memory_region(stack, size_bytes);
   fake_stack_ = nullptr;
 #endif
 #if defined(CUDA_ON_CPU_TSAN)
-  if (!owns_tsan_) tsan_ = __tsan_create_fiber(0);  // slow to make: kept with the stack
+  if (!owns_tsan_) tsan_ = __tsan_create_fiber(0);  // Creating one is slow, so it is kept with the stack.
   owns_tsan_ = true;
 #endif
 }
@@ -110,7 +111,7 @@ void Context::switch_to(Context& next, [[maybe_unused]] bool for_ever) {
   __sanitizer_start_switch_fiber(for_ever ? nullptr : &fake_stack_, next.stack_, next.stack_bytes_);
 #endif
 #if defined(CUDA_ON_CPU_TSAN)
-  __tsan_switch_to_fiber(next.tsan_, 1);  // 1: the switch itself synchronises nothing
+  __tsan_switch_to_fiber(next.tsan_, 1);  // 1: the switch does not synchronize the fibers.
 #endif
   cuda_on_cpu_switch(&stack_pointer_, next.stack_pointer_);
   arrive();

@@ -1,4 +1,4 @@
-// A stack of its own and a switch to it, announced to the sanitizers.
+// Fibers: contexts with a stack of their own. Switches are announced to the sanitizers.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,8 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 #if defined(CUDA_ON_CPU_TSAN)
-// Declared here, since this file itself is compiled without -fsanitize=thread: its bookkeeping is no race.
+// The functions are declared here, because this file is compiled without -fsanitize=thread. Otherwise the sanitizer
+// would report the scheduler's own data as data races.
 extern "C" {
 void* __tsan_get_current_fiber();
 void* __tsan_create_fiber(unsigned flags);
@@ -20,6 +21,7 @@ void __tsan_release(void* address);
 
 namespace cuda_on_cpu {
 
+// Tells the thread sanitizer that this fiber sees what was written before release() of the same tag.
 inline void acquire([[maybe_unused]] void* tag) {
 #if defined(CUDA_ON_CPU_TSAN)
   __tsan_acquire(tag);
@@ -32,7 +34,7 @@ inline void release([[maybe_unused]] void* tag) {
 #endif
 }
 
-// Either the OS thread's own stack (made without one) or a fiber's.
+// The context of an OS thread, or, after prepare(), of a fiber.
 class Context {
  public:
   Context() {
@@ -40,11 +42,12 @@ class Context {
     tsan_ = __tsan_get_current_fiber();
 #endif
   }
-  // Ready to run entry() on the stack, which it must never leave by returning.
+  // Prepares a fiber that runs entry() on the given stack. entry() must never return.
   void prepare(void (*entry)(), char* stack, size_t size_bytes);
-  // Stops here and goes on in `next`; returns when some context switches back to this one.
+  // Switches to `next`. Returns when another context switches back to this one. for_ever: this context never runs
+  // again.
   void switch_to(Context& next, bool for_ever = false);
-  // To be called first in entry().
+  // Must be called first in entry().
   void arrive();
 
  private:

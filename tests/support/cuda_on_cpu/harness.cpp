@@ -1,5 +1,5 @@
-// The harness on trial: right kernels give right results, and each kind of wrong kernel is caught. ctest runs every
-// case in a process of its own and looks for the report: harness CASE.
+// Tests of the emulation: correct kernels give correct results, and each kind of faulty kernel is detected. ctest runs
+// every case in a separate process and searches its output for the report: cuda_on_cpu_harness CASE.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
@@ -19,7 +19,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 
 void check(bool condition, const char* what) {
   if (condition) return;
-  std::fprintf(stderr, "harness: does not hold: %s\n", what);
+  std::fprintf(stderr, "harness: this property does not hold: %s\n", what);
   std::exit(1);
 }
 
@@ -34,9 +34,9 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, Arguments... a
       values);
 }
 
-// -- right kernels ---------------------------------------------------------------------------------------------------
+// -- correct kernels -------------------------------------------------------------------------------------------------
 
-// The values above 0, in any order of blocks: ballot, shared memory, atomics.
+// Collects the values above 0, in any order of blocks. It uses ballots, shared memory and atomics.
 __global__ void compact(const int* values, int count, int* out, int* found) {
   __shared__ int warp_counts[kThreads / 32];
   __shared__ int base;
@@ -77,15 +77,15 @@ void right() {
   std::vector<int> out(1000, -1);
   int found = 0;
   launch(compact, dim3(8), dim3(kThreads), values.data(), 1000, out.data(), &found);
-  check(found == 333, "every value above 0 is found");  // 3, 6, ..., 999
-  check(std::accumulate(out.begin(), out.begin() + found, 0) == 166833, "and found once");
+  check(found == 333, "every value above 0 is found");  // 3, 6, ..., 999.
+  check(std::accumulate(out.begin(), out.begin() + found, 0) == 166833, "every value is found once");
   std::vector<int> shuffled(4 * 64);
   launch(shuffles, dim3(1), dim3(64), shuffled.data());
   for (int i = 0; i < 64; ++i) {
     const int lane = i % 32;
     const int* mine = shuffled.data() + 4 * i;
     check(mine[0] == 496 && mine[1] == lane * (lane + 1) / 2 && mine[2] == (lane ^ 5), "shuffles move values");
-    check(mine[3] == 6 + 1000, "votes and counts");
+    check(mine[3] == 6 + 1000, "votes and counts are correct");
   }
   void* none[] = {nullptr};
   check(cudaLaunchKernel(
@@ -102,7 +102,8 @@ using CompilersHalf = __fp16;
 using CompilersHalf = _Float16;
 #endif
 
-// Against the compiler's own type: every half, and floats around every half and every tie.
+// Compares the conversions with the compiler's own type: for every half, and for floats around every half and every
+// tie.
 void halves() {
   for (uint32_t bits = 0; bits < 0x10000u; ++bits) {
     const __half half{static_cast<uint16_t>(bits)};
@@ -131,7 +132,7 @@ void halves() {
   std::puts("harness: halves");
 }
 
-// -- wrong kernels ---------------------------------------------------------------------------------------------------
+// -- faulty kernels --------------------------------------------------------------------------------------------------
 
 __global__ void missing_syncthreads(int* out) {
   __shared__ int values[kThreads];
@@ -139,13 +140,13 @@ __global__ void missing_syncthreads(int* out) {
   out[threadIdx.x] = values[kThreads - 1 - threadIdx.x];
 }
 
-// Lock step would save it on old GPUs, and the emulation gives the right result, too.
+// The result is correct on the emulated device, and on old GPUs whose warps run in lock step. It is a data race anyway.
 __global__ void missing_syncwarp(int* out) {
   __shared__ int values[32];
   values[threadIdx.x] = static_cast<int>(threadIdx.x);
   __ballot_sync(kAllLanes, 1);
   const int mine = values[31 - threadIdx.x];
-  values[threadIdx.x] = mine;  // others may not have read yet
+  values[threadIdx.x] = mine;  // Other lanes may not have read the old value yet.
   out[threadIdx.x] = mine;
 }
 
@@ -200,10 +201,10 @@ int main(int argc, char** argv) {
   };
   const auto found = cases.find(argc > 1 ? argv[1] : "");
   if (found == cases.end()) {
-    std::fprintf(stderr, "harness: no such case\n");
+    std::fprintf(stderr, "harness: no such case; give the name of a case, such as right\n");
     return 2;
   }
-  std::signal(SIGABRT, [](int) { std::_Exit(1); });  // ctest takes a signal for a failure, whatever was reported
+  std::signal(SIGABRT, [](int) { std::_Exit(1); });  // ctest reports a failure if a signal ends the process.
   found->second();
   return 0;
 }

@@ -1,5 +1,5 @@
-// The part of CUDA's runtime that the sources use: work on a stream is done at once, unless the stream is being
-// captured.
+// The part of the CUDA runtime that the kernels' sources use. Work on a stream runs immediately, unless the stream is
+// being captured.
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -18,7 +18,7 @@ using Recording = std::vector<std::function<void()>>;
 
 thread_local cudaError_t last_error = cudaSuccess;
 std::mutex captures_mutex;
-std::map<void*, Recording> captures;  // by stream
+std::map<void*, Recording> captures;  // By stream.
 
 }  // namespace
 
@@ -54,7 +54,7 @@ using cuda_on_cpu::captures_mutex;
 using cuda_on_cpu::Recording;
 using cuda_on_cpu::remember;
 
-// For stand-ins of other libraries that work on the same streams, by ctypes: fn(data) in stream order.
+// For test doubles of other libraries that use the same streams through ctypes: calls fn(data) in stream order.
 extern "C" __attribute__((visibility("default"))) void cuda_on_cpu_enqueue(void (*fn)(void*), void* data,
                                                                            void* stream) {
   cuda_on_cpu::enqueue([=] { fn(data); }, stream);

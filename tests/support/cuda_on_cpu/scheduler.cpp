@@ -1,5 +1,5 @@
-// Runs the threads of a block as fibers. Compiled without -fsanitize=thread, with CUDA_ON_CPU_TSAN where the rest has
-// it.
+// Runs the threads of a block as fibers. This file is compiled without -fsanitize=thread. CUDA_ON_CPU_TSAN is defined
+// if the rest of the program uses it.
 #include <sys/mman.h>
 
 #include <algorithm>
@@ -23,22 +23,24 @@ constexpr unsigned kMaxThreads = 1024;
 
 enum class State { kRunnable, kAtBarrier, kAtCollective, kDone };
 
+// A CUDA thread.
 struct Thread {
   Context context;
   dim3 index;
   State state;
-  // Of the barrier or collective where it waits, or was last:
+  // The barrier or collective where the thread waits, or waited last:
   Collective kind;
   unsigned mask;
   uint64_t value, result;
   int source;
-  // Tags of the thread sanitizer. A lane that runs ahead releases the next tag, not the one that others still have to
-  // acquire, hence more than one of each.
+  // Tags for the thread sanitizer. A lane that runs ahead releases the next tag, while other lanes still have to
+  // acquire the previous one. Therefore there is more than one.
   uint64_t tags[4];
   unsigned meetings, barriers;
   std::vector<void*> to_acquire;
 };
 
+// Returns the number in an environment variable, or `otherwise` if it is not set.
 unsigned environment(const char* name, unsigned otherwise) {
   const char* value = std::getenv(name);
   return value == nullptr ? otherwise : static_cast<unsigned>(std::strtoul(value, nullptr, 10));
@@ -46,9 +48,10 @@ unsigned environment(const char* name, unsigned otherwise) {
 
 unsigned volume(const dim3& size) { return size.x * size.y * size.z; }
 
+// Returns the index of element i of a grid or block.
 dim3 place(unsigned i, const dim3& size) { return {i % size.x, i / size.x % size.y, i / size.x / size.y}; }
 
-// Stacks and fibers of one OS thread, kept from launch to launch.
+// The stacks and fibers of one OS thread. They are reused by the next launch.
 class Threads {
  public:
   Threads()
@@ -71,6 +74,7 @@ class Threads {
   std::vector<std::unique_ptr<Thread>> threads_;
 };
 
+// A thread block that runs on one OS thread.
 class Block {
  public:
   Block(const std::function<void()>& body, dim3 grid, dim3 size, dim3 index, unsigned seed)
@@ -88,8 +92,8 @@ class Block {
 
   const std::function<void()>& body;
   const dim3 grid, size, index;
-  int predicates = 0;  // of the barrier that is forming
-  int last_count = 0;  // of the barrier just left
+  int predicates = 0;  // Of the barrier where threads arrive now.
+  int last_count = 0;  // Of the barrier that was passed last.
   uint64_t barrier_tags[2] = {};
   uint64_t begin_tag = 0, end_tag = 0;
 
@@ -113,6 +117,7 @@ class Block {
 
 thread_local Block* running = nullptr;
 
+// The entry of each fiber.
 void enter_thread() {
   Block& block = *running;
   block.current().context.arrive();
@@ -122,7 +127,7 @@ void enter_thread() {
   block.stop(State::kDone);
 }
 
-// Back to the scheduler until it lets this thread go on.
+// Switches to the scheduler. Returns when the scheduler continues this thread.
 void Block::stop(State state) {
   Thread& thread = current();
   thread.state = state;
@@ -174,7 +179,7 @@ void Block::run() {
   running = nullptr;
 }
 
-// Runs the lanes of a warp until each waits for others or is done. False: none could move.
+// Runs the lanes of a warp until each waits for others or is done. Returns whether any lane ran.
 bool Block::run_warp(unsigned warp) {
   const unsigned first = 32 * warp;
   const unsigned last = std::min(count_, first + 32);
@@ -190,7 +195,7 @@ bool Block::run_warp(unsigned warp) {
   return moved;
 }
 
-// Lets those go on whose collective is complete: every lane of the mask waits in the same one.
+// Completes the collectives in which every lane of the mask waits. Returns whether there was one.
 bool Block::resolve_collectives(unsigned first, unsigned last) {
   bool any = false;
   for (unsigned i = first; i < last; ++i) {
@@ -216,6 +221,7 @@ bool Block::resolve_collectives(unsigned first, unsigned last) {
   return any;
 }
 
+// Computes the results of a collective for the lanes of its mask.
 void Block::meet(unsigned first, unsigned mask) {
   unsigned ballot = 0;
   std::vector<void*> tags;
@@ -275,7 +281,7 @@ uint64_t collective(Collective kind, unsigned mask, uint64_t value, int source) 
   return thread.result;
 }
 
-// What launch() of runtime.cpp does once the stream's turn has come.
+// Runs a kernel. launch() in runtime.cpp calls it in stream order.
 void run_grid(const std::function<void()>& body, dim3 grid, dim3 size) {
   const unsigned seed = environment("CUDA_ON_CPU_SEED", 0);
   std::vector<unsigned> blocks(volume(grid));

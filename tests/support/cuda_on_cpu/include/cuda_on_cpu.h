@@ -1,17 +1,24 @@
-// Runs CUDA kernels on the CPU, for tests. The .cu sources are compiled as C++; this folder stands in for CUDA's
-// headers.
+// Runs CUDA kernels on the CPU, for tests. The .cu sources are compiled as C++, and this folder replaces the headers of
+// CUDA.
 //
-// The threads of a block are fibers on one OS thread, switched only at barriers and warp collectives, so a kernel runs
-// deterministically. Misuse that a GPU answers with a hang or with nonsense ends the process with a message: a barrier
-// that part of a block never reaches, a collective whose mask names a lane that has exited. The address sanitizer sees
-// every access, and for the thread sanitizer every CUDA thread is a fiber of its own that only barriers and collectives
-// synchronise: a missing __syncthreads() or __syncwarp() is a data race there, even where the result comes out right.
+// The threads of a block are fibers on one OS thread. They are switched at barriers and warp collectives only, so a
+// kernel runs deterministically.
 //
-// What differs from a GPU: no two warps of a block run at once, memory is sequentially consistent, shared memory starts
-// as zeros or as the last block on the same OS thread left it, and registers and occupancy have no limits.
+// Misuse ends the process with a message, where a GPU would hang or give wrong results. Examples are a barrier that a
+// part of the block never reaches, and a collective whose mask names a lane that has exited.
 //
-// CUDA_ON_CPU_SEED=n     shuffles the order of blocks, warps and lanes
-// CUDA_ON_CPU_THREADS=n  runs n blocks at once, each on its own OS thread
+// The sanitizers work on kernels. The address sanitizer checks every access. The thread sanitizer treats every CUDA
+// thread as a fiber that only barriers and collectives synchronize. It reports a missing __syncthreads() or
+// __syncwarp() as a data race, even if the result is correct.
+//
+// Differences from a GPU: the warps of a block never run at the same time. Memory is sequentially consistent. Shared
+// memory starts with zeros, or with the values of the previous block on the same OS thread. Registers and occupancy are
+// not limited.
+//
+// Environment variables:
+//   CUDA_ON_CPU_SEED=n     shuffles the order of blocks, warps and lanes, if n is not 0
+//   CUDA_ON_CPU_THREADS=n  runs n blocks at the same time, each on its own OS thread
+//   CUDA_ON_CPU_DEVICES=0  makes the runtime report that there is no GPU
 #pragma once
 
 #include <cstdint>
@@ -26,23 +33,24 @@ namespace cuda_on_cpu {
 
 enum class Collective { kSync, kBallot, kShuffle };
 
-// Of the CUDA thread that runs now.
+// The indices and sizes of the current CUDA thread.
 const dim3& thread_index();
 const dim3& block_index();
 const dim3& block_size();
 const dim3& grid_size();
 int lane();
 
-// __syncthreads(): returns how many threads of the block gave a predicate other than 0.
+// __syncthreads(). Returns the number of threads of the block whose predicate is true.
 int barrier(bool predicate);
 
-// All lanes of mask meet here. kBallot: value is the predicate, and the result has a bit for each lane; kShuffle: the
-// result is the value of lane `source`, which must be in the mask.
+// A warp collective: waits for all lanes of the mask. kBallot: `value` is the predicate, and the result has one bit per
+// lane. kShuffle: the result is the value of lane `source`, which must be in the mask. kSync: there is no result.
 uint64_t collective(Collective kind, unsigned mask, uint64_t value, int source);
 
-// Runs body once for each thread of the grid, or records it where the stream is being captured.
+// Runs `body` once for each thread of the grid, or records it if the stream is being captured. Returns false if the
+// sizes are not valid.
 bool launch(const std::function<void()>& body, dim3 grid, dim3 block, void* stream);
-// Host work in stream order: at once, or recorded.
+// Runs host work in stream order: immediately, or recorded if the stream is being captured.
 void enqueue(const std::function<void()>& work, void* stream);
 
 }  // namespace cuda_on_cpu

@@ -1,4 +1,4 @@
-// CUDA's language and the part of its runtime that the kernels' sources use, on the CPU.
+// The part of CUDA's language and runtime that the kernels' sources use, for the CPU.
 #pragma once
 
 #include <cmath>
@@ -17,7 +17,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-// One block at a time runs on an OS thread, so what belongs to the thread belongs to the block.
+// An OS thread runs one block at a time, so thread-local variables are shared by the block.
 #define __shared__ static thread_local
 
 #define threadIdx (cuda_on_cpu::thread_index())
@@ -106,13 +106,13 @@ struct cudaDeviceProp {
 const char* cudaGetErrorName(cudaError_t error);
 const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError();
-// One device; none, and error 35, where CUDA_ON_CPU_DEVICES is 0.
+// There is one device. If CUDA_ON_CPU_DEVICES is 0, there is none, and the call fails with error 35.
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaRuntimeGetVersion(int* version);
 cudaError_t cudaDriverGetVersion(int* version);
 cudaError_t cudaMemsetAsync(void* target, int value, size_t size_bytes, cudaStream_t stream);
-// Work is done at once, so nothing is ever to be waited for.
+// Work runs immediately, so events and streams never have to wait.
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
@@ -130,7 +130,7 @@ cudaError_t remember(cudaError_t error);
 
 template <typename... Parameters, size_t... kIndex>
 std::function<void()> bind(void (*kernel)(Parameters...), void** arguments, std::index_sequence<kIndex...>) {
-  // By value, as a launch copies its arguments.
+  // The arguments are copied, as in a launch.
   return [=, values = std::tuple<Parameters...>(*static_cast<Parameters*>(arguments[kIndex])...)] {
     std::apply(kernel, values);
   };
