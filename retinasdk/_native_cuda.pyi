@@ -15,7 +15,7 @@ def runtime_version() -> int:
     """Returns the version of the CUDA runtime that this module was built with, such as 12040."""
 
 def driver_version() -> int:
-    """Returns the newest CUDA version that the driver supports, such as 12040."""
+    """Returns the newest CUDA version that the driver supports, such as 12040, or 0 if there is no driver."""
 
 def wait_for_stream(stream: int, earlier: int) -> None:
     """Makes a stream wait for the work that another stream has so far."""

@@ -17,7 +17,8 @@ from retinasdk.spec import ModelSpec
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# For each rule of `Suppression`: the function of csrc/include/retinasdk/ops.h, and its arguments that depend on the rule alone.
+# For each rule of `Suppression`: the function of csrc/include/retinasdk/ops.h, and the arguments that are specific to
+# the rule.
 _SUPPRESSION_OPS: dict[str, tuple[str, dict[str, str]]] = {
     "greedy": ("nms", {}),
     "soft_linear": ("soft_nms", {"decay": "linear"}),

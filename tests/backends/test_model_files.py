@@ -136,7 +136,7 @@ def test_specs_of_another_network(
 ) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         Detector(altered(**changes(spec)))
-    assert "check that the spec belongs to it, or convert it again: retinasdk import model.onnx" in str(caught.value)
+    assert "the spec belongs to it, or convert it again: retinasdk import model.onnx" in str(caught.value)
 
 
 def test_broken_spec_beside_the_model(altered: Callable[..., Path]) -> None:
