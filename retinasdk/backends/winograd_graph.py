@@ -3,8 +3,8 @@
 The operators are implemented in `csrc/onnxruntime/ort_ops.cpp`; `csrc/convolution/winograd.h` describes the algorithm.
 A Conv becomes `WinogradConv` if it is 3x3 with stride 1, padding 1 and one group, has constant float32 weights inside
 the file, and has enough channels. A Relu behind it is fused into it. A 1x1 Conv next to it becomes `PointwiseConv`,
-into which the Add of a residual block is fused as well: ONNX Runtime would reorder the channels in between, and run Add and
-Relu separately. All other nodes are not changed.
+into which the Add of a residual block is fused as well: ONNX Runtime would reorder the channels in between, and run Add
+and Relu separately. All other nodes are not changed.
 """
 
 from __future__ import annotations
