@@ -1,4 +1,4 @@
-"""Builds retinasdk._native by one call of CMake; metadata is in pyproject.toml, compiler flags in CMakeLists.txt."""
+"""Builds the C++ modules with CMake. Metadata is in pyproject.toml, compiler flags are in CMakeLists.txt."""
 
 import os
 import shutil
@@ -12,16 +12,17 @@ from setuptools.command.build_ext import build_ext
 
 
 class CMakeBuild(build_ext):  # type: ignore[misc]
-    """Configures, builds and installs the CMake project into the place where setuptools wants the extension."""
+    """Configures and builds the CMake project, and installs it where setuptools expects the extension."""
 
     def build_extension(self, ext: Extension) -> None:
+        """Builds all modules of the CMake project. RETINASDK_CMAKE_ARGS adds arguments to the call of CMake."""
         source = Path(__file__).parent.resolve()
         build = Path(self.build_temp).resolve()
         prefix = Path(self.get_ext_fullpath(ext.name)).parent.parent.resolve()
         build.mkdir(parents=True, exist_ok=True)
         configure = [
             "cmake",
-            "--fresh",  # pip's build environment, and Ninja in it, lies elsewhere each time
+            "--fresh",  # The path of pip's build environment, with Ninja in it, changes with each build.
             f"-S{source}",
             f"-B{build}",
             "-GNinja",
@@ -34,7 +35,7 @@ class CMakeBuild(build_ext):  # type: ignore[misc]
         subprocess.run(["cmake", "--build", str(build), "--target", "install"], check=True)
 
     def copy_extensions_to_source(self) -> None:
-        """For editable installs: also what CMake installed besides `_native`, which setuptools does not know of."""
+        """Copies also the modules that only CMake knows, such as `_native_cuda`, for editable installs."""
         super().copy_extensions_to_source()
         package = Path(self.get_ext_fullpath(self.extensions[0].name)).parent
         for built in (Path(self.build_lib) / "retinasdk").glob("_*"):

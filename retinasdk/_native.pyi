@@ -1,3 +1,8 @@
+"""The C++ code for the CPU.
+
+Shapes and rules are described in csrc/include/retinasdk/ops.h. Invalid arguments raise `TypeError` or `ValueError`.
+"""
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,7 +15,9 @@ def preprocess_into(
     std: tuple[float, float, float],
     reverse_channels: bool,
     antialias: bool,
-) -> None: ...
+) -> None:
+    """Resizes, normalizes and pads an RGB image (H, W, 3) into `canvas`, (3, h, w)."""
+
 def decode(
     logits: list[npt.NDArray[np.float32]],
     deltas: list[npt.NDArray[np.float32]],
@@ -31,7 +38,13 @@ def decode(
     drop_empty: bool = False,
     class_thresholds: npt.NDArray[np.float32] | None = None,
     ignored: npt.NDArray[np.float32] | None = None,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Decodes head outputs of N images.
+
+    Returns:
+        Boxes (N, C, 4), logits (N, C), class indices (N, C) and counts (N,).
+    """
+
 def nms(
     boxes: npt.NDArray[np.float32],
     logits: npt.NDArray[np.float32],
@@ -44,7 +57,13 @@ def nms(
     inclusive_pixels: bool = False,
     across_classes: bool = False,
     max_per_class: int = ...,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Applies greedy NMS.
+
+    Returns:
+        Indices of the kept candidates (N, M), padded with -1, and counts (N,).
+    """
+
 def soft_nms(
     boxes: npt.NDArray[np.float32],
     logits: npt.NDArray[np.float32],
@@ -60,7 +79,13 @@ def soft_nms(
     inclusive_pixels: bool = False,
     across_classes: bool = False,
     max_per_class: int = ...,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32]]: ...
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Applies Soft-NMS.
+
+    Returns:
+        Indices of the kept candidates (N, M), padded with -1, counts (N,), and reduced scores (N, M).
+    """
+
 def fuse(
     boxes: npt.NDArray[np.float32],
     logits: npt.NDArray[np.float32],
@@ -77,7 +102,13 @@ def fuse(
     inclusive_pixels: bool = False,
     across_classes: bool = False,
     max_per_class: int = ...,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Applies weighted boxes fusion.
+
+    Returns:
+        Boxes (N, M, 4), scores (N, M), class indices (N, M) and counts (N,).
+    """
+
 def merge_tiles(
     boxes: npt.NDArray[np.float32],
     logits: npt.NDArray[np.float32],
@@ -93,5 +124,12 @@ def merge_tiles(
     inclusive_pixels: bool,
     cut_slack: tuple[float, float],
     cover_limit: float,
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]: ...
-def simd_name() -> str: ...
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Merges the boxes of all tiles of an image.
+
+    Returns:
+        Indices of the kept boxes (m,), and the kept box that each box belongs to, or -1, (n,).
+    """
+
+def simd_name() -> str:
+    """Returns the name of the vector instructions in use."""

@@ -1,18 +1,42 @@
-# Addresses are integers: device memory, or mapped host memory. Streams are cudaStream_t handles as integers, graphs are
-# cudaGraphExec_t. Nothing here waits for the device; see csrc/ops_cuda.h for shapes. A failed CUDA call: DeviceError.
+"""The CUDA code: kernels, and the functions of the CUDA runtime that they need.
 
-def device_count() -> tuple[int, str]: ...
-def device_properties(device: int) -> dict[str, object]: ...
-def runtime_version() -> int: ...
-def driver_version() -> int: ...
-def wait_for_stream(stream: int, earlier: int) -> None: ...
-def begin_capture(stream: int) -> None: ...
-def end_capture(stream: int) -> int: ...
-def launch_graph(graph: int, stream: int) -> None: ...
-def destroy_graph(graph: int) -> None: ...
+Addresses are integers and point to device memory or mapped host memory. Streams are `cudaStream_t` handles as integers,
+graphs are `cudaGraphExec_t`. No function waits for the device. Shapes are described in
+csrc/include/retinasdk/ops_cuda.h. If a CUDA call fails, `DeviceError` is raised.
+"""
+
+def device_count() -> tuple[int, str]:
+    """Returns the number of GPUs, and the reason if there is none."""
+
+def device_properties(device: int) -> dict[str, object]:
+    """Returns the properties of a GPU by name."""
+
+def runtime_version() -> int:
+    """Returns the version of the CUDA runtime that this module was built with, such as 12040."""
+
+def driver_version() -> int:
+    """Returns the newest CUDA version that the driver supports, such as 12040, or 0 if there is no driver."""
+
+def wait_for_stream(stream: int, earlier: int) -> None:
+    """Makes a stream wait for the work that another stream has so far."""
+
+def begin_capture(stream: int) -> None:
+    """Starts to record the work of a stream into a graph."""
+
+def end_capture(stream: int) -> int:
+    """Ends the recording and returns the graph."""
+
+def launch_graph(graph: int, stream: int) -> None:
+    """Starts a graph on a stream."""
+
+def destroy_graph(graph: int) -> None:
+    """Releases a graph."""
+
 def preprocess_scratch_bytes(
     *, size: tuple[int, int], resized: tuple[int, int], padded: tuple[int, int], antialias: bool
-) -> int: ...
+) -> int:
+    """Returns the scratch memory that `preprocess` needs, in bytes."""
+
 def preprocess(
     *,
     format: str,
@@ -32,10 +56,12 @@ def preprocess(
     scratch: int,
     scratch_bytes: int,
     stream: int,
-) -> None: ...
-def decode_scratch_bytes(
-    *, sizes: list[tuple[int, int]], batch: int, anchors: int, classes: int, top_k: int
-) -> int: ...
+) -> None:
+    """Resizes, normalizes and pads one image into the network's input."""
+
+def decode_scratch_bytes(*, sizes: list[tuple[int, int]], batch: int, anchors: int, classes: int, top_k: int) -> int:
+    """Returns the scratch memory that `decode` needs, in bytes."""
+
 def decode(
     *,
     logits: list[int],
@@ -70,8 +96,12 @@ def decode(
     class_thresholds: int = 0,
     ignored: int = 0,
     ignored_regions: int = 0,
-) -> None: ...
-def nms_scratch_bytes(*, batch: int, capacity: int, max_detections: int) -> int: ...
+) -> None:
+    """Decodes head outputs of a batch."""
+
+def nms_scratch_bytes(*, batch: int, capacity: int, max_detections: int) -> int:
+    """Returns the scratch memory that `nms` needs, in bytes."""
+
 def nms(
     *,
     batch: int,
@@ -94,8 +124,12 @@ def nms(
     inclusive_pixels: bool = False,
     across_classes: bool = False,
     max_per_class: int = ...,
-) -> None: ...
-def soft_nms_scratch_bytes(*, batch: int, capacity: int, max_detections: int, classes: int) -> int: ...
+) -> None:
+    """Applies greedy NMS."""
+
+def soft_nms_scratch_bytes(*, batch: int, capacity: int, max_detections: int, classes: int) -> int:
+    """Returns the scratch memory that `soft_nms` needs, in bytes."""
+
 def soft_nms(
     *,
     batch: int,
@@ -122,8 +156,12 @@ def soft_nms(
     inclusive_pixels: bool = False,
     across_classes: bool = False,
     max_per_class: int = ...,
-) -> None: ...
-def fuse_scratch_bytes(*, batch: int, capacity: int, max_detections: int, classes: int) -> int: ...
+) -> None:
+    """Applies Soft-NMS."""
+
+def fuse_scratch_bytes(*, batch: int, capacity: int, max_detections: int, classes: int) -> int:
+    """Returns the scratch memory that `fuse` needs, in bytes."""
+
 def fuse(
     *,
     batch: int,
@@ -149,4 +187,5 @@ def fuse(
     inclusive_pixels: bool = False,
     across_classes: bool = False,
     max_per_class: int = ...,
-) -> None: ...
+) -> None:
+    """Applies weighted boxes fusion."""

@@ -1,1 +1,1 @@
-"""Helpers without a subject of their own: files, lazy imports, labels, charts, the ONNX wire format."""
+"""Helpers that several subjects share: files, lazy imports, labels, charts, and the ONNX wire format."""

@@ -1,4 +1,4 @@
-"""Frozen dataclasses to JSON objects and back, guided by their type annotations; unknown keys are errors."""
+"""Converts frozen dataclasses to JSON objects and back by their type annotations. Unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ _T = TypeVar("_T")
 
 
 def to_json_object(instance: Any) -> dict[str, Any]:
+    """Converts a dataclass instance, and those inside it, to dictionaries and lists."""
     return {item.name: _plain(getattr(instance, item.name)) for item in dataclasses.fields(instance)}
 
 
 def dump_readable(content: Mapping[str, Any]) -> str:
-    """JSON text, indented, with each list of plain numbers on one line."""
+    """Returns indented JSON text with each list of numbers on one line."""
     text = json.dumps(content, indent=2, ensure_ascii=False)
-    # A raw line break behind the bracket tells a list from a string that looks like one.
+    # The raw line break behind the bracket distinguishes a list from a string that looks like one.
     return re.sub(r"\[\n[\s\d.,eE+-]+\]", lambda numbers: "[" + " ".join(numbers[0][1:-1].split()) + "]", text) + "\n"
 
 
@@ -37,7 +38,16 @@ def _plain(value: Any) -> Any:
 
 
 def from_json_object(cls: type[_T], content: Mapping[str, Any], where: str = "") -> _T:
-    """An instance of dataclass `cls`. Raises `ModelError` that names the field."""
+    """Creates an instance of a dataclass from a JSON object.
+
+    Args:
+        cls: The dataclass.
+        content: The JSON object.
+        where: Prefix of field names in error messages, such as "resize.".
+
+    Raises:
+        ModelError: If a field is unknown, missing, or has the wrong type. The message names the field.
+    """
     fields = {item.name: item for item in dataclasses.fields(cast(Any, cls))}
     unknown = sorted(set(content) - set(fields))
     if unknown:

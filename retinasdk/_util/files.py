@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writes files completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,21 +10,33 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` to `path` through a temporary file beside it. Raises `OSError` and then leaves nothing."""
+    """Writes a file through a temporary file beside it.
+
+    Args:
+        path: The file to write. If it exists, it is replaced.
+        content: The bytes to write.
+
+    Raises:
+        OSError: If it cannot be written. An existing file is then unchanged.
+    """
     write_together({path: content})
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
     """Writes files that belong together, all or none, each through a temporary file beside it.
 
-    Raises `OSError`; what lay there before is still there then, and nothing else.
+    Args:
+        contents: The bytes to write, by path. Existing files are replaced.
+
+    Raises:
+        OSError: If a file cannot be written. Existing files are then unchanged.
     """
     temporary = {path: path.with_name(f".{path.name}.{secrets.token_hex(4)}") for path in contents}
     try:
         for path, content in contents.items():
             with open(temporary[path], "xb") as file:
                 file.write(content)
-        for path in contents:  # what could still fail, before the first is replaced
+        for path in contents:  # Checks what could still fail before the first file is replaced.
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         for path in contents:

@@ -1,7 +1,7 @@
-"""ONNX files read and edited as what they are, protocol buffers, without the package `onnx`.
+"""Reads and edits ONNX files as protocol buffers, without the package `onnx`.
 
-Only what an edit of nodes needs: fields by number (onnx.proto), everything else carried over byte for byte, so a file's
-weights are never taken apart. The encoding: https://protobuf.dev/programming-guides/encoding.
+Only the parts that are edited are parsed, as fields by number (see onnx.proto). Everything else, such as the weights,
+is copied byte for byte. The encoding is described at https://protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a message: its number, its value (an integer, or the bytes), and all of it as it stood."""
+    """Holds one field of a message.
+
+    Attributes:
+        number: Number of the field.
+        value: An integer, or the bytes of a message, string, packed array or fixed-size number.
+        raw: The bytes of the whole field in the message, with its key.
+    """
 
     number: int
     value: int | memoryview
@@ -22,18 +28,31 @@ class Field:
 
     @property
     def data(self) -> memoryview:
-        """The bytes of a message, string or packed array. Raises `ValueError` for a number."""
+        """Returns the bytes of a message, string or packed array.
+
+        Raises:
+            ValueError: If the value is an integer.
+        """
         if isinstance(self.value, int):
-            raise ValueError(f"field {self.number} is a number, wanted bytes")
+            raise ValueError(f"field {self.number} must be bytes, got a number")
         return self.value
 
     @property
     def text(self) -> str:
+        """Returns the value as a string.
+
+        Raises:
+            ValueError: If the value is an integer or not UTF-8.
+        """
         return bytes(self.data).decode()
 
 
 def fields(message: memoryview) -> Iterator[Field]:
-    """The fields of a message in their order. Raises `ValueError` where it is not one."""
+    """Yields the fields of a message in their order.
+
+    Raises:
+        ValueError: If the bytes are not a protocol buffer.
+    """
     at = 0
     while at < len(message):
         start = at
@@ -50,12 +69,12 @@ def fields(message: memoryview) -> Iterator[Field]:
                 raise ValueError(f"not a protocol buffer: wire type {key & 7} at byte {start}")
             value, at = message[at : at + size], at + size
         if at > len(message):
-            raise ValueError(f"not a protocol buffer: the field at byte {start} is longer than what is there")
+            raise ValueError(f"not a protocol buffer: the field at byte {start} is longer than the rest of the message")
         yield Field(key >> 3, value, message[start:at])
 
 
 def integers(field: Field) -> list[int]:
-    """The int64 values of a repeated field, packed or one of many."""
+    """Returns the int64 values of a field that is packed, or the one value of a field that is not."""
     if isinstance(field.value, int):
         return [_signed(field.value)]
     values, at = [], 0
@@ -66,15 +85,17 @@ def integers(field: Field) -> list[int]:
 
 
 def number_field(number: int, value: int) -> bytes:
+    """Encodes a field with an integer from 0."""
     return _encode(number << 3 | VARINT) + _encode(value)
 
 
 def bytes_field(number: int, value: bytes) -> bytes:
+    """Encodes a field with a message, string or packed array."""
     return length_prefix(number, len(value)) + value
 
 
 def length_prefix(number: int, size: int) -> bytes:
-    """What stands before the `size` bytes of a message, string or array."""
+    """Encodes the key and the length of a field whose `size` bytes follow."""
     return _encode(number << 3 | LENGTH) + _encode(size)
 
 
@@ -82,7 +103,7 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= len(message) or shift > 63:
-            raise ValueError(f"not a protocol buffer: no number ends at byte {at}")
+            raise ValueError(f"not a protocol buffer: invalid number that ends at byte {at}")
         byte = message[at]
         value |= (byte & 127) << shift
         at, shift = at + 1, shift + 7

@@ -1,1 +1,1 @@
-"""Where a network runs: the `Backend` protocol, and ONNX Runtime on the CPU. TensorRT is in `retinasdk.tensorrt`."""
+"""Backends, which run networks: the `Backend` protocol and ONNX Runtime on the CPU. See also `retinasdk.tensorrt`."""

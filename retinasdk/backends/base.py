@@ -1,4 +1,4 @@
-"""Where a network runs: the protocol, and the one place that picks."""
+"""The `Backend` protocol, and the function that chooses and opens a backend."""
 
 from __future__ import annotations
 
@@ -30,26 +30,38 @@ _log = logging.getLogger("retinasdk")
 
 
 class Backend(Protocol):
-    """One loaded network, and what belongs around it on its device. May be used from several threads at once."""
+    """A loaded network with its pre- and post-processing on one device. Several threads may call it at once."""
 
     @property
     def spec(self) -> ModelSpec:
-        """The spec that came with the model file, or the one given."""
+        """The spec of the model: the one that was given, or the one of the model file."""
 
     @property
     def device(self) -> str:
-        """Where it runs: "cpu" or "cuda"."""
+        """The device that it runs on: "cpu" or "cuda"."""
 
     @property
     def fixed_batch(self) -> int | None:
-        """The only batch size that the network takes; None: any up to `max_batch`. Smaller ones are filled up here."""
+        """The only batch size that the network accepts, or None. The backend pads smaller batches to it."""
 
     @property
     def max_batch(self) -> int | None:
-        """The largest batch that the network takes; None: any."""
+        """The largest batch that the network accepts, or None if there is no limit."""
 
     def read(self, image: ImageInput) -> Any:
-        """The image as `detect` takes it, with its `shape`: (H, W, 3). Raises as `images.as_rgb`."""
+        """Reads an image for `detect`.
+
+        Args:
+            image: Anything that `images.as_rgb` accepts, and images on the device if the backend supports them.
+
+        Returns:
+            The image for `detect`, with the attribute `shape`: (H, W, 3).
+
+        Raises:
+            ImageError: If it cannot be read.
+            TypeError: If it is not an image.
+            ValueError: If an array has an unsupported dtype or shape.
+        """
 
     def detect(
         self,
@@ -60,19 +72,48 @@ class Backend(Protocol):
         class_ids: Sequence[int],
         ignore: npt.NDArray[np.float32] | None = None,
     ) -> list[Kept]:
-        """Preprocess, network, decode and NMS for images that were `read`, of one padded size: what is left of each.
+        """Preprocesses images, runs the network, decodes its outputs and resolves overlapping boxes.
 
-        ignore: (R, 4) float32, regions as `postprocess.decode` takes them, at most 64.
+        Args:
+            images: Images that `read` returned.
+            transforms: One transform for each image, all with the same padded size.
+            score_threshold: Lowest confidence score, for all classes or for each class index.
+            class_ids: Indices of the classes to detect. Empty: all classes.
+            ignore: (R, 4) float32 xyxy regions in pixels of the original images whose boxes are dropped, at most 64.
+
+        Returns:
+            The boxes of each image, in pixels of the network input.
+
+        Raises:
+            DeviceError: If the backend is closed, its process was forked, or the device fails.
+            ModelError: If the network fails or its outputs do not fit the spec.
         """
 
     def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
-        """The network alone: raw heads of a normalised (N, 3, h, w) float32 batch, both on the host."""
+        """Runs the network alone.
+
+        Args:
+            tensor: (N, 3, h, w) float32 in host memory: normalized images.
+
+        Returns:
+            The raw head outputs, in host memory.
+
+        Raises:
+            DeviceError: If the backend is closed, its process was forked, or the device fails.
+            ModelError: If the network fails.
+        """
 
     def for_workers(self) -> tuple[Backend, int]:
-        """The same network for work from many threads at once, and how many keep the device busy. Closed with this."""
+        """Returns a backend of the same network for calls from many threads, and how many threads to use.
+
+        The returned backend is closed together with this one.
+
+        Raises:
+            DeviceError: If the backend is closed.
+        """
 
     def close(self) -> None:
-        """Releases the network; the backend is of no use afterwards. May be called twice, and from any thread."""
+        """Releases the network. Later calls raise `DeviceError`. May be called more than once and from any thread."""
 
 
 def open_backend(
@@ -85,7 +126,27 @@ def open_backend(
     suppression: Suppression = AS_FRAMEWORK,
     convolution: str = DEFAULT_CONVOLUTION,
 ) -> Backend:
-    """Loads the model file on the device. Raises `DeviceError`, `ModelError` or `ValueError`."""
+    """Loads a model file on a device.
+
+    Args:
+        path: An ONNX file, or a TensorRT engine.
+        device: "cpu", "cuda", or "auto" for the GPU if it can be used, else the CPU.
+        spec: Spec of the model. None: the one that belongs to the file.
+        threads: Number of CPU threads per call. None: one for each core. Ignored on the GPU.
+        precision: Precision of an engine that is built for an ONNX file. None: "fp16". Ignored on the CPU.
+        suppression: How overlapping boxes are resolved.
+        convolution: "auto" uses Winograd's algorithm for 3x3 convolutions on the CPU if it is faster; "direct" uses
+            those of ONNX Runtime. Ignored on the GPU.
+
+    Returns:
+        The backend.
+
+    Raises:
+        DeviceError: If the device cannot be used.
+        ModelError: If the file cannot be loaded, has no spec, or does not fit its spec.
+        MissingDependencyError: If a package that the device needs is not installed.
+        ValueError: If `device` or `convolution` is unknown, or an engine is to run on the CPU.
+    """
     if device not in DEVICES:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}; got {device!r}")
     if convolution not in CONVOLUTIONS:
@@ -103,7 +164,8 @@ def open_backend(
         return TensorRtBackend(path, spec=spec, precision=precision, suppression=suppression)
     if is_engine:
         raise ValueError(
-            f"{path}: a TensorRT engine runs on the GPU, got device='cpu'; give the ONNX file it was built of"
+            f"{path} is a TensorRT engine, which runs only on the GPU, but device is 'cpu'; give the ONNX file that it "
+            "was built from, or device='cuda'"
         )
     from retinasdk.backends.onnx_cpu import OnnxCpuBackend
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""The CPU backend: runs a RetinaNet with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -31,14 +31,19 @@ if TYPE_CHECKING:
 _log = logging.getLogger("retinasdk")
 
 _PROVIDERS = ["CPUExecutionProvider"]
-_CLOSED = "the model is closed; make a new Detector"
+_CLOSED = "The Detector is closed. Create a new one."
 
 
 class OnnxCpuBackend:
-    """A heads-only RetinaNet in ONNX, with its spec: the one given, else `<model>.json`, else the file's metadata.
+    """Runs a RetinaNet with raw head outputs on the CPU.
 
-    threads: of ONNX Runtime inside one call; None: its own choice, which is one a core.
-    convolution: "auto": 3x3 ones by Winograd's algorithm where that is faster; "direct": as ONNX Runtime has them.
+    Several threads may call it at once.
+
+    Attributes:
+        device: "cpu".
+        spec: The spec of the model.
+        max_batch: None: there is no limit.
+        fixed_batch: The only batch size that the network accepts, or None. Smaller batches are padded to it here.
     """
 
     device = "cpu"
@@ -53,6 +58,20 @@ class OnnxCpuBackend:
         suppression: Suppression = AS_FRAMEWORK,
         convolution: str = DEFAULT_CONVOLUTION,
     ) -> None:
+        """Loads the network.
+
+        Args:
+            path: An ONNX file.
+            spec: The spec of the model. None: the one in `<model>.json` beside the file, else the one in its metadata.
+            threads: Number of threads per call. None: one for each core.
+            suppression: How overlapping boxes are resolved.
+            convolution: "auto" uses Winograd's algorithm for 3x3 convolutions if it is faster; "direct" uses those of
+                ONNX Runtime.
+
+        Raises:
+            ModelError: If the file cannot be loaded, has no spec, or does not fit its spec.
+            MissingDependencyError: If ONNX Runtime is not installed.
+        """
         self._session: Any = _open_session(path, threads, convolution)
         self._convolution = convolution
         self._process = os.getpid()
@@ -66,6 +85,7 @@ class OnnxCpuBackend:
         self._outputs = [level.logits for level in self.spec.levels] + [level.deltas for level in self.spec.levels]
 
     def read(self, image: ImageInput) -> npt.NDArray[np.uint8]:
+        """Returns the image as RGB uint8 (H, W, 3). See `images.as_rgb`."""
         return as_rgb(image)
 
     def detect(
@@ -77,6 +97,12 @@ class OnnxCpuBackend:
         class_ids: Sequence[int],
         ignore: npt.NDArray[np.float32] | None = None,
     ) -> list[Kept]:
+        """Detects objects in images that result in the same network input size. See `Backend.detect`.
+
+        Raises:
+            ModelError: If the network fails or its outputs do not fit the spec.
+            DeviceError: If the backend is closed, or was created before a fork.
+        """
         with stage("preprocess"):
             batch = preprocess(images, transforms, self.spec)
         with stage("inference"):
@@ -88,27 +114,38 @@ class OnnxCpuBackend:
             return suppress(candidates, self.spec, self._suppression, score_threshold=score_threshold)
 
     def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
-        session = self._session  # another thread may close
+        """Runs the network alone on a (N, 3, h, w) float32 input. See `Backend.infer`.
+
+        Raises:
+            ModelError: If the network fails.
+            DeviceError: If the backend is closed, or was created before a fork.
+        """
+        session = self._session  # Another thread may close the backend meanwhile.
         if session is None:
             raise DeviceError(_CLOSED)
-        if os.getpid() != self._process:  # its threads are not in this process: it would wait for them for ever
+        if os.getpid() != self._process:  # The session's threads do not exist here, so it would wait for them forever.
             raise DeviceError(
-                "the Detector was made before this process was forked; make it after the fork, or start processes by "
-                'multiprocessing.get_context("spawn")'
+                "The Detector was created before this process was forked, and its threads do not work across a fork. "
+                'Create it after the fork, or start processes with multiprocessing.get_context("spawn").'
             )
         count = len(tensor)
-        if self.fixed_batch is not None and count < self.fixed_batch:  # filled up with copies of the last
+        if self.fixed_batch is not None and count < self.fixed_batch:  # The batch is padded with copies.
             tensor = np.concatenate([tensor, np.repeat(tensor[-1:], self.fixed_batch - count, axis=0)])
         try:
             outputs = session.run(self._outputs, {self.spec.input: tensor})
         except Exception as error:
             raise ModelError(
-                f"ONNX Runtime failed on an input of shape {tensor.shape}: {_first_line(error)}"
+                f"ONNX Runtime failed for an input of shape {tensor.shape}: {_first_line(error)}"
             ) from error
         levels, outputs = len(self.spec.levels), [output[:count] for output in outputs]
         return HeadOutputs(tuple(outputs[:levels]), tuple(outputs[levels:]))
 
     def for_workers(self) -> tuple[OnnxCpuBackend, int]:
+        """Returns a backend with one thread per call, and the number of cores. See `Backend.for_workers`.
+
+        Raises:
+            DeviceError: If the backend is closed.
+        """
         with self._making_worker:
             if self._session is None:
                 raise DeviceError(_CLOSED)
@@ -125,6 +162,7 @@ class OnnxCpuBackend:
         return self._worker, self._cores
 
     def close(self) -> None:
+        """Releases the network. Later calls raise `DeviceError`."""
         with self._making_worker:
             self._session = None
             if self._worker is not None:
@@ -139,18 +177,18 @@ def _open_session(path: Path, threads: int | None, convolution: str) -> Any:
             return session
     try:
         return runtime.InferenceSession(str(path), _options(runtime, threads), providers=_PROVIDERS)
-    except Exception as error:  # its exceptions have no common base
+    except Exception as error:  # The exceptions of ONNX Runtime have no common base class.
         raise ModelError(
-            f"{path}: ONNX Runtime cannot load it: {_first_line(error)}; "
-            "is it a complete ONNX file of an opset that this ONNX Runtime knows?"
+            f"{path}: ONNX Runtime cannot load it: {_first_line(error)}; check that it is a complete ONNX file, and "
+            "that this version of ONNX Runtime supports its opset"
         ) from error
 
 
 def _open_winograd_session(runtime: Any, path: Path, threads: int | None) -> Any:
-    """None where it cannot be, or would not help; the log says why."""
+    """Opens a session with Winograd convolutions. None: it is not possible or not useful, and the log says why."""
     library = winograd_graph.library()
     if library is None:
-        _log.info("%s: direct convolutions, as retinasdk was built without its operators for ONNX Runtime", path.name)
+        _log.info("%s uses direct convolutions: retinasdk was built without its operators for ONNX Runtime", path.name)
         return None
     try:
         edited = winograd_graph.rewritten(path)
@@ -160,18 +198,22 @@ def _open_winograd_session(runtime: Any, path: Path, threads: int | None) -> Any
         options = _options(runtime, threads)
         options.register_custom_ops_library(str(library))
         session = runtime.InferenceSession(content, options, providers=_PROVIDERS)
-    except Exception as error:  # the file may be no ONNX: the plain way tells that better
-        _log.info("%s: direct convolutions, as Winograd's are not to be had: %s", path.name, _first_line(error))
+    except Exception as error:  # If the file is not ONNX, opening it without changes reports that better.
+        _log.info(
+            "%s uses direct convolutions, because Winograd convolutions are not available: %s",
+            path.name,
+            _first_line(error),
+        )
         return None
-    _log.debug("%s: %d convolutions by retinasdk's operators", path.name, replaced)
+    _log.debug("%s: %d convolutions use the operators of retinasdk", path.name, replaced)
     return session
 
 
 def _options(runtime: Any, threads: int | None) -> Any:
     options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors come as exceptions
-    # Else its threads keep cores busy after a call, waiting for the next one: on two cores another detector's call
-    # right behind it took 1.7 times as long.
+    options.log_severity_level = 3  # Errors are raised as exceptions.
+    # Otherwise the threads spin after a call while they wait for the next one. On two cores, a call of another detector
+    # immediately afterwards took 1.7 times as long.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
         options.intra_op_num_threads = threads

@@ -1,9 +1,10 @@
-"""3x3 convolutions by Winograd's algorithm, in place of ONNX Runtime's direct ones: an edit of the graph on loading.
+"""Replaces 3x3 convolutions of a graph by Winograd convolutions while the model is loaded.
 
-The operators are those of `csrc/ort_ops.cpp`; `csrc/winograd.h` says what is computed. A Conv becomes `WinogradConv`
-where it is 3x3 of stride 1, padding 1, one group, with constant float32 weights in the file itself, and wide enough; a
-Relu behind it goes into it. 1x1 ones beside those become `PointwiseConv`, which also takes a residual block's Add: ONNX
-Runtime would reorder the channels in between, and do Add and Relu alone. All else stays ONNX Runtime's.
+The operators are implemented in `csrc/onnxruntime/ort_ops.cpp`; `csrc/convolution/winograd.h` describes the algorithm.
+A Conv becomes `WinogradConv` if it is 3x3 with stride 1, padding 1 and one group, has constant float32 weights inside
+the file, and has enough channels. A Relu behind it is fused into it. A 1x1 Conv next to it becomes `PointwiseConv`,
+into which the Add of a residual block is fused as well: ONNX Runtime would reorder the channels in between, and run Add
+and Relu separately. All other nodes are not changed.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from retinasdk._util.onnx_wire import Field, bytes_field, fields, integers, leng
 
 DOMAIN, WINOGRAD, POINTWISE = "retinasdk", "WinogradConv", "PointwiseConv"
 
-# Narrower ones are not where a RetinaNet's time goes.
+# Convolutions with fewer channels take little of a RetinaNet's time.
 _MIN_IN_CHANNELS, _MIN_OUT_CHANNELS = 64, 8
-_MAX_BYTES = 1 << 31  # of a protocol buffer
+_MAX_BYTES = 1 << 31  # The limit of a protocol buffer.
 
-# Numbers of fields and values in onnx.proto.
+# Field numbers and values of onnx.proto.
 _MODEL_GRAPH, _MODEL_OPSET = 7, 8
 _OPSET_DOMAIN, _OPSET_VERSION = 1, 2
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT = 1, 5, 11, 12
@@ -34,22 +35,30 @@ _VALUE_NAME = 1
 
 
 def library() -> Path | None:
-    """The operator's shared library; None in an installation without it."""
+    """Returns the path of the shared library with the operators, or None if it was not built."""
     folder = Path(__file__).parent.parent
     return next((path for name in ("_ort_ops.so", "_ort_ops.dll") if (path := folder / name).is_file()), None)
 
 
 def rewritten(path: Path) -> tuple[bytes, int] | None:
-    """The model file with its convolutions replaced, and how many there are; None where there is none.
+    """Replaces the convolutions of a model file.
 
-    Raises `OSError`, and `ValueError` for what is not an ONNX file.
+    Args:
+        path: An ONNX file. It is not changed.
+
+    Returns:
+        The bytes of the new model and the number of replaced convolutions, or None if nothing can be replaced.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is not an ONNX file.
     """
     if path.stat().st_size >= _MAX_BYTES:
         return None
     model = list(fields(memoryview(path.read_bytes())))
     graphs = [part for part in model if part.number == _MODEL_GRAPH]
     if len(graphs) != 1:
-        raise ValueError(f"wanted one graph, got {len(graphs)}")
+        raise ValueError(f"an ONNX file must have one graph, got {len(graphs)}")
     rewritten_graph = _rewritten_graph(graphs[0].data)
     if rewritten_graph is None:
         return None
@@ -61,7 +70,7 @@ def rewritten(path: Path) -> tuple[bytes, int] | None:
 
 
 class _Node:
-    """A NodeProto, read as far as it is asked for."""
+    """A NodeProto, of which the attributes are parsed when they are needed."""
 
     def __init__(self, part: Field) -> None:
         self.raw = part.raw
@@ -83,7 +92,7 @@ class _Node:
 
     @cached_property
     def attributes(self) -> dict[str, str | int | list[int]]:
-        """Strings, integers and lists of integers, by name."""
+        """The attributes that are strings, integers or lists of integers, by name."""
         found: dict[str, str | int | list[int]] = {}
         for attribute in self._attributes:
             parts = list(fields(attribute))
@@ -101,7 +110,7 @@ class _Node:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """What is wanted of a TensorProto. is_plain: float32, and in the file itself."""
+    """The properties of a TensorProto. `is_plain` means that it is float32 and stored in the file itself."""
 
     name: str
     shape: tuple[int, ...]
@@ -117,13 +126,13 @@ class _Tensor:
 
 
 def _rewritten_graph(graph: memoryview) -> tuple[list[bytes | memoryview], int] | None:
-    """The fields of the graph, in their order, with the convolutions replaced, and how many there are."""
+    """Returns the fields of the graph with the convolutions replaced, and how many were replaced. None: none were."""
     parts = list(fields(graph))
     nodes = {index: _Node(part) for index, part in enumerate(parts) if part.number == _GRAPH_NODE}
     if any(node.has_subgraph for node in nodes.values()):
-        return None  # which may read any tensor of this graph
+        return None  # A subgraph may read any tensor of this graph.
     tensors = (_Tensor.read(part.data) for part in parts if part.number == _GRAPH_INITIALIZER)
-    # What is an input, too, is only a default.
+    # The value of an initializer that is also an input is only a default.
     inputs = {_text(list(fields(part.data)), _VALUE_NAME) for part in parts if part.number == _GRAPH_INPUT}
     weights = {tensor.name: tensor.shape for tensor in tensors if tensor.is_plain and tensor.name not in inputs}
     _see_through_identities(nodes.values(), weights)
@@ -139,16 +148,19 @@ def _rewritten_graph(graph: memoryview) -> tuple[list[bytes | memoryview], int] 
 
 
 def _see_through_identities(nodes: Iterable[_Node], weights: Container[str]) -> None:
-    """PyTorch's exporter writes equal weights once and gives them their other names by Identity nodes."""
+    """Replaces the outputs of Identity nodes by the weights that they copy.
+
+    PyTorch's exporter writes equal weights once and adds their other names with Identity nodes.
+    """
     names: dict[str, str] = {}
-    for node in nodes:  # makers stand before readers
+    for node in nodes:  # Nodes are in topological order.
         node.inputs = [names.get(name, name) for name in node.inputs]
         if node.is_standard("Identity") and node.inputs[0] in weights:
             names[node.outputs[0]] = node.inputs[0]
 
 
 class _Edit:
-    """What becomes of the nodes: `replaced`, by index, and `absorbed` into one of those."""
+    """Plans the changes of the nodes: those that are `replaced`, by index, and those `absorbed` into a replaced one."""
 
     def __init__(self, nodes: dict[int, _Node], readers: Counter[str], weights: dict[str, tuple[int, ...]]) -> None:
         self.replaced: dict[int, bytes] = {}
@@ -157,7 +169,7 @@ class _Edit:
         self._readers = readers
         self._weights = weights
         self._makers = {name: index for index, node in nodes.items() for name in node.outputs}
-        # By what they read; of several readers any, as only a lone one counts.
+        # By input. If a tensor has several readers, any of them: only single readers are used.
         self._reading = {name: index for index, node in nodes.items() for name in node.inputs}
         made, read = set(), set()
         for index, node in nodes.items():
@@ -171,7 +183,7 @@ class _Edit:
                 self._replace_pointwise(index, node, made, read)
 
     def _replace_pointwise(self, index: int, node: _Node, made: set[str], read: set[str]) -> None:
-        """Only one beside a Winograd convolution: in between, channels stay planes."""
+        """Replaces a 1x1 convolution next to a Winograd convolution: the channels in between need no reordering."""
         behind = node.inputs[0] in made
         added = self._addition(index) if behind else None
         last, relu = self._with_relu(index if added is None else added[0])
@@ -183,7 +195,7 @@ class _Edit:
         self._replace(last, index, POINTWISE, inputs, relu=relu, residual=added is not None)
 
     def _replace(self, last: int, conv: int, kind: str, inputs: list[str], **attributes: bool) -> None:
-        """The new node stands where the last one that goes into it stood: all that it reads is made by then."""
+        """Puts the new node in the place of the last node that it absorbs, so that all its inputs exist."""
         nodes = self._nodes
         self.replaced[last] = _operator(kind, nodes[conv].name, inputs, nodes[last].outputs, attributes)
         self.absorbed = (self.absorbed | {conv}) - {last}
@@ -193,7 +205,7 @@ class _Edit:
         return (index, False) if relu is None else (relu, True)
 
     def _addition(self, index: int) -> tuple[int, str] | None:
-        """The Add of a residual block behind the node, and the other tensor, which has its shape."""
+        """Returns the Add of a residual block behind the node, and its other input, which has the same shape."""
         add = self._lone_reader(index, "Add")
         if add is None:
             return None
@@ -202,27 +214,27 @@ class _Edit:
         return (add, others[0]) if len(others) == 1 and self._have_one_shape(own, others[0]) else None
 
     def _have_one_shape(self, one: str, other: str) -> bool:
-        """Whether they surely do: equally many channels, and made of one tensor with equal strides on the way."""
+        """Returns whether two tensors certainly have equal shapes: equal channels, one source, and equal strides."""
         channels = self._channels(one)
         if channels is None or channels != self._channels(other):
             return False
         return not self._sources(one).isdisjoint(self._sources(other))
 
     def _channels(self, name: str) -> int | None:
-        """None where it is not known."""
-        seen: set[str] = set()  # a broken file may go in circles
+        """Returns the number of channels of a tensor, or None if it is unknown."""
+        seen: set[str] = set()  # A broken file may have a cycle.
         while name not in seen and (node := self._maker(name)) is not None:
             seen.add(name)
             if node.is_standard("Conv"):
                 return self._weights.get(node.inputs[1], (None,))[0]
             if not (node.is_standard("Relu") or node.is_standard("Add")):
                 return None
-            # A sum has the channels of either: one that is broadcast has a single one, and no convolution makes it.
+            # A sum has the channels of either input, unless one is broadcast. Convolutions do not produce such inputs.
             name = next((item for item in node.inputs if self._is_made_by_conv(item)), node.inputs[0])
         return None
 
     def _sources(self, name: str) -> set[tuple[str, tuple[int, ...]]]:
-        """The tensors that it is made of, each with the strides in between."""
+        """Returns the tensors that a tensor is computed from, each with the strides in between."""
         found: dict[str, tuple[int, ...]] = {}
         strides: tuple[int, ...] = ()
         while name not in found:
@@ -266,7 +278,7 @@ class _Edit:
 
 
 def _is_padded(conv: _Node, shape: tuple[int, ...]) -> bool:
-    """Whether only its strides change the height and width. shape: of its weights."""
+    """Returns whether only the strides of a convolution change height and width. `shape` is that of its weights."""
     if len(shape) != 4 or shape[2] % 2 == 0 or shape[3] % 2 == 0:
         return False
     padding = conv.attributes.get("auto_pad", "NOTSET")

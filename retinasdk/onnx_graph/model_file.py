@@ -19,9 +19,9 @@ class TensorInfo:
     """An input or an output of a network.
 
     Attributes:
-        name: Its name in the graph.
-        shape: Size of each axis; a name or None where the graph leaves it open.
-        type: As ONNX Runtime writes it, for example `tensor(float)`.
+        name: Name in the graph.
+        shape: Size of each axis. A name or None if the axis is dynamic.
+        type: Type as ONNX Runtime writes it, for example `tensor(float)`.
     """
 
     name: str
@@ -36,7 +36,7 @@ class ModelFile:
     Attributes:
         graph: The network, an `onnx.ModelProto` with its weights loaded.
         spec: The spec that was given, else the one beside the file, else the one in it.
-        fixed_batch: The only batch size that the network takes. None if it takes any.
+        fixed_batch: The only batch size that the network accepts. None if it accepts any.
     """
 
     graph: Any
@@ -50,7 +50,10 @@ def read_model(path: Path, *, spec: ModelSpec | None = None, purpose: str) -> Mo
     Args:
         path: A heads-only ONNX file. Its external data, if any, is read too.
         spec: Used in place of the file's own spec.
-        purpose: What the model is read for, for the error if the onnx package is missing.
+        purpose: What the model is read for. The error uses it if the onnx package is missing.
+
+    Returns:
+        The network with its spec.
 
     Raises:
         ModelError: If the file is no complete ONNX file, has no spec, or does not fit it.
@@ -59,8 +62,8 @@ def read_model(path: Path, *, spec: ModelSpec | None = None, purpose: str) -> Mo
     onnx = require("onnx", purpose)
     try:
         graph = onnx.load(path)
-    except Exception as error:  # of protobuf, or of files with weights
-        raise ModelError(f"{path}: wanted a complete ONNX file, got one that cannot be read: {error}") from error
+    except Exception as error:  # From protobuf, or from files with external data.
+        raise ModelError(f"{path} is not an ONNX file, or it is incomplete: {error}") from error
     spec = spec or find_spec(path, {item.key: item.value for item in graph.metadata_props})
     return ModelFile(graph, spec, check_fits(*_inputs_and_outputs(onnx, graph), spec, path))
 
@@ -79,25 +82,25 @@ def find_spec(path: Path, metadata: Mapping[str, str]) -> ModelSpec:
     raise ModelError(
         f"{path} has no model spec: there is no {beside.name} beside it, and none in the file's metadata "
         f"{METADATA_KEY!r}. If it comes straight from a training framework, convert it first: "
-        f"retinasdk import {path.name} -o model.onnx. If it already ends at its raw heads, pass a spec: "
+        f"{_convert(path)}. If it already ends at its raw heads, pass a spec: "
         "Detector(..., spec=retinasdk.ModelSpec(...))"
     )
 
 
 def check_fits(inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], spec: ModelSpec, path: Path) -> int | None:
-    """Checks that a network's inputs, outputs and channels are the spec's.
+    """Checks that the inputs, outputs and channels of a network fit the spec.
 
     Returns:
-        The only batch size that the network takes, or None if it takes any.
+        The only batch size that the network accepts, or None if it accepts any.
 
     Raises:
-        ModelError: If they are not.
+        ModelError: If they do not fit.
     """
     names = [item.name for item in inputs]
     if names != [spec.input]:
         raise ModelError(
-            f"{path}: wanted one input named {spec.input!r}, got {', '.join(names) or 'none'}; "
-            "is it a RetinaNet with raw heads, and does the spec belong to it?"
+            f"{path} must have one input named {spec.input!r}, got {', '.join(names) or 'none'}; check that it is a "
+            "RetinaNet with raw head outputs and that the spec belongs to it, or convert it again: " + _convert(path)
         )
     tensor = inputs[0]
     channels_first = len(tensor.shape) == 4 and (tensor.shape[1] == 3 or not isinstance(tensor.shape[1], int))
@@ -121,21 +124,27 @@ def check_fits(inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], spec
         for name, channels in ((level.logits, anchors * classes), (level.deltas, anchors * 4)):
             if name not in by_name:
                 raise ModelError(
-                    f"{path}: wanted an output named {name!r}, got {', '.join(by_name)}; does the spec belong to it?"
+                    f"{path} must have an output named {name!r}, got {', '.join(by_name)}; check that the spec belongs "
+                    f"to it, or convert it again: {_convert(path)}"
                 )
             shape = by_name[name].shape
             wrong_channels = isinstance(shape[1], int) and shape[1] != channels if len(shape) == 4 else True
             if by_name[name].type != _FLOAT or wrong_channels:
                 raise ModelError(
                     f"{path}: output {name!r} must be (N, {channels}, h, w) float32 for {anchors} anchors and "
-                    f"{classes} classes, got {list(shape)} {by_name[name].type}; does the spec belong to it?"
+                    f"{classes} classes, got {list(shape)} {by_name[name].type}; check that the spec belongs to it, or "
+                    f"convert it again: {_convert(path)}"
                 )
     batch = tensor.shape[0]
     return batch if isinstance(batch, int) else None
 
 
+def _convert(path: Path) -> str:
+    return f"retinasdk import {path.name} -o model.onnx"
+
+
 def _inputs_and_outputs(onnx: Any, model: Any) -> tuple[list[TensorInfo], list[TensorInfo]]:
-    """What a session would say of them."""
+    """Returns the inputs and outputs as a session of ONNX Runtime reports them."""
     graph = model.graph
     if not all(value.type.tensor_type.HasField("shape") for value in graph.output):
         graph = onnx.shape_inference.infer_shapes(model).graph

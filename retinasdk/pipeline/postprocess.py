@@ -95,7 +95,8 @@ def nms(
         candidates: The decoded boxes.
         iou_threshold: IoU above which two boxes overlap, from 0 to 1.
         max_detections: Maximum number of boxes to keep for each image.
-        **rules: `or_equal`, `inclusive_pixels`, `across_classes` and `max_per_class`, as in csrc/ops.h.
+        **rules: `or_equal`, `inclusive_pixels`, `across_classes` and `max_per_class`, as in
+            csrc/include/retinasdk/ops.h.
 
     Returns:
         Indices of the kept candidates, (N, M) int32, best first and padded with -1, and their counts, (N,) int32.

@@ -1,4 +1,4 @@
-"""Preprocessing: from images to the network's input. The pixels are computed in csrc/preprocess_cpu.cpp."""
+"""Preprocessing: from images to the network's input. The pixels are computed in csrc/cpu/preprocess_cpu.cpp."""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from retinasdk.spec import ModelSpec
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# For each rule of `Suppression`: the function of csrc/ops.h, and its arguments that depend on the rule alone.
+# For each rule of `Suppression`: the function of csrc/include/retinasdk/ops.h, and the arguments that are specific to
+# the rule.
 _SUPPRESSION_OPS: dict[str, tuple[str, dict[str, str]]] = {
     "greedy": ("nms", {}),
     "soft_linear": ("soft_nms", {"decay": "linear"}),
@@ -85,7 +86,7 @@ def nms_rules(spec: ModelSpec) -> dict[str, Any]:
 
 
 def suppression_op(suppression: Suppression, spec: ModelSpec) -> tuple[str, dict[str, Any]]:
-    """Returns the function of csrc/ops.h that applies a suppression rule, and its arguments.
+    """Returns the function of csrc/include/retinasdk/ops.h that applies a suppression rule, and its arguments.
 
     Args:
         suppression: How overlapping boxes are resolved.

@@ -1,6 +1,7 @@
 """`Tiles`: how a large image is cut, so that the network sees small objects at a size that it was trained for.
 
-The boxes of all tiles are merged in csrc/merge_cpu.cpp. `Note [Cut boxes]` in csrc/tile_math.h describes the rule.
+The boxes of all tiles are merged in csrc/cpu/merge_cpu.cpp. The rule is described in `Note [Cut boxes]` of
+csrc/math/tile_math.h.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from retinasdk.backends.base import Backend
 
 _AHEAD = 2  # Batches for each worker: one in progress, and one that it can start without waiting for the caller.
-# See Note [Cut boxes] in csrc/tile_math.h. The slack is the distance to an edge in pixels of the network's input.
+# See Note [Cut boxes] in csrc/math/tile_math.h. The slack is the distance to an edge in pixels of the network's input.
 _CUT_SLACK = 4.0
 _COVER_LIMIT = 0.5
 

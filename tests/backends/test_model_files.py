@@ -85,7 +85,10 @@ def test_another_network(tmp_path: Path, spec: ModelSpec) -> None:
         ModelError, match=r"no model spec: there is no relu\.json beside it.*retinasdk import relu\.onnx"
     ):
         Detector(path)
-    with pytest.raises(ModelError, match="wanted one input named 'images', got x; is it a RetinaNet with raw heads"):
+    with pytest.raises(
+        ModelError,
+        match="must have one input named 'images', got x; check that it is a RetinaNet with raw head outputs",
+    ):
         Detector(path, spec=spec)
     with pytest.raises(ModelError, match=r"input 'x' must be \(N, 3, H, W\) float32, got \[1, 10\]"):
         Detector(path, spec=spec.replace(input="x"))
@@ -113,9 +116,9 @@ def other_level(spec: ModelSpec, **changes: Any) -> dict[str, Any]:
             lambda spec: {"labels": (*LABELS, "cat")},
             r"'logits_p3' must be \(N, 36, h, w\).*9 anchors and 4 classes, got",
         ),
-        (lambda spec: {"input": "pixels"}, "wanted one input named 'pixels', got images"),
-        (lambda spec: other_level(spec, logits="cls_p3"), "wanted an output named 'cls_p3', got logits_p3, "),
-        (lambda spec: other_level(spec, deltas="box_p3"), "wanted an output named 'box_p3'"),
+        (lambda spec: {"input": "pixels"}, "must have one input named 'pixels', got images"),
+        (lambda spec: other_level(spec, logits="cls_p3"), "must have an output named 'cls_p3', got logits_p3, "),
+        (lambda spec: other_level(spec, deltas="box_p3"), "must have an output named 'box_p3'"),
         (lambda spec: other_level(spec, logits="deltas_p3", deltas="logits_p3"), "must be .N, 27, h, w."),
         (
             lambda spec: {
@@ -133,7 +136,7 @@ def test_specs_of_another_network(
 ) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         Detector(altered(**changes(spec)))
-    assert "does the spec belong to it?" in str(caught.value)
+    assert "the spec belongs to it, or convert it again: retinasdk import model.onnx" in str(caught.value)
 
 
 def test_broken_spec_beside_the_model(altered: Callable[..., Path]) -> None:

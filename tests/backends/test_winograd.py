@@ -149,20 +149,22 @@ def test_switch(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatc
     caplog.set_level(logging.DEBUG, "retinasdk")
     picture = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
     Detector("people", device="cpu")(picture)
-    assert caplog.messages == ["people.onnx: 34 convolutions by retinasdk's operators"]
+    assert caplog.messages == ["people.onnx: 34 convolutions use the operators of retinasdk"]
     caplog.clear()
     plain = Detector("people", device="cpu", convolution="direct")(picture)
     assert caplog.messages == []
     monkeypatch.setattr(winograd_graph, "library", lambda: None)
     assert Detector("people", device="cpu")(picture) == plain
     assert caplog.messages == [
-        "people.onnx: direct convolutions, as retinasdk was built without its operators for ONNX Runtime"
+        "people.onnx uses direct convolutions: retinasdk was built without its operators for ONNX Runtime"
     ]
     caplog.clear()
     monkeypatch.setattr(winograd_graph, "library", lambda: tmp_path / "missing.so")
     assert Detector("people", device="cpu")(picture) == plain
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith("people.onnx: direct convolutions, as Winograd's are not to be had: ")
+    assert caplog.messages[0].startswith(
+        "people.onnx uses direct convolutions, because Winograd convolutions are not available: "
+    )
 
 
 def test_workers_use_the_same(caplog: pytest.LogCaptureFixture) -> None:

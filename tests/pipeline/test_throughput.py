@@ -130,9 +130,9 @@ def test_closing_ends_it(model_path: Path) -> None:
         results = detector.predict(iter(IMAGES * 10))
         next(results)
         detector.close()
-        with pytest.raises(DeviceError, match="closed; make a new Detector"):
+        with pytest.raises(DeviceError, match=r"The Detector is closed\. Create a new one"):
             list(results)
-        with pytest.raises(DeviceError, match="closed; make a new Detector"):
+        with pytest.raises(DeviceError, match=r"The Detector is closed\. Create a new one"):
             detector.predict(IMAGES)
     assert named_threads() == []
 
