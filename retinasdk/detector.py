@@ -29,7 +29,7 @@ from retinasdk.pipeline.stage_timing import collect, stage
 from retinasdk.pipeline.suppression import AS_FRAMEWORK, Suppression
 from retinasdk.pipeline.throughput import Prediction, predict
 from retinasdk.spec import ModelSpec
-from retinasdk.tiling.grid import Tiles, TilesOption, check_tiles, resolve
+from retinasdk.tiling.grid import TilesOption, check_tiles, resolve
 from retinasdk.tiling.tiled_detection import detect_tiled
 from retinasdk.tiling.windows import open_windows
 
@@ -157,7 +157,7 @@ class Detector:
         score_threshold: ScoreThreshold | None = ...,
         classes: Classes | None = ...,
         ignore: Sequence[Sequence[float]] = ...,
-        tiles: TilesOption | int = ...,
+        tiles: TilesOption = ...,
         channel_order: ChannelOrder | None = ...,
     ) -> Detections: ...
 
@@ -169,7 +169,7 @@ class Detector:
         score_threshold: ScoreThreshold | None = ...,
         classes: Classes | None = ...,
         ignore: Sequence[Sequence[float]] = ...,
-        tiles: TilesOption | int = ...,
+        tiles: TilesOption = ...,
         channel_order: ChannelOrder | None = ...,
     ) -> list[Detections]: ...
 
@@ -181,7 +181,7 @@ class Detector:
         score_threshold: ScoreThreshold | None = None,
         classes: Classes | None = None,
         ignore: Sequence[Sequence[float]] = (),
-        tiles: TilesOption | int = None,
+        tiles: TilesOption = None,
         channel_order: ChannelOrder | None = None,
     ) -> Detections | list[Detections]:
         """Detects objects in one image, or in each image of a list.
@@ -221,22 +221,21 @@ class Detector:
             threshold = checked_thresholds(score_threshold, self.labels, self.score_threshold)
         class_ids = self._default_class_ids if classes is None else class_ids_of(classes, self.labels)
         regions = checked_regions(ignore)
-        cut: TilesOption = Tiles(tiles) if isinstance(tiles, int) and not isinstance(tiles, bool) else tiles  # type: ignore[assignment]
-        check_tiles(cut)
+        check_tiles(tiles)
         order = self.channel_order if channel_order is None else channel_order
         check_channel_order(order)
         given = list(image) if isinstance(image, (list, tuple)) else [image]
         results: list[Detections] = []
-        step = _MAX_IMAGES if cut is None else 1
+        step = _MAX_IMAGES if tiles is None else 1
         for start in range(0, len(given), step):
             members = given[start : start + step]
             with collect() as seconds:
-                if cut is None:
+                if tiles is None:
                     images = [self._backend.read(_in_rgb(item, order)) for item in members]
                     found = self._detect(images, threshold, class_ids, regions)
                     sizes = [(int(item.shape[0]), int(item.shape[1])) for item in images]
                 else:
-                    one, size = self._detect_tiled(_in_rgb(members[0], order), cut, threshold, class_ids, regions)
+                    one, size = self._detect_tiled(_in_rgb(members[0], order), tiles, threshold, class_ids, regions)
                     found, sizes = [one], [size]
             timing = {name: value / len(members) for name, value in seconds.items()}
             for item, size, result in zip(members, sizes, found, strict=True):

@@ -44,6 +44,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "precision": ("--precision",),
     "precisions": ("--precision",),
     "published": ("--published",),
+    "attempts": ("--reconnect",),
     "resize": ("--resize",),
     "rounds": ("--rounds",),
     "rule": ("--suppression",),

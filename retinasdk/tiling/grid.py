@@ -17,7 +17,7 @@ from retinasdk.spec import ModelSpec
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-TilesOption: TypeAlias = "Tiles | Literal['auto'] | None"
+TilesOption: TypeAlias = "Tiles | int | Literal['auto'] | None"
 
 _MAX_SIDE = 1 << 14  # Of a tile, in pixels.
 _MAX_TILES = 1 << 16
@@ -172,13 +172,17 @@ class TileGrid:
 
 def resolve(tiles: TilesOption, spec: ModelSpec, height: int, width: int) -> Tiles | None:
     """Returns the tiles that the option `tiles` of a call means for an image of `height` x `width` pixels."""
+    if isinstance(tiles, int):
+        return Tiles(tiles)
     return Tiles.auto(spec, height, width) if tiles == "auto" else tiles
 
 
 def check_tiles(tiles: object) -> None:
     """Raises `TypeError` if the value is not valid for the option `tiles` of a call."""
-    if not (tiles is None or isinstance(tiles, Tiles) or tiles == "auto"):
-        raise TypeError(f'tiles must be Tiles(size=...), "auto" or None, got {tiles!r}')
+    if isinstance(tiles, int) and not isinstance(tiles, bool):
+        Tiles(tiles)  # raises ValueError for a size that cannot be used
+    elif not (tiles is None or isinstance(tiles, Tiles) or tiles == "auto"):
+        raise TypeError(f'tiles must be Tiles(size=...), the side of a tile in pixels, "auto" or None, got {tiles!r}')
 
 
 def _spans(extent: int, length: int, overlap: int) -> npt.NDArray[np.int32]:

@@ -247,4 +247,4 @@ def test_tiles_are_the_detectors(write: Write, detector: Detector, model_path: P
     assert results[0] == results[1]  # one tile is the image
     assert results[2]["AP"] < results[0]["AP"]
     with pytest.raises(TypeError, match="tiles must be"):
-        evaluate(detector, path.parent, path, tiles=640)  # type: ignore[arg-type]
+        evaluate(detector, path.parent, path, tiles="all")  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from PIL import Image as PillowImage
 
 from retinasdk import Detector, Suppression, Tiles, list_models
 from retinasdk.cli.main import main
-from retinasdk.live import StreamError, stream
+from retinasdk.live import Reconnect, StreamError, stream
 from retinasdk.live.video_writer import VideoWriter
 from retinasdk.live.zones import Zones
 
@@ -313,6 +313,22 @@ def test_bad_options_leave_old_files_alone(run: Run, gif: Path, tmp_path: Path, 
     old.write_text("kept")
     assert run(gif, "--jsonl", old, *options)[0] == 2
     assert old.read_text() == "kept"
+
+
+def test_reconnect_reaches_the_stream(run: Run, gif: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def noting(*arguments: Any, reconnect: Any, **options: Any) -> Any:
+        given.append(reconnect)
+        return stream(*arguments, reconnect=reconnect, **options)
+
+    monkeypatch.setattr("retinasdk.cli.commands.live.stream", noting)
+    assert run(gif, "--max-frames", "1")[0] == 0
+    assert run(gif, "--max-frames", "1", "--reconnect", "7")[0] == 0
+    assert given == [None, Reconnect(attempts=7, first_attempts=7)]
+    status, _, err = run(gif, "--reconnect", "-1")
+    assert status == 2
+    assert "--reconnect must be an integer of at least 0" in err
 
 
 def test_q_in_the_window_ends_it(run: Run, gif: Path, monkeypatch: pytest.MonkeyPatch) -> None:

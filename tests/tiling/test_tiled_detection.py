@@ -221,12 +221,12 @@ def test_an_error_in_a_tile_ends_the_call(detector: Detector, image: Image, monk
 
 
 def test_a_number_is_the_size_of_tiles(detector: Detector, image: Image) -> None:
-    assert detector(image, tiles=TILES.size) == detector(image, tiles=Tiles(TILES.size))  # type: ignore[arg-type]
+    assert detector(image, tiles=TILES.size) == detector(image, tiles=Tiles(TILES.size))
 
 
 @pytest.mark.parametrize("tiles", ["640", "Auto", (640, 640), True])
 def test_what_is_no_tiles(detector: Detector, image: Image, tiles: Any) -> None:
-    with pytest.raises(TypeError, match=r'tiles must be Tiles\(size=\.\.\.\), "auto" or None, got'):
+    with pytest.raises(TypeError, match=r'tiles must be Tiles\(size=\.\.\.\), .* "auto" or None, got'):
         detector(image, tiles=tiles)
 
 

@@ -25,7 +25,7 @@ from retinasdk.cli.arguments import (
     tiles_of,
 )
 from retinasdk.cli.live_sinks import open_sinks
-from retinasdk.live import Frame, Stream, stream
+from retinasdk.live import Frame, Reconnect, Stream, stream
 from retinasdk.live.counting import Counter, Counts
 from retinasdk.live.sources import as_source
 from retinasdk.live.web.address import DEFAULT, Address
@@ -83,6 +83,13 @@ def add_parser(commands: Any) -> None:
         "--deadline", type=float, metavar="S", help="drop frames that have waited longer than S seconds; default: none"
     )
     video.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames; default: at the end")
+    video.add_argument(
+        "--reconnect",
+        type=int,
+        metavar="N",
+        help="try up to N times in a row to open a camera or URL again, also before its first frame; 0 never "
+        "reconnects; default: 10, but 2 before the first frame",
+    )
     detection = parser.add_argument_group("Detection")
     add_model(detection)
     add_filters(detection)
@@ -159,7 +166,14 @@ def run(arguments: argparse.Namespace) -> None:
         counter = None if zones is None else Counter(zones, detector.labels)
         call = functools.partial(detector, classes=arguments.classes, ignore=arguments.ignore, tiles=tiles)
         frames = stack.enter_context(
-            stream(source, call, policy=policy, max_fps=arguments.max_fps, deadline_s=arguments.deadline)
+            stream(
+                source,
+                call,
+                policy=policy,
+                max_fps=arguments.max_fps,
+                deadline_s=arguments.deadline,
+                reconnect=_reconnect(arguments.reconnect),
+            )
         )
         if arguments.metrics is not None:
             _serve_metrics(arguments.metrics, frames, stack)
@@ -196,6 +210,10 @@ class _Found:
             return f"detected nothing in {self._frames} frames"
         counts = ", ".join(f"{count} x {label}" for label, count in self._labels.most_common())
         return f"detected {counts}, in {self._frames_with_any} of {self._frames} frames"
+
+
+def _reconnect(attempts: int | None) -> Reconnect | None:
+    return None if attempts is None else Reconnect(attempts=attempts, first_attempts=attempts)
 
 
 def _serve_metrics(address: str, frames: Stream, stack: contextlib.ExitStack) -> None:
