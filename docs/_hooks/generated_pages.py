@@ -19,17 +19,8 @@ from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
 
 import retinasdk
+from retinasdk.cli.main import build_parser
 from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
-
-try:
-    from retinasdk.cli.main import build_parser
-except ImportError:  # before the parser was public
-    from retinasdk.cli import main as _main
-
-    def build_parser() -> argparse.ArgumentParser:
-        """Returns the parser of the `retinasdk` command with all its subcommands."""
-        return _main._parser(_main._COMMANDS)
-
 
 _LOGGER = get_plugin_logger("generated_pages")  # a warning fails the strict build
 _ROOT = Path(__file__).resolve().parents[2]
@@ -131,7 +122,8 @@ def _commands_page() -> str:
     parser = build_parser()
     commands = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     summaries = {choice.dest: choice.help or "" for choice in commands._choices_actions}
-    lines = ["# Commands", "", parser.description or "", ""]
+    # The description goes on with the list of commands, which is a table here.
+    lines = ["# Commands", "", (parser.description or "").partition("\n\n")[0], ""]
     lines += ["| command | what it does |", "| --- | --- |"]
     lines += [f"| [`retinasdk {name}`](#{name}) | {_cell(text)} |" for name, text in summaries.items()]
     lines += ["", _EXIT_STATUS, ""]

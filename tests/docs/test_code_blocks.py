@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 import shlex
 import shutil
@@ -11,15 +10,7 @@ from pathlib import Path
 
 import pytest
 
-try:
-    from retinasdk.cli.main import build_parser
-except ImportError:  # before the parser was public
-    from retinasdk.cli import main as _main
-
-    def build_parser() -> argparse.ArgumentParser:
-        """Returns the parser of the `retinasdk` command with all its subcommands."""
-        return _main._parser(_main._COMMANDS)
-
+from retinasdk.cli.main import build_parser
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PAGES = [_ROOT / "README.md", _ROOT / "CONTRIBUTING.md", *sorted((_ROOT / "docs").rglob("*.md"))]

@@ -132,7 +132,7 @@ def with_rules(case: DecodeCase, seed: int) -> DecodeCase:
     )
 
 
-def with_crowd_rules(case: DecodeCase, seed: int) -> DecodeCase:
+def with_overlap_rules(case: DecodeCase, seed: int) -> DecodeCase:
     """`case` with thresholds by class, of which some let nothing through, and regions to ignore, of which some end."""
     random = np.random.default_rng(seed)
     classes = case.logits[0].shape[1] // len(case.base_anchors[0])
@@ -197,9 +197,11 @@ def decode_cases() -> Iterator[DecodeCase]:
         yield with_logits(equal, coarse)
     for seed in range(12):
         yield with_rules(random_heads(seed, name=f"rules {seed}", batch=2, top_k=40), seed)
-        yield with_crowd_rules(random_heads(seed, name=f"crowd rules {seed}", batch=2, top_k=40), seed)
-        both = with_rules(random_heads(seed, name=f"rules and crowd rules {seed}", batch=2, class_ids=[0, 2, 3]), seed)
-        yield with_crowd_rules(both, seed + 100)
+        yield with_overlap_rules(random_heads(seed, name=f"overlap rules {seed}", batch=2, top_k=40), seed)
+        both = with_rules(
+            random_heads(seed, name=f"rules and overlap rules {seed}", batch=2, class_ids=[0, 2, 3]), seed
+        )
+        yield with_overlap_rules(both, seed + 100)
     for class_ids in ([0], [3], [1, 3], [3, 0], [0, 1, 2, 3]):
         yield random_heads(18, name=f"only classes {class_ids}", class_ids=class_ids, top_k=30)
     for top_k in (1, 2, 31, 32, 33):

@@ -22,7 +22,7 @@ include="$(nvcc --dryrun -c "$source/csrc/cuda/nms_cuda.cu" 2>&1 | sed -n 's/^#\
 cudart="$(find "$build/nvidia" -name libcudart_static.a | head -n 1)"
 
 objects=()
-for name in preprocess decode nms device; do
+for name in preprocess decode nms soft_nms fusion device; do
   nvcc -ccbin aarch64-linux-gnu-g++-12 -std=c++17 -arch=sm_87 -fmad=false -Werror all-warnings -cudart none -I"$include" \
     -Xcompiler -fPIC,-fvisibility=hidden,-ffp-contract=off -I"$source/csrc" -I"$source/csrc/include" -c "$source/csrc/cuda/${name}_cuda.cu" -o "$build/$name.o"
   objects+=("$build/$name.o")
