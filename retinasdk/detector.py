@@ -189,9 +189,10 @@ class Detector:
         Example:
             >>> import retinasdk
             >>> detector = retinasdk.Detector("people")
-            >>> found = detector("examples/photos/people/astronaut.jpg", score_threshold=0.5)
+            >>> found = detector("examples/photos/people/astronaut.jpg", score_threshold=0.6)
             >>> for item in found:
-            ...     print(item.label, round(item.score, 2), item.xyxy)
+            ...     print(item.label, round(item.score, 2), [round(edge) for edge in item.xyxy])
+            person 0.77 [44, 23, 354, 473]
 
         Args:
             image: A path; bytes or a binary, seekable file object of an image file; a Pillow image; or an array, RGB
@@ -254,6 +255,8 @@ class Detector:
             >>> detector = retinasdk.Detector()
             >>> for prediction in detector.predict("examples/photos/people"):
             ...     print(prediction.index, prediction.error or len(prediction.detections))
+            0 1
+            1 1
 
         Args:
             images: An iterable of what a call takes, a generator for example; or one image; or the path of a folder,
