@@ -57,8 +57,8 @@ class Detector:
 
         An image that OpenCV read has its channels in the order BGR:
 
-        >>> import cv2
-        >>> found = detector(cv2.imread("examples/photos/people/astronaut.jpg"), channel_order="bgr")
+        >>> import cv2  # doctest: +SKIP
+        >>> found = detector(cv2.imread("examples/photos/people/astronaut.jpg"), channel_order="bgr")  # doctest: +SKIP
 
     Args:
         model: Name of a bundled model (`retinasdk.list_models()`), path of a heads-only ONNX file, or path of an
