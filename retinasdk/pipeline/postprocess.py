@@ -2,6 +2,21 @@
 
 Decoding and suppression call the C++ code in csrc; scores and the conversion to original pixels use NumPy. On the GPU,
 tensorrt/lane.py decodes and suppresses; the later steps are the same code for both devices.
+
+Note [Why a box is missing]
+A pair of anchor and class is missing from the result for the first reason in this list that applies to it:
+
+1. `decode`: its class was not requested, or is one of `spec.ignore_labels`.
+2. `decode`: its score is not above the score threshold, or its logit is NaN.
+3. `decode`: it is not among the best `spec.top_k` pairs of its feature level.
+4. `decode`: a coordinate of its box is NaN or infinite.
+5. `decode`: its box has no area after clipping, and `spec.drop_empty` is "before_nms".
+6. `decode`: more than half of its box lies in one of the call's `ignore` regions.
+7. `suppress`: its box overlaps a better one, which suppresses it, lowers its score to the threshold or is fused with it.
+8. `suppress`: there are more boxes than `Suppression.max_per_class`, or than `max_detections`.
+9. `to_original`: its box has no area in the original image, and `spec.drop_empty` is "after_nms".
+
+If the image is cut into tiles, retinasdk/tiling/tiled_detection.py drops more boxes when it merges the tiles.
 """
 
 from __future__ import annotations
