@@ -12,7 +12,7 @@ A pair of anchor and class is missing from the result for the first reason in th
 4. `decode`: a coordinate of its box is NaN or infinite.
 5. `decode`: its box has no area after clipping, and `spec.drop_empty` is "before_nms".
 6. `decode`: more than half of its box lies in one of the call's `ignore` regions.
-7. `suppress`: its box overlaps a better one, which suppresses it, lowers its score to the threshold or is fused with it.
+7. `suppress`: its box overlaps a better one that suppresses it, lowers its score to the threshold or absorbs it.
 8. `suppress`: there are more boxes than `Suppression.max_per_class`, or than `max_detections`.
 9. `to_original`: its box has no area in the original image, and `spec.drop_empty` is "after_nms".
 
