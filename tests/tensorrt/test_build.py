@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from fakes import fake_gpu
 from fakes.tensorrt_builder import BuildRecord
@@ -25,6 +26,7 @@ from retinasdk.tensorrt.build import build_engine
 from retinasdk.tensorrt.engine_info import EngineInfo
 
 WEAK = ("8.5.2", "8.6.1")
+ONNX_RUNTIME = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2])
 TYPED = ("10.3.0", "10.13.3.9", "11.4.0.106")
 
 
@@ -85,6 +87,10 @@ def test_versions(
         assert record.network_flags == (1 if version.startswith("11") else 2)
     if precision == "fp32":
         assert found == wanted
+    elif has_scales and half in types and ONNX_RUNTIME < (1, 24):
+        # Only the detections are left out: everything above was checked. Seen: 1.23.2, the last for Python 3.10, gives
+        # 29 of 55 detections for graphs of float16 and Q/DQ together, optimized or not; 1.32 gives enough of them.
+        pytest.skip("this ONNX Runtime, which stands in for the GPU, does not compute float16 and Q/DQ together")
     else:
         assert_near(found, wanted, *((0.02, 0.9) if precision == "fp16" else (0.1, 0.7)))
     assert info == EngineInfo.load(engine)

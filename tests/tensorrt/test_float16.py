@@ -89,7 +89,7 @@ def graph(*nodes: onnx.NodeProto, opset: int = 17, **initializers: Any) -> onnx.
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(value, name) for name, value in initializers.items()],
     )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)])
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 X = np.random.default_rng(1).uniform(-1, 1, (2, 3, 4, 4)).astype(np.float32)

@@ -133,7 +133,7 @@ def test_shortcuts_of_convolutions(spec: ModelSpec) -> None:
         [onnx.helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 8, "h", "w"])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     found = quantize(model, spec, images(1))
     encoded = [node.input[0] for node in found.graph.node if node.op_type == "QuantizeLinear"]
     assert encoded == [spec.input, "left"]  # "active" is read by the last convolution alone, which stays float
