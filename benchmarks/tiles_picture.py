@@ -21,7 +21,7 @@ from retinasdk.evaluation.coco import CocoScorer
 from retinasdk.images import as_rgb
 
 TILE, COUNTED, LOW = 640, 1000, 0.05
-PANEL, HEADER, GAP = 560, 54, 10
+PANEL, HEADER, GAP = 480, 54, 10
 RIGHT, WRONG, TRUE = ((255, 230, 0), 3), ((255, 140, 60), 1), ((120, 230, 255), 2)  # colours and widths
 
 
@@ -80,7 +80,7 @@ def main() -> None:
         page.paste(picture, (left, HEADER))
         draw.text((left + 2, 3), title, font=ImageFont.load_default(size=22), fill="black")
         draw.text((left + 2, 30), numbers, font=ImageFont.load_default(size=17), fill=(90, 90, 90))
-    page.save(arguments.out, quality=70, optimize=True)
+    page.save(arguments.out, quality=60, optimize=True)
     print(f"wrote {arguments.out}: {page.width} x {page.height}, {arguments.out.stat().st_size / 1e3:.0f} kB")
 
 

@@ -1,8 +1,12 @@
-"""Draws bounding boxes with class names and confidence scores on a picture, with Pillow."""
+"""Draws bounding boxes with class names and confidence scores on a picture, with Pillow.
+
+`line_width`, `font_size` and `LabelFont` also serve the other pictures of the package.
+"""
 
 from __future__ import annotations
 
 import colorsys
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +30,8 @@ _MANY = 40  # with more objects, labels are smaller, and the name is left out if
 _LEAST_FONT = 10  # pixels; smaller letters cannot be read
 # How bad it is if a label covers all of another label, all of another object, or all of its own object.
 _OVER_LABEL, _OVER_OTHER, _OVER_OWN = 4.0, 2.0, 3.0
+_PREFERENCE = 0.02  # a later place must be better by this much than the one before: most labels are above their box
+_WIDEST = 0.6  # of the picture's width; a wider label is shortened
 _GOOD, _TOO_BAD = 0.25, 0.8  # a label that hides more is shortened; one that still hides too much is left out
 
 _Box = tuple[float, float, float, float]
@@ -61,6 +67,59 @@ def text_color(background: tuple[int, int, int]) -> tuple[int, int, int]:
     return (0, 0, 0) if luminance + 0.05 > math.sqrt(1.05 * 0.05) else (255, 255, 255)
 
 
+def line_width(size: tuple[int, int]) -> int:
+    """Returns the width in pixels of lines on a picture of size (width, height): 1 at 64 x 64, 4 at 1920 x 1080."""
+    return max(1, round(math.sqrt(size[0] * size[1]) / 320))
+
+
+def font_size(size: tuple[int, int], scale: float = 1.0) -> int:
+    """Returns the font size in pixels for a picture of size (width, height): 10 at 64 x 64, 34 at 1920 x 1080."""
+    return max(_LEAST_FONT, round(math.sqrt(size[0] * size[1]) / 42 * scale))
+
+
+class LabelFont:
+    """Draws labels, which are text on a filled rectangle, in Pillow's built-in font.
+
+    Args:
+        size: Font size in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._font = _load_font(size)
+        # The same for all labels, so that they are equally high and their letters stand on one line.
+        _, self._top, _, bottom = self._font.getbbox("0Ag")
+        self._margin = max(1, size // 6)
+        self._height = int(bottom - self._top) + 2 * self._margin
+
+    def label_size(self, text: str) -> tuple[int, int]:
+        """Returns (width, height) in pixels of a label with one line of text."""
+        return math.ceil(self._font.getlength(text)) + 2 * self._margin, self._height
+
+    def draw_label(self, draw: Any, at: tuple[float, float], text: str, color: tuple[int, int, int]) -> None:
+        """Draws a label with its upper left corner at (x, y), in black or white on a background color.
+
+        Args:
+            draw: A Pillow `ImageDraw`.
+            at: (x, y) in pixels.
+            text: One line of text.
+            color: RGB of the background, 0 to 255.
+        """
+        x, y = round(at[0]), round(at[1])
+        width, height = self.label_size(text)
+        draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
+        position = (x + self._margin, y + self._margin - self._top)
+        draw.text(position, text, font=self._font, fill=text_color(color))
+
+
+@functools.lru_cache(maxsize=16)
+def _load_font(size: int) -> Any:
+    fonts = require("PIL.ImageFont", "drawing")
+    try:
+        return fonts.load_default(size=size)
+    except (ImportError, OSError):  # Pillow without FreeType has one bitmap font
+        return fonts.load_default()
+
+
 def draw_detections(image: ImageInput, detections: _Detections, *, tracks: Sequence[int] | None = None) -> Image.Image:
     """Draws detections on a copy of an image, highest scores on top.
 
@@ -82,9 +141,8 @@ def draw_detections(image: ImageInput, detections: _Detections, *, tracks: Seque
     picture = pillow.fromarray(as_rgb(image))
     draw = draw_module.Draw(picture)
     count = len(detections.scores)
-    scale = math.sqrt(picture.width * picture.height)
-    line = max(1, round(scale / 320))
-    font = _font(max(_LEAST_FONT, round(scale / (70 if count > _MANY else 42))))
+    line = line_width(picture.size)
+    font = LabelFont(font_size(picture.size, 0.6 if count > _MANY else 1.0))
     ids = [-1] * count if tracks is None else list(tracks)
     colors = [class_color(int(c if t < 0 else t)) for c, t in zip(detections.class_ids, ids, strict=True)]
     order = np.argsort(-detections.scores, kind="stable")  # highest first
@@ -96,42 +154,31 @@ def draw_detections(image: ImageInput, detections: _Detections, *, tracks: Seque
         thickness = max(1, min(line, int(min(box[2] - box[0], box[3] - box[1]) / 6)))
         draw.rectangle(box, outline=colors[index], width=thickness)
     placer = _LabelPlacer(detections.xyxy, picture.size)
+    has_names = count <= _MANY or len(np.unique(detections.class_ids)) > 1
     labels = []
     for index in visible:
-        label: tuple[float, _Box, str, tuple[float, float]] | None = None
-        for text in _texts(detections, index, ids[index]):  # the longest first
-            left, top, right, bottom = font.getbbox(text)
-            margin = max(1, round((bottom - top) / 6))
-            cost, place = placer.best(index, right - left + 2 * margin, bottom - top + 2 * margin)
+        label: tuple[float, _Box, str] | None = None
+        for text in _texts(detections, index, ids[index], has_name=has_names):  # the longest first
+            cost, place = placer.best(index, *font.label_size(text))
             if label is None or cost < label[0]:
-                label = cost, place, text, (place[0] + margin - left, place[1] + margin - top)
+                label = cost, place, text
             if cost <= _GOOD:
                 break
         if label is not None and label[0] <= _TOO_BAD:
             placer.take(label[1])
-            labels.append((*label[1:], colors[index]))
-    for place, text, at, color in reversed(labels):
-        draw.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill=color)
-        draw.text(at, text, font=font, fill=text_color(color))
+            labels.append((label[1], label[2], colors[index]))
+    for place, text, color in reversed(labels):
+        font.draw_label(draw, place[:2], text, color)
     return picture  # type: ignore[no-any-return]
 
 
-def _font(size: int) -> Any:
-    fonts = require("PIL.ImageFont", "drawing")
-    try:
-        return fonts.load_default(size=size)
-    except (ImportError, OSError):  # Pillow without FreeType has one bitmap font
-        return fonts.load_default()
-
-
-def _texts(detections: _Detections, index: int, track: int) -> list[str]:
+def _texts(detections: _Detections, index: int, track: int, *, has_name: bool) -> list[str]:
     """Returns the label of a detection in decreasing length."""
     score = f"{detections.scores[index]:.2f}"
     number = f"#{track} " if track >= 0 else ""
     name = detections.labels[int(detections.class_ids[index])]
-    full, short = f"{number}{name} {score}", f"{number}{score}"
-    only_class = bool((detections.class_ids == detections.class_ids[0]).all())
-    return [short] if len(detections.scores) > _MANY and only_class else [full, short]
+    full, short = " ".join(f"{number}{name} {score}".split()), f"{number}{score}"  # line breaks in names are blanks
+    return [full, short] if has_name else [short]
 
 
 def _clipped(xyxy: npt.NDArray[np.float32], size: tuple[int, int], margin: int) -> _Box | None:
@@ -157,7 +204,7 @@ class _LabelPlacer:
 
     def best(self, index: int, width: float, height: float) -> tuple[float, _Box]:
         """Returns the place (x1, y1, x2, y2) where the label of a box hides least, and how bad it is there."""
-        if width > self._size[0] or height > self._size[1]:
+        if width > _WIDEST * self._size[0] or height > self._size[1]:
             return math.inf, (0.0, 0.0, width, height)
         x1, y1, x2, y2 = self._boxes[index]
         corners = np.array(
@@ -178,10 +225,10 @@ class _LabelPlacer:
         hidden = _overlap(places, self._boxes) / self._areas
         own = hidden[:, index].copy()
         hidden[:, index] = 0.0
-        # A large object loses nothing by a label: what counts is the share of each object that is hidden.
-        cost = _OVER_OTHER * hidden.max(axis=1, initial=0.0) + _OVER_OWN * own
+        # A large object loses nothing by a label: what counts is the square of the share that is hidden of each object.
+        cost = _OVER_OTHER * hidden.max(axis=1, initial=0.0) ** 2 + _OVER_OWN * own
         cost += _OVER_LABEL * _overlap(places, self._labels).sum(axis=1) / (width * height)
-        best = int(np.argmin(cost + np.arange(len(places)) * 1e-3))  # of equal ones the first
+        best = int(np.argmin(cost + np.arange(len(places)) * _PREFERENCE))  # above the box, unless that hides something
         x1, y1, x2, y2 = map(float, places[best])
         return float(cost[best]), (x1, y1, x2, y2)
 
@@ -192,7 +239,7 @@ class _LabelPlacer:
 
 def _overlap(places: npt.NDArray[np.float64], boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Returns (places, boxes) areas that both cover."""
-    low = np.maximum(places[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(places[:, None, 2:], boxes[None, :, 2:])
-    areas: npt.NDArray[np.float64] = np.clip(high - low, 0, None).prod(axis=2)
+    widths = np.minimum(places[:, None, 2], boxes[:, 2]) - np.maximum(places[:, None, 0], boxes[:, 0])
+    heights = np.minimum(places[:, None, 3], boxes[:, 3]) - np.maximum(places[:, None, 1], boxes[:, 1])
+    areas: npt.NDArray[np.float64] = np.maximum(widths, 0) * np.maximum(heights, 0)
     return areas

@@ -11,7 +11,7 @@ from pictures import LABELS, blocks
 from PIL import Image as PillowImage
 
 from retinasdk import Detections, ImageError
-from retinasdk.drawing import _LabelPlacer, _overlap, class_color, text_color
+from retinasdk.drawing import LabelFont, _LabelPlacer, _overlap, class_color, text_color
 
 
 def test_draw_changes_a_copy() -> None:
@@ -159,3 +159,29 @@ def test_lines_grow_with_the_picture(shape: tuple[int, int], line: int) -> None:
     drawn = np.asarray(Detections([box], [0.9], [0], ("a",)).draw(np.zeros((*shape, 3), np.uint8)))  # type: ignore[arg-type]
     row = (drawn[height // 2] == class_color(0)).all(axis=1)
     assert row[: width // 2].sum() == line
+
+
+def test_most_labels_are_above_their_boxes() -> None:
+    """Also where that covers a little of a large neighbor."""
+    boxes = np.array([[100, 100, 200, 200], [60, 20, 180, 95], [300, 100, 380, 200]], np.float32)
+    placer = _LabelPlacer(boxes, (640, 480))
+    for index in (0, 2):
+        _, place = placer.best(index, 60, 14)
+        assert place == (boxes[index, 0], 86, boxes[index, 0] + 60, 100)
+
+
+def test_a_name_that_does_not_fit_is_left_out() -> None:
+    """On 64 pixels the label is the score alone."""
+    black = np.zeros((64, 64, 3), np.uint8)
+    drawings = [
+        np.asarray(Detections([[10, 30, 54, 60]], [0.9], [0], (name,)).draw(black))  # type: ignore[arg-type]
+        for name in ("person", "bottle", "a")
+    ]
+    np.testing.assert_array_equal(drawings[0], drawings[1])
+    assert (drawings[0] != drawings[2]).any()
+
+
+def test_labels_are_equally_high() -> None:
+    font = LabelFont(14)
+    assert font.label_size("gap")[1] == font.label_size("one")[1] == font.label_size("")[1]
+    assert font.label_size("two words")[0] > font.label_size("two")[0]

@@ -53,6 +53,7 @@ def make_spec(recipe: Recipe, *, antialias: bool = True) -> ModelSpec:
         pad_multiple=128,
         top_k=recipe.top_k,
         max_detections=recipe.max_detections,
+        nms_iou_threshold=recipe.nms_iou,
         score_threshold=recipe.report_above,
         source={
             "training": f"training/recipes/{recipe.name}.json",
@@ -130,6 +131,7 @@ def main() -> None:
         eval_side=today.eval_side,
         top_k=today.top_k,
         max_detections=today.max_detections,
+        nms_iou=today.nms_iou,
         report_above=today.report_above,
     )
     if arguments.eval_side is not None:

@@ -1,4 +1,4 @@
-"""Charts by matplotlib, without its global state: no pyplot, no change of backend or settings."""
+"""Draws charts with matplotlib without changing its global state: no pyplot, backend or settings."""
 
 from __future__ import annotations
 
@@ -13,12 +13,25 @@ _GRID = "#e3e3e3"
 
 
 def check_charts() -> None:
-    """Raises `MissingDependencyError` where charts cannot be drawn."""
+    """Checks that charts can be drawn.
+
+    Raises:
+        MissingDependencyError: If matplotlib is not installed.
+    """
     require("matplotlib.figure", "drawing charts")
 
 
 def new_chart(width: float, height: float, title: str) -> tuple[Any, Any]:
-    """A matplotlib figure of that size in inches, and its only axes: a light grid and no frame."""
+    """Makes a matplotlib figure with a light grid and without a frame.
+
+    Args:
+        width: Width in inches.
+        height: Height in inches.
+        title: Title above the chart.
+
+    Returns:
+        The figure and its only axes.
+    """
     figure = require("matplotlib.figure", "drawing charts").Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=11, color=INK, loc="left")
@@ -31,12 +44,17 @@ def new_chart(width: float, height: float, title: str) -> tuple[Any, Any]:
 
 
 def add_legend(place: Any, **options: Any) -> None:
-    """A legend on a white ground, in axes or beside them in the figure."""
+    """Adds a legend on a white background.
+
+    Args:
+        place: The axes, or the figure for a legend beside them.
+        **options: Passed on to matplotlib's `legend`.
+    """
     place.legend(fontsize=8.5, labelcolor=INK, framealpha=0.9, edgecolor=_GRID, **options)
 
 
 def as_png(figure: Any) -> bytes:
-    """The figure as a PNG file; equal figures give equal bytes."""
+    """Returns a figure as the bytes of a PNG file. Equal figures give equal bytes."""
     canvas = require("matplotlib.backends.backend_agg", "drawing charts").FigureCanvasAgg(figure)
     file = io.BytesIO()
     canvas.print_png(file, metadata={"Software": None})

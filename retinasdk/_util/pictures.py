@@ -1,4 +1,4 @@
-"""Pictures made on the spot, for where no image is given."""
+"""Generates test images, for commands that run without an image of the user."""
 
 from __future__ import annotations
 
@@ -11,9 +11,17 @@ if TYPE_CHECKING:
 
 
 def seeded_picture(height: int, width: int, seed: int) -> npt.NDArray[np.uint8]:
-    """RGB uint8 (height, width, 3): patches over patches, each layer finer and fainter.
+    """Generates an image with edges and texture of every size, as photos have.
 
-    So it has edges and texture of every size, as photos have.
+    It consists of layers of random patches, each layer finer and fainter than the one before.
+
+    Args:
+        height: Height in pixels.
+        width: Width in pixels.
+        seed: Seed of the random numbers. Equal seeds give equal images.
+
+    Returns:
+        (height, width, 3) uint8, RGB.
     """
     random = np.random.default_rng(seed)
     picture = np.zeros((height, width, 3))

@@ -8,6 +8,7 @@ from typing import Any
 
 from retinasdk._util.lazy import require
 from retinasdk.detections import Detections
+from retinasdk.drawing import LabelFont, font_size, line_width
 from retinasdk.evaluation.annotations import TrueBox
 from retinasdk.evaluation.charts import FALSE, MISSED, TRUE
 from retinasdk.evaluation.coco import ImageMatches
@@ -37,7 +38,7 @@ def draw_mistakes(
     Returns:
         A JPEG file. Small images are enlarged so that names can be read.
     """
-    pillow, draw_module, fonts = (require(f"PIL.{name}", "drawing") for name in ("Image", "ImageDraw", "ImageFont"))
+    pillow, draw_module = (require(f"PIL.{name}", "drawing") for name in ("Image", "ImageDraw"))
     picture = pillow.fromarray(as_rgb(image))
     longer = max(picture.size)
     scale = min(max(longer, _LONGER_SIDE[0]), _LONGER_SIDE[1]) / longer
@@ -45,8 +46,8 @@ def draw_mistakes(
         size = tuple(max(1, round(side * scale)) for side in picture.size)
         picture = picture.resize(size, pillow.Resampling.BILINEAR)
     draw = draw_module.Draw(picture)
-    font = fonts.load_default(size=max(11, round(max(picture.size) / 60)))
-    width = max(2, round(max(picture.size) / 400))
+    font = LabelFont(font_size(picture.size))
+    width = max(2, line_width(picture.size))
     has_words = matches.missed.sum() + matches.false.sum() <= _MANY
     has_names = has_words and len(detections.labels) > 1
     found = list(detections)
@@ -72,16 +73,19 @@ def _scaled(xyxy: Box, scale: float) -> Box:
     return x1, y1, x2, y2
 
 
-def _mark(draw: Any, size: tuple[int, int], box: Box, color: str, width: int, text: str, font: Any) -> None:
+def _mark(draw: Any, size: tuple[int, int], box: Box, color: str, width: int, text: str, font: LabelFont) -> None:
     """Draws a box clipped to the picture, with `text` above it, or inside if there is no room above."""
     x1, x2 = (min(max(x, 0.0), size[0] - 1.0) for x in (box[0], box[2]))
     y1, y2 = (min(max(y, 0.0), size[1] - 1.0) for y in (box[1], box[3]))
     draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=color, width=width)
     if not text:
         return
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    tag_width, tag_height = right - left + 4, bottom - top + 4
-    x = min(x1, max(0.0, size[0] - tag_width))
-    y = y1 - tag_height if y1 >= tag_height else y1
-    draw.rectangle((x, y, x + tag_width, y + tag_height), fill=color)
-    draw.text((x + 2 - left, y + 2 - top), text, font=font, fill="white")
+    label_width, label_height = font.label_size(text)
+    x = min(x1, max(0.0, size[0] - label_width))
+    y = y1 - label_height if y1 >= label_height else y1
+    font.draw_label(draw, (x, y), text, _rgb(color))
+
+
+def _rgb(color: str) -> tuple[int, int, int]:
+    """The red, green and blue of "#rrggbb"."""
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)

@@ -1,10 +1,11 @@
-"""Zones, lines and their counts on a picture, by Pillow."""
+"""Draws zones, counting lines and their counts on a picture, with Pillow."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from retinasdk._util.lazy import require
+from retinasdk.drawing import LabelFont, font_size, line_width
 from retinasdk.live.zones import Point, Zones
 
 if TYPE_CHECKING:
@@ -17,13 +18,18 @@ _FILL = (255, 214, 10, 40)
 
 
 def draw_counts(picture: Image.Image, zones: Zones, counts: Counts) -> None:
-    """Draws on an RGB picture: each zone with how many are in it, each line with how many went in and out."""
-    modules = (require(f"PIL.{name}", "drawing") for name in ("ImageDraw", "ImageFont"))
-    draw_module, fonts = modules
-    draw = draw_module.Draw(picture, "RGBA")
-    side = max(picture.size)
-    font = fonts.load_default(size=max(10, round(side / 45)))
-    width = max(2, round(side / 400))
+    """Draws each zone with the number of objects in it, and each line with the numbers that went in and out.
+
+    Line width and font size follow the size of the picture, as those of `Detections.draw` do.
+
+    Args:
+        picture: The RGB picture to draw on. It is changed.
+        zones: The zones and lines.
+        counts: Their counts.
+    """
+    draw = require("PIL.ImageDraw", "drawing").Draw(picture, "RGBA")
+    font = LabelFont(font_size(picture.size))
+    width = max(2, line_width(picture.size))
 
     def pixels(point: Point) -> tuple[float, float]:
         return point[0] * picture.width, point[1] * picture.height
@@ -40,13 +46,10 @@ def draw_counts(picture: Image.Image, zones: Zones, counts: Counts) -> None:
         _label(draw, middle, f"{line.name}: {inside} in, {outside} out", font, picture.size)
 
 
-def _label(draw: Any, at: tuple[float, float], text: str, font: Any, size: tuple[int, int]) -> None:
-    """Black on the zones' colour, from that point to the right and down, moved into the picture."""
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    margin = 3
-    width, height = right - left + 2 * margin, bottom - top + 2 * margin
+def _label(draw: Any, at: tuple[float, float], text: str, font: LabelFont, size: tuple[int, int]) -> None:
+    """Draws a label to the right of and below a point, moved into the picture."""
     x, y = (
-        min(max(0.0, place), max(0.0, edge - own)) for place, edge, own in zip(at, size, (width, height), strict=True)
+        min(max(0.0, place), max(0.0, edge - own))
+        for place, edge, own in zip(at, size, font.label_size(text), strict=True)
     )
-    draw.rectangle((x, y, x + width, y + height), fill=_COLOR)
-    draw.text((x + margin - left, y + margin - top), text, font=font, fill=(0, 0, 0))
+    font.draw_label(draw, (x, y), text, _COLOR)

@@ -7,13 +7,15 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from export import export_onnx, largest_difference
+from export import export_onnx, largest_difference, make_spec
 from fold import ExportedRetinaNet
 from model import RetinaNet
-from recipe import Recipe
+from recipe import Recipe, load_recipe
 
+from retinasdk import list_models
 from retinasdk.spec import METADATA_KEY, ModelSpec
 
+BUNDLED = {model.name: model.spec for model in list_models()}
 _RECIPE = Recipe(name="tiny", dataset="none", classes=("a", "b"), steps=1, channels=16, depth=1)
 
 
@@ -61,3 +63,9 @@ def test_batch_norm_is_shared_by_the_levels(model: RetinaNet) -> None:
     first, second = layer([level, level.clone()])
     layer.eval()
     torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("name", ["people", "blood-cells", "tree-crowns"])
+def test_a_recipe_gives_the_bundled_spec(name: str) -> None:
+    """An export of a repeated training reports as the bundled model does."""
+    assert make_spec(load_recipe(name)) == BUNDLED[name]
