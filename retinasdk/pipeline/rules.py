@@ -11,7 +11,7 @@ import numpy as np
 from retinasdk.errors import ModelError
 from retinasdk.pipeline.call_options import Thresholds
 from retinasdk.pipeline.preprocess import Transform
-from retinasdk.pipeline.suppression import AS_FRAMEWORK, MAX_PER_IMAGE, Suppression
+from retinasdk.pipeline.suppression import MAX_PER_IMAGE, Suppression
 from retinasdk.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -78,11 +78,6 @@ def decode_rules(spec: ModelSpec) -> dict[str, Any]:
         "or_equal": spec.score_comparison == ">=",
         "drop_empty": spec.drop_empty == "before_nms",
     }
-
-
-def nms_rules(spec: ModelSpec) -> dict[str, Any]:
-    """Returns the arguments of the NMS functions that depend on the spec alone, except `max_detections`."""
-    return suppression_op(AS_FRAMEWORK, spec)[1]
 
 
 def suppression_op(suppression: Suppression, spec: ModelSpec) -> tuple[str, dict[str, Any]]:

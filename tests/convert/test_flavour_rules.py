@@ -18,7 +18,8 @@ from reference import Coder, Listed, assert_same_detections
 from retinasdk import BoxCoder, Detections, Level, ModelSpec, Normalise, Resize
 from retinasdk.pipeline.postprocess import decode, nms, postprocess
 from retinasdk.pipeline.preprocess import Transform
-from retinasdk.pipeline.rules import base_anchors, clip_sizes, decode_rules, logit, nms_rules
+from retinasdk.pipeline.rules import base_anchors, clip_sizes, decode_rules, logit, suppression_op
+from retinasdk.pipeline.suppression import AS_FRAMEWORK
 from retinasdk.pipeline.types import HeadOutputs
 
 LIMIT = math.log(1000 / 16)
@@ -153,8 +154,8 @@ def test_the_gpu_is_given_the_same_rules(flavour: str) -> None:
     np.testing.assert_array_equal(ours[3], candidates.counts)
     for image, count in enumerate(candidates.counts):
         assert ours[0][image, :count].tobytes() == candidates.boxes[image, :count].tobytes()
-    kept, counts = cuda.nms(*ours, max_detections=300, **nms_rules(spec))
-    wanted, wanted_counts = nms(candidates, max_detections=300, **nms_rules(spec))
+    kept, counts = cuda.nms(*ours, max_detections=300, **suppression_op(AS_FRAMEWORK, spec)[1])
+    wanted, wanted_counts = nms(candidates, max_detections=300, **suppression_op(AS_FRAMEWORK, spec)[1])
     np.testing.assert_array_equal(counts, wanted_counts)
     for image, count in enumerate(counts):
         assert kept[image, :count].tolist() == wanted[image, :count].tolist()
