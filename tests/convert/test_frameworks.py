@@ -1,0 +1,52 @@
+"""Exports of the frameworks themselves give the boxes that the frameworks themselves computed.
+
+The boxes were recorded by the scripts in tests/support/record, with the frameworks' own code. Run
+`python tests/convert/test_frameworks.py` to see the table of all cases.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from recorded_case import Comparison, RecordedCase, compare, recorded_cases, summary
+
+import retinasdk
+
+
+def comparisons(path: Path, folder: Path) -> list[Comparison]:
+    """Imports the export of a case as a user would, and compares the boxes of each picture."""
+    case = RecordedCase.read(path)
+    retinasdk.import_onnx(path.with_suffix(".onnx"), folder / "model.onnx", **case.options)
+    # Direct convolutions: Winograd's differ from the framework's in the fifth digit, and a test must not hide more.
+    with retinasdk.Detector(folder / "model.onnx", convolution="direct") as detector:
+        results = []
+        for item in case.pictures:
+            found = detector(item.pixels())
+            results.append(compare(item, found.xyxy, found.scores, found.class_ids))
+    return results
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=f"{path.parent.name}-{path.stem}") for path in recorded_cases()]
+)
+def test_boxes_of_the_framework(path: Path, tmp_path: Path) -> None:
+    for item, result in zip(RecordedCase.read(path).pictures, comparisons(path, tmp_path), strict=True):
+        assert result.expected >= 10, "a case without detections proves nothing"
+        assert result.is_equal, f"picture {item.height} x {item.width}: {result}"
+
+
+if __name__ == "__main__":
+    import tempfile
+
+    rows = []
+    for file in recorded_cases():
+        with tempfile.TemporaryDirectory() as folder:
+            found = comparisons(file, Path(folder))
+        values = {
+            "boxes": f"{sum(item.agreeing for item in found)} of {sum(item.expected for item in found)}",
+            "pixels": max(item.worst_pixels for item in found),
+            "score": max(item.worst_score for item in found),
+        }
+        rows.append((RecordedCase.read(file), values))
+    print(summary(rows))
