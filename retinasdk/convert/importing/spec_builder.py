@@ -13,7 +13,7 @@ from retinasdk.convert.flavours import Preset, list_flavours, load_preset
 from retinasdk.convert.importing.anchors import LevelGeometry
 from retinasdk.convert.importing.graph_postprocessing import GraphPostprocessing
 from retinasdk.convert.importing.inputs import GraphNormalise, NetworkInput
-from retinasdk.convert.importing.options import ImportOptions, parse_resize
+from retinasdk.convert.importing.options import ImportOptions, parse_resize, resize_like
 from retinasdk.convert.importing.report import KINDS, Finding
 from retinasdk.convert.importing.subgraph import Dimension
 from retinasdk.errors import ModelError
@@ -187,7 +187,7 @@ def _resize(
     elif fixed is not None:
         resize = _fixed_resize(preset, fixed, findings, command)
     elif network.resize_limits is not None:
-        resize = Resize("shortest", network.resize_limits, resize.rounding, resize.antialias)
+        resize = resize_like(resize, "shortest", network.resize_limits)
         findings.append(Finding("read", "resize", f"the resize rule {_in_words(resize)}"))
     else:
         findings.append(
@@ -215,7 +215,7 @@ def _fixed_resize(preset: Preset, fixed: tuple[int, int], findings: list[Finding
         f"accepts only that size and {preset.flavour} does so"
     )
     findings.append(Finding("concluded", "resize", text))
-    return Resize("squash", fixed, preset.resize.rounding, preset.resize.antialias)
+    return resize_like(preset.resize, "squash", fixed)
 
 
 def _in_words(resize: Resize) -> str:
