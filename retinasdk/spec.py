@@ -297,6 +297,9 @@ class ModelSpec:
             From 0 to 1. Defaults to 0.5, as in all frameworks. `Suppression` can override it.
         max_detections: Maximum number of detections of an image, over all classes, from 1 to 1048576. Defaults to 300,
             as in torchvision, MLPerf and keras-retinanet. 100 in detectron2, mmdetection, mmdeploy and ODTK.
+        max_per_class: Maximum number of detections of one class in an image, from 1 to 1048576, or None for no limit, which
+            is the default. Further boxes of a full class are dropped and suppress no other box (ONNX's
+            NonMaxSuppression). `Suppression` can override it.
         score_comparison: Whether a score equal to the threshold passes. ">", the default: it does not, as in all
             frameworks on the GPU. ">=": it does (ODTK on the CPU). A score of exactly 0 never passes.
         nms_comparison: Whether an IoU equal to the threshold suppresses. ">", the default: it does not, as in all
@@ -342,6 +345,7 @@ class ModelSpec:
     inclusive_pixels: bool = False
     rescale: str = "per_axis"
     top_k_unit: str = "pair"
+    max_per_class: int | None = None
     source: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -365,6 +369,9 @@ class ModelSpec:
             _check(_is_integer(getattr(self, name)), f"{name} must be an integer", getattr(self, name))
         _check(1 <= self.top_k <= 1 << 20, "top_k must be from 1 to 1048576", self.top_k)
         _check(1 <= self.max_detections <= 1 << 20, "max_detections must be from 1 to 1048576", self.max_detections)
+        if self.max_per_class is not None:
+            valid = _is_integer(self.max_per_class) and 1 <= self.max_per_class <= 1 << 20
+            _check(valid, "max_per_class must be an integer from 1 to 1048576, or null", self.max_per_class)
         _check(1 <= self.pad_multiple <= 4096, "pad_multiple must be from 1 to 4096", self.pad_multiple)
         _check(self.top_k_unit in _TOP_K_UNITS, f"top_k_unit must be one of {_TOP_K_UNITS}", self.top_k_unit)
         if self.top_k_unit == "anchor":

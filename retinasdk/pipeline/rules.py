@@ -98,7 +98,7 @@ def suppression_op(suppression: Suppression, spec: ModelSpec) -> tuple[str, dict
         "or_equal": spec.nms_comparison == ">=",
         "inclusive_pixels": spec.inclusive_pixels,
         "across_classes": suppression.across_classes,
-        "max_per_class": suppression.max_per_class or MAX_PER_IMAGE,
+        "max_per_class": suppression.max_per_class or spec.max_per_class or MAX_PER_IMAGE,
         **rules,
     }
     if op == "soft_nms":

@@ -9,7 +9,14 @@ import numpy as np
 
 from retinasdk.cuda.memory import Field, Layout
 from retinasdk.pipeline.call_options import MAX_REGIONS
-from retinasdk.pipeline.rules import candidate_limit, decode_rules, detection_limit, level_clips, level_strides, suppression_op
+from retinasdk.pipeline.rules import (
+    candidate_limit,
+    decode_rules,
+    detection_limit,
+    level_clips,
+    level_strides,
+    suppression_op,
+)
 from retinasdk.pipeline.suppression import Suppression
 from retinasdk.spec import ModelSpec
 

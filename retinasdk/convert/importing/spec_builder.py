@@ -77,8 +77,8 @@ def build_spec(
         changes[field] = _threshold(preset, options, postprocessing, field, findings, command)
     limit = postprocessing.max_per_class
     if limit is not None and limit < changes["max_detections"]:
-        text = f"no limit of detections per class, although the graph keeps at most {limit} of each class"
-        findings.append(Finding("assumed", "max_detections", text))
+        changes["max_per_class"] = limit
+        findings.append(Finding("read", "max_per_class", f"at most {limit} detections of each class"))
     changes["box_coder"] = _box_coder(preset, options, postprocessing, findings, command)
     return usual.replace(**changes), findings
 
