@@ -33,9 +33,9 @@ def spread(
     regress: Any,
     seed: int,
     *,
-    mean: float = -4.0,
-    std: float = 0.7,
-    delta: float = 0.05,
+    mean: float = -3.0,
+    std: float = 0.2,
+    delta: float = 0.02,
 ) -> None:
     """Scales the last convolutions of the two heads by what they give.
 
@@ -44,8 +44,8 @@ def spread(
         classify: Last convolution of the class head.
         regress: Last convolution of the box head.
         seed: For the bias of each channel, which makes classes and anchors differ.
-        mean: Mean of the logits afterwards.
-        std: Standard deviation of the logits of one channel afterwards. That of the biases is three times as much.
+        mean: About the mean of the logits afterwards.
+        std: Standard deviation of the logits of one channel afterwards. Its mean differs by up to 20 times as much.
         delta: Standard deviation of the deltas of one channel afterwards, likewise.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -55,9 +55,9 @@ def spread(
         layer.bias.data.zero_()
     with torch.no_grad():
         outputs = run()
-    for layer, levels, center, width in ((classify, outputs[0], mean, std), (regress, outputs[1], 0.0, delta)):
+    for layer, levels, center, width in ((classify, outputs[0], mean, std), (regress, outputs[1], -2 * delta, delta)):
         values = torch.cat([level[0].flatten(1) for level in levels], dim=1)
         scale = width / values.std(dim=1)
         layer.weight.data *= scale[:, None, None, None]
-        noise = 3 * width * torch.randn(len(scale), generator=generator)
-        layer.bias.data = center - scale * values.mean(dim=1) + noise
+        bias = 10 * width * torch.linspace(-1.5, 2, len(scale))[torch.randperm(len(scale), generator=generator)]
+        layer.bias.data = center - scale * values.mean(dim=1) + bias
