@@ -170,7 +170,8 @@ def model_of(cfg: Any, seed: int) -> Any:
         outputs = heads(images)
         return outputs[:levels], outputs[levels:]
 
-    spread(run, model.head.cls_score, model.head.bbox_pred, seed, delta=0.02 * cfg.MODEL.RETINANET.BBOX_REG_WEIGHTS[0])
+    weight = cfg.MODEL.RETINANET.BBOX_REG_WEIGHTS[0]
+    spread(run, model.head.cls_score, model.head.bbox_pred, seed, delta=0.02 * weight, means=0.3 * weight)
     return model.eval()
 
 

@@ -11,6 +11,7 @@ Needs the sources of mmcv, which its sdist installs beside the Python files:
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 import sys
 import types
@@ -54,5 +55,6 @@ def install() -> None:
         extra_include_paths=[str(source / "common"), str(source / "pytorch")],
     )
     extension = _Extension("mmcv._ext")
+    extension.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
     extension.nms = built.nms  # type: ignore[attr-defined]
     sys.modules["mmcv._ext"] = extension

@@ -33,9 +33,9 @@ def spread(
     regress: Any,
     seed: int,
     *,
-    mean: float = -3.0,
     std: float = 0.2,
     delta: float = 0.02,
+    means: float = 0.3,
 ) -> None:
     """Scales the last convolutions of the two heads by what they give.
 
@@ -44,9 +44,9 @@ def spread(
         classify: Last convolution of the class head.
         regress: Last convolution of the box head.
         seed: For the bias of each channel, which makes classes and anchors differ.
-        mean: About the mean of the logits afterwards.
-        std: Standard deviation of the logits of one channel afterwards. Its mean differs by up to 20 times as much.
-        delta: Standard deviation of the deltas of one channel afterwards, likewise.
+        std: Standard deviation of the logits of one channel afterwards; its mean is between -6 and 1.
+        delta: Standard deviation of the deltas of one channel afterwards.
+        means: The means of the deltas are within -1 and 1 times this.
     """
     generator = torch.Generator().manual_seed(seed)
     for layer in (classify, regress):
@@ -55,9 +55,12 @@ def spread(
         layer.bias.data.zero_()
     with torch.no_grad():
         outputs = run()
-    for layer, levels, center, width in ((classify, outputs[0], mean, std), (regress, outputs[1], -2 * delta, delta)):
+    for layer, levels, width, least, most in (
+        (classify, outputs[0], std, -6.0, 1.0),
+        (regress, outputs[1], delta, -means, means),
+    ):
         values = torch.cat([level[0].flatten(1) for level in levels], dim=1)
         scale = width / values.std(dim=1)
         layer.weight.data *= scale[:, None, None, None]
-        bias = 10 * width * torch.linspace(-1.5, 2, len(scale))[torch.randperm(len(scale), generator=generator)]
-        layer.bias.data = center - scale * values.mean(dim=1) + bias
+        wanted = torch.linspace(least, most, len(scale))[torch.randperm(len(scale), generator=generator)]
+        layer.bias.data = wanted - scale * values.mean(dim=1)
