@@ -22,6 +22,7 @@ _PASSED |= {"Transpose", "Flatten", "Add"}
 # Operators between a constant count, such as 1000, and the input of TopK or Slice that takes it: min(1000, n), or
 # "1000 if 1000 < n else n". Through each of them the constant stays an upper bound.
 _COUNTED = frozenset({"Min", "ReduceMin", "Concat", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Where"})
+_COUNTED |= {"Clip"}
 # Operators that move values and compute none.
 _MOVED = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Concat"})
 _MOVED |= {"Identity", "Cast"}
@@ -196,7 +197,10 @@ def _counts(view: GraphView, tensor: str) -> list[int]:
             node = view.nodes[view.producer[name]]
             if node.op_type in _COUNTED:
                 skipped = node.op_type in ("Unsqueeze", "Squeeze", "Reshape", "ReduceMin")
-                pending += node.input[1:] if node.op_type == "Where" else node.input[:1] if skipped else node.input
+                if node.op_type == "Clip":  # The input, and the upper bound if there is one.
+                    pending += [node.input[0], *node.input[2:]]
+                else:
+                    pending += node.input[1:] if node.op_type == "Where" else node.input[:1] if skipped else node.input
     bound = min(found, default=_MAX_COUNT)
     return [bound] if bound < _MAX_COUNT else []
 
