@@ -159,6 +159,9 @@ class Resize:
             resized side, for each axis. "scale": 1 / scale for both axes, before the sides are rounded, as OpenCV's
             `resize` does if it is called with `fx` and `fy` (keras-retinanet). "scale" does not work with
             `antialias` or with the rule "squash".
+        round_pixels: Whether resized pixels are rounded to whole gray levels before they are normalized. True where a
+            framework resizes 8-bit images (detectron2, mmdetection, mmdeploy, ODTK); False, the default, where it
+            resizes floating-point numbers (torchvision, MLPerf, keras-retinanet).
 
     Raises:
         ModelError: If a value is unknown, `size` does not fit the rule, or values contradict each other.
@@ -169,6 +172,7 @@ class Resize:
     rounding: str = "floor"
     antialias: bool = False
     source_step: str = "sides"
+    round_pixels: bool = False
 
     def __post_init__(self) -> None:
         _check(self.rule in _RESIZE_RULES, f"resize.rule must be one of {sorted(_RESIZE_RULES)}", self.rule)
@@ -297,8 +301,8 @@ class ModelSpec:
             From 0 to 1. Defaults to 0.5, as in all frameworks. `Suppression` can override it.
         max_detections: Maximum number of detections of an image, over all classes, from 1 to 1048576. Defaults to 300,
             as in torchvision, MLPerf and keras-retinanet. 100 in detectron2, mmdetection, mmdeploy and ODTK.
-        max_per_class: Maximum number of detections of one class in an image, from 1 to 1048576, or None for no limit, which
-            is the default. Further boxes of a full class are dropped and suppress no other box (ONNX's
+        max_per_class: Maximum number of detections of one class in an image, from 1 to 1048576. Defaults to None, no
+            limit. Further boxes of a full class are dropped and suppress no other box (ONNX's
             NonMaxSuppression). `Suppression` can override it.
         score_comparison: Whether a score equal to the threshold passes. ">", the default: it does not, as in all
             frameworks on the GPU. ">=": it does (ODTK on the CPU). A score of exactly 0 never passes.

@@ -22,8 +22,8 @@ from retinasdk.convert.importing.heads import HeadPair, find_heads
 from retinasdk.convert.importing.inputs import NetworkInput, find_input
 from retinasdk.convert.importing.levels import MatchedLevel, match_levels
 from retinasdk.convert.importing.loading import MAX_BYTES, load_model
-from retinasdk.convert.importing.network_shape import NetworkShape, find_network_shape
-from retinasdk.convert.importing.options import ImportOptions, LevelAnchors
+from retinasdk.convert.importing.network_shape import NetworkShape, declared_size, find_network_shape
+from retinasdk.convert.importing.options import ImportOptions, LevelAnchors, read_resize
 from retinasdk.convert.importing.original_run import OriginalRun, run_original
 from retinasdk.convert.importing.report import Finding, FoundLevel, ImportReport
 from retinasdk.convert.importing.spec_builder import build_spec, with_findings
@@ -163,7 +163,11 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     evidence = collect_evidence(view, heads, network, postprocessing, in_graph)
     preset, flavour_finding = _choose_preset(view, evidence, options, command)
     original = run_original(view, network, heads)
-    shape = find_network_shape(view, network, heads, original)
+    declared = declared_size(view, network)
+    given_resize = read_resize(options.resize, preset.resize, declared)
+    shape = find_network_shape(view, network, heads, original, given_resize and given_resize.fixed_size)
+    if given_resize is None and declared is not None and shape.dimensions[1:] != declared:
+        _ask_for_size(preset, declared, options, command)
     levels = match_levels(heads, shape)
     outputs, channel_findings = _outputs(view, heads, levels, original)
     geometry = decide_geometry(
@@ -188,6 +192,8 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
         network=network,
         postprocessing=postprocessing,
         dimensions=shape.dimensions,
+        declared=declared,
+        given_resize=given_resize,
         source=_origin(path, view, network),
         command=command,
     )
@@ -247,6 +253,20 @@ def _choose_preset(
         )
     insisted = f", although {'; '.join(contrary)}" if contrary else ""
     return preset, Finding("given", "flavour", f"the rules of {preset.flavour}, which you named{insisted}")
+
+
+def _ask_for_size(preset: Preset, declared: tuple[int, int], options: ImportOptions, command: str) -> None:
+    """Raises `ModelError` for an export at a size that changes the strides, where nothing tells whether it is used."""
+    if not preset.stride_from_width or options.force or all(side % preset.pad_multiple == 0 for side in declared):
+        return
+    resize = preset.resize
+    raise ModelError(
+        f"this is an export for {declared[0]} x {declared[1]}. Where {preset.pad_multiple} does not divide the sides, "
+        f"{preset.flavour} has other strides and anchors than in its training. To follow the export, tell how images "
+        f"get that size: {command} --flavour {preset.flavour} --resize fit if they are padded, or --resize squash if "
+        f"they are stretched. To take images of any size, padded to a multiple of {preset.pad_multiple} as in training: "
+        f"{command} --flavour {preset.flavour} --resize {resize.rule}:{','.join(map(str, resize.size))}"
+    )
 
 
 def _strides_from_width(levels: Sequence[MatchedLevel], shape: NetworkShape) -> list[int] | None:
