@@ -5,9 +5,9 @@ Both sides get the same head outputs: those that the original network computes f
 network computes the same ones, which `check_heads` has shown. On one side, the part of the original graph after its
 heads turns them into boxes; on the other side, the rules of the spec do. So a difference is a difference of the rules.
 
-Pictures of random blocks show no objects, and a trained network gives them low scores. So a constant is added to all
-class logits on both sides, a different one for each picture: a few candidates pass the threshold in the first picture,
-so that the threshold matters; many pass it in the others, so that the top-k and the maximum of detections matter.
+Pictures of random blocks show no objects, and a trained network gives them low scores. So a constant is added to the
+class logits of each level, the same on both sides, so that each level has candidates above the threshold: a few in the
+first picture, where all of them matter, and more in the others, where the top-k and the maximum of detections matter.
 """
 
 from __future__ import annotations
@@ -46,12 +46,16 @@ PIXELS, SCORE = 0.1, 0.001
 _SHARE = 0.01  # More boxes than this may not differ; none at all where there are fewer than 100.
 _TIED_SHARE, _FEW_TIES = 0.05, 3  # Ties are rare. More of them than this are no coincidence.
 _SHOWN = 5
-# (height, width) of the pictures. Where the graph resizes, they are long and narrow, so that the result stays small.
-_SIZES = ((224, 160), (256, 384), (200, 480))
+# (height, width) of the pictures: long and narrow, so that they are small, and still larger than the anchors of the
+# coarsest level along one side. 64 and 128 do not divide the long sides, where the rules of strides differ.
+_SIZES = ((160, 1120), (608, 224), (288, 352))
 _RESIZED_SIZES = ((60, 600), (500, 70), (90, 620))
 _MAX_PIXELS = 1_500_000  # Of all pictures together, so that a network of a large fixed size is checked in seconds.
-_CANDIDATES = (150, 1500)  # How many candidates pass the threshold in the first two pictures.
+# What the user may change without a contradiction. The comparison takes the values of the graph.
+_CHANGEABLE = ("score_threshold", "nms_iou_threshold", "top_k", "max_detections")
+_CANDIDATES = (30, 300)  # How many candidates of a level pass the threshold in the first two pictures.
 _MAX_CANDIDATES = 5000
+_GAPS = 16  # One more or less does not matter, so the threshold is put into the largest of so many gaps.
 
 
 @dataclass
@@ -101,8 +105,12 @@ def check_boxes(
     """
     if not postprocessing.has_nms:
         return False, _unknown_facts(findings, "the graph has no NMS of its own to compare with")
-    limits = ("score_threshold", "nms_iou_threshold", "top_k", "max_detections")
-    spec = spec.replace(**{name: value for name in limits if (value := getattr(postprocessing, name)) is not None})
+    if postprocessing.several:
+        rules = ", ".join(postprocessing.several)
+        return False, _unknown_facts(findings, f"the graph contains several values of {rules}, and a model has one")
+    given = {item.rule for item in findings if item.kind == "given"} & set(_CHANGEABLE)
+    in_graph = {name: value for name in given if (value := getattr(postprocessing, name)) is not None}
+    spec = spec.replace(**in_graph)
     try:
         comparison = _Comparison(view, network, heads, spec, outputs, sources, postprocessing)
         tally = comparison.run()
@@ -205,10 +213,10 @@ class _Comparison:
     ) -> None:
         names = self._heads.tensor_names
         count = len(self._outputs) // 2
-        shift = self._shift([known[name][:1] for name in self._heads.logits.tensor_names], index)
         raised = {name: known[name] for name in names}
         for name in self._heads.logits.tensor_names:
-            raised[name] = known[name] + np.asarray(shift, known[name].dtype)
+            values = known[name]
+            raised[name] = values + np.asarray(self._shift(values[:1], index), values.dtype)
         try:
             outputs = self._tail.run(feeds, raised)
         except Exception as error:
@@ -226,34 +234,27 @@ class _Comparison:
         found, ties = self._by_the_spec(heads, transform)
         self._compare(tally, expected, found, ties)
 
-    def _shift(self, logits: Sequence[npt.NDArray[Any]], index: int) -> float:
-        """Returns what to add to all logits, so that the wanted number of candidates passes the threshold."""
+    def _shift(self, logits: npt.NDArray[Any], index: int) -> float:
+        """Returns what to add to the logits of a level, so that the wanted number of candidates passes the threshold."""
         threshold = logit(self._spec.score_threshold)
-        levels = [values[np.isfinite(values)].astype(np.float64).reshape(-1) for values in logits]
-        if index < len(_CANDIDATES):
-            ordered, wanted = np.sort(np.concatenate(levels))[::-1], _CANDIDATES[index]
-        else:  # More than the top-k of the largest level.
-            ordered, wanted = np.sort(max(levels, key=len))[::-1], min(_MAX_CANDIDATES, self._spec.top_k * 6 // 5)
-        last = min(wanted, len(ordered) - 1)
+        ordered = np.sort(logits[np.isfinite(logits)].astype(np.float64))[::-1]
+        wanted = _CANDIDATES[index] if index < len(_CANDIDATES) else self._spec.top_k * 6 // 5
+        last = min(wanted, _MAX_CANDIDATES, len(ordered) // 4)
         if last < 1 or not np.isfinite(threshold):
             return 0.0
-        # Halfway between two candidates, so that none of them is at the threshold.
-        return threshold - float(ordered[last - 1] + ordered[last]) / 2
+        # In the largest gap between two candidates, so that none of them is at the threshold.
+        near = ordered[last - 1 : last + _GAPS]
+        gap = int(np.argmax(near[:-1] - near[1:]))
+        return threshold - float(near[gap] + near[gap + 1]) / 2
 
     def _transform(self, size: tuple[int, int], known: dict[str, npt.NDArray[Any]]) -> Transform:
         padded = (int(known[self._network.tensor].shape[2]), int(known[self._network.tensor].shape[3]))
         scale = 1.0 if self._spec.rescale == "uniform" else None
         if self._resized is None:
             return Transform(size, size, padded, scale)  # The boxes of the graph are in pixels of its input.
+        # By the size in the graph: whether the spec resizes alike is checked with the pixels.
         resized = (int(known[self._resized].shape[-2]), int(known[self._resized].shape[-1]))
-        planned = Transform.plan(size, self._spec)
-        # The rounding of float32 in the graph may take away one pixel.
-        if np.abs(np.subtract(planned.resized, resized)).max() > 1:
-            raise _NotComparableError(
-                f"it resizes {size[0]} x {size[1]} to {resized[0]} x {resized[1]}, and the spec to "
-                f"{planned.resized[0]} x {planned.resized[1]}"
-            )
-        return Transform(size, resized, padded, planned.scale)
+        return Transform(size, resized, padded, None if scale is None else self._spec.resize.scale(*size))
 
     def _by_the_spec(self, heads: HeadOutputs, transform: Transform) -> tuple[Boxes, Ties]:
         spec = self._spec
