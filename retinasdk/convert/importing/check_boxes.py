@@ -158,16 +158,15 @@ class _Comparison:
         self._outputs, self._sources = outputs, sources
         self._suppression = Suppression(max_per_class=postprocessing.max_per_class)
         self._resized = _resized_tensor(view, network)
-        wanted = dict.fromkeys([network.tensor, *heads.tensor_names, *([self._resized] if self._resized else [])])
+        self._tail = GraphTail(view, heads)
+        wanted = [network.tensor, *heads.tensor_names, *self._tail.borders, *([self._resized] if self._resized else [])]
+        self._inner = [name for name in dict.fromkeys(wanted) if name in view.producer]
+        needed = {name for index in view.ancestors(self._inner) for name in view.inputs_of(index)}
+        inputs = {item.name: with_dynamic_names(view.shape(item.name)) for item in view.inputs if item.name in needed}
+        self._network_inputs = list(inputs)
         try:
-            inner = [name for name in wanted if name in view.producer]
-            needed = {name for index in view.ancestors(inner) for name in view.inputs_of(index)}
-            inputs = {
-                item.name: with_dynamic_names(view.shape(item.name)) for item in view.inputs if item.name in needed
-            }
-            self._network_inputs, self._inner = list(inputs), inner
-            self._runner = OnnxRunner(extract_subgraph(view, inputs, inner))
-            self._tail = GraphTail(view, heads)
+            # Optimized, since both sides get the same values.
+            self._runner = OnnxRunner(extract_subgraph(view, inputs, self._inner), optimize=True)
         except Exception as error:  # ONNX Runtime's exceptions have no common base class.
             raise self._cannot_run(error) from error
 
@@ -193,7 +192,7 @@ class _Comparison:
             pixels += tensor.shape[0] * tensor.shape[2] * tensor.shape[3]
             if tally.pictures and pixels > _MAX_PIXELS:
                 break
-            self._add(tally, index, (image.shape[0], image.shape[1]), feeds, known)
+            self._add(tally, index, (image.shape[0], image.shape[1]), known)
         return tally
 
     def _allowed(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -208,42 +207,41 @@ class _Comparison:
         tally: _Tally,
         index: int,
         size: tuple[int, int],
-        feeds: dict[str, npt.NDArray[Any]],
         known: dict[str, npt.NDArray[Any]],
     ) -> None:
         names = self._heads.tensor_names
         count = len(self._outputs) // 2
-        raised = {name: known[name] for name in names}
+        raised = dict(known)
         for name in self._heads.logits.tensor_names:
             values = known[name]
             raised[name] = values + np.asarray(self._shift(values[:1], index), values.dtype)
         try:
-            outputs = self._tail.run(feeds, raised)
+            outputs = self._tail.run(raised)
         except Exception as error:
             raise self._cannot_run(error) from error
         expected = read_boxes(outputs)
         if expected is None:
             listed = ", ".join(f"{name} {'x'.join(map(str, value.shape))}" for name, value in outputs.items())
             raise _NotComparableError(f"its outputs are not known as boxes, scores and labels ({listed})")
-        values = [
+        head_values = [
             np.ascontiguousarray(expected_output(raised[names[source]][:1], output))
             for output, source in zip(self._outputs, self._sources, strict=True)
         ]
-        heads = HeadOutputs(tuple(values[:count]), tuple(values[count:]))
+        heads = HeadOutputs(tuple(head_values[:count]), tuple(head_values[count:]))
         transform = self._transform(size, known)
         found, ties = self._by_the_spec(heads, transform)
         self._compare(tally, expected, found, ties)
 
     def _shift(self, logits: npt.NDArray[Any], index: int) -> float:
-        """Returns what to add to the logits of a level, so that the wanted number of candidates passes the threshold."""
+        """Returns what to add to the logits of a level, so that enough candidates pass the threshold."""
         threshold = logit(self._spec.score_threshold)
-        ordered = np.sort(logits[np.isfinite(logits)].astype(np.float64))[::-1]
+        finite = logits[np.isfinite(logits)]
         wanted = _CANDIDATES[index] if index < len(_CANDIDATES) else self._spec.top_k * 6 // 5
-        last = min(wanted, _MAX_CANDIDATES, len(ordered) // 4)
+        last = min(wanted, _MAX_CANDIDATES, len(finite) // 4)
         if last < 1 or not np.isfinite(threshold):
             return 0.0
         # In the largest gap between two candidates, so that none of them is at the threshold.
-        near = ordered[last - 1 : last + _GAPS]
+        near = _best(finite, last + _GAPS)[last - 1 :].astype(np.float64)
         gap = int(np.argmax(near[:-1] - near[1:]))
         return threshold - float(near[gap] + near[gap + 1]) / 2
 
@@ -269,7 +267,7 @@ class _Comparison:
         limits = [spec.score_threshold]
         for level in heads.logits:
             if level.size > spec.top_k:
-                limits.append(float(sigmoid(np.sort(level.reshape(-1))[-spec.top_k - 1 : -spec.top_k + 1]).mean()))
+                limits.append(float(sigmoid(_best(level.reshape(-1), spec.top_k + 1)[-2:]).mean()))
         ties = Ties(
             Boxes.of(known.boxes, known.scores, known.class_ids),
             limits,
@@ -301,6 +299,13 @@ class _Comparison:
                 boxes.xyxy.tolist(), boxes.scores.tolist(), boxes.class_ids.tolist(), strict=True
             )
         ]
+
+
+def _best(values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """Returns the largest values, largest first."""
+    count = min(count, len(values))
+    best: npt.NDArray[Any] = np.sort(np.partition(values, len(values) - count)[len(values) - count :])[::-1]
+    return best
 
 
 def _resized_tensor(view: GraphView, network: NetworkInput) -> str | None:

@@ -23,33 +23,52 @@ if TYPE_CHECKING:
 class GraphTail:
     """The part of a graph from its head outputs to its boxes.
 
-    Where this part takes sizes from feature maps of the network, these are computed again from the graph's input.
+    Besides the heads it needs what does not depend on them, such as anchors and sizes: the tensors in `borders`.
 
-    Raises:
-        Exception: ONNX Runtime cannot load it; its exceptions have no common base class.
+    Attributes:
+        borders: Names of the tensors that it takes from the other parts of the graph.
     """
 
     def __init__(self, view: GraphView, heads: HeadPair) -> None:
+        self._view, self._heads = view, heads
         self._outputs = [name for name in view.outputs if name not in heads.tensor_names]
-        stop = [*heads.tensor_names, *(item.name for item in view.inputs)]
-        kept = view.ancestors(self._outputs, stop=heads.tensor_names)
-        used = {name for index in kept for name in view.inputs_of(index)}
-        self._inputs = [name for name in stop if name in used]
-        self._runner = OnnxRunner(extract_subgraph(view, dict.fromkeys(self._inputs), self._outputs))
+        own = view.descendants(heads.tensor_names)
+        needed = view.ancestors(self._outputs, stop=heads.tensor_names)
+        inputs = {name for index in own & needed for name in view.inputs_of(index)} | set(self._outputs)
+        self.borders = sorted(
+            name
+            for name in inputs - {*heads.tensor_names}
+            if view.producer.get(name, -1) not in own and name in view.producer and view.constant(name) is None
+        )
+        self._runner: OnnxRunner | None = None
+        self._inputs: list[str] = []
 
-    def run(self, feeds: Arrays, heads: Arrays) -> dict[str, npt.NDArray[Any]]:
+    def run(self, values: Arrays) -> dict[str, npt.NDArray[Any]]:
         """Runs it once.
 
         Args:
-            feeds: Values of the graph's inputs, by name.
-            heads: Values of the head tensors, by name.
+            values: Values of the graph's inputs, of the heads and of the borders, by name. Borders that are no arrays
+                but sequences are computed again.
 
         Returns:
             The values of the graph's outputs, by name.
+
+        Raises:
+            Exception: ONNX Runtime cannot load or run it; its exceptions have no common base class.
         """
-        values = {**feeds, **heads}
-        given = {name: values[name] for name in self._inputs}
-        return dict(zip(self._outputs, self._runner.run(given, self._outputs), strict=True))
+        if self._runner is None:
+            names = [*self._heads.tensor_names, *self.borders, *(item.name for item in self._view.inputs)]
+            given = [name for name in dict.fromkeys(names) if isinstance(values[name], np.ndarray)]
+            kept = self._view.ancestors(self._outputs, stop=given)
+            used = {name for index in kept for name in self._view.inputs_of(index)} | set(self._outputs)
+            self._inputs = [name for name in given if name in used]
+            model = extract_subgraph(self._view, dict.fromkeys(self._inputs), self._outputs)
+            onnx = require("onnx", "importing ONNX models")
+            for item in model.graph.input:
+                item.type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(values[item.name].dtype)
+            self._runner = OnnxRunner(model)
+        found = self._runner.run({name: values[name] for name in self._inputs}, self._outputs)
+        return dict(zip(self._outputs, found, strict=True))
 
 
 def custom_operators(view: GraphView, heads: HeadPair) -> list[str]:
