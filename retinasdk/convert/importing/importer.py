@@ -14,6 +14,7 @@ from retinasdk.convert.flavours.preset import ANCHORS_PER_CELL, level_name
 from retinasdk.convert.importing.anchors import decide_geometry
 from retinasdk.convert.importing.channels import channel_order
 from retinasdk.convert.importing.check import check_heads, check_model, check_preprocessing
+from retinasdk.convert.importing.check_boxes import check_boxes
 from retinasdk.convert.importing.flavour_choice import Evidence, choose_flavour, collect_evidence, contradictions
 from retinasdk.convert.importing.graph import GraphView, count_ops
 from retinasdk.convert.importing.graph_anchors import read_anchors
@@ -214,6 +215,7 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
         (True, check_model(model)),
         check_heads(model, original, outputs, sources),
         *check_preprocessing(original, network, spec, force=options.force),
+        check_boxes(view, network, heads, spec, outputs, sources, postprocessing, findings, force=options.force),
     ]
     report = ImportReport(
         source=path,

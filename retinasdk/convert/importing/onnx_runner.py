@@ -14,15 +14,17 @@ if TYPE_CHECKING:
 class OnnxRunner:
     """A model loaded into ONNX Runtime on the CPU.
 
-    Graph optimizations are off: no operator is fused or reordered, so equal operators on equal inputs give equal bits.
+    Graph optimizations are off, unless `optimize` is set: no operator is fused or reordered, so equal operators on
+    equal inputs give equal bits.
     The constructor and `run` raise whatever ONNX Runtime raises; its exceptions have no common base class.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, optimize: bool = False) -> None:
         runtime = require("onnxruntime", "checking an imported model")
         options = runtime.SessionOptions()
         options.log_severity_level = 4  # Errors arrive as exceptions; the log would only repeat them.
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if not optimize:
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def run(self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> list[npt.NDArray[Any]]:
