@@ -167,6 +167,7 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     levels = match_levels(heads, shape)
     outputs, channel_findings = _outputs(view, heads, levels, original)
     _refuse_uneven_odtk(preset, shape, options)
+    _refuse_dynamic_keras_hub(view, preset, shape, options)
     geometry = decide_geometry(
         preset,
         options,
@@ -262,6 +263,25 @@ def _refuse_uneven_odtk(preset: Preset, shape: NetworkShape, options: ImportOpti
             "ODTK has other strides, anchors and clipping, which a model spec cannot describe. Export it with sides "
             f"that are multiples of {preset.pad_multiple}, such as 896 x 1152"
         )
+
+
+def _refuse_dynamic_keras_hub(view: GraphView, preset: Preset, shape: NetworkShape, options: ImportOptions) -> None:
+    """Raises `ModelError` for an export by Keras on PyTorch that takes images of any size.
+
+    Keras traces such a model with an image of 1 x 1. Its convolutions choose their padding by the size of the image, and
+    the tracing keeps the choice for 1 x 1: the same on both sides, which is wrong for every even size.
+    """
+    is_traced = preset.flavour == "keras-hub" and view.model.producer_name == "pytorch" and not options.force
+    if not is_traced or all(isinstance(side, int) for side in shape.dimensions[1:]):
+        return
+    for index, node in enumerate(view.nodes):
+        strides, pads = view.attribute(index, "strides") or [1], view.attribute(index, "pads") or [0]
+        if node.op_type == "Conv" and max(strides) > 1 and max(pads) > 0:
+            raise ModelError(
+                "this export of KerasHub takes images of any size, but PyTorch wrote into it the padding for images of "
+                "1 x 1 pixels, so that it gives other boxes than KerasHub. Export it for one size: model.export(PATH, "
+                'format="onnx", input_signature=[keras.InputSpec("float32", (1, 800, 800, 3))])'
+            )
 
 
 def _outputs(
