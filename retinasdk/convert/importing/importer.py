@@ -20,6 +20,7 @@ from retinasdk.convert.importing.graph_anchors import read_anchors
 from retinasdk.convert.importing.graph_postprocessing import read_postprocessing
 from retinasdk.convert.importing.heads import HeadPair, find_heads
 from retinasdk.convert.importing.inputs import NetworkInput, find_input
+from retinasdk.convert.importing.keras_hub import keep_exported_size
 from retinasdk.convert.importing.levels import MatchedLevel, match_levels
 from retinasdk.convert.importing.loading import MAX_BYTES, load_model
 from retinasdk.convert.importing.network_shape import NetworkShape, find_network_shape
@@ -164,10 +165,11 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     preset, flavour_finding = _choose_preset(view, evidence, options, command)
     original = run_original(view, network, heads)
     shape = find_network_shape(view, network, heads, original)
+    if preset.flavour == "keras-hub" and not options.force:
+        shape = keep_exported_size(view, network, shape)
     levels = match_levels(heads, shape)
     outputs, channel_findings = _outputs(view, heads, levels, original)
     _refuse_uneven_odtk(preset, shape, options)
-    _refuse_dynamic_keras_hub(view, preset, shape, options)
     geometry = decide_geometry(
         preset,
         options,
@@ -263,25 +265,6 @@ def _refuse_uneven_odtk(preset: Preset, shape: NetworkShape, options: ImportOpti
             "ODTK has other strides, anchors and clipping, which a model spec cannot describe. Export it with sides "
             f"that are multiples of {preset.pad_multiple}, such as 896 x 1152"
         )
-
-
-def _refuse_dynamic_keras_hub(view: GraphView, preset: Preset, shape: NetworkShape, options: ImportOptions) -> None:
-    """Raises `ModelError` for an export by Keras on PyTorch that takes images of any size.
-
-    Keras traces such a model with an image of 1 x 1. Its convolutions choose their padding by the size of the image, and
-    the tracing keeps the choice for 1 x 1: the same on both sides, which is wrong for every even size.
-    """
-    is_traced = preset.flavour == "keras-hub" and view.model.producer_name == "pytorch" and not options.force
-    if not is_traced or all(isinstance(side, int) for side in shape.dimensions[1:]):
-        return
-    for index, node in enumerate(view.nodes):
-        strides, pads = view.attribute(index, "strides") or [1], view.attribute(index, "pads") or [0]
-        if node.op_type == "Conv" and max(strides) > 1 and max(pads) > 0:
-            raise ModelError(
-                "this export of KerasHub takes images of any size, but PyTorch wrote into it the padding for images of "
-                "1 x 1 pixels, so that it gives other boxes than KerasHub. Export it for one size: model.export(PATH, "
-                'format="onnx", input_signature=[keras.InputSpec("float32", (1, 800, 800, 3))])'
-            )
 
 
 def _outputs(

@@ -203,6 +203,13 @@ def _resize(
 
 def _fixed_resize(preset: Preset, fixed: tuple[int, int], findings: list[Finding], command: str) -> Resize:
     """Returns the resize rule for a network of a fixed size. Raises `ModelError` if the framework does not tell it."""
+    if preset.flavour == "keras-hub":
+        raise ModelError(
+            f"the network accepts only {fixed[0]} x {fixed[1]}, and nothing shows how images get that size. If the "
+            "image converter stretches them, or all your images have that aspect ratio: "
+            f"{command} --flavour {preset.flavour} --resize squash (in Python: resize='squash'). Other images that it "
+            "pads or crops to the aspect ratio have to be padded or cropped before you pass them to the detector"
+        )
     if preset.flavour not in _SQUASHING:
         raise ModelError(
             f"the network accepts only {fixed[0]} x {fixed[1]}, and nothing shows how images get that size. If they "
