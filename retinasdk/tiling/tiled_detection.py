@@ -17,7 +17,7 @@ from retinasdk.detections import Detections
 from retinasdk.pipeline.call_options import Thresholds
 from retinasdk.pipeline.postprocess import as_detections, to_original
 from retinasdk.pipeline.preprocess import Transform
-from retinasdk.pipeline.rules import suppression_op, suppresses_across_classes
+from retinasdk.pipeline.rules import suppresses_across_classes, suppression_op
 from retinasdk.pipeline.stage_timing import stage
 from retinasdk.pipeline.suppression import Suppression
 from retinasdk.pipeline.types import Kept
