@@ -67,8 +67,8 @@ def class_names(label_dict: Any, classes: int, owner: str) -> list[str]:
     """
     if not isinstance(label_dict, Mapping) or sorted(label_dict.values()) != list(range(classes)):
         raise ModelError(
-            f"{owner} has {classes} classes, but the label_dict {label_dict}; it must have one name for each index from "
-            "0 on. Give the names with --labels A,B (in Python: call set_labels before the export)"
+            f"{owner} has {classes} classes, but the label_dict {label_dict}; it must have one name for each index "
+            "from 0 on. Give the names with --labels A,B (in Python: call set_labels before the export)"
         )
     return sorted(label_dict, key=label_dict.__getitem__)
 
@@ -101,8 +101,8 @@ def _from_checkpoint(path: Path, labels: list[str] | None) -> tuple[Any, list[st
     config = checkpoint.extra.get("hyper_parameters", {}).get("config", {})
     if not isinstance(config, Mapping) or not {"score_thresh", "nms_thresh", "model"} <= config.keys():
         raise ModelError(
-            f"{path} holds no configuration of DeepForest 2, so its thresholds are not known. Load it with DeepForest and "
-            "export it in Python: retinasdk.export_deepforest(main.deepforest.load_from_checkpoint(FILE), OUT)"
+            f"{path} holds no configuration of DeepForest 2, so its thresholds are not known. Load it with DeepForest "
+            "and export it in Python: retinasdk.export_deepforest(main.deepforest.load_from_checkpoint(FILE), OUT)"
         )
     if config.get("architecture", "retinanet") != "retinanet":
         raise ModelError(
@@ -148,16 +148,14 @@ def _from_folder(path: Path, labels: list[str] | None) -> tuple[Any, list[str], 
 
 
 def _from_name(name: str, labels: list[str] | None) -> tuple[Any, list[str], list[Finding]]:
-    main = require(
-        "deepforest.main", f"downloading {name}; or give a folder with its config.json and model.safetensors"
-    )
+    main = require("deepforest.main", f"downloading {name}")
     try:
         forest = main.deepforest(config_args={"model": {"name": name}})
     except Exception as error:  # From huggingface_hub, requests, torch or DeepForest.
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"{name} cannot be downloaded ({first}). Is it the name of a file that does not exist? Download config.json "
-            f"and model.safetensors from https://huggingface.co/{name} on another machine, put both into one folder, "
+            f"{name} cannot be downloaded ({first}). Is it the name of a file that does not exist? Download "
+            f"config.json and model.safetensors from https://huggingface.co/{name} on another machine, put both into one folder, "
             "and give that: deepforest:FOLDER"
         ) from error
     findings = _findings(forest.model, "read", "the model, as DeepForest loaded it")
@@ -172,9 +170,7 @@ def _findings(model: Any, kind: Any, where: str) -> list[Finding]:
     findings = [
         Finding(kind, "score_threshold", f"score_threshold {model.score_thresh:g}, from {where}"),
         Finding(kind, "nms_iou_threshold", f"nms_iou_threshold {model.nms_thresh:g}, from {where}"),
-        Finding(
-            "concluded", "base_anchors", "torchvision's anchors, sizes and normalization, which DeepForest builds in"
-        ),
+        Finding("concluded", "base_anchors", "torchvision's anchors, sizes and normalization, as in all of DeepForest"),
     ]
     if _classes(model) > 1:
         text = (

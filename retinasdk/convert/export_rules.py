@@ -63,9 +63,9 @@ def with_rules(spec: ModelSpec, options: ImportOptions) -> tuple[ModelSpec, list
         findings.append(Finding("given", "resize", f"the resize rule {changes['resize'].rule} {size}"))
     normalise = spec.normalise
     if options.mean is not None and options.std is not None:
-        mean, std = (tuple(map(float, values)) for values in (options.mean, options.std))
-        normalise = Normalise(mean, std, normalise.channels)
-        findings.append(Finding("given", "normalise", f"mean {_listed(mean)}, std {_listed(std)} (pixels of 0 to 255)"))
+        normalise = Normalise(_three(options.mean), _three(options.std), normalise.channels)
+        text = f"mean {_listed(normalise.mean)}, std {_listed(normalise.std)} (pixels of 0 to 255)"
+        findings.append(Finding("given", "normalise", text))
     if options.channel_order is not None:
         normalise = dataclasses.replace(normalise, channels=options.channel_order)
         findings.append(Finding("given", "normalise", f"the channel order {options.channel_order}"))
@@ -90,7 +90,7 @@ def ask(unknown: Collection[str], what: str, command: str) -> ModelError:
     options = ", ".join(QUESTIONS[name][0] for name in QUESTIONS if name in unknown)
     return ModelError(
         f"{what}. Not known: {names}. If the model was trained with torchvision's defaults for all of them: {command} "
-        f"--torchvision-defaults (in Python: torchvision_defaults=True). Give those that differ as well, by {options}"
+        f"--torchvision-defaults. Give those that differ as well, by {options}"
     )
 
 
@@ -143,6 +143,11 @@ def _anchors(spec: ModelSpec, options: ImportOptions) -> list[BaseAnchors] | Non
             f"cell, but the model has {count}. Give both (--anchor-scales and --anchor-ratios)"
         )
     return [rule.base_anchors(level) for level in range(levels)]
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    first, second, third = map(float, values)
+    return first, second, third
 
 
 def _listed(values: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""`export_source`: exports what a user names on the command line: a published model, a checkpoint, a DeepForest model."""
+"""`export_source`: exports what a user names: a published model, a checkpoint, a DeepForest model."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def export_source(
         if "base_anchors" in unknown and spec.anchors_per_cell != ANCHORS_PER_CELL:
             raise ModelError(
                 f"{file} has {spec.anchors_per_cell} anchors per cell, torchvision's default model has "
-                f"{ANCHORS_PER_CELL}. Give yours: {shlex.join(command)} --anchors FILE.json (in Python: base_anchors=), "
-                "or describe them with --anchor-sizes, --anchor-ratios and --anchor-scales"
+                f"{ANCHORS_PER_CELL}. Give yours: {shlex.join(command)} --anchors FILE.json, or "
+                "describe them with --anchor-sizes, --anchor-ratios and --anchor-scales"
             )
         if unknown and not torchvision_defaults:
             raise ask(unknown, f"{file} holds the weights, but not all rules", shlex.join(command))

@@ -220,7 +220,7 @@ def _by_255(values: Sequence[float]) -> tuple[float, float, float]:
 
 def heads_of(model: Any) -> Any:
     """Wraps a torchvision RetinaNet in a module that returns its raw heads, as `export_heads` takes it."""
-    torch = require("torch", "exporting torchvision's models")
+    torch: Any = require("torch", "exporting torchvision's models")
     backbone, classify, regress = model.backbone, model.head.classification_head, model.head.regression_head
 
     class RawHeads(torch.nn.Module):  # type: ignore[misc]  # The base class is only known at run time.

@@ -146,18 +146,17 @@ def architecture_of(state: Mapping[str, Any], path: Path) -> str:
     Raises:
         ModelError: It is none of `ARCHITECTURES`.
     """
-    blocks = {
-        layer: len({key.split(".")[3] for key in state if key.startswith(f"backbone.body.layer{layer}.")})
+    blocks = [
+        len({key.split(".")[3] for key in state if key.startswith(f"backbone.body.layer{layer}.")})
         for layer in range(1, 5)
-    }
+    ]
     is_bottleneck = "backbone.body.layer1.0.conv3.weight" in state
-    depth = {(2, 2, 2, 2, False): 18, (3, 4, 6, 3, False): 34, (3, 4, 6, 3, True): 50, (3, 4, 23, 3, True): 101}.get(
-        (*blocks.values(), is_bottleneck)
-    )
+    depths = {"2 2 2 2 0": 18, "3 4 6 3 0": 34, "3 4 6 3 1": 50, "3 4 23 3 1": 101}
+    depth = depths.get(" ".join(map(str, [*blocks, int(is_bottleneck)])))
     if depth is None:
         raise ModelError(
-            f"{path} has a backbone that is none of torchvision's ResNets 18, 34, 50 and 101. Build the model in Python "
-            "and export it with retinasdk.export_torchvision(model, OUT)"
+            f"{path} has a backbone that is none of torchvision's ResNets 18, 34, 50 and 101. Build the model in "
+            "Python and export it with retinasdk.export_torchvision(model, OUT)"
         )
     has_norm = "head.classification_head.conv.0.1.weight" in state  # The group norm of the second version.
     return f"retinanet_resnet{depth}_fpn" + "_v2" * (has_norm and depth == 50)
@@ -205,8 +204,8 @@ def _classes_of(state: Mapping[str, Any], path: Path) -> int:
     logits, deltas = (state.get(f"head.{name}.weight") for name in _LAST_LAYERS)
     if logits is None or deltas is None:
         raise ModelError(
-            f"{path} does not contain a torchvision RetinaNet: one of its heads is missing. A model of another framework "
-            "is exported there, and then converted with retinasdk import"
+            f"{path} does not contain a torchvision RetinaNet: one of its heads is missing. A model of another "
+            "framework is exported there, and then converted with retinasdk import"
         )
     return int(logits.shape[0]) // anchors_of(state)
 

@@ -1,4 +1,4 @@
-"""The size of networks that KerasHub exports: the one that the graph declares, because its convolutions depend on it."""
+"""The size of networks that KerasHub exports: what the graph declares, because convolutions depend on it."""
 
 from __future__ import annotations
 
@@ -38,4 +38,4 @@ def keep_exported_size(view: GraphView, network: NetworkInput, shape: NetworkSha
 def _pads_both_sides(view: GraphView, index: int) -> bool:
     """Whether a convolution with a stride pads the left and the top."""
     pads, strides = view.attribute(index, "pads") or [0], view.attribute(index, "strides") or [1]
-    return view.nodes[index].op_type == "Conv" and max(strides) > 1 and max(pads) > 0
+    return bool(view.nodes[index].op_type == "Conv" and max(strides) > 1 and max(pads) > 0)
