@@ -85,8 +85,8 @@ def _load(path: Path, trusted: bool) -> Any:
         if not trusted and (name := re.search(r"(?:GLOBAL|Unsupported (?:class|global):?)\s+'?([\w.]+)", text)):
             raise ModelError(
                 f"{path} cannot be read as a checkpoint of weights: it contains the Python class {name[1]}, and "
-                "reading such a file runs code from it. Save only the weights: torch.save(model.state_dict(), FILE). If "
-                "you trust whoever made the file, add --trusted"
+                "reading such a file runs code from it. Save only the weights: torch.save(model.state_dict(), FILE). "
+                "If you trust whoever made the file, add --trusted"
             ) from error
         first = (text.splitlines() or [type(error).__name__])[0]
         raise ModelError(

@@ -155,8 +155,8 @@ def _from_name(name: str, labels: list[str] | None) -> tuple[Any, list[str], lis
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"{name} cannot be downloaded ({first}). Is it the name of a file that does not exist? Download "
-            f"config.json and model.safetensors from https://huggingface.co/{name} on another machine, put both into one folder, "
-            "and give that: deepforest:FOLDER"
+            f"config.json and model.safetensors from https://huggingface.co/{name} on another machine, put both into "
+            "one folder, and give that: deepforest:FOLDER"
         ) from error
     findings = _findings(forest.model, "read", "the model, as DeepForest loaded it")
     return forest.model, labels or class_names(forest.label_dict, _classes(forest.model), name), findings

@@ -22,8 +22,8 @@ def add_parser(commands: Any) -> None:
         "export",
         description="Exports a RetinaNet of torchvision or DeepForest from PyTorch to ONNX, with its model spec. "
         "Prints where each rule comes from. A checkpoint often holds weights only: then anchors, image size and "
-        "thresholds are asked for. In Python, retinasdk.export_torchvision(model, ...) reads them from the model. Needs "
-        "pip install 'retinasdk[export]'.",
+        "thresholds are asked for. In Python, retinasdk.export_torchvision(model, ...) reads them from the model. "
+        "Needs pip install 'retinasdk[export]'.",
         examples=[
             ("Export torchvision's COCO model", "retinasdk export torchvision:retinanet_resnet50_fpn_v2 -o coco.onnx"),
             (
