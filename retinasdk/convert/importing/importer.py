@@ -21,6 +21,7 @@ from retinasdk.convert.importing.graph_anchors import read_anchors
 from retinasdk.convert.importing.graph_postprocessing import read_postprocessing
 from retinasdk.convert.importing.heads import HeadPair, find_heads
 from retinasdk.convert.importing.inputs import NetworkInput, find_input
+from retinasdk.convert.importing.keras_hub import keep_exported_size
 from retinasdk.convert.importing.levels import MatchedLevel, match_levels
 from retinasdk.convert.importing.loading import MAX_BYTES, load_model
 from retinasdk.convert.importing.network_shape import NetworkShape, declared_size, find_network_shape
@@ -166,7 +167,10 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     original = run_original(view, network, heads)
     declared = declared_size(view, network)
     given_resize = read_resize(options.resize, preset.resize, declared)
-    shape = find_network_shape(view, network, heads, original, given_resize and given_resize.fixed_size)
+    fixed_size = None if given_resize is None else given_resize.fixed_size
+    shape = find_network_shape(view, network, heads, original, fixed_size)
+    if preset.flavour == "keras-hub" and not options.force:
+        shape = keep_exported_size(view, network, shape)
     if given_resize is None and declared is not None and shape.dimensions[1:] != declared:
         _ask_for_size(preset, declared, options, command)
     levels = match_levels(heads, shape)
@@ -266,8 +270,8 @@ def _ask_for_size(preset: Preset, declared: tuple[int, int], options: ImportOpti
         f"this is an export for {declared[0]} x {declared[1]}. Where {preset.pad_multiple} does not divide the sides, "
         f"{preset.flavour} has other strides and anchors than in its training. To follow the export, tell how images "
         f"get that size: {command} --flavour {preset.flavour} --resize fit if they are padded, or --resize squash if "
-        f"they are stretched. To take images of any size, padded to a multiple of {preset.pad_multiple} as in training: "
-        f"{command} --flavour {preset.flavour} --resize {resize.rule}:{','.join(map(str, resize.size))}"
+        f"they are stretched. To take images of any size, padded to a multiple of {preset.pad_multiple}, as in "
+        f"training: {command} --flavour {preset.flavour} --resize {resize.rule}:{','.join(map(str, resize.size))}"
     )
 
 

@@ -83,8 +83,8 @@ def build_spec(
     if most is not None and most < len(names) * changes["top_k"] and not options.force:
         raise ModelError(
             f"the graph keeps at most {most} candidates of all levels together, after {changes['top_k']:g} of each of "
-            f"{len(names)} levels. A model spec cannot say that. Export it again with a limit (pre_top_k in mmdeploy) of "
-            f"at least {len(names) * changes['top_k']}, or insist on importing it without with --force (in Python: "
+            f"{len(names)} levels. A model spec cannot say that. Export it again with a limit (pre_top_k in mmdeploy) "
+            f"of at least {len(names) * changes['top_k']}, or insist on importing it without with --force (in Python: "
             "force=True)"
         )
     limit = postprocessing.max_per_class
@@ -219,6 +219,13 @@ def _resize(
 
 def _fixed_resize(preset: Preset, fixed: tuple[int, int], findings: list[Finding], command: str) -> Resize:
     """Returns the resize rule for a network of a fixed size. Raises `ModelError` if the framework does not tell it."""
+    if preset.flavour == "keras-hub":
+        raise ModelError(
+            f"the network accepts only {fixed[0]} x {fixed[1]}, and nothing shows how images get that size. If the "
+            "image converter stretches them, or all your images have that aspect ratio: "
+            f"{command} --flavour {preset.flavour} --resize squash (in Python: resize='squash'). Other images that it "
+            "pads or crops to the aspect ratio have to be padded or cropped before you pass them to the detector"
+        )
     if preset.flavour not in _SQUASHING:
         raise ModelError(
             f"the network accepts only {fixed[0]} x {fixed[1]}, and nothing shows how images get that size. If they "
