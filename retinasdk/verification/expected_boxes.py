@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 BOX_FORMATS = ("xyxy", "xywh", "cxcywh")
 # Names by which the frameworks call their lists.
 _BOXES = ("boxes", "bboxes", "pred_boxes", "xyxy")
-_SCORES = ("scores",)
+_SCORES = ("scores", "confidence")
 _LABELS = ("labels", "classes", "pred_classes", "class_ids")
 _MAX_BYTES = 1 << 28
 _FORMS = (
@@ -126,7 +126,8 @@ def _boxes(columns: Sequence[Any], labels: Sequence[str], box_format: str, origi
         )
     if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
         raise ValueError(f"{origin}: boxes and scores must be finite numbers")
-    return Boxes(as_xyxy(boxes, box_format), scores, classes)
+    # Keras fills a fixed number of rows with scores of -1.
+    return Boxes(as_xyxy(boxes, box_format), scores, classes).take(scores >= 0)
 
 
 def _class_ids(values: Any, labels: Sequence[str], origin: str) -> npt.NDArray[np.int64]:

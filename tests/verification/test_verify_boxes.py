@@ -75,9 +75,14 @@ def in_coco(found: Detections) -> list[dict[str, Any]]:
             "pred_classes": found.class_ids.tolist(),
         },
         lambda found: {**table(found), "labels": [float(value) for value in found.class_ids]},
+        lambda found: {
+            "boxes": [*found.xyxy.tolist(), [-1.0] * 4],
+            "confidence": [*found.scores.tolist(), -1.0],
+            "labels": [*found.class_ids.tolist(), -1],
+        },
         in_coco,
     ],
-    ids=["table", "names", "torchvision", "detectron2", "float labels", "coco"],
+    ids=["table", "names", "torchvision", "detectron2", "float labels", "keras", "coco"],
 )
 def test_forms(form: Callable[[Detections], Any], folder: Path, found: Detections, tmp_path: Path) -> None:
     (tmp_path / "boxes.json").write_text(json.dumps(form(found)))
