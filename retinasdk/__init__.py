@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     from retinasdk.tiling.grid import Tiles
     from retinasdk.verification.results import ImageDifference, TensorDifference, Tolerance, Verification
     from retinasdk.verification.verify import verify
+    from retinasdk.verification.verify_boxes import BoxComparison, verify_boxes
 
 __all__ = [
     "BenchReport",
     "BenchRow",
     "BoxCoder",
+    "BoxComparison",
     "BundledModel",
     "ClassResult",
     "Detection",
@@ -84,6 +86,7 @@ __all__ = [
     "quantize_onnx",
     "stream",
     "verify",
+    "verify_boxes",
 ]
 __version__ = "0.1.0"
 
@@ -95,6 +98,7 @@ _NAMES_OF_MODULE = {
         "SizeResult",
     ),
     "verification.verify": ("verify",),
+    "verification.verify_boxes": ("BoxComparison", "verify_boxes"),
     "verification.results": (
         "ImageDifference",
         "TensorDifference",

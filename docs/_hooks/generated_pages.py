@@ -64,7 +64,15 @@ _API_PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Measure accuracy, compare two backends, measure speed, and check the machine.",
         (
             *("evaluate", "Evaluation", "ClassResult", "SizeResult", "OperatingPoint"),
-            *("verify", "Verification", "Tolerance", "TensorDifference", "ImageDifference"),
+            *(
+                "verify_boxes",
+                "BoxComparison",
+                "verify",
+                "Verification",
+                "Tolerance",
+                "TensorDifference",
+                "ImageDifference",
+            ),
             *("bench", "BenchReport", "BenchRow", "diagnose", "Diagnosis"),
         ),
     ),

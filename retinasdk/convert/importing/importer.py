@@ -141,6 +141,8 @@ def import_onnx(
         report, model = _import(path, output, options)
     except ModelError as error:
         raise error if str(error).startswith(str(path)) else ModelError(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise ModelError(f"{path}: this machine has too little memory to run the network once") from error
     spec = report.spec.to_json().encode()
     write_together({output: model.SerializeToString(), output.with_suffix(".json"): spec})
     return report
