@@ -61,7 +61,7 @@ def assert_same_boxes(
         assert result.is_equal, f"picture {height} x {width}: {result}"
 
 
-@pytest.mark.parametrize(("framework", "name"), cases())
+@pytest.mark.parametrize(("framework", "name"), list(cases()))
 def test_boxes_of_the_framework(framework: str, name: str, tmp_path: Path) -> None:
     module = script(framework)
     predict = module.run_case(name, tmp_path / "theirs.onnx")
