@@ -297,11 +297,11 @@ def test_other_frameworks(small: Any, flavour: str, like: Any, tmp_path: Path, m
 
 
 def test_heads_that_do_not_fit_the_spec(small: Any, tmp_path: Path) -> None:
-    from retinasdk.convert.export_torch import _heads, export_heads
+    from retinasdk.convert.export_torch import export_heads, heads_of
     from retinasdk.convert.flavours import flavour_spec
 
     with pytest.raises(
         ModelError, match=r"do not fit the spec: it needs logits with 9 anchors x 2 classes = 18 channels"
     ):
-        export_heads(_heads(torch, small), tmp_path / "a.onnx", flavour_spec("torchvision", labels=["a", "b"]))
+        export_heads(heads_of(small), tmp_path / "a.onnx", flavour_spec("torchvision", labels=["a", "b"]))
     assert list(tmp_path.iterdir()) == []

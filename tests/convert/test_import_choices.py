@@ -94,7 +94,7 @@ def test_nms_in_the_graph_means_mmdeploy(tmp_path: Path) -> None:
     [
         ("mmdet", "the graph clamps dw and dh to at most 4.1352"),
         ("detectron2", "the graph normalizes with mean 123.675"),
-        ("odtk", "the base anchors in the graph have the sizes, order and rounding of mlperf, torchvision"),
+        ("odtk", "the base anchors in the graph have the sizes, order and rounding of keras-hub, mlperf, torchvision"),
     ],
 )
 def test_a_framework_that_the_graph_contradicts(flavour: str, reason: str, tmp_path: Path) -> None:

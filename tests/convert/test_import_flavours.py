@@ -48,6 +48,7 @@ P3 = {
     ],
 }
 P3["mmdeploy"] = P3["mmdet"]
+P3["keras-hub"] = P3["torchvision"]
 
 
 def test_every_framework_is_here() -> None:
@@ -59,7 +60,7 @@ def test_base_anchors(flavour: str) -> None:
     levels = flavour_spec(flavour).levels
     for found, wanted in zip(levels[0].base_anchors, P3[flavour], strict=False):
         assert found == pytest.approx(wanted, abs=5e-5)
-    if flavour in ("torchvision", "mlperf"):  # rounded, so that a level is not twice the one below
+    if flavour in ("torchvision", "mlperf", "keras-hub"):  # rounded, so that a level is not twice the one below
         for level, corners in zip(levels, CORNERS, strict=True):
             assert level.base_anchors == tuple((-x, -y, x, y) for x, y in corners)
     else:
@@ -71,7 +72,7 @@ def test_base_anchors(flavour: str) -> None:
 @pytest.mark.parametrize("flavour", P3)
 def test_strides(flavour: str) -> None:
     strides = [level.stride for level in flavour_spec(flavour).levels]
-    if flavour in ("torchvision", "mlperf", "odtk"):
+    if flavour in ("torchvision", "mlperf", "odtk", "keras-hub"):
         assert strides == [None] * 5
     else:
         assert strides == [(8, 8), (16, 16), (32, 32), (64, 64), (128, 128)]

@@ -136,6 +136,28 @@ def test_usual_anchors_of_a_named_framework_are_an_assumption(
     assert text in report.spec.source["assumed"]
 
 
+def test_keras_traced_by_pytorch(tmp_path: Path) -> None:
+    """The biases behind a transpose and a cast, and the padding whose amounts the graph computes, stay."""
+    foreign, network = other.keras_on_torch(5)
+    report, model = imported(foreign, tmp_path, flavour="keras-hub", resize="squash")
+    assert report.input_dimensions == ("N", 96, 160)  # As declared, although the network runs at other sizes.
+    assert report.spec.resize.size == (96, 160)
+    assert_same_heads(model, network, noise())
+    with pytest.raises(ModelError, match=r"accepts only 96 x 160.* stretches .*--flavour keras-hub --resize squash"):
+        imported(foreign, tmp_path, flavour="keras-hub")
+    other_size = {"flavour": "keras-hub", "resize": "squash:800x800"}
+    with pytest.raises(ModelError, match="the network accepts only 96 x 160, so the resize rule must be"):
+        imported(foreign, tmp_path, **other_size)
+
+
+def test_keras_traced_without_a_size(tmp_path: Path) -> None:
+    foreign, _ = other.keras_on_torch(5, sides=("H", "W"))
+    options = {"flavour": "keras-hub", "resize": "squash:96x160"}
+    with pytest.raises(ModelError, match=r"padding for images of 1 x 1 pixels.*Export it for one size: model\.export"):
+        imported(foreign, tmp_path, **options)
+    assert imported(foreign, tmp_path, force=True, **options)[0].input_dimensions == ("N", "H", "W")
+
+
 @pytest.mark.parametrize(("make", "flavour"), AUTO.values(), ids=AUTO.keys())
 def test_evidence_decides(make: Callable[[], other.Graphs], flavour: str, tmp_path: Path) -> None:
     foreign, network = make()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,13 +161,13 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[tuple[int, int]
     "fixed": (
         "fixed 256 x 320, stretched, score 0.3",
         {"classes": 3, "size": (256, 320), "score": 0.3, "iou": 0.5, "limit": 100, "seed": 1},
-        {"resize": "squash:256x320", "score_threshold": 0.3},
+        {"flavour": "keras-hub", "resize": "squash:256x320", "score_threshold": 0.3},
         [(200, 300), (333, 251), (256, 320)],
     ),
     "defaults-square": (
         "defaults (score 0.5), padded to the aspect ratio, square pictures",
         {"classes": 7, "size": (256, 256), "score": 0.5, "iou": 0.5, "limit": 100, "seed": 2, "resizing": "pad"},
-        {"resize": "squash"},
+        {"flavour": "keras-hub", "resize": "squash"},
         [(256, 256), (301, 301)],
     ),
     "norm-own-values": (
@@ -176,7 +177,13 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[tuple[int, int]
             **{"mean": (0.5, 0.4, 0.3), "std": (0.25, 0.3, 0.35), "is_dynamic": True},
         },
         {
-            **{"resize": "squash:224x160", "score_threshold": 0.1, "nms_iou_threshold": 0.3, "max_detections": 30},
+            **{
+                "flavour": "keras-hub",
+                "resize": "squash:224x160",
+                "score_threshold": 0.1,
+                "nms_iou_threshold": 0.3,
+                "max_detections": 30,
+            },
             **{"mean": [127.5, 102, 76.5], "std": [63.75, 76.5, 89.25]},
         },
         [(400, 300), (150, 310)],
@@ -188,7 +195,13 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[tuple[int, int]
             **{"scales": 2, "ratios": (0.4, 0.8, 1.6, 3.0), "anchor_size": 3.0},
         },
         {
-            **{"resize": "squash", "score_threshold": 0.2, "nms_iou_threshold": 0.7, "max_detections": 200},
+            **{
+                "flavour": "keras-hub",
+                "resize": "squash",
+                "score_threshold": 0.2,
+                "nms_iou_threshold": 0.7,
+                "max_detections": 200,
+            },
             **{"anchor_sizes": [24, 48, 96, 192, 384], "anchor_ratios": [0.4, 0.8, 1.6, 3.0]},
             "anchor_scales": [1, 2**0.5],
         },
@@ -201,7 +214,13 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[tuple[int, int]
             **{"levels": (3, 6), "resizing": "crop"},
         },
         {
-            **{"resize": "squash", "score_threshold": 0.25, "nms_iou_threshold": 0.4, "max_detections": 60},
+            **{
+                "flavour": "keras-hub",
+                "resize": "squash",
+                "score_threshold": 0.25,
+                "nms_iou_threshold": 0.4,
+                "max_detections": 60,
+            },
             "anchor_sizes": [32, 64, 128, 256],
         },
         [(256, 384), (200, 300)],
@@ -209,29 +228,21 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[tuple[int, int]
 }
 
 
-def record(name: str) -> None:
-    """Writes one case."""
-    setting, arguments, options, sizes = CASES[name]
+def padded_to_square(pixels: Any) -> tuple[Any, int, int]:
+    """Pads a picture as the image converter of the published models does; returns it with the left and top margin."""
+    height, width = pixels.shape[:2]
+    top, left = max(0, width - height) // 2, max(0, height - width) // 2
+    return np.pad(pixels, ((top, top), (left, left), (0, 0))), left, top
+
+
+def run_case(name: str, path: Path) -> Callable[[Any], tuple[Any, Any, Any]]:
+    """Exports the model of a case, and returns the framework's function from pixels to boxes, scores, classes."""
+    _, arguments, _, _ = CASES[name]
     model, size = detector(**arguments), arguments["size"]
-    pictures = []
-    for seed, (height, width) in enumerate(sizes, 1):
-        boxes = found(model, picture(seed, height, width), size)
-        pictures.append(RecordedPicture.of(seed, height, width, *boxes))
-        scores = pictures[-1].scores
-        print(f"{name}: {len(scores)} boxes, scores {min(scores):.2f} to {max(scores):.2f}", np.bincount(boxes[2]))
     signature = [keras.InputSpec("float32", (1, *size, 3))] if arguments.get("is_dynamic") else None
-    path = FOLDER / "keras-hub" / f"{name}.onnx"
     export(model, path, input_signature=signature)
     without_traces(path)
-    RecordedCase(
-        framework="keras-hub",
-        version=keras_hub.__version__,
-        setting=setting,
-        recorded_by="tests/support/record/keras_hub.py",
-        pictures=pictures,
-        options={"flavour": "keras-hub", **options},
-        environment={"keras": keras.__version__, "torch": torch.__version__, "backend": keras.backend.backend()},
-    ).write(name)
+    return lambda pixels: found(model, pixels, size)
 
 
 def without_traces(path: Path) -> None:
@@ -244,6 +255,25 @@ def without_traces(path: Path) -> None:
     path.with_suffix(".onnx.data").unlink(missing_ok=True)
 
 
+def main() -> None:
+    for name in sys.argv[1:] or CASES:
+        setting, _, options, sizes = CASES[name]
+        predict = run_case(name, FOLDER / "keras-hub" / f"{name}.onnx")
+        pictures = []
+        for seed, (height, width) in enumerate(sizes, 1):
+            pictures.append(RecordedPicture.of(seed, height, width, *predict(picture(seed, height, width))))
+            scores = pictures[-1].scores
+            print(f"{name}: {len(scores)} boxes, scores {min(scores):.2f} to {max(scores):.2f}")
+        RecordedCase(
+            framework="keras-hub",
+            version=keras_hub.__version__,
+            setting=setting,
+            recorded_by="tests/support/record/keras_hub.py",
+            pictures=pictures,
+            options=options,
+            environment={"keras": keras.__version__, "torch": torch.__version__, "backend": keras.backend.backend()},
+        ).write(name)
+
+
 if __name__ == "__main__":
-    for case in sys.argv[1:] or CASES:
-        record(case)
+    main()
