@@ -155,7 +155,7 @@ def test_keras_traced_without_a_size(tmp_path: Path) -> None:
     options = {"flavour": "keras-hub", "resize": "squash:96x160"}
     with pytest.raises(ModelError, match=r"padding for images of 1 x 1 pixels.*Export it for one size: model\.export"):
         imported(foreign, tmp_path, **options)
-    assert imported(foreign, tmp_path, force=True, **options)[0].input_dimensions == ("N", "H", "W")
+    assert imported(foreign, tmp_path, force=True, **options)[0].input_dimensions == ("N", 96, 160)
 
 
 @pytest.mark.parametrize(("make", "flavour"), AUTO.values(), ids=AUTO.keys())

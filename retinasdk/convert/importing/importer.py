@@ -166,10 +166,11 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     in_graph = postprocessing.base_anchors if grid is None else [level.base_anchors for level in grid.levels]
     evidence = collect_evidence(view, heads, network, postprocessing, in_graph)
     preset, flavour_finding = _choose_preset(view, evidence, options, command)
-    original = run_original(view, network, heads)
     declared = declared_size(view, network)
     given_resize = read_resize(options.resize, preset.resize, declared)
-    fixed_size = None if given_resize is None else given_resize.fixed_size
+    # A graph that resizes its images decides itself how large they are.
+    fixed_size = None if given_resize is None or "Resize" in network.steps else given_resize.fixed_size
+    original = run_original(view, network, heads, fixed_size)
     shape = find_network_shape(view, network, heads, original, fixed_size)
     if preset.flavour == "keras-hub" and not options.force:
         shape = keep_exported_size(view, network, shape)
