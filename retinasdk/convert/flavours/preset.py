@@ -28,7 +28,8 @@ class AnchorRule:
         order: Which varies slowest in the list of nine anchors: "ratio" (torchvision, MLPerf, mmdetection, mmdeploy,
             keras-retinanet) or "size" (detectron2, ODTK).
         whole_pixels: Whether sizes are truncated to integers and half sides rounded half to even (torchvision, MLPerf).
-        centre: Center of the anchors of cell (0, 0), in strides: 0.0, or 0.5 (ODTK, keras-retinanet).
+        centre: Center of the anchors of cell (0, 0), in strides: 0.0, or 0.5 (ODTK, keras-retinanet,
+            pytorch-retinanet).
         scales: Factors of the base size.
     """
 
@@ -92,9 +93,10 @@ class Preset:
             network input before NMS (mmdeploy, ODTK, keras-retinanet), "original" image after NMS (detectron2), or
             "none".
         score_threshold: Candidates have a score strictly above this, 0 to 1.
-        top_k: Candidates per level, counted as (anchor, class) pairs. 65536 stands for no limit (keras-retinanet).
+        top_k: Candidates per level, counted as (anchor, class) pairs. 65536 stands for no limit (keras-retinanet,
+            pytorch-retinanet).
         nms_iou_threshold: NMS removes a box if its IoU with a better one of its class is strictly above this.
-        max_detections: Detections per image, all classes together.
+        max_detections: Detections per image, all classes together. 65536 stands for no limit (pytorch-retinanet).
         resize: How the size of an image becomes the size of the network input, pixels.
         normalise: Mean, standard deviation (pixels of 0 to 255) and channel order.
         pad_multiple: The network input is padded on the right and bottom to a multiple of this many pixels.
@@ -102,8 +104,9 @@ class Preset:
         drop_empty: When boxes without area are removed: "before_nms" (mmdetection), "after_nms" (detectron2) or
             "never".
         inclusive_pixels: Whether x2 and y2 are the last pixel inside the box, so that a width is x2 - x1 + 1 (ODTK).
+        pad_at_least: Pixels by which the network input grows at least before it is rounded up (pytorch-retinanet: 1).
         rescale: How boxes return to the original image: with a scale for each axis ("per_axis"), or with the one scale
-            of the resize ("uniform"; ODTK, keras-retinanet).
+            of the resize ("uniform"; ODTK, keras-retinanet, pytorch-retinanet).
         source: Framework, version and source files that the rules were read from.
     """
 
@@ -126,6 +129,7 @@ class Preset:
     drop_empty: str = "never"
     inclusive_pixels: bool = False
     rescale: str = "per_axis"
+    pad_at_least: int = 0
     source: Mapping[str, str] = field(default_factory=dict)
 
     def spec(
@@ -169,6 +173,7 @@ class Preset:
             drop_empty=self.drop_empty,
             inclusive_pixels=self.inclusive_pixels,
             rescale=self.rescale,
+            pad_at_least=self.pad_at_least,
             source=self.source,
         )
 

@@ -197,7 +197,7 @@ def _resize(
     if resize.rule == "squash":
         changes["rescale"] = "per_axis"  # After a squash each axis has its own scale.
     if fixed is not None:
-        changes["pad_multiple"] = 1
+        changes |= {"pad_multiple": 1, "pad_at_least": 0}
     return changes
 
 
