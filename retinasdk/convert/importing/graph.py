@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _SAME_VALUE = frozenset({"Identity", "Cast"})
+_AXES = frozenset({"Unsqueeze", "Squeeze"})  # Exports without constant folding compute constants with these.
 # The outputs of these operators depend on the shape of their input only: no pixel value passes through them.
 _SHAPE_ONLY = frozenset({"Shape", "Size", "ConstantOfShape"})
 
@@ -83,7 +84,18 @@ class GraphView:
         return 0 if known is None else int(known.elem_type)
 
     def constant(self, tensor: str) -> npt.NDArray[Any] | None:
-        """Returns the value of a constant tensor, also through Identity and Cast; None if it is not constant."""
+        """Returns the value of a constant tensor; None if it is not constant.
+
+        A constant may pass through Identity, Cast, Unsqueeze and Squeeze.
+        """
+        reshaping: list[Any] = []
+        values = self._stored_constant(tensor, reshaping)
+        for node in reversed(reshaping if values is not None else []):
+            values = self._with_other_axes(node, values)
+        return values
+
+    def _stored_constant(self, tensor: str, reshaping: list[Any]) -> npt.NDArray[Any] | None:
+        """Returns the stored value that a tensor comes from, and adds the nodes that change its axes to `reshaping`."""
         while tensor not in self.initializers:
             if tensor in self.producer:
                 node = self.nodes[self.producer[tensor]]
@@ -93,7 +105,9 @@ class GraphView:
                 return None
             if node.op_type == "Constant":
                 return self._value_of(node)
-            if node.op_type not in _SAME_VALUE:
+            if node.op_type in _AXES:
+                reshaping.append(node)
+            elif node.op_type not in _SAME_VALUE:
                 return None
             tensor = node.input[0]
         values: npt.NDArray[Any] = self._onnx.numpy_helper.to_array(self.initializers[tensor])
@@ -110,6 +124,21 @@ class GraphView:
         return (
             np.asarray(value) if attribute.name in ("value_float", "value_int", "value_floats", "value_ints") else None
         )
+
+    def _with_other_axes(self, node: Any, values: Any) -> npt.NDArray[Any] | None:
+        import numpy as np
+
+        if len(node.input) > 1:  # An input since opset 13, an attribute before.
+            axes = self.constant(node.input[1])
+        else:
+            axes = next((np.asarray(item.ints) for item in node.attribute if item.name == "axes"), np.empty(0, int))
+        if axes is None or values is None:
+            return None
+        chosen = tuple(axes.reshape(-1).tolist())
+        changed: npt.NDArray[Any] = (
+            np.expand_dims(values, chosen) if node.op_type == "Unsqueeze" else np.squeeze(values, chosen or None)
+        )
+        return changed
 
     def attribute(self, index: int, name: str, default: Any = None) -> Any:
         """Returns the value of a node's attribute, or `default` if the node does not have it."""
