@@ -51,6 +51,13 @@ P3["mmdeploy"] = P3["mmdet"]
 P3["pytorch-retinanet"] = P3["keras-retinanet"]
 
 
+def test_mlperf_has_the_names_of_its_classes() -> None:
+    names = flavour_spec("mlperf").labels
+    assert len(set(names)) == len(names) == 264
+    assert (names[0], names[80], names[261], names[263]) == ("Airplane", "Duck", "Woman", "Zucchini")
+    assert list(names) == sorted(names)  # As in the lists of MLPerf's scripts.
+
+
 def test_every_framework_is_here() -> None:
     assert list_flavours() == sorted(P3)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from retinasdk.convert.flavours.coco import COCO_80, COCO_91
+from retinasdk.convert.flavours.openimages import OPENIMAGES_264
 from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
 
 BaseAnchors = tuple[tuple[float, float, float, float], ...]
@@ -14,7 +15,7 @@ BaseAnchors = tuple[tuple[float, float, float, float], ...]
 FIRST_LEVEL = 3  # P3, the level of stride 8.
 ANCHORS_PER_CELL = 9  # In every framework here.
 OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-_LABELS = {"coco80": COCO_80, "coco91": COCO_91}
+_LABELS = {"coco80": COCO_80, "coco91": COCO_91, "openimages264": OPENIMAGES_264}
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class Preset:
     Attributes:
         flavour: Name of the framework, as in `list_flavours()`.
         title: Default model name, for people.
-        labels: Default class labels: "coco80" (80 COCO names), or "coco91" (indexed by COCO category id, with a
-            background and unused ids; torchvision). None: no names are known (MLPerf).
+        labels: Default class labels: "coco80" (80 COCO names), "coco91" (indexed by COCO category id, with a background
+            and unused ids; torchvision), or "openimages264" (MLPerf).
         classes: Number of classes of the published models.
         anchors: How base anchors are computed.
         fixed_strides: True: strides are 8, 16, 32, 64 and 128 pixels (detectron2, mmdetection, mmdeploy,
@@ -112,7 +113,7 @@ class Preset:
 
     flavour: str
     title: str
-    labels: str | None
+    labels: str
     classes: int
     anchors: AnchorRule
     fixed_strides: bool
@@ -178,9 +179,7 @@ class Preset:
         )
 
     def class_names(self) -> tuple[str, ...]:
-        """Returns the labels of the published models, or "class 0", "class 1" and so on if none are known."""
-        if self.labels is None:
-            return tuple(f"class {index}" for index in range(self.classes))
+        """Returns the labels of the published models."""
         return _LABELS[self.labels]
 
     def _level(self, anchors: BaseAnchors, stride: int) -> Level:
