@@ -1,6 +1,6 @@
 """The 264 OpenImages classes of MLPerf's RetinaNet, by class index.
 
-The category ids of MLPerf's annotation file count from 0 in the order of the list that its scripts give to the converter:
+The category ids of its annotation file count from 0 in the order of the list that its scripts give to the converter:
 `tools/openimages_mlperf.sh` and `tools/openimages.py` in vision/classification_and_detection of mlcommons/inference at
 b66003e1, with the same list in `retired_benchmarks/retinanet/scripts/download_openimages_mlperf.sh` of
 mlcommons/training at aa344c7f. `tools/accuracy-openimages.py` takes class indices of the network as category ids.

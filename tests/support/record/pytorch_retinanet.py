@@ -83,7 +83,7 @@ SETTINGS = {
         "heads, dynamic size, 224 to 320, at most 100 detections",
         (224, 320),
         seed=2,
-        sizes=[(120, 160), (224, 320), (450, 560)],
+        sizes=[(120, 160), (224, 320), (300, 200)],
         classes=60,
         limit=100,
         logits=(-4.0, 2.0),
