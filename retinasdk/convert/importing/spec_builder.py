@@ -64,6 +64,13 @@ def build_spec(
     Raises:
         ModelError: What the user gave does not fit the network, or something that determines boxes is not known.
     """
+    if postprocessing.has_best_class and not options.force:
+        raise ModelError(
+            "the graph keeps only the best class of each anchor (ArgMax), as keras-retinanet does with "
+            "class_specific_filter=False, and a model spec cannot say that. Import it with --force (in Python: "
+            "force=True), and detect with --across-classes (in Python: Suppression(across_classes=True)), which gives "
+            "the same boxes"
+        )
     findings: list[Finding] = list(geometry.findings)
     usual = preset.spec(labels=_labels(preset, classes, options, findings), name=options.name)
     changes: dict[str, Any] = {"source": {**preset.source, **source}}
