@@ -218,7 +218,7 @@ def test_everything_can_be_given(tmp_path: Path) -> None:
     report = imported(other.raw_heads()[0], tmp_path, flavour="detectron2", **options)
     spec = report.spec
     assert (spec.normalise.mean, spec.normalise.std, spec.normalise.channels) == ((1, 2, 3), (4, 5, 6), "RGB")
-    assert spec.resize == Resize("longest", (640,), "half_up", antialias=True, round_pixels=True)
+    assert spec.resize == Resize("longest", (640,), "half_up", antialias=True, eight_bit=True)
     assert (spec.score_threshold, spec.nms_iou_threshold, spec.top_k, spec.max_detections) == (0.25, 0.625, 77, 33)
     assert spec.box_coder.weights == (10, 10, 5, 5)
     assert len(report.texts("assumed")) == 1  # The order of the channels, which no option names.

@@ -100,4 +100,4 @@ def parse_resize(text: str, usual: Resize, fixed: tuple[int, int] | None) -> Res
 def resize_like(usual: Resize, rule: str, size: tuple[int, ...]) -> Resize:
     """Returns a resize rule with the rounding and the filter of a framework's usual one."""
     step = "sides" if rule == "squash" else usual.source_step  # A squash has a scale for each axis.
-    return Resize(rule, size, usual.rounding, usual.antialias, step, usual.round_pixels)
+    return Resize(rule, size, usual.rounding, usual.antialias, step, usual.eight_bit)
