@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retinasdk.benchmark.bench import BenchReport, BenchRow, bench
+    from retinasdk.convert.deepforest import export_deepforest
     from retinasdk.convert.export_torch import ExportReport, export_torchvision
     from retinasdk.convert.importing import ImportReport, import_onnx
     from retinasdk.detections import Detection, Detections
@@ -76,6 +77,7 @@ __all__ = [
     "build_engine",
     "diagnose",
     "evaluate",
+    "export_deepforest",
     "export_torchvision",
     "fuse",
     "import_onnx",
@@ -112,6 +114,7 @@ _NAMES_OF_MODULE = {
         "Diagnosis",
         "diagnose",
     ),
+    "convert.deepforest": ("export_deepforest",),
     "convert.export_torch": (
         "ExportReport",
         "export_torchvision",

@@ -51,7 +51,7 @@ _API_PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "conversion": (
         "Conversion",
         "Convert models of other frameworks. The guide is [Convert a model](../../convert/index.md).",
-        ("import_onnx", "ImportReport", "export_torchvision", "ExportReport"),
+        ("import_onnx", "ImportReport", "export_torchvision", "export_deepforest", "ExportReport"),
     ),
     "engines": (
         "Engines and INT8",

@@ -59,6 +59,8 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "sweep_images": ("--sweep-images",),
     "threads": ("--threads",),
     "tiles": ("--tiles",),
+    "torchvision_defaults": ("--torchvision-defaults",),
+    "trusted": ("--trusted",),
     "top_k": ("--top-k",),
     "weights": ("--weights",),
     "workspace_bytes": ("--workspace",),

@@ -26,6 +26,7 @@ _MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "
 _MOVES |= {"Split", "Gather", "SequenceConstruct", "SequenceAt", "ConcatFromSequence"}
 _SCORES = frozenset({"Sigmoid", "Softmax", "HardSigmoid", "LogSoftmax"})
 _SCALING = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_KEEPS_VALUES = frozenset({"Cast", "Identity"})  # Keras on PyTorch writes casts from float32 to float32.
 _TO_NHWC = [0, 2, 3, 1]
 _REGIONS = ("roi", "proposal")  # In the names of operators that only two-stage detectors use.
 _INTEGER = frozenset({"QLinearConv", "ConvInteger"})
@@ -247,6 +248,9 @@ def _is_affine(view: GraphView, node: Any, tensor: str, channels: int) -> bool:
 
 def _bias_after_transpose(view: GraphView, transposed: str, channels: int) -> npt.NDArray[Any] | None:
     consumers = view.consumers(transposed)
+    while len(consumers) == 1 and view.nodes[consumers[0]].op_type in _KEEPS_VALUES:
+        transposed = view.nodes[consumers[0]].output[0]
+        consumers = view.consumers(transposed)
     if len(consumers) != 1 or view.nodes[consumers[0]].op_type != "Add":
         return None
     values = _other_operand(view, view.nodes[consumers[0]], transposed)

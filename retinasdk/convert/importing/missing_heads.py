@@ -50,6 +50,9 @@ def what_is_missing(view: GraphView, sets: Sequence[Sequence[int]], channels: Se
         A sentence on what is missing; None if the sets look like another network.
     """
     if len(sets) == 1 and len(sets[0]) > _FEW_LEVELS:
+        levels = _levels(view, sets[0])
+        if len(set(levels)) < len(levels):
+            return None  # Both heads, with the same number of channels.
         return (
             f"only one head leads to an output: {len(sets[0])} convolutions with {channels[0]} channels. A RetinaNet "
             "has a class head and a box head. Export the network with both"

@@ -45,14 +45,22 @@ class OriginalRun:
     is_whole: bool
 
 
-def run_original(view: GraphView, network: NetworkInput, heads: HeadPair) -> OriginalRun | str:
+def run_original(
+    view: GraphView, network: NetworkInput, heads: HeadPair, size: tuple[int, int] | None = None
+) -> OriginalRun | str:
     """Runs the original graph: as a whole if ONNX Runtime can, otherwise up to its heads.
+
+    Args:
+        view: The graph.
+        network: Where the network begins.
+        heads: Where it ends.
+        size: (height, width) in pixels of the picture, where the graph takes several.
 
     Returns:
         The run, or ONNX Runtime's reason why even the part up to the heads cannot run.
     """
     onnx = require("onnx", "importing ONNX models")
-    image, feeds = image_and_feeds(onnx, view, network)
+    image, feeds = image_and_feeds(onnx, view, network, size)
     inner = [name for name in dict.fromkeys([network.tensor, *heads.tensor_names]) if name not in feeds]
 
     def run(model: Any) -> dict[str, npt.NDArray[Any]]:
