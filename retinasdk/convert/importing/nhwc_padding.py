@@ -30,7 +30,7 @@ def move_padding_behind_transposes(model: Any) -> None:
     outputs = {item.name for item in model.graph.output}
     moved: dict[int, Any] = {}
     for node in nodes:
-        if node.op_type != "Pad" or len(node.input) not in (2, 3):
+        if node.op_type != "Pad" or len(node.input) not in (2, 3) or not node.output:
             continue
         current, readers = node.output[0], consumers.get(node.output[0], [])
         while len(readers) == 1 and nodes[readers[0]].op_type in _KEEPS_VALUES and current not in outputs:
@@ -85,7 +85,7 @@ def _constant(onnx: Any, model: Any, name: str) -> Any:
                 waiting += producer[current].input
         elif current and current not in weights:
             return None
-    nodes = [node for node in model.graph.node if node.output[0] in needed]
+    nodes = [node for node in model.graph.node if needed & set(node.output)]
     used = {item for node in nodes for item in node.input} | {name}
     graph = onnx.helper.make_graph(
         nodes,
