@@ -136,6 +136,14 @@ def test_usual_anchors_of_a_named_framework_are_an_assumption(
     assert text in report.spec.source["assumed"]
 
 
+def test_padding_before_the_transpose(tmp_path: Path) -> None:
+    """Keras pads in channels-last layout. The padding of the first convolution belongs to the network."""
+    foreign, network = other.keras(5, pads_last=False)
+    report, model = imported(foreign, tmp_path, flavour="keras-retinanet")
+    assert "Pad" not in report.preprocessing
+    assert_same_heads(model, network, noise())
+
+
 def test_keras_traced_by_pytorch(tmp_path: Path) -> None:
     """The biases behind a transpose and a cast, and the padding whose amounts the graph computes, stay."""
     foreign, network = other.keras_on_torch(5)

@@ -24,8 +24,14 @@ from retinasdk.convert.importing.inputs import NetworkInput, find_input
 from retinasdk.convert.importing.keras_hub import keep_exported_size
 from retinasdk.convert.importing.levels import MatchedLevel, match_levels
 from retinasdk.convert.importing.loading import MAX_BYTES, load_model
+<<<<<<< HEAD
 from retinasdk.convert.importing.network_shape import NetworkShape, declared_size, find_network_shape
 from retinasdk.convert.importing.options import ImportOptions, LevelAnchors, read_resize
+=======
+from retinasdk.convert.importing.network_shape import NetworkShape, find_network_shape
+from retinasdk.convert.importing.nhwc_padding import move_padding_behind_transposes
+from retinasdk.convert.importing.options import ImportOptions, LevelAnchors
+>>>>>>> live
 from retinasdk.convert.importing.original_run import OriginalRun, run_original
 from retinasdk.convert.importing.report import Finding, FoundLevel, ImportReport
 from retinasdk.convert.importing.spec_builder import build_spec, with_findings
@@ -154,7 +160,9 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
         load_preset(options.flavour)  # An unknown name is an error before anything else.
 
     # What is read in the graph.
-    view = GraphView(load_model(path))
+    model = load_model(path)
+    move_padding_behind_transposes(model)
+    view = GraphView(model)
     usual_anchors = options.anchors_per_cell or ANCHORS_PER_CELL
     heads = find_heads(view, anchors=usual_anchors, box_head=options.box_head, command=command)
     network = find_input(view, heads)
