@@ -23,7 +23,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from recorded_case import RecordedCase, RecordedPicture, picture
 
 VERSION = "7ac91df"
-DETAIL, OFFSET, IN_SPACE = 0.05, 1.0, 0.2  # As in tiny_torch.py.
+DETAIL, OFFSET, IN_SPACE = 0.05, 1.0, 0.15  # As in tiny_torch.py.
 WIDTH = 8  # Channels of the pyramid and the heads.
 
 
