@@ -274,3 +274,21 @@ def test_a_mean_that_shows_no_channel_order(tmp_path: Path) -> None:
 def test_mean_and_std_that_differ_from_the_graph(tmp_path: Path) -> None:
     given = {"mean": (1, 2, 3), "std": (4, 5, 6)}
     refused(torchvision_graph()[0], tmp_path, "mean and std that you gave differ from those in the graph", **given)
+
+
+# -- rules of other frameworks -----------------------------------------------------------------------------------------
+
+
+def test_the_best_class_of_each_anchor_is_a_rule_that_no_spec_has(tmp_path: Path) -> None:
+    model, _ = other.flat_heads(3, sigmoid=True)
+    model.graph.node.add(op_type="ArgMax", input=[model.graph.output[0].name], output=["best"]).attribute.append(
+        onnx.helper.make_attribute("axis", 2)
+    )
+    model.graph.output.append(onnx.helper.make_tensor_value_info("best", onnx.TensorProto.INT64, None))
+    refused(model, tmp_path, "only the best class of each anchor.*--across-classes", flavour="detectron2")
+    imported(model, tmp_path, flavour="detectron2", force=True)
+
+
+def test_the_names_of_a_framework_suggest_it(tmp_path: Path) -> None:
+    model = named(other.raw_heads(3)[0], "/classificationModel/output/Conv")
+    refused(model, tmp_path, "its names suggest pytorch-retinanet.*flavour='pytorch-retinanet'")
