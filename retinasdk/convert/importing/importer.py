@@ -24,14 +24,9 @@ from retinasdk.convert.importing.inputs import NetworkInput, find_input
 from retinasdk.convert.importing.keras_hub import keep_exported_size
 from retinasdk.convert.importing.levels import MatchedLevel, match_levels
 from retinasdk.convert.importing.loading import MAX_BYTES, load_model
-<<<<<<< HEAD
 from retinasdk.convert.importing.network_shape import NetworkShape, declared_size, find_network_shape
-from retinasdk.convert.importing.options import ImportOptions, LevelAnchors, read_resize
-=======
-from retinasdk.convert.importing.network_shape import NetworkShape, find_network_shape
 from retinasdk.convert.importing.nhwc_padding import move_padding_behind_transposes
-from retinasdk.convert.importing.options import ImportOptions, LevelAnchors
->>>>>>> live
+from retinasdk.convert.importing.options import ImportOptions, LevelAnchors, read_resize
 from retinasdk.convert.importing.original_run import OriginalRun, run_original
 from retinasdk.convert.importing.report import Finding, FoundLevel, ImportReport
 from retinasdk.convert.importing.spec_builder import build_spec, with_findings
