@@ -79,7 +79,8 @@ def decide_geometry(
                 "the anchors that you gave differ from those in the graph. Leave them out, or insist on them with "
                 "--force (in Python: force=True)"
             )
-        finding = Finding("given", "base_anchors", "you gave the base anchors")
+        origin = options.origin("base_anchors")
+        finding = Finding("given", "base_anchors", f"you gave the base anchors{origin}")
         return LevelGeometry(tuple(given), strides, (finding, stride_finding))
     usual = _usual_anchors(preset.anchors, count, nominal)
     if found is not None:
@@ -117,7 +118,8 @@ def _strides(
     listed = " ".join(map(str, nominal))
     divided = "input side // number of cells"
     if options.strides is not None:
-        text = f"you gave the strides {' '.join(f'{stride:g}' for stride in options.strides)}"
+        listed = " ".join(f"{stride:g}" for stride in options.strides)
+        text = f"you gave the strides {listed}{options.origin('strides')}"
         return tuple((float(stride), float(stride)) for stride in options.strides), Finding("given", "stride", text)
     if grid is None:
         text = f"the strides {listed if preset.fixed_strides else divided}, as usual for {preset.flavour}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk._util.files import write_together
+from retinasdk.convert.configs import ConfigRules, read_config
 from retinasdk.convert.flavours import Preset, load_preset
 from retinasdk.convert.flavours.preset import ANCHORS_PER_CELL, level_name
 from retinasdk.convert.importing.anchors import decide_geometry
@@ -23,7 +24,7 @@ from retinasdk.convert.importing.inputs import NetworkInput, find_input
 from retinasdk.convert.importing.levels import MatchedLevel, match_levels
 from retinasdk.convert.importing.loading import MAX_BYTES, load_model
 from retinasdk.convert.importing.network_shape import NetworkShape, find_network_shape
-from retinasdk.convert.importing.options import ImportOptions, LevelAnchors
+from retinasdk.convert.importing.options import ImportOptions, LevelAnchors, with_config
 from retinasdk.convert.importing.original_run import OriginalRun, run_original
 from retinasdk.convert.importing.report import Finding, FoundLevel, ImportReport
 from retinasdk.convert.importing.spec_builder import build_spec, with_findings
@@ -38,6 +39,7 @@ def import_onnx(
     output: str | Path,
     *,
     flavour: str = "auto",
+    config: str | Path | None = None,
     labels: Sequence[str] | None = None,
     name: str | None = None,
     base_anchors: LevelAnchors | None = None,
@@ -54,6 +56,8 @@ def import_onnx(
     top_k: int | None = None,
     max_detections: int | None = None,
     box_weights: Sequence[float] | None = None,
+    box_means: Sequence[float] | None = None,
+    pad_multiple: int | None = None,
     box_head: str | None = None,
     force: bool = False,
 ) -> ImportReport:
@@ -75,6 +79,9 @@ def import_onnx(
         flavour: The framework whose rules the network follows, one of `list_flavours()`. A named framework is taken at
             its usual anchors, thresholds and sizes where the graph does not contain them. "auto" concludes it from the
             graph and raises an error where the graph does not tell.
+        config: The config file of the training, from which the rules are taken that no other argument gives: a YAML
+            file of detectron2, a Python, JSON or YAML file of mmdetection, or a JSON file of the arguments of
+            torchvision's RetinaNet. It is not executed. YAML needs the package pyyaml.
         labels: One label for each class, by class index. Defaults to the framework's usual labels if their number fits,
             otherwise to "class 0", "class 1" and so on.
         name: Name of the model, for people. Defaults to the title of the framework's preset.
@@ -95,6 +102,9 @@ def import_onnx(
         top_k: Candidates per level, counted as (anchor, class) pairs.
         max_detections: Detections per image.
         box_weights: What the four deltas are divided by, x y width height; 1 / std where the framework speaks of std.
+        box_means: What is added to the four deltas after that division; `target_means` of mmdetection. Defaults to 0.
+        pad_multiple: The network input is padded on the right and bottom to a multiple of this many pixels. Defaults
+            to the rule of the framework; without effect for a network of a fixed size.
         box_head: Name of a tensor, node or weight of the box regression head. Needed only where both heads have the
             same number of channels and nothing else tells them apart.
         force: Whether to insist on what you named where the graph contradicts it.
@@ -133,9 +143,13 @@ def import_onnx(
             top_k=top_k,
             max_detections=max_detections,
             box_weights=box_weights,
+            box_means=box_means,
+            pad_multiple=pad_multiple,
             box_head=box_head,
             force=force,
         )
+        if config is not None:
+            options = with_config(options, read_config(Path(config)))
         report, model = _import(path, output, options)
     except ModelError as error:
         raise error if str(error).startswith(str(path)) else ModelError(f"{path}: {error}") from error
@@ -153,6 +167,7 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     view = GraphView(load_model(path))
     usual_anchors = options.anchors_per_cell or ANCHORS_PER_CELL
     heads = find_heads(view, anchors=usual_anchors, box_head=options.box_head, command=command)
+    _compare_classes(heads, options)
     network = find_input(view, heads)
     validate_network(view, network, heads)
     postprocessing = read_postprocessing(view, heads)
@@ -235,6 +250,8 @@ def _choose_preset(
     view: GraphView, evidence: Sequence[Evidence], options: ImportOptions, command: str
 ) -> tuple[Preset, Finding]:
     """Returns the rules of the framework that the user named, or that the graph shows, and why."""
+    if options.config is not None:
+        return _preset_of_config(evidence, options, options.config, command)
     if options.flavour == "auto":
         flavour, reasons = choose_flavour(view, evidence, command=command)
         return load_preset(flavour), Finding("concluded", "flavour", f"the rules of {flavour}: {'; '.join(reasons)}")
@@ -247,6 +264,39 @@ def _choose_preset(
         )
     insisted = f", although {'; '.join(contrary)}" if contrary else ""
     return preset, Finding("given", "flavour", f"the rules of {preset.flavour}, which you named{insisted}")
+
+
+def _preset_of_config(
+    evidence: Sequence[Evidence], options: ImportOptions, config: ConfigRules, command: str
+) -> tuple[Preset, Finding]:
+    """Returns the rules of the framework that wrote a config. The graph decides where it can mean several flavours."""
+    named = config.flavours if options.flavour == "auto" else (options.flavour,)
+    if options.flavour not in ("auto", *config.flavours) and not options.force:
+        raise ModelError(
+            f"{config.path} is a config of {config.flavours[0]}, but you named {options.flavour}. Leave one of the two "
+            "out: --flavour or --config. Insist with --force (in Python: force=True)"
+        )
+    contrary = [contradictions(name, evidence) for name in named]
+    fitting = next((name for name, texts in zip(named, contrary, strict=True) if not texts), None)
+    if fitting is None and not options.force:
+        raise ModelError(
+            f"the graph contradicts the rules of {' and '.join(named)}, to which {config.path} belongs: "
+            f"{'; '.join(contrary[0])}. Give the config of this network, or leave --config out to let the graph tell: "
+            f"{command}. Insist with --force (in Python: force=True)"
+        )
+    preset = load_preset(fitting or named[0])
+    insisted = f", although {'; '.join(contrary[0])}" if fitting is None else ""
+    return preset, Finding("given", "flavour", f"the rules of {preset.flavour}, from {config.path.name}{insisted}")
+
+
+def _compare_classes(heads: HeadPair, options: ImportOptions) -> None:
+    """Raises `ModelError` if a config is that of a network with another number of classes."""
+    config = options.config
+    if config is not None and config.classes not in (None, heads.classes) and not options.force:
+        raise ModelError(
+            f"{config.path} has {config.classes} classes, but the network has {heads.classes}. Give the config of this "
+            "network. Insist with --force (in Python: force=True)"
+        )
 
 
 def _refuse_uneven_odtk(preset: Preset, shape: NetworkShape, options: ImportOptions) -> None:

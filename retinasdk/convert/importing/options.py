@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from retinasdk.convert.configs import ConfigRules
 from retinasdk.errors import ModelError
 from retinasdk.spec import Resize
 
@@ -18,7 +20,14 @@ _FIXED = ("squash", "fit")  # Rules that can take their size from a network of a
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What the user gave. None means: not given. The fields are the arguments of `import_onnx`."""
+    """What the user gave. None means: not given.
+
+    The fields are the arguments of `import_onnx`, but for the last two.
+
+    Attributes:
+        config: The rules of the config file that the user gave. `with_config` has entered them into the other fields.
+        origins: For the fields that it entered, or would have entered: where they stand in that file.
+    """
 
     flavour: str = "auto"
     labels: Sequence[str] | None = None
@@ -37,8 +46,12 @@ class ImportOptions:
     top_k: int | None = None
     max_detections: int | None = None
     box_weights: Sequence[float] | None = None
+    box_means: Sequence[float] | None = None
+    pad_multiple: int | None = None
     box_head: str | None = None
     force: bool = False
+    config: ConfigRules | None = None
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.base_anchors is not None and self.has_anchor_rule:
@@ -53,9 +66,18 @@ class ImportOptions:
             ("--mean", self.mean, 3),
             ("--std", self.std, 3),
             ("--box-weights", self.box_weights, 4),
+            ("--box-means", self.box_means, 4),
         ):
             if values is not None and len(values) != count:
                 raise ModelError(f"{option} takes {count} numbers, but there are {len(values)}")
+
+    def origin(self, name: str) -> str:
+        """Returns the end of a sentence that says from where in a config a field comes; empty if from none."""
+        return f", {self.origins[name]}" if name in self.origins else ""
+
+    def is_from_config(self, name: str) -> bool:
+        """Whether a field has the value of a config, and not one that the user gave besides."""
+        return self.origins.get(name, "").startswith("from ")
 
     @property
     def has_anchor_rule(self) -> bool:
@@ -66,6 +88,29 @@ class ImportOptions:
     def anchors_per_cell(self) -> int | None:
         """Number of anchors per cell of the given boxes; None if none are given."""
         return len(self.base_anchors[0]) if self.base_anchors is not None and len(self.base_anchors) else None
+
+
+def with_config(options: ImportOptions, config: ConfigRules) -> ImportOptions:
+    """Enters the rules of a config file into the fields that the user did not give.
+
+    Raises:
+        ModelError: A rule of the file cannot be used, and the user did not give it either.
+    """
+    changes: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    given = {name for name in (*config.values, *config.problems) if getattr(options, name) is not None}
+    if options.has_anchor_rule:
+        given.add("base_anchors")
+    for name, problem in config.problems.items():
+        if name not in given:
+            raise ModelError(problem)
+    for name, value in config.values.items():
+        place = f"{config.path.name}: {config.keys[name]}"
+        if name not in given:
+            changes[name], origins[name] = value, f"from {place}"
+        else:
+            origins[name] = f"in place of {place}"
+    return replace(options, config=config, origins=origins, **changes)
 
 
 def parse_resize(text: str, usual: Resize, fixed: tuple[int, int] | None) -> Resize:

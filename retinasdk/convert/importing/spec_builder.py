@@ -80,6 +80,10 @@ def build_spec(
         text = f"no limit of detections per class, although the graph keeps at most {limit} of each class"
         findings.append(Finding("assumed", "max_detections", text))
     changes["box_coder"] = _box_coder(preset, options, postprocessing, findings, command)
+    if options.config is not None and options.config.drop_empty is not None and preset.drop_empty != "never":
+        changes["drop_empty"] = options.config.drop_empty
+        text = f"boxes without area are kept, from {options.config.path.name}: min_bbox_size"
+        findings.append(Finding("given", "drop_empty", text))
     return usual.replace(**changes), findings
 
 
@@ -121,7 +125,12 @@ def _threshold(
     given, found = getattr(options, field), getattr(postprocessing, field)
     usual: float | int = getattr(preset, field)
     if given is not None:
-        findings.append(Finding("given", field, f"{field} {given:g}"))
+        if found is not None and options.is_from_config(field) and not math.isclose(found, given, rel_tol=1e-5):
+            raise ModelError(
+                f"the graph has {field} {found:g}, but {given:g} is the value {options.origins[field]}. Give the one "
+                f"that applies: {command} {_OPTIONS[field]} N (in Python: {field}=)"
+            )
+        findings.append(Finding("given", field, f"{field} {given:g}{options.origin(field)}"))
         return type(usual)(given)
     if field in postprocessing.several:
         listed = ", ".join(f"{value:g}" for value in postprocessing.several[field])
@@ -143,10 +152,24 @@ def _box_coder(
 ) -> Any:
     """Returns the box coder. Raises `ModelError` if the graph scales deltas otherwise than the framework."""
     coder = preset.box_coder
+    if options.box_means is not None:
+        x, y, width, height = map(float, options.box_means)
+        coder = dataclasses.replace(coder, means=(x, y, width, height))
+        text = f"box means {x:g} {y:g} {width:g} {height:g}{options.origin('box_means')}"
+        findings.append(Finding("given", "box_coder", text))
     if options.box_weights is not None:
         x, y, width, height = map(float, options.box_weights)
         weights = (x, y, width, height)
-        findings.append(Finding("given", "box_coder", f"box weights {' '.join(f'{item:g}' for item in weights)}"))
+        text = f"box weights {' '.join(f'{item:g}' for item in weights)}{options.origin('box_weights')}"
+        findings.append(Finding("given", "box_coder", text))
+        decoding = postprocessing.size_decoding
+        is_same = math.isclose(decoding.factor, 1 / width, rel_tol=1e-4)
+        if options.is_from_config("box_weights") and decoding.has_exp and not is_same and not options.force:
+            raise ModelError(
+                f"the graph multiplies dw and dh by {decoding.factor:g} before exp, but by {1 / width:g} according to "
+                f"the box weights {options.origins['box_weights']}. Give those that apply with --box-weights X,Y,W,H "
+                "(in Python: box_weights=)"
+            )
         return dataclasses.replace(coder, weights=weights)
     decoding = postprocessing.size_decoding
     listed = " ".join(f"{item:g}" for item in coder.weights)
@@ -175,10 +198,12 @@ def _resize(
     _, height, width = dimensions
     fixed = (height, width) if isinstance(height, int) and isinstance(width, int) else None
     resize = preset.resize
-    if options.resize is not None:
+    # A config has the resize of the training. mmdeploy and MLPerf replace it where they write a fixed size.
+    is_replaced = fixed is not None and preset.flavour in _SQUASHING and options.is_from_config("resize")
+    if options.resize is not None and not is_replaced:
         given = options.resize
         resize = given if isinstance(given, Resize) else parse_resize(given, preset.resize, fixed)
-        findings.append(Finding("given", "resize", f"the resize rule {_in_words(resize)}"))
+        findings.append(Finding("given", "resize", f"the resize rule {_in_words(resize)}{options.origin('resize')}"))
         if fixed is not None and (resize.rule not in ("squash", "fit") or resize.size != fixed):
             raise ModelError(
                 f"the network accepts only {fixed[0]} x {fixed[1]}, so the resize rule must be --resize squash or "
@@ -198,6 +223,10 @@ def _resize(
         changes["rescale"] = "per_axis"  # After a squash each axis has its own scale.
     if fixed is not None:
         changes["pad_multiple"] = 1
+    elif options.pad_multiple is not None:
+        changes["pad_multiple"] = options.pad_multiple
+        text = f"padding to a multiple of {options.pad_multiple} pixels{options.origin('pad_multiple')}"
+        findings.append(Finding("given", "pad_multiple", text))
     return changes
 
 
@@ -249,7 +278,8 @@ def _normalise(
                 "on them with --force (in Python: force=True)"
             )
         mean, std = given
-        findings.append(Finding("given", "normalise", f"mean {_listed(mean)}, std {_listed(std)} (pixels of 0 to 255)"))
+        text = f"mean {_listed(mean)}, std {_listed(std)} (pixels of 0 to 255){options.origin('mean')}"
+        findings.append(Finding("given", "normalise", text))
     elif found is not None:
         findings.append(Finding("read", "normalise", numbers))
     else:
@@ -262,7 +292,8 @@ def _channels(
 ) -> str:
     """Returns the channel order. Raises `ModelError` if the mean contradicts the usual one of the framework."""
     if options.channel_order is not None:
-        findings.append(Finding("given", "normalise", f"the channel order {options.channel_order}"))
+        text = f"the channel order {options.channel_order}{options.origin('channel_order')}"
+        findings.append(Finding("given", "normalise", text))
         return options.channel_order
     usual = preset.normalise.channels
     known = None if found is None else _order_of_known_mean(found.mean)

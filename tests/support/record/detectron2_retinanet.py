@@ -3,7 +3,8 @@
 detectron2 is not on PyPI. Take its source (github.com/facebookresearch/detectron2, commit 02b5c4e2); RetinaNet needs
 none of its compiled operators, so the source suffices, without a build:
 
-    pip install torch torchvision onnx onnxruntime fvcore iopath omegaconf hydra-core pycocotools yacs cloudpickle tabulate
+    pip install torch torchvision onnx onnxruntime fvcore iopath omegaconf hydra-core pycocotools yacs cloudpickle \
+        tabulate
     PYTHONPATH=DETECTRON2:. python tests/support/record/detectron2_retinanet.py
 """
 
@@ -106,7 +107,12 @@ CASES: list[tuple[str, str, dict[str, Any], bool, dict[str, Any]]] = [
         {
             "MODEL.RETINANET.IN_FEATURES": ["p3", "p4", "p5", "p6"],
             "MODEL.ANCHOR_GENERATOR.SIZES": [[24], [48], [96], [192]],
-            "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[0.3, 0.6, 1.0, 2.0], [0.4, 0.8, 1.2, 2.2], [0.5, 1, 2, 3], [1, 2, 3, 4]],
+            "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [
+                [0.3, 0.6, 1.0, 2.0],
+                [0.4, 0.8, 1.2, 2.2],
+                [0.5, 1, 2, 3],
+                [1, 2, 3, 4],
+            ],
             "INPUT.MIN_SIZE_TEST": 320,
             "INPUT.MAX_SIZE_TEST": 400,
         },
@@ -200,7 +206,9 @@ def export(model: Any, path: Path, is_whole: bool) -> None:
     )
 
 
-def record(seed: int, name: str, setting: str, changes: dict[str, Any], is_whole: bool, options: dict[str, Any]) -> None:
+def record(
+    seed: int, name: str, setting: str, changes: dict[str, Any], is_whole: bool, options: dict[str, Any]
+) -> None:
     cfg = get_cfg()
     cfg.merge_from_list([item for pair in {**BASE, **changes}.items() for item in pair])
     model = model_of(cfg, seed)
@@ -219,9 +227,7 @@ def record(seed: int, name: str, setting: str, changes: dict[str, Any], is_whole
         bgr = picture(seed + index, height, width)[..., ::-1]
         found = predictor(np.ascontiguousarray(bgr))["instances"]
         pictures.append(
-            RecordedPicture.of(
-                seed + index, height, width, found.pred_boxes.tensor, found.scores, found.pred_classes
-            )
+            RecordedPicture.of(seed + index, height, width, found.pred_boxes.tensor, found.scores, found.pred_classes)
         )
     RecordedCase(
         framework="detectron2",

@@ -20,16 +20,16 @@ from typing import Any
 
 sys.path += [str(Path(__file__).resolve().parents[1])]
 
-import mmdet_retinanet  # noqa: E402  # First, because it builds the NMS of mmcv.
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from mmdeploy.apis import torch2onnx  # noqa: E402
-from mmdeploy.apis.utils import build_task_processor  # noqa: E402
-from mmdeploy.core.rewriters import function_rewriter  # noqa: E402
-from mmdeploy.utils import get_input_shape  # noqa: E402
-from mmdet_retinanet import CLASSES, SIZES, config_of, environment, model_of  # noqa: E402
-from mmengine.config import Config  # noqa: E402
-from recorded_case import FOLDER, RecordedCase, RecordedPicture, picture  # noqa: E402
+import mmdet_retinanet  # First, because it builds the NMS of mmcv.
+import numpy as np
+import torch
+from mmdeploy.apis import torch2onnx
+from mmdeploy.apis.utils import build_task_processor
+from mmdeploy.core.rewriters import function_rewriter
+from mmdeploy.utils import get_input_shape
+from mmdet_retinanet import CLASSES, SIZES, config_of, environment, model_of
+from mmengine.config import Config
+from recorded_case import FOLDER, RecordedCase, RecordedPicture, picture
 
 VERSION = "1.3.1, 3f8604bd"
 _HEAD = "model.bbox_head."
@@ -76,7 +76,8 @@ CASES: list[tuple[str, str, dict[str, Any], str, dict[str, Any], dict[str, Any]]
     ),
     (
         "dynamic-top-k",
-        "dynamic size; the best 40 anchors of a level by their best class, of which more than 40 pairs pass; 200 detections",
+        "dynamic size; the best 40 anchors of a level by their best class, of which more than 40 pairs pass; "
+        "200 detections",
         {"model.test_cfg.score_thr": 0.01, "model.test_cfg.nms_pre": 40, "model.test_cfg.max_per_img": 200},
         "detection_onnxruntime_dynamic.py",
         {},

@@ -217,9 +217,7 @@ def record(seed: int, name: str, setting: str, changes: dict[str, Any], options:
     for index, (height, width) in enumerate(SIZES):
         bgr = np.ascontiguousarray(picture(seed + index, height, width)[..., ::-1])
         found = inference_detector(model, bgr).pred_instances
-        pictures.append(
-            RecordedPicture.of(seed + index, height, width, found.bboxes, found.scores, found.labels)
-        )
+        pictures.append(RecordedPicture.of(seed + index, height, width, found.bboxes, found.scores, found.labels))
     RecordedCase(
         framework="mmdet",
         version=mmdet.__version__,
