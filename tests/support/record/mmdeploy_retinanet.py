@@ -95,6 +95,8 @@ CASES: list[tuple[str, str, dict[str, Any], str, dict[str, Any], dict[str, Any]]
         {"resize": "shortest:256,384"},
     ),
 ]
+# For cases in which other seeds give boxes whose scores are so near each other that rounding decides what NMS keeps.
+SEEDS = {"static": 730}
 
 
 def recent_torch() -> None:
@@ -155,4 +157,4 @@ if __name__ == "__main__":
     source, *wanted = sys.argv[1:]
     for position, case in enumerate(CASES):
         if not wanted or case[0] in wanted:
-            record(Path(source), 700 + 10 * position, *case)
+            record(Path(source), SEEDS.get(case[0], 700 + 10 * position), *case)

@@ -160,6 +160,8 @@ CASES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         },
     ),
 ]
+# For cases in which other seeds give boxes whose scores are so near each other that rounding decides what NMS keeps.
+SEEDS = {"heads-4-levels": 620, "heads-base-sizes": 620}
 
 
 def config_of(changes: dict[str, Any]) -> Config:
@@ -236,4 +238,4 @@ if __name__ == "__main__":
     wanted = sys.argv[1:]
     for position, case in enumerate(CASES):
         if not wanted or case[0] in wanted:
-            record(500 + 10 * position, *case)
+            record(SEEDS.get(case[0], 500 + 10 * position), *case)
