@@ -76,11 +76,11 @@ def decide_geometry(
     if given is not None:
         if found is not None and not np.allclose(given, np.array(found), atol=_CLOSE) and not options.force:
             raise ModelError(
-                "the anchors that you gave differ from those in the graph. Leave them out, or insist on them with "
+                f"the anchors that you gave{options.origin('base_anchors')}, differ from those in the graph. Leave "
+                "them out, or insist on them with "
                 "--force (in Python: force=True)"
             )
-        origin = options.origin("base_anchors")
-        finding = Finding("given", "base_anchors", f"you gave the base anchors{origin}")
+        finding = Finding("given", "base_anchors", options.given("base_anchors", "the base anchors"))
         return LevelGeometry(tuple(given), strides, (finding, stride_finding))
     usual = _usual_anchors(preset.anchors, count, nominal)
     if found is not None:
@@ -119,7 +119,7 @@ def _strides(
     divided = "input side // number of cells"
     if options.strides is not None:
         listed = " ".join(f"{stride:g}" for stride in options.strides)
-        text = f"you gave the strides {listed}{options.origin('strides')}"
+        text = options.given("strides", f"the strides {listed}")
         return tuple((float(stride), float(stride)) for stride in options.strides), Finding("given", "stride", text)
     if grid is None:
         text = f"the strides {listed if preset.fixed_strides else divided}, as usual for {preset.flavour}"

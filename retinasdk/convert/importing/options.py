@@ -75,6 +75,10 @@ class ImportOptions:
         """Returns the end of a sentence that says from where in a config a field comes; empty if from none."""
         return f", {self.origins[name]}" if name in self.origins else ""
 
+    def given(self, name: str, what: str) -> str:
+        """Returns a sentence that says of a field that the user gave it, or in which config it stands."""
+        return f"{'' if self.is_from_config(name) else 'you gave '}{what}{self.origin(name)}"
+
     def is_from_config(self, name: str) -> bool:
         """Whether a field has the value of a config, and not one that the user gave besides."""
         return self.origins.get(name, "").startswith("from ")

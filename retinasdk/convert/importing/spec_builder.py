@@ -100,7 +100,7 @@ def _labels(preset: Preset, classes: int, options: ImportOptions, findings: list
             is_background = len(labels) + 1 == classes
             hint = ". If index 0 is the background, as in torchvision, put '__background__' first" * is_background
             raise ModelError(f"the network has {classes} classes, but there are {len(labels)} labels{hint}")
-        findings.append(Finding("given", "labels", f"you gave {classes} labels{options.origin('labels')}"))
+        findings.append(Finding("given", "labels", options.given("labels", f"{classes} labels")))
         return tuple(labels)
     usual = preset.class_names()
     if len(usual) == classes:
