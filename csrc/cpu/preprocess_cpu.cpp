@@ -22,14 +22,14 @@ struct Channels {
 // The taps of all output positions of one axis, see resize_math.h.
 class Axis {
  public:
-  Axis(int in, int out, bool antialias) : stride_(static_cast<size_t>(max_taps(in, out, antialias))) {
+  Axis(int in, int out, float step, bool antialias) : stride_(static_cast<size_t>(max_taps(step, antialias))) {
     const auto positions = static_cast<size_t>(out);
     first_.resize(positions);
     count_.resize(positions);
     weights_.resize(positions * stride_);
     for (int i = 0; i < out; ++i) {
       const auto at = static_cast<size_t>(i);
-      count_[at] = source_taps(i, in, out, antialias, &first_[at], &weights_[at * stride_]);
+      count_[at] = source_taps(i, in, step, antialias, &first_[at], &weights_[at * stride_]);
     }
   }
 
@@ -141,8 +141,10 @@ void blend_columns(const float* blended, const Axis& columns, int count, const C
 }  // namespace
 
 void preprocess(const ImageView& image, const PreprocessOptions& options, float* output) {
-  const Axis rows(image.height, options.resized_height, options.antialias);
-  const Axis columns(image.width, options.resized_width, options.antialias);
+  const float step_y = source_step(image.height, options.resized_height, options.source_step);
+  const float step_x = source_step(image.width, options.resized_width, options.source_step);
+  const Axis rows(image.height, options.resized_height, step_y, options.antialias);
+  const Axis columns(image.width, options.resized_width, step_x, options.antialias);
   const int64_t plane = static_cast<int64_t>(options.padded_height) * options.padded_width;
   Channels channels;
   for (int c = 0; c < 3; ++c) {

@@ -69,6 +69,7 @@ def decode_rules(spec: ModelSpec) -> dict[str, Any]:
     coder = spec.box_coder
     return {
         "top_k": spec.top_k,
+        "top_k_anchors": spec.top_k_unit == "anchor",
         "coder_kind": coder.kind,
         "coder_weights": coder.weights,
         "coder_means": coder.means,
@@ -97,7 +98,7 @@ def suppression_op(suppression: Suppression, spec: ModelSpec) -> tuple[str, dict
         "or_equal": spec.nms_comparison == ">=",
         "inclusive_pixels": spec.inclusive_pixels,
         "across_classes": suppression.across_classes,
-        "max_per_class": suppression.max_per_class or MAX_PER_IMAGE,
+        "max_per_class": suppression.max_per_class or spec.max_per_class or MAX_PER_IMAGE,
         **rules,
     }
     if op == "soft_nms":
@@ -147,6 +148,30 @@ def level_strides(
             raise ModelError(f"output {level.logits} has no cells, its shape is {logits}; use larger images")
         strides.append(level.stride or (float(padded[0] // rows), float(padded[1] // columns)))
     return strides
+
+
+def level_clips(
+    shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], strides: Sequence[tuple[float, float]], spec: ModelSpec
+) -> list[tuple[float, float]]:
+    """Returns the largest (y, x) of the boxes of each level, for the clip rule "level"; nothing for other rules.
+
+    Args:
+        shapes: Shapes of the logits and of the deltas of each level.
+        strides: The (y, x) stride of each level.
+        spec: Spec of the model.
+    """
+    if spec.clip != "level":
+        return []
+    less = 0.0 if spec.clip_limit == "edge" else 1.0
+    return [
+        (logits[2] * stride[0] - less, logits[3] * stride[1] - less)
+        for (logits, _), stride in zip(shapes, strides, strict=True)
+    ]
+
+
+def candidate_limit(spec: ModelSpec) -> int:
+    """Returns the largest number of candidates of an image."""
+    return len(spec.levels) * spec.top_k * (len(spec.labels) if spec.top_k_unit == "anchor" else 1)
 
 
 def base_anchors(spec: ModelSpec) -> list[npt.NDArray[np.float32]]:

@@ -85,7 +85,7 @@ def test_strides(flavour: str) -> None:
         ("detectron2", BoxCoder(clamp_max=LN_1000_16), ("original", "edge"), "after_nms", 100),
         ("mmdet", BoxCoder(clamp_max=LN_1000_16, clamp_min=-LN_1000_16), ("resized", "edge"), "before_nms", 100),
         ("mmdeploy", BoxCoder(clamp_max=LN_1000_16, clamp_min=-LN_1000_16), ("padded", "edge"), "never", 100),
-        ("odtk", BoxCoder(clamp_max=None), ("padded", "last_pixel"), "never", 100),
+        ("odtk", BoxCoder(clamp_max=None), ("level", "last_pixel"), "never", 100),
         (
             "keras-retinanet",
             BoxCoder((5.0, 5.0, 5.0, 5.0), clamp_max=None, kind="corner"),
@@ -102,6 +102,7 @@ def test_boxes(flavour: str, coder: BoxCoder, clip: tuple[str, str], drop_empty:
     assert (spec.drop_empty, spec.max_detections) == (drop_empty, most)
     assert spec.inclusive_pixels == (flavour == "odtk")
     assert spec.top_k == (65536 if flavour == "keras-retinanet" else 1000)
+    assert spec.top_k_unit == ("anchor" if flavour == "mmdeploy" else "pair")
     assert (spec.score_threshold, spec.nms_iou_threshold) == (0.05, 0.5)
 
 
@@ -122,7 +123,7 @@ def test_boxes(flavour: str, coder: BoxCoder, clip: tuple[str, str], drop_empty:
         ("odtk", Resize("shortest", (800, 1333), antialias=True), RGB, 128, 80),
         (
             "keras-retinanet",
-            Resize("shortest", (800, 1333), "half_up"),
+            Resize("shortest", (800, 1333), "half_even", source_step="scale"),
             Normalise((103.939, 116.779, 123.68), (1, 1, 1), "BGR"),
             1,
             80,

@@ -50,9 +50,9 @@ def test_the_table_of_rules_is_that_of_the_preset(flavour: str) -> None:
     assert ("+ 1" in table["Box decoding"]) == preset.inclusive_pixels
     assert ("corner" in table["Box decoding"]) == (preset.box_coder.kind == "corner")
     assert ("one scale" in table.get("Back to the original image", "")) == (preset.rescale == "uniform")
-    assert {"resized": "resized", "padded": "input", "original": "original"}[preset.clip] in table["Clipping"] or (
-        preset.resize.rule == "squash"
-    )
+    assert {"resized": "resized", "padded": "input", "level": "level", "original": "original"}[preset.clip] in table[
+        "Clipping"
+    ] or (preset.resize.rule == "squash")
     assert ("last pixel" in table["Clipping"]) == (preset.clip_limit == "last_pixel")
     assert {"never": None, "before_nms": "before", "after_nms": "after"}[preset.drop_empty] == next(
         (word for word in ("before", "after") if word in table.get("Empty boxes", "")), None

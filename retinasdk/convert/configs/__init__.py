@@ -41,8 +41,8 @@ def read_config(path: Path) -> ConfigRules:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise ModelError(
-            f"{path} is no known config. Give a YAML file of detectron2, a Python, JSON or YAML file of mmdetection, or "
-            "a JSON file of the arguments of torchvision's RetinaNet. The rules in a checkpoint (.pth) cannot be read: "
+            f"{path} is no known config. Give a YAML file of detectron2, a Python, JSON or YAML file of mmdetection, "
+            "or a JSON file of the arguments of torchvision's RetinaNet. The rules in a checkpoint (.pth) cannot be read: "
             "write them as options, such as --score-threshold, or as JSON"
         )
     try:

@@ -87,12 +87,15 @@ class Preset:
         fixed_strides: True: strides are 8, 16, 32, 64 and 128 pixels (detectron2, mmdetection, mmdeploy,
             keras-retinanet). False: a stride is the padded input side divided by the number of cells, rounded down, for
             each axis (torchvision, MLPerf, ODTK).
+        stride_from_width: Whether a network of a fixed size has one stride for both axes, the input width divided by
+            the number of columns and rounded down, and anchors in proportion to it (ODTK).
         box_coder: How deltas become boxes: center and size with exp, or corner offsets (keras-retinanet).
         clip: What boxes are clipped to: "resized" image before NMS (torchvision, MLPerf, mmdetection), "padded"
-            network input before NMS (mmdeploy, ODTK, keras-retinanet), "original" image after NMS (detectron2), or
-            "none".
+            network input before NMS (mmdeploy, keras-retinanet), the cells of their "level" before NMS (ODTK),
+            "original" image after NMS (detectron2), or "none".
         score_threshold: Candidates have a score strictly above this, 0 to 1.
-        top_k: Candidates per level, counted as (anchor, class) pairs. 65536 stands for no limit (keras-retinanet).
+        top_k: Candidates per level, counted as `top_k_unit` says. 65536 stands for no limit (keras-retinanet).
+        top_k_unit: "pair": `top_k` counts pairs of anchor and class. "anchor": it counts anchors (mmdeploy).
         nms_iou_threshold: NMS removes a box if its IoU with a better one of its class is strictly above this.
         max_detections: Detections per image, all classes together.
         resize: How the size of an image becomes the size of the network input, pixels.
@@ -122,6 +125,8 @@ class Preset:
     resize: Resize
     normalise: Normalise
     pad_multiple: int
+    stride_from_width: bool = False
+    top_k_unit: str = "pair"
     clip_limit: str = "edge"
     drop_empty: str = "never"
     inclusive_pixels: bool = False
@@ -162,6 +167,7 @@ class Preset:
             box_coder=self.box_coder,
             score_threshold=self.score_threshold,
             top_k=self.top_k,
+            top_k_unit=self.top_k_unit,
             clip=self.clip,
             nms_iou_threshold=self.nms_iou_threshold,
             max_detections=self.max_detections,

@@ -181,12 +181,12 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     shape = find_network_shape(view, network, heads, original)
     levels = match_levels(heads, shape)
     outputs, channel_findings = _outputs(view, heads, levels, original)
-    _refuse_uneven_odtk(preset, shape, options)
     geometry = decide_geometry(
         preset,
         options,
         count=heads.anchors,
         nominal=[level.stride for level in levels],
+        from_width=_strides_from_width(levels, shape),
         grid=grid,
         constants=postprocessing.base_anchors,
         command=command,
@@ -299,19 +299,10 @@ def _compare_classes(heads: HeadPair, options: ImportOptions) -> None:
         )
 
 
-def _refuse_uneven_odtk(preset: Preset, shape: NetworkShape, options: ImportOptions) -> None:
-    """Raises `ModelError` for a fixed size at which ODTK has rules that the spec cannot describe.
-
-    ODTK derives one stride for both axes from the width, and the sizes of anchors and the clipping from that stride.
-    """
-    _, height, width = shape.dimensions
-    sides = [side for side in (height, width) if isinstance(side, int)]
-    if preset.flavour == "odtk" and any(side % preset.pad_multiple for side in sides) and not options.force:
-        raise ModelError(
-            f"this is an export of ODTK for {height} x {width}. Where {preset.pad_multiple} does not divide the sides, "
-            "ODTK has other strides, anchors and clipping, which a model spec cannot describe. Export it with sides "
-            f"that are multiples of {preset.pad_multiple}, such as 896 x 1152"
-        )
+def _strides_from_width(levels: Sequence[MatchedLevel], shape: NetworkShape) -> list[int] | None:
+    """Returns input width // number of columns of each level, or None if the width is dynamic."""
+    width = shape.dimensions[2]
+    return [width // shape.head_sizes[level.logits][1] for level in levels] if isinstance(width, int) else None
 
 
 def _outputs(

@@ -138,4 +138,10 @@ def parse_resize(text: str, usual: Resize, fixed: tuple[int, int] | None) -> Res
             f"the resize rule {text!r} is unknown. Give one of shortest:800,1333 (shorter side, longer side at most), "
             "longest:768, native:1333, squash:HEIGHTxWIDTH or fit:HEIGHTxWIDTH"
         )
-    return Resize(rule, tuple(numbers), usual.rounding, usual.antialias)
+    return resize_like(usual, rule, tuple(numbers))
+
+
+def resize_like(usual: Resize, rule: str, size: tuple[int, ...]) -> Resize:
+    """Returns a resize rule with the rounding and the filter of a framework's usual one."""
+    step = "sides" if rule == "squash" else usual.source_step  # A squash has a scale for each axis.
+    return Resize(rule, size, usual.rounding, usual.antialias, step)

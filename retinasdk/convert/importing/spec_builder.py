@@ -13,7 +13,7 @@ from retinasdk.convert.flavours import Preset, list_flavours, load_preset
 from retinasdk.convert.importing.anchors import LevelGeometry
 from retinasdk.convert.importing.graph_postprocessing import GraphPostprocessing
 from retinasdk.convert.importing.inputs import GraphNormalise, NetworkInput
-from retinasdk.convert.importing.options import ImportOptions, parse_resize
+from retinasdk.convert.importing.options import ImportOptions, parse_resize, resize_like
 from retinasdk.convert.importing.report import KINDS, Finding
 from retinasdk.convert.importing.subgraph import Dimension
 from retinasdk.errors import ModelError
@@ -77,8 +77,8 @@ def build_spec(
         changes[field] = _threshold(preset, options, postprocessing, field, findings, command)
     limit = postprocessing.max_per_class
     if limit is not None and limit < changes["max_detections"]:
-        text = f"no limit of detections per class, although the graph keeps at most {limit} of each class"
-        findings.append(Finding("assumed", "max_detections", text))
+        changes["max_per_class"] = limit
+        findings.append(Finding("read", "max_per_class", f"at most {limit} detections of each class"))
     changes["box_coder"] = _box_coder(preset, options, postprocessing, findings, command)
     if options.config is not None and options.config.drop_empty is not None and preset.drop_empty != "never":
         changes["drop_empty"] = options.config.drop_empty
@@ -212,7 +212,7 @@ def _resize(
     elif fixed is not None:
         resize = _fixed_resize(preset, fixed, findings, command)
     elif network.resize_limits is not None:
-        resize = Resize("shortest", network.resize_limits, resize.rounding, resize.antialias)
+        resize = resize_like(resize, "shortest", network.resize_limits)
         findings.append(Finding("read", "resize", f"the resize rule {_in_words(resize)}"))
     else:
         findings.append(
@@ -244,7 +244,7 @@ def _fixed_resize(preset: Preset, fixed: tuple[int, int], findings: list[Finding
         f"accepts only that size and {preset.flavour} does so"
     )
     findings.append(Finding("concluded", "resize", text))
-    return Resize("squash", fixed, preset.resize.rounding, preset.resize.antialias)
+    return resize_like(preset.resize, "squash", fixed)
 
 
 def _in_words(resize: Resize) -> str:
