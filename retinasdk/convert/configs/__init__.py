@@ -42,8 +42,8 @@ def read_config(path: Path) -> ConfigRules:
     if reader is None:
         raise ModelError(
             f"{path} is no known config. Give a YAML file of detectron2, a Python, JSON or YAML file of mmdetection, "
-            "or a JSON file of the arguments of torchvision's RetinaNet. The rules in a checkpoint (.pth) cannot be read: "
-            "write them as options, such as --score-threshold, or as JSON"
+            "or a JSON file of the arguments of torchvision's RetinaNet. The rules in a checkpoint (.pth) cannot be "
+            "read: write them as options, such as --score-threshold, or as JSON"
         )
     try:
         if path.stat().st_size > _MAX_BYTES:

@@ -105,7 +105,7 @@ def decide_geometry(
             f"anchors. Give yours: {command} --flavour {preset.flavour} --anchors FILE.json (in Python: "
             "base_anchors=). Or describe them with --anchor-sizes, --anchor-ratios and --anchor-scales"
         )
-    if options.flavour == "auto":
+    if options.flavour == "auto" and options.config is None:
         raise ModelError(
             f"the graph contains no anchors. It follows the rules of {preset.flavour}. If the network was trained with "
             f"the usual anchors of {preset.flavour}, confirm them by naming the framework: {command} --flavour "
