@@ -12,7 +12,7 @@ from typing import Any
 
 from retinasdk.convert.configs import detectron2, mmdetection, torchvision
 from retinasdk.convert.configs.literals import read_python
-from retinasdk.convert.configs.rules import ConfigRules
+from retinasdk.convert.configs.rules import ConfigRules, UnusableValueError
 from retinasdk.convert.configs.yaml_file import read_yaml
 from retinasdk.errors import ModelError
 
@@ -49,13 +49,18 @@ def read_config(path: Path) -> ConfigRules:
         if path.stat().st_size > _MAX_BYTES:
             raise ModelError(f"{path} has {path.stat().st_size} bytes; a config has at most {_MAX_BYTES}")
         content = reader(path)
-    except (OSError, ValueError, SyntaxError, RecursionError) as error:
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise ModelError(f"the config {path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ModelError(f"the config {path} holds no names and values, but {type(content).__name__}")
     for framework in (detectron2, mmdetection, torchvision):
         if framework.is_config(content):
-            rules: ConfigRules = framework.rules_of(path, content)
+            try:
+                rules: ConfigRules = framework.rules_of(path, content)
+            except UnusableValueError as error:
+                raise ModelError(
+                    f"{path}: {error}. Give the config that the framework itself wrote with the results of its training"
+                ) from error
             return rules
     raise ModelError(
         f"{path} is no config of a known kind: it has neither MODEL.META_ARCHITECTURE (detectron2), nor "

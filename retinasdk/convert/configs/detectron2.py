@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,8 @@ def _with_bases(path: Path, content: Mapping[str, Any], depth: int) -> dict[str,
         return own
     if not isinstance(base, str) or depth >= _MAX_BASES or re.match(r"[a-z0-9]+://", base):
         raise ModelError(
-            f"{path}: {_BASE} is {base!r}, which cannot be read. Give the config.yaml that detectron2 wrote into "
-            "OUTPUT_DIR; it needs no other file"
+            f"{path}: {_BASE} is {reprlib.repr(base)}, which cannot be read. Give the config.yaml that detectron2 wrote "
+            "into OUTPUT_DIR; it needs no other file"
         )
     other = path.parent / base
     try:
@@ -116,7 +117,7 @@ def _merged(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 def _channel_order(value: Any) -> str:
     if value not in ("RGB", "BGR"):
-        raise ValueError(f"it is {value!r}; RGB and BGR are known")
+        raise ValueError(f"it is {reprlib.repr(value)}; RGB and BGR are known")
     return str(value)
 
 
@@ -136,7 +137,7 @@ def _strides(reader: RuleReader) -> list[float] | None:
         return None
     levels = [re.fullmatch(r"p([1-9])", str(feature)) for feature in features]
     if not all(levels):
-        raise ValueError(f"the strides of the feature maps {features} are not known")
+        raise ValueError(f"the strides of the feature maps {reprlib.repr(features)} are not known")
     return [float(1 << int(level[1])) for level in levels if level is not None]
 
 
@@ -158,7 +159,7 @@ def _base_anchors(reader: RuleReader) -> list[list[list[float]]] | None:
 def _for_each_level(value: Any, levels: int, key: str) -> list[list[float]]:
     """Returns a list of numbers for each level. One list, or plain numbers, stand for all levels."""
     if isinstance(value, Unresolved) or not isinstance(value, list) or not value:
-        raise UnusableValueError(f"{key} is no list, but {value!r}")
+        raise UnusableValueError(f"{key} is no list, but {reprlib.repr(value)}")
     lists = [numbers(item) for item in value] if isinstance(value[0], list) else [numbers(value)]
     if len(lists) == 1:
         return lists * levels
@@ -178,12 +179,12 @@ def _pad_multiple(reader: RuleReader) -> int | None:
     backbone = reader.get("MODEL.BACKBONE.NAME")
     if backbone is not None and backbone not in _BACKBONES:
         raise UnusableValueError(
-            f"MODEL.BACKBONE.NAME is {backbone!r}, and the multiple to which it pads images is not known. It is "
-            "backbone.size_divisibility in Python"
+            f"MODEL.BACKBONE.NAME is {reprlib.repr(backbone)}, and the multiple to which it pads images is not known. It "
+            "is backbone.size_divisibility in Python"
         )
     if features is None:
         return None
     last = re.fullmatch(r"res([2-5])", str(features[-1]))
     if last is None or whole(reader.get("MODEL.RESNETS.RES5_DILATION", 1)) != 1:
-        raise ValueError(f"the stride of {features[-1]!r} is not known")
+        raise ValueError(f"the stride of {reprlib.repr(features[-1])} is not known")
     return 1 << int(last[1])

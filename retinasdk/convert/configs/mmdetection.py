@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from retinasdk.convert.configs.rules import (
     RuleReader,
     Unresolved,
     UnusableValueError,
+    data,
     is_number,
     number,
     numbers,
@@ -120,12 +122,14 @@ def _with_bases(path: Path, content: Mapping[str, Any], depth: int) -> dict[str,
     for base in [bases] if isinstance(bases, (str, Unresolved)) else bases:
         if not isinstance(base, str) or "::" in base or depth >= _MAX_BASES:
             text = base.text if isinstance(base, Unresolved) else base
-            raise ModelError(f"{path}: {_BASE} names {text!r}, which cannot be found without mmdetection. {_DUMPED}")
+            raise ModelError(
+                f"{path}: {_BASE} names {reprlib.repr(text)}, which cannot be found without mmdetection. {_DUMPED}"
+            )
         other = path.parent / base
         readers = {".py": read_python, ".yaml": read_yaml, ".yml": read_yaml}
         try:
             read = readers.get(other.suffix, _read_json)(other)
-        except (OSError, ValueError, SyntaxError, RecursionError) as error:
+        except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
             raise ModelError(f"{path}: its {_BASE} {base!r} cannot be read: {error}. {_DUMPED}") from error
         if isinstance(read, dict):
             merged = _merged(merged, _with_bases(other, read, depth + 1))
@@ -304,10 +308,10 @@ def _resize(steps: list[Mapping[str, Any]], is_new: bool) -> str | None:
         scale = scale[0]
     if step.get("interpolation", "bilinear") != "bilinear" or not isinstance(scale, list):
         raise UnusableValueError(
-            f"the Resize of the test pipeline is {dict(step)}; only a bilinear one to a scale is known"
+            f"the Resize of the test pipeline is {reprlib.repr(dict(step))}; only a bilinear one to a scale is known"
         )
     width, height = (whole(side) for side in numbers(scale, 2))
     # In mmdetection 2 the aspect ratio is kept unless the config says otherwise.
-    if step.get("keep_ratio", not is_new):
+    if data(step.get("keep_ratio", not is_new), "keep_ratio of the Resize in the test pipeline"):
         return f"shortest:{min(width, height)},{max(width, height)}"
     return f"squash:{height}x{width}"

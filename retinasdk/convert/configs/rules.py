@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ OPTIONS = {
     "top_k": "--top-k N",
     "max_detections": "--max-detections N",
 }
+
+_MAX_DEPTH = 4  # The sizes of anchors are lists in lists, and a pipeline's.
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,11 @@ class RuleReader:
             UnusableValueError: The value is code.
         """
         value: Any = self.content
+        passed: list[str] = []
         for part in key.split("."):
             if isinstance(value, Unresolved):
-                break
+                return data(value, ".".join(passed))
+            passed.append(part)
             if isinstance(value, Sequence) and not isinstance(value, str):
                 value = value[int(part)] if part.isdigit() and int(part) < len(value) else None
             else:
@@ -122,7 +127,7 @@ class RuleReader:
         """Raises `ModelError` unless a value that no option can replace is one that retinasdk knows."""
         if not is_known:
             try:
-                value = repr(self.get(key))
+                value = reprlib.repr(self.get(key))
             except UnusableValueError as error:
                 value = str(error)
             raise ModelError(f"{self.path}: {key} is {value}; {expected}")
@@ -133,19 +138,21 @@ class RuleReader:
         return ConfigRules(self.path, flavours, self.values, self.keys, self.problems, count, drop_empty)
 
 
-def data(value: Any, key: str) -> Any:
+def data(value: Any, key: str, depth: int = 0) -> Any:
     """Returns a value that holds no code. Raises `UnusableValueError` if it does, also within lists."""
     if isinstance(value, Unresolved):
         raise UnusableValueError(f"{key} is code and not a value: {value.text!r} in line {value.line}; no code is run")
     if isinstance(value, (list, tuple)):
-        return [data(item, key) for item in value]
+        if depth == _MAX_DEPTH:  # YAML can nest lists that hold each other ten times.
+            raise UnusableValueError(f"{key} has lists in lists, more than {_MAX_DEPTH} deep")
+        return [data(item, key, depth + 1) for item in value]
     return value
 
 
 def numbers(value: Any, count: int | None = None) -> list[float]:
     """Returns a list of finite numbers. Raises `ValueError` if it is none, or has another length."""
     if not isinstance(value, list) or not all(is_number(item) for item in value):
-        raise ValueError(f"it is no list of numbers, but {value!r}")
+        raise ValueError(f"it is no list of numbers, but {reprlib.repr(value)}")
     if count is not None and len(value) != count:
         raise ValueError(f"it has {len(value)} numbers and not {count}")
     return [float(item) for item in value]
@@ -159,14 +166,14 @@ def is_number(value: Any) -> bool:
 def number(value: Any) -> float:
     """Returns a finite number. Raises `ValueError` if it is none."""
     if not is_number(value):
-        raise ValueError(f"it is no number, but {value!r}")
+        raise ValueError(f"it is no number, but {reprlib.repr(value)}")
     return float(value)
 
 
 def whole(value: Any) -> int:
     """Returns an integer. Raises `ValueError` if it is none."""
     if not is_number(value) or value != int(value):
-        raise ValueError(f"it is no integer, but {value!r}")
+        raise ValueError(f"it is no integer, but {reprlib.repr(value)}")
     return int(value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ def rules_of(path: Path, content: Mapping[str, Any]) -> ConfigRules:
 
 def _names(value: Any) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ValueError(f"it is no list of names, but {value!r}")
+        raise ValueError(f"it is no list of names, but {reprlib.repr(value)}")
     return value
 
 
@@ -76,7 +77,7 @@ def _resize(reader: RuleReader) -> str:
 def _base_anchors(value: Any) -> list[list[list[float]]]:
     """Returns the boxes of an AnchorGenerator: ratio by ratio, with half sides rounded half to even."""
     if not isinstance(value, Mapping):
-        raise ValueError(f'it is {value!r}, and not {{"sizes": ..., "aspect_ratios": ...}}')
+        raise ValueError(f'it is {reprlib.repr(value)}, and not {{"sizes": ..., "aspect_ratios": ...}}')
     sizes = [numbers(item) for item in value.get("sizes") or []]
     ratios = [numbers(item) for item in value.get("aspect_ratios") or []]
     if not sizes or len(sizes) != len(ratios):
