@@ -159,6 +159,9 @@ class Resize:
             resized side, for each axis. "scale": 1 / scale for both axes, before the sides are rounded, as OpenCV's
             `resize` does if it is called with `fx` and `fy` (keras-retinanet). "scale" does not work with
             `antialias` or with the rule "squash".
+        round_pixels: Whether resized pixels are rounded to whole gray levels before they are normalized. True where a
+            framework resizes 8-bit images (detectron2, mmdetection, mmdeploy, ODTK); False, the default, where it
+            resizes floating-point numbers (torchvision, MLPerf, keras-retinanet).
 
     Raises:
         ModelError: If a value is unknown, `size` does not fit the rule, or values contradict each other.
@@ -169,6 +172,7 @@ class Resize:
     rounding: str = "floor"
     antialias: bool = False
     source_step: str = "sides"
+    round_pixels: bool = False
 
     def __post_init__(self) -> None:
         _check(self.rule in _RESIZE_RULES, f"resize.rule must be one of {sorted(_RESIZE_RULES)}", self.rule)
@@ -292,18 +296,20 @@ class ModelSpec:
             mmdetection). "padded": to the network input with its padding, before NMS (mmdeploy, keras-retinanet).
             "level": to the number of cells of the box's feature level times their stride, before NMS (ODTK; equal to
             "padded" where all strides divide the sides of the input).
-            "original": to the original image, after NMS (detectron2). "none": not at all.
+            "original": to the original image, after NMS (detectron2). "none": not at all (KerasHub).
         nms_iou_threshold: A box that overlaps a better box of its class with an IoU above this threshold is dropped.
-            From 0 to 1. Defaults to 0.5, as in all frameworks. `Suppression` can override it.
+            From 0 to 1. Defaults to 0.5, as in all frameworks but DeepForest. `Suppression` can override it.
         max_detections: Maximum number of detections of an image, over all classes, from 1 to 1048576. Defaults to 300,
             as in torchvision, MLPerf and keras-retinanet. 100 in detectron2, mmdetection, mmdeploy and ODTK.
-        max_per_class: Maximum number of detections of one class in an image, from 1 to 1048576, or None for no limit, which
-            is the default. Further boxes of a full class are dropped and suppress no other box (ONNX's
+        max_per_class: Maximum number of detections of one class in an image, from 1 to 1048576. Defaults to None, no
+            limit. Further boxes of a full class are dropped and suppress no other box (ONNX's
             NonMaxSuppression). `Suppression` can override it.
         score_comparison: Whether a score equal to the threshold passes. ">", the default: it does not, as in all
             frameworks on the GPU. ">=": it does (ODTK on the CPU). A score of exactly 0 never passes.
         nms_comparison: Whether an IoU equal to the threshold suppresses. ">", the default: it does not, as in all
-            frameworks. ">=": it does.
+            frameworks but KerasHub. ">=": it does.
+        nms_across_classes: False, the default: only boxes of one class suppress each other. True: boxes of different
+            classes do so too (KerasHub). `Suppression.across_classes` asks for the same.
         clip_limit: Largest coordinate of clipped boxes. "edge", the default: the width of the image for x, the height
             for y. "last_pixel": the width - 1 and the height - 1 (ODTK, keras-retinanet).
         drop_empty: When boxes without area are dropped. "never", the default. "before_nms": after clipping, before
@@ -346,6 +352,7 @@ class ModelSpec:
     rescale: str = "per_axis"
     top_k_unit: str = "pair"
     max_per_class: int | None = None
+    nms_across_classes: bool = False
     source: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -388,7 +395,8 @@ class ModelSpec:
         )
         for name in ("score_comparison", "nms_comparison"):
             _check(getattr(self, name) in _COMPARISONS, f"{name} must be one of {_COMPARISONS}", getattr(self, name))
-        _check(isinstance(self.inclusive_pixels, bool), "inclusive_pixels must be true or false", self.inclusive_pixels)
+        for name in ("inclusive_pixels", "nms_across_classes"):
+            _check(isinstance(getattr(self, name), bool), f"{name} must be true or false", getattr(self, name))
 
     @property
     def anchors_per_cell(self) -> int:

@@ -23,7 +23,7 @@ namespace {
 
 void preprocess_into(const py::array& image, const Array<float>& canvas, std::array<int, 2> resized,
                      std::array<float, 3> mean, std::array<float, 3> std, bool reverse_channels, bool antialias,
-                     float source_step) {
+                     float source_step, bool round_pixels) {
   const bool rows_are_whole =
       image.ndim() == 3 && image.strides(2) == 1 && (image.strides(1) == 3 || image.shape(1) <= 1);
   if (!py::isinstance<py::array_t<uint8_t>>(image) || !rows_are_whole || image.shape(2) != 3) {
@@ -42,7 +42,8 @@ void preprocess_into(const py::array& image, const Array<float>& canvas, std::ar
                                   {std[0], std[1], std[2]},
                                   reverse_channels,
                                   antialias,
-                                  source_step};
+                                  source_step,
+                                  round_pixels};
   auto* output = const_cast<float*>(canvas.data());  // Checked above: the array is writeable.
   const py::gil_scoped_release unlocked;
   preprocess(view, options, output);
@@ -243,7 +244,7 @@ PYBIND11_MODULE(_native, module) {
   module.def(
       "preprocess_into", &retinasdk::preprocess_into, py::arg("image"), py::arg("canvas").noconvert(), py::kw_only(),
       py::arg("resized"), py::arg("mean"), py::arg("std"), py::arg("reverse_channels"), py::arg("antialias"),
-      py::arg("source_step") = 0.0f,
+      py::arg("source_step") = 0.0f, py::arg("round_pixels") = false,
       "Resizes, normalizes and pads an image (H, W, 3) uint8 into the upper left corner of canvas (3, h, w) float32.");
   module.def(
       "decode", &retinasdk::decode_heads, py::arg("logits"), py::arg("deltas"), py::arg("base_anchors"), py::kw_only(),

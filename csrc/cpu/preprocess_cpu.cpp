@@ -17,6 +17,7 @@ struct Channels {
   int source[3];
   float gain[3];
   float bias[3];
+  bool round_pixels;
 };
 
 // The taps of all output positions of one axis, see resize_math.h.
@@ -111,6 +112,9 @@ int blend_columns_sse2(const float* blended, const Axis& columns, int count, con
       sums[j] = blend_pixel(blended + 3 * columns.first(x + j), columns.weights(x + j), columns.count(x + j));
     }
     _MM_TRANSPOSE4_PS(sums[0], sums[1], sums[2], sums[3]);
+    for (int c = 0; channels.round_pixels && c < 3; ++c) {  // whole_level() of resize_math.h.
+      sums[c] = _mm_cvtepi32_ps(_mm_cvttps_epi32(_mm_add_ps(sums[c], _mm_set1_ps(0.5f))));
+    }
     for (int c = 0; c < 3; ++c) {
       const __m128 scaled = _mm_mul_ps(sums[channels.source[c]], _mm_set1_ps(channels.gain[c]));
       _mm_storeu_ps(out[c] + x, _mm_add_ps(scaled, _mm_set1_ps(channels.bias[c])));
@@ -134,6 +138,7 @@ void blend_columns(const float* blended, const Axis& columns, int count, const C
     for (int tap = 1; tap < columns.count(x); ++tap) {
       for (int c = 0; c < 3; ++c) sum[c] += weights[tap] * source[3 * tap + c];
     }
+    for (int c = 0; channels.round_pixels && c < 3; ++c) sum[c] = whole_level(sum[c]);
     for (int c = 0; c < 3; ++c) out[c][x] = normalize(sum[channels.source[c]], channels.gain[c], channels.bias[c]);
   }
 }
@@ -147,6 +152,7 @@ void preprocess(const ImageView& image, const PreprocessOptions& options, float*
   const Axis columns(image.width, options.resized_width, step_x, options.antialias);
   const int64_t plane = static_cast<int64_t>(options.padded_height) * options.padded_width;
   Channels channels;
+  channels.round_pixels = options.round_pixels;
   for (int c = 0; c < 3; ++c) {
     channels.source[c] = options.reverse_channels ? 2 - c : c;
     channels.gain[c] = normalize_gain(options.std[c]);

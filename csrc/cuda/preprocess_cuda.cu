@@ -63,6 +63,7 @@ struct Canvas {
   int padded_height, padded_width;
   int source_channels[3];
   float gain[3], bias[3];
+  bool round_pixels;
 };
 
 __device__ inline void store(float* target, float value) { *target = value; }
@@ -103,7 +104,8 @@ __global__ void __launch_bounds__(kBlockWidth* kBlockHeight)
   for (int c = 0; c < 3; ++c) {
     // A dynamic index would move sums[] to local memory, which is slow.
     const int from = canvas.source_channels[c];
-    const float sum = from == 0 ? sums[0] : from == 1 ? sums[1] : sums[2];
+    float sum = from == 0 ? sums[0] : from == 1 ? sums[1] : sums[2];
+    if (canvas.round_pixels) sum = whole_level(sum);
     store(target + c * plane, normalize(sum, canvas.gain[c], canvas.bias[c]));
   }
 }
@@ -187,7 +189,8 @@ void preprocess(const DeviceImage& image, const DevicePreprocessOptions& options
   const Taps rows = take_taps(image.height, options.resized_height, options, layout);
   const Taps columns = take_taps(image.width, options.resized_width, options, layout);
   Canvas canvas{
-      output, options.resized_height, options.resized_width, options.padded_height, options.padded_width, {}, {}, {}};
+      output, options.resized_height, options.resized_width, options.padded_height, options.padded_width, {}, {},
+      {},     options.round_pixels};
   for (int c = 0; c < 3; ++c) {
     canvas.source_channels[c] = options.reverse_channels ? 2 - c : c;
     canvas.gain[c] = normalize_gain(options.std[c]);

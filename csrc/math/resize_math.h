@@ -60,6 +60,11 @@ RETINASDK_HOST_DEVICE_RESIZE int source_taps(int i, int in, float step, bool ant
   return end - begin;
 }
 
+// Returns a pixel value of 0 to 255, rounded to a whole one. Halves are rounded up, as Pillow and OpenCV do.
+RETINASDK_HOST_DEVICE_RESIZE float whole_level(float value) {
+  return static_cast<float>(static_cast<int>(value + 0.5f));
+}
+
 // (value - mean) / std for values of 0..255, as one multiplication and one addition.
 RETINASDK_HOST_DEVICE_RESIZE float normalize_gain(float std) { return 1.0f / std; }
 RETINASDK_HOST_DEVICE_RESIZE float normalize_bias(float mean, float std) { return -mean / std; }

@@ -97,7 +97,7 @@ def suppression_op(suppression: Suppression, spec: ModelSpec) -> tuple[str, dict
         "iou_threshold": spec.nms_iou_threshold if suppression.iou_threshold is None else suppression.iou_threshold,
         "or_equal": spec.nms_comparison == ">=",
         "inclusive_pixels": spec.inclusive_pixels,
-        "across_classes": suppression.across_classes,
+        "across_classes": suppresses_across_classes(suppression, spec),
         "max_per_class": suppression.max_per_class or spec.max_per_class or MAX_PER_IMAGE,
         **rules,
     }
@@ -106,6 +106,11 @@ def suppression_op(suppression: Suppression, spec: ModelSpec) -> tuple[str, dict
     if op == "fuse":
         arguments["fused_score"] = suppression.fused_score
     return op, arguments
+
+
+def suppresses_across_classes(suppression: Suppression, spec: ModelSpec) -> bool:
+    """Returns whether boxes of different classes suppress each other: if the caller asks for it or the spec says so."""
+    return suppression.across_classes or spec.nms_across_classes
 
 
 def detection_limit(suppression: Suppression, spec: ModelSpec) -> int:

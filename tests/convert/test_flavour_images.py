@@ -23,7 +23,7 @@ from retinasdk.pipeline.types import HeadOutputs
 # -- anchors -----------------------------------------------------------------------------------------------------------
 
 TORCHVISION_SIZES = ((32, 40, 50), (64, 80, 101), (128, 161, 203), (256, 322, 406), (512, 645, 812))
-ROUNDED = ("torchvision", "mlperf")
+ROUNDED = ("torchvision", "mlperf", "keras-hub")
 CENTRED = ("odtk", "keras-retinanet")  # Anchors are centered half a stride inside the cell.
 
 

@@ -223,9 +223,17 @@ void check_preprocess(const PreprocessCase& made) {
                                 0,
                                 made.view.height,
                                 made.view.width};
-  cuda::DevicePreprocessOptions device{
-      options.resized_height,   options.resized_width, options.padded_height,  options.padded_width, {}, {},
-      options.reverse_channels, options.antialias,     cuda::Scalar::kFloat32, options.source_step};
+  cuda::DevicePreprocessOptions device{options.resized_height,
+                                       options.resized_width,
+                                       options.padded_height,
+                                       options.padded_width,
+                                       {},
+                                       {},
+                                       options.reverse_channels,
+                                       options.antialias,
+                                       cuda::Scalar::kFloat32,
+                                       options.source_step,
+                                       options.round_pixels};
   std::memcpy(device.mean, options.mean, sizeof device.mean);
   std::memcpy(device.std, options.std, sizeof device.std);
   const Scratch scratch(cuda::preprocess_scratch_bytes(image, device));

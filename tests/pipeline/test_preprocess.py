@@ -277,3 +277,18 @@ def test_a_step_and_an_antialiasing_filter_exclude_each_other() -> None:
         with pytest.raises(ValueError, match="source_step must be 0 to 65536"):
             run(image(1, 8, 8), (4, 4), source_step=step)
     run(image(1, 8, 8), (60, 60), source_step=65536.0)  # All positions but the first lie behind the last pixel.
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_pixels_are_rounded_as_in_images_of_8_bits(antialias: bool) -> None:
+    picture = image(3, 61, 83)
+    plain = run(picture, (40, 55), antialias=antialias)
+    rounded = run(picture, (40, 55), antialias=antialias, round_pixels=True)
+    np.testing.assert_array_equal(rounded, np.floor(plain + np.float32(0.5)))
+    normalized = run(picture, (40, 55), antialias=antialias, round_pixels=True, mean=MEAN, std=STD)
+    again = (rounded - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
+    np.testing.assert_allclose(normalized, again, atol=1e-5)
+    theirs = np.asarray(Image.fromarray(picture).resize((55, 40), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    if antialias:  # Pillow rounds twice, after each axis.
+        assert np.abs(rounded - theirs).max() <= 1
+        assert np.abs(rounded - theirs).mean() < np.abs(plain - theirs).mean() / 1.5

@@ -48,6 +48,9 @@ struct PreprocessOptions {
   // source size divided by the resized size, for each axis. OpenCV's resize() takes 1 / scale if it is called with a
   // scale. Must be 0 with antialias.
   float source_step = 0.0f;
+  // Whether resized pixels are rounded to whole gray levels before they are normalized, as if the resized image were
+  // stored as uint8.
+  bool round_pixels = false;
 };
 
 // Resizes, normalizes and pads one image, and moves the channels first.

@@ -119,6 +119,7 @@ struct DevicePreprocessOptions {
   bool antialias;
   Scalar output;  // kFloat16: the float32 result, rounded once to the nearest float16.
   float source_step = 0.0f;
+  bool round_pixels = false;
 };
 
 // Returns the scratch size of preprocess() for these options, in bytes.

@@ -26,8 +26,9 @@ class AnchorRule:
             `scales`. A size is the square root of an anchor's area.
         ratios: Height / width of the anchors.
         order: Which varies slowest in the list of nine anchors: "ratio" (torchvision, MLPerf, mmdetection, mmdeploy,
-            keras-retinanet) or "size" (detectron2, ODTK).
-        whole_pixels: Whether sizes are truncated to integers and half sides rounded half to even (torchvision, MLPerf).
+            keras-retinanet, KerasHub) or "size" (detectron2, ODTK).
+        whole_pixels: Whether sizes are truncated to integers and half sides rounded half to even (torchvision, MLPerf,
+            KerasHub).
         centre: Center of the anchors of cell (0, 0), in strides: 0.0, or 0.5 (ODTK, keras-retinanet).
         scales: Factors of the base size.
     """
@@ -81,20 +82,21 @@ class Preset:
         flavour: Name of the framework, as in `list_flavours()`.
         title: Default model name, for people.
         labels: Default class labels: "coco80" (80 COCO names), or "coco91" (indexed by COCO category id, with a
-            background and unused ids; torchvision). None: no names are known (MLPerf).
+            background and unused ids; torchvision, KerasHub). None: no names are known (MLPerf).
         classes: Number of classes of the published models.
         anchors: How base anchors are computed.
         fixed_strides: True: strides are 8, 16, 32, 64 and 128 pixels (detectron2, mmdetection, mmdeploy,
             keras-retinanet). False: a stride is the padded input side divided by the number of cells, rounded down, for
-            each axis (torchvision, MLPerf, ODTK).
+            each axis (torchvision, MLPerf, ODTK, KerasHub).
         stride_from_width: Whether a network of a fixed size has one stride for both axes, the input width divided by
             the number of columns and rounded down, and anchors in proportion to it (ODTK).
         box_coder: How deltas become boxes: center and size with exp, or corner offsets (keras-retinanet).
         clip: What boxes are clipped to: "resized" image before NMS (torchvision, MLPerf, mmdetection), "padded"
             network input before NMS (mmdeploy, keras-retinanet), the cells of their "level" before NMS (ODTK),
-            "original" image after NMS (detectron2), or "none".
+            "original" image after NMS (detectron2), or "none" (KerasHub).
         score_threshold: Candidates have a score strictly above this, 0 to 1.
-        top_k: Candidates per level, counted as `top_k_unit` says. 65536 stands for no limit (keras-retinanet).
+        top_k: Candidates per level, counted as `top_k_unit` says. 65536 stands for no limit (keras-retinanet,
+            KerasHub).
         top_k_unit: "pair": `top_k` counts pairs of anchor and class. "anchor": it counts anchors (mmdeploy).
         nms_iou_threshold: NMS removes a box if its IoU with a better one of its class is strictly above this.
         max_detections: Detections per image, all classes together.
@@ -107,6 +109,8 @@ class Preset:
         inclusive_pixels: Whether x2 and y2 are the last pixel inside the box, so that a width is x2 - x1 + 1 (ODTK).
         rescale: How boxes return to the original image: with a scale for each axis ("per_axis"), or with the one scale
             of the resize ("uniform"; ODTK, keras-retinanet).
+        nms_comparison: Whether an IoU equal to the threshold suppresses: ">" (it does not), or ">=" (KerasHub).
+        nms_across_classes: Whether boxes of different classes suppress each other (KerasHub).
         source: Framework, version and source files that the rules were read from.
     """
 
@@ -131,6 +135,8 @@ class Preset:
     drop_empty: str = "never"
     inclusive_pixels: bool = False
     rescale: str = "per_axis"
+    nms_comparison: str = ">"
+    nms_across_classes: bool = False
     source: Mapping[str, str] = field(default_factory=dict)
 
     def spec(
@@ -175,6 +181,8 @@ class Preset:
             drop_empty=self.drop_empty,
             inclusive_pixels=self.inclusive_pixels,
             rescale=self.rescale,
+            nms_comparison=self.nms_comparison,
+            nms_across_classes=self.nms_across_classes,
             source=self.source,
         )
 

@@ -55,6 +55,7 @@ class GraphPostprocessing:
         score_threshold: Minimum score of a candidate, 0 to 1.
         nms_iou_threshold: IoU above which NMS removes a box, 0 to 1.
         top_k: Maximum number of candidates of each level.
+        top_k_of_levels: Maximum number of candidates of all levels together, after `top_k`.
         max_detections: Maximum number of detections in an image.
         max_per_class: Maximum number of detections of each class; None also where that is as many as NMS can find.
         size_decoding: What happens to dw and dh before exp.
@@ -66,6 +67,7 @@ class GraphPostprocessing:
     score_threshold: float | None
     nms_iou_threshold: float | None
     top_k: int | None
+    top_k_of_levels: int | None
     max_detections: int | None
     max_per_class: int | None
     size_decoding: SizeDecoding
@@ -79,12 +81,14 @@ def read_postprocessing(view: GraphView, heads: HeadPair) -> GraphPostprocessing
     suppressing = [index for index in sorted(after_logits) if _is_nms(view, index)]
     after_nms = view.descendants([name for index in suppressing for name in view.nodes[index].output])
     thresholds, ious, per_class = _read_thresholds(view, after_logits)
+    top_k, top_k_of_levels = _read_top_k(view, heads, after_logits - after_nms)
     several = {"score_threshold": sorted(thresholds), "nms_iou_threshold": sorted(ious)}
     return GraphPostprocessing(
         base_anchors=_read_base_anchors(view, heads),
         score_threshold=_only(thresholds),
         nms_iou_threshold=_only(ious),
-        top_k=_read_top_k(view, heads, after_logits - after_nms),
+        top_k=top_k,
+        top_k_of_levels=top_k_of_levels,
         max_detections=_read_max_detections(view, after_nms),
         max_per_class=max((count for count in per_class if count < _MAX_COUNT), default=None),
         size_decoding=_read_size_decoding(view, view.descendants(heads.deltas.tensor_names)),
@@ -146,19 +150,23 @@ def _rounded(value: float) -> float:
     return float(f"{value:.7g}")
 
 
-def _read_top_k(view: GraphView, heads: HeadPair, before_nms: Collection[int]) -> int | None:
-    """Returns the largest constant count of the TopK nodes that choose candidates of one level.
+def _read_top_k(view: GraphView, heads: HeadPair, before_nms: Collection[int]) -> tuple[int | None, int | None]:
+    """Returns how many candidates of one level, and then of all levels together, the TopK nodes keep.
 
     A graph of a fixed size has smaller counts on levels that have fewer anchors, so the largest is the limit. A TopK
-    after another one chooses among the candidates of all levels, which is another rule.
+    after those of the levels chooses among the candidates of all levels.
     """
     all_nodes = [index for index in before_nms if view.nodes[index].op_type == "TopK"]
     later = view.descendants([name for index in all_nodes for name in view.nodes[index].output])
     first = [index for index in all_nodes if index not in later]
     levels = {view.producer[name] for name in heads.logits.tensor_names}
     if len(first) == 1 and len(view.ancestors(view.nodes[first[0]].input[:1]) & levels) > 1:
-        return None
-    return max((count for index in first for count in _counts(view, view.nodes[index].input[1])), default=None)
+        return None, None
+    of_level, of_levels = (
+        [count for index in indices for count in _counts(view, view.nodes[index].input[1])]
+        for indices in (first, [index for index in all_nodes if index in later])
+    )
+    return max(of_level, default=None), min(of_levels, default=None)
 
 
 def _read_max_detections(view: GraphView, after_nms: Collection[int]) -> int | None:

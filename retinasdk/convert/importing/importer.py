@@ -9,25 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk._util.files import write_together
-from retinasdk.convert.configs import ConfigRules, read_config
+from retinasdk.convert.configs import read_config
 from retinasdk.convert.flavours import Preset, load_preset
 from retinasdk.convert.flavours.preset import ANCHORS_PER_CELL, level_name
 from retinasdk.convert.importing.anchors import decide_geometry
 from retinasdk.convert.importing.channels import channel_order
 from retinasdk.convert.importing.check import check_heads, check_model, check_preprocessing
+from retinasdk.convert.importing.check_boxes import check_boxes
 from retinasdk.convert.importing.flavour_choice import Evidence, choose_flavour, collect_evidence, contradictions
+from retinasdk.convert.importing.from_config import compare_classes, preset_of_config, with_config
 from retinasdk.convert.importing.graph import GraphView, count_ops
 from retinasdk.convert.importing.graph_anchors import read_anchors
 from retinasdk.convert.importing.graph_postprocessing import read_postprocessing
 from retinasdk.convert.importing.heads import HeadPair, find_heads
 from retinasdk.convert.importing.inputs import NetworkInput, find_input
+from retinasdk.convert.importing.keras_hub import keep_exported_size
 from retinasdk.convert.importing.levels import MatchedLevel, match_levels
 from retinasdk.convert.importing.loading import MAX_BYTES, load_model
-from retinasdk.convert.importing.network_shape import NetworkShape, find_network_shape
-from retinasdk.convert.importing.options import ImportOptions, LevelAnchors, with_config
+from retinasdk.convert.importing.network_shape import NetworkShape, declared_size, find_network_shape
+from retinasdk.convert.importing.options import ImportOptions, LevelAnchors, read_resize
 from retinasdk.convert.importing.original_run import OriginalRun, run_original
 from retinasdk.convert.importing.report import Finding, FoundLevel, ImportReport
-from retinasdk.convert.importing.spec_builder import build_spec, with_findings
+from retinasdk.convert.importing.spec_builder import SQUASHING, build_spec, with_findings
 from retinasdk.convert.importing.subgraph import ModelOutput, build_heads_model
 from retinasdk.convert.importing.validate import validate_network
 from retinasdk.errors import ModelError
@@ -153,6 +156,8 @@ def import_onnx(
         report, model = _import(path, output, options)
     except ModelError as error:
         raise error if str(error).startswith(str(path)) else ModelError(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise ModelError(f"{path}: this machine has too little memory to run the network once") from error
     spec = report.spec.to_json().encode()
     write_together({output: model.SerializeToString(), output.with_suffix(".json"): spec})
     return report
@@ -167,7 +172,7 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     view = GraphView(load_model(path))
     usual_anchors = options.anchors_per_cell or ANCHORS_PER_CELL
     heads = find_heads(view, anchors=usual_anchors, box_head=options.box_head, command=command)
-    _compare_classes(heads, options)
+    compare_classes(heads, options)
     network = find_input(view, heads)
     validate_network(view, network, heads)
     postprocessing = read_postprocessing(view, heads)
@@ -177,8 +182,18 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     in_graph = postprocessing.base_anchors if grid is None else [level.base_anchors for level in grid.levels]
     evidence = collect_evidence(view, heads, network, postprocessing, in_graph)
     preset, flavour_finding = _choose_preset(view, evidence, options, command)
-    original = run_original(view, network, heads)
-    shape = find_network_shape(view, network, heads, original)
+    declared = declared_size(view, network)
+    given_resize = read_resize(options.resize, preset.resize, declared)
+    if declared is not None and preset.flavour in SQUASHING and options.is_from_config("resize"):
+        given_resize = None  # A config has the resize of the training, which these replace by a fixed size.
+    # A graph that resizes its images decides itself how large they are.
+    fixed_size = None if given_resize is None or "Resize" in network.steps else given_resize.fixed_size
+    original = run_original(view, network, heads, fixed_size)
+    shape = find_network_shape(view, network, heads, original, fixed_size)
+    if preset.flavour == "keras-hub" and not options.force:
+        shape = keep_exported_size(view, network, shape)
+    if given_resize is None and declared is not None and shape.dimensions[1:] != declared:
+        _ask_for_size(preset, declared, options, command)
     levels = match_levels(heads, shape)
     outputs, channel_findings = _outputs(view, heads, levels, original)
     geometry = decide_geometry(
@@ -203,6 +218,8 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
         network=network,
         postprocessing=postprocessing,
         dimensions=shape.dimensions,
+        declared=declared,
+        given_resize=given_resize,
         source=_origin(path, view, network),
         command=command,
     )
@@ -223,6 +240,7 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
         (True, check_model(model)),
         check_heads(model, original, outputs, sources),
         *check_preprocessing(original, network, spec, force=options.force),
+        check_boxes(view, network, heads, spec, outputs, sources, postprocessing, findings, force=options.force),
     ]
     report = ImportReport(
         source=path,
@@ -251,7 +269,7 @@ def _choose_preset(
 ) -> tuple[Preset, Finding]:
     """Returns the rules of the framework that the user named, or that the graph shows, and why."""
     if options.config is not None:
-        return _preset_of_config(evidence, options, options.config, command)
+        return preset_of_config(evidence, options, options.config, command)
     if options.flavour == "auto":
         flavour, reasons = choose_flavour(view, evidence, command=command)
         return load_preset(flavour), Finding("concluded", "flavour", f"the rules of {flavour}: {'; '.join(reasons)}")
@@ -266,37 +284,18 @@ def _choose_preset(
     return preset, Finding("given", "flavour", f"the rules of {preset.flavour}, which you named{insisted}")
 
 
-def _preset_of_config(
-    evidence: Sequence[Evidence], options: ImportOptions, config: ConfigRules, command: str
-) -> tuple[Preset, Finding]:
-    """Returns the rules of the framework that wrote a config. The graph decides where it can mean several flavours."""
-    named = config.flavours if options.flavour == "auto" else (options.flavour,)
-    if options.flavour not in ("auto", *config.flavours) and not options.force:
-        raise ModelError(
-            f"{config.path} is a config of {config.flavours[0]}, but you named {options.flavour}. Leave one of the two "
-            "out: --flavour or --config. Insist with --force (in Python: force=True)"
-        )
-    contrary = [contradictions(name, evidence) for name in named]
-    fitting = next((name for name, texts in zip(named, contrary, strict=True) if not texts), None)
-    if fitting is None and not options.force:
-        raise ModelError(
-            f"the graph contradicts the rules of {' and '.join(named)}, to which {config.path} belongs: "
-            f"{'; '.join(contrary[0])}. Give the config of this network, or leave --config out to let the graph tell: "
-            f"{command}. Insist with --force (in Python: force=True)"
-        )
-    preset = load_preset(fitting or named[0])
-    insisted = f", although {'; '.join(contrary[0])}" if fitting is None else ""
-    return preset, Finding("given", "flavour", f"the rules of {preset.flavour}, from {config.path.name}{insisted}")
-
-
-def _compare_classes(heads: HeadPair, options: ImportOptions) -> None:
-    """Raises `ModelError` if a config is that of a network with another number of classes."""
-    config = options.config
-    if config is not None and config.classes not in (None, heads.classes) and not options.force:
-        raise ModelError(
-            f"{config.path} has {config.classes} classes, but the network has {heads.classes}. Give the config of this "
-            "network. Insist with --force (in Python: force=True)"
-        )
+def _ask_for_size(preset: Preset, declared: tuple[int, int], options: ImportOptions, command: str) -> None:
+    """Raises `ModelError` for an export at a size that changes the strides, where nothing tells whether it is used."""
+    if not preset.stride_from_width or options.force or all(side % preset.pad_multiple == 0 for side in declared):
+        return
+    resize = preset.resize
+    raise ModelError(
+        f"this is an export for {declared[0]} x {declared[1]}. Where {preset.pad_multiple} does not divide the sides, "
+        f"{preset.flavour} has other strides and anchors than in its training. To follow the export, tell how images "
+        f"get that size: {command} --flavour {preset.flavour} --resize fit if they are padded, or --resize squash if "
+        f"they are stretched. To take images of any size, padded to a multiple of {preset.pad_multiple}, as in "
+        f"training: {command} --flavour {preset.flavour} --resize {resize.rule}:{','.join(map(str, resize.size))}"
+    )
 
 
 def _strides_from_width(levels: Sequence[MatchedLevel], shape: NetworkShape) -> list[int] | None:

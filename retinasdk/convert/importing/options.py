@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from retinasdk.convert.configs import ConfigRules
 from retinasdk.errors import ModelError
@@ -94,27 +93,9 @@ class ImportOptions:
         return len(self.base_anchors[0]) if self.base_anchors is not None and len(self.base_anchors) else None
 
 
-def with_config(options: ImportOptions, config: ConfigRules) -> ImportOptions:
-    """Enters the rules of a config file into the fields that the user did not give.
-
-    Raises:
-        ModelError: A rule of the file cannot be used, and the user did not give it either.
-    """
-    changes: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    given = {name for name in (*config.values, *config.problems) if getattr(options, name) is not None}
-    if options.has_anchor_rule:
-        given.add("base_anchors")
-    for name, problem in config.problems.items():
-        if name not in given:
-            raise ModelError(problem)
-    for name, value in config.values.items():
-        place = f"{config.path.name}: {config.keys[name]}"
-        if name not in given:
-            changes[name], origins[name] = value, f"from {place}"
-        else:
-            origins[name] = f"in place of {place}"
-    return replace(options, config=config, origins=origins, **changes)
+def read_resize(given: Resize | str | None, usual: Resize, fixed: tuple[int, int] | None) -> Resize | None:
+    """Returns the resize rule that the user gave, or None. See `parse_resize`."""
+    return parse_resize(given, usual, fixed) if isinstance(given, str) else given
 
 
 def parse_resize(text: str, usual: Resize, fixed: tuple[int, int] | None) -> Resize:
@@ -124,7 +105,7 @@ def parse_resize(text: str, usual: Resize, fixed: tuple[int, int] | None) -> Res
         text: The rule, and its sides in pixels. "squash" and "fit" take height x width; for a network of a fixed size
             these can be left out.
         usual: The rule of the framework, for rounding and filter.
-        fixed: (height, width) of a network of a fixed size.
+        fixed: (height, width) of a network of a fixed size, or of an export at that size.
 
     Raises:
         ModelError: The text is no such rule.
@@ -144,4 +125,4 @@ def parse_resize(text: str, usual: Resize, fixed: tuple[int, int] | None) -> Res
 def resize_like(usual: Resize, rule: str, size: tuple[int, ...]) -> Resize:
     """Returns a resize rule with the rounding and the filter of a framework's usual one."""
     step = "sides" if rule == "squash" else usual.source_step  # A squash has a scale for each axis.
-    return Resize(rule, size, usual.rounding, usual.antialias, step)
+    return Resize(rule, size, usual.rounding, usual.antialias, step, usual.round_pixels)

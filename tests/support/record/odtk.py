@@ -154,7 +154,12 @@ SETTINGS = {
         seed=4,
         model={"ratios": RATIOS, "scales": SCALES},
         config={"threshold": 0.2, "detections": 30},
-        options={"score_threshold": 0.2, "max_detections": 30, "anchor_ratios": RATIOS, "anchor_scales": SCALES},
+        options={
+            "score_threshold": 0.2,
+            "max_detections": 30,
+            "anchor_ratios": RATIOS,
+            "anchor_scales": [scale / 4 for scale in SCALES],
+        },
     ),
 }
 
