@@ -282,6 +282,8 @@ class ModelSpec:
         pad_multiple: After resizing, the network input is padded with 0 on the right and at the bottom, so that its
             sides are multiples of this number of pixels, from 1 to 4096. 32 in most frameworks, 128 in ODTK, 1 (no
             padding) in keras-retinanet.
+        pad_at_least: Number of pixels, from 0 to 4096, by which each side grows at least before it is rounded up to
+            `pad_multiple`. Defaults to 0. 1 in pytorch-retinanet, which pads a side of 608 pixels to 640.
         input: Name of the network's input, float32 of shape (N, 3, H, W). Defaults to "images".
         box_coder: How box deltas become boxes. Defaults to `BoxCoder()`, the rule of torchvision, MLPerf and
             detectron2.
@@ -353,6 +355,7 @@ class ModelSpec:
     top_k_unit: str = "pair"
     max_per_class: int | None = None
     nms_across_classes: bool = False
+    pad_at_least: int = 0
     source: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -372,7 +375,7 @@ class ModelSpec:
         _check(len(set(outputs)) == len(outputs), "every output of the network must be named once", outputs)
         _check(0 <= self.score_threshold <= 1, "score_threshold must be from 0 to 1", self.score_threshold)
         _check(0 <= self.nms_iou_threshold <= 1, "nms_iou_threshold must be from 0 to 1", self.nms_iou_threshold)
-        for name in ("top_k", "max_detections", "pad_multiple"):
+        for name in ("top_k", "max_detections", "pad_multiple", "pad_at_least"):
             _check(_is_integer(getattr(self, name)), f"{name} must be an integer", getattr(self, name))
         _check(1 <= self.top_k <= 1 << 20, "top_k must be from 1 to 1048576", self.top_k)
         _check(1 <= self.max_detections <= 1 << 20, "max_detections must be from 1 to 1048576", self.max_detections)
@@ -384,6 +387,7 @@ class ModelSpec:
         if self.top_k_unit == "anchor":
             most = len(self.levels) * self.top_k * len(self.labels)
             _check(most <= 1 << 24, "levels x top_k x labels must be at most 16777216 if top_k counts anchors", most)
+        _check(0 <= self.pad_at_least <= 4096, "pad_at_least must be from 0 to 4096", self.pad_at_least)
         _check(self.clip in _CLIPS, f"clip must be one of {_CLIPS}", self.clip)
         _check(self.clip_limit in _CLIP_LIMITS, f"clip_limit must be one of {_CLIP_LIMITS}", self.clip_limit)
         _check(self.drop_empty in _DROPS, f"drop_empty must be one of {_DROPS}", self.drop_empty)
@@ -416,6 +420,7 @@ class ModelSpec:
         multiple = self.pad_multiple
         if self.resize.rule == "fit":
             height, width = self.resize.size
+        height, width = height + self.pad_at_least, width + self.pad_at_least
         return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
     def replace(self, **changes: Any) -> ModelSpec:

@@ -196,6 +196,7 @@ def _spec_strategy() -> st.SearchStrategy[ModelSpec]:
             st.sampled_from(["RGB", "BGR"]),
         ),
         pad_multiple=st.integers(1, 4096),
+        pad_at_least=st.integers(0, 4096),
         input=text,
         box_coder=st.builds(
             BoxCoder,

@@ -49,6 +49,14 @@ P3 = {
 }
 P3["mmdeploy"] = P3["mmdet"]
 P3["keras-hub"] = P3["torchvision"]
+P3["pytorch-retinanet"] = P3["keras-retinanet"]
+
+
+def test_mlperf_has_the_names_of_its_classes() -> None:
+    names = flavour_spec("mlperf").labels
+    assert len(set(names)) == len(names) == 264
+    assert (names[0], names[80], names[261], names[263]) == ("Airplane", "Duck", "Woman", "Zucchini")
+    assert list(names) == sorted(names)  # As in the lists of MLPerf's scripts.
 
 
 def test_every_framework_is_here() -> None:
@@ -94,6 +102,7 @@ def test_strides(flavour: str) -> None:
             "never",
             300,
         ),
+        ("pytorch-retinanet", BoxCoder((10.0, 10.0, 5.0, 5.0), clamp_max=None), ("padded", "edge"), "never", 65536),
     ],
 )
 def test_boxes(flavour: str, coder: BoxCoder, clip: tuple[str, str], drop_empty: str, most: int) -> None:
@@ -102,7 +111,7 @@ def test_boxes(flavour: str, coder: BoxCoder, clip: tuple[str, str], drop_empty:
     assert (spec.clip, spec.clip_limit) == clip
     assert (spec.drop_empty, spec.max_detections) == (drop_empty, most)
     assert spec.inclusive_pixels == (flavour == "odtk")
-    assert spec.top_k == (65536 if flavour == "keras-retinanet" else 1000)
+    assert spec.top_k == (65536 if flavour in ("keras-retinanet", "pytorch-retinanet") else 1000)
     assert spec.top_k_unit == ("anchor" if flavour == "mmdeploy" else "pair")
     assert (spec.score_threshold, spec.nms_iou_threshold) == (0.05, 0.5)
 
@@ -129,6 +138,7 @@ def test_boxes(flavour: str, coder: BoxCoder, clip: tuple[str, str], drop_empty:
             1,
             80,
         ),
+        ("pytorch-retinanet", Resize("shortest", (608, 1024), "half_up", antialias=True), RGB, 32, 80),
     ],
 )
 def test_images(flavour: str, resize: Resize, normalise: Normalise, multiple: int, classes: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from retinasdk.convert.flavours.coco import COCO_80, COCO_91
+from retinasdk.convert.flavours.openimages import OPENIMAGES_264
 from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
 
 BaseAnchors = tuple[tuple[float, float, float, float], ...]
@@ -14,7 +15,7 @@ BaseAnchors = tuple[tuple[float, float, float, float], ...]
 FIRST_LEVEL = 3  # P3, the level of stride 8.
 ANCHORS_PER_CELL = 9  # In every framework here.
 OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-_LABELS = {"coco80": COCO_80, "coco91": COCO_91}
+_LABELS = {"coco80": COCO_80, "coco91": COCO_91, "openimages264": OPENIMAGES_264}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class AnchorRule:
             keras-retinanet, KerasHub) or "size" (detectron2, ODTK).
         whole_pixels: Whether sizes are truncated to integers and half sides rounded half to even (torchvision, MLPerf,
             KerasHub).
-        centre: Center of the anchors of cell (0, 0), in strides: 0.0, or 0.5 (ODTK, keras-retinanet).
+        centre: Center of the anchors of cell (0, 0), in strides: 0.0, or 0.5 (ODTK, keras-retinanet,
+            pytorch-retinanet).
         scales: Factors of the base size.
     """
 
@@ -81,8 +83,8 @@ class Preset:
     Attributes:
         flavour: Name of the framework, as in `list_flavours()`.
         title: Default model name, for people.
-        labels: Default class labels: "coco80" (80 COCO names), or "coco91" (indexed by COCO category id, with a
-            background and unused ids; torchvision, KerasHub). None: no names are known (MLPerf).
+        labels: Default class labels: "coco80" (80 COCO names), "coco91" (indexed by COCO category id, with a background
+            and unused ids; torchvision, KerasHub), or "openimages264" (MLPerf).
         classes: Number of classes of the published models.
         anchors: How base anchors are computed.
         fixed_strides: True: strides are 8, 16, 32, 64 and 128 pixels (detectron2, mmdetection, mmdeploy,
@@ -96,10 +98,10 @@ class Preset:
             "original" image after NMS (detectron2), or "none" (KerasHub).
         score_threshold: Candidates have a score strictly above this, 0 to 1.
         top_k: Candidates per level, counted as `top_k_unit` says. 65536 stands for no limit (keras-retinanet,
-            KerasHub).
+            KerasHub, pytorch-retinanet).
         top_k_unit: "pair": `top_k` counts pairs of anchor and class. "anchor": it counts anchors (mmdeploy).
         nms_iou_threshold: NMS removes a box if its IoU with a better one of its class is strictly above this.
-        max_detections: Detections per image, all classes together.
+        max_detections: Detections per image, all classes together. 65536 stands for no limit (pytorch-retinanet).
         resize: How the size of an image becomes the size of the network input, pixels.
         normalise: Mean, standard deviation (pixels of 0 to 255) and channel order.
         pad_multiple: The network input is padded on the right and bottom to a multiple of this many pixels.
@@ -107,8 +109,9 @@ class Preset:
         drop_empty: When boxes without area are removed: "before_nms" (mmdetection), "after_nms" (detectron2) or
             "never".
         inclusive_pixels: Whether x2 and y2 are the last pixel inside the box, so that a width is x2 - x1 + 1 (ODTK).
+        pad_at_least: Pixels by which the network input grows at least before it is rounded up (pytorch-retinanet: 1).
         rescale: How boxes return to the original image: with a scale for each axis ("per_axis"), or with the one scale
-            of the resize ("uniform"; ODTK, keras-retinanet).
+            of the resize ("uniform"; ODTK, keras-retinanet, pytorch-retinanet).
         nms_comparison: Whether an IoU equal to the threshold suppresses: ">" (it does not), or ">=" (KerasHub).
         nms_across_classes: Whether boxes of different classes suppress each other (KerasHub).
         source: Framework, version and source files that the rules were read from.
@@ -116,7 +119,7 @@ class Preset:
 
     flavour: str
     title: str
-    labels: str | None
+    labels: str
     classes: int
     anchors: AnchorRule
     fixed_strides: bool
@@ -137,6 +140,7 @@ class Preset:
     rescale: str = "per_axis"
     nms_comparison: str = ">"
     nms_across_classes: bool = False
+    pad_at_least: int = 0
     source: Mapping[str, str] = field(default_factory=dict)
 
     def spec(
@@ -183,13 +187,12 @@ class Preset:
             rescale=self.rescale,
             nms_comparison=self.nms_comparison,
             nms_across_classes=self.nms_across_classes,
+            pad_at_least=self.pad_at_least,
             source=self.source,
         )
 
     def class_names(self) -> tuple[str, ...]:
-        """Returns the labels of the published models, or "class 0", "class 1" and so on if none are known."""
-        if self.labels is None:
-            return tuple(f"class {index}" for index in range(self.classes))
+        """Returns the labels of the published models."""
         return _LABELS[self.labels]
 
     def _level(self, anchors: BaseAnchors, stride: int) -> Level:

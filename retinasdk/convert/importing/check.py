@@ -120,7 +120,7 @@ def check_preprocessing(
 def _compare_preprocessing(original: OriginalRun, network: NetworkInput, spec: ModelSpec) -> tuple[bool, str]:
     image = original.image
     if "Resize" not in network.steps:  # The graph leaves the resize to its user.
-        spec = spec.replace(resize=Resize("native", (max(image.shape),)), pad_multiple=1)
+        spec = spec.replace(resize=Resize("native", (max(image.shape),)), pad_multiple=1, pad_at_least=0)
     if spec.normalise.channels == "BGR" and not network.swaps_channels:
         image = image[:, :, ::-1].copy()  # The graph takes the channels in the order of the network.
     transform = Transform.plan((image.shape[0], image.shape[1]), spec)

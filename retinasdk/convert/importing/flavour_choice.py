@@ -31,6 +31,7 @@ _NAMES = {
     r"(?<![a-z_])head[./]classification_head": ("torchvision", "mlperf"),
     r"(?<![a-z_])bbox_head|retina_cls|retina_reg": ("mmdet", "mmdeploy"),
     r"classification_submodel|regression_submodel": ("keras-retinanet",),
+    r"classificationModel|regressionModel": ("pytorch-retinanet",),
     r"(?<![a-z_])head[./](?:cls_score|bbox_pred)": ("detectron2",),
     r"(?<![a-z_])(?:cls_head|box_head)\.\d": ("odtk",),
     r"(?<![a-z_])(?:box|classification)_head(?:_\d+)?[./](?:prediction|logits)_layer": ("keras-hub",),

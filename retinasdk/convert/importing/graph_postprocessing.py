@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retinasdk.convert.flavours.preset import BaseAnchors
-from retinasdk.convert.importing.graph import GraphView, inner_nodes
+from retinasdk.convert.importing.graph import GraphView, inner_graphs, inner_nodes
 from retinasdk.convert.importing.heads import HeadPair
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class GraphPostprocessing:
         max_per_class: Maximum number of detections of each class; None also where that is as many as NMS can find.
         size_decoding: What happens to dw and dh before exp.
         has_nms: Whether NMS follows the heads.
+        has_best_class: Whether only the best class of each anchor becomes a candidate.
         several: Different values of a rule that should have one, by its name here; that rule is None.
     """
 
@@ -72,6 +73,7 @@ class GraphPostprocessing:
     max_per_class: int | None
     size_decoding: SizeDecoding
     has_nms: bool
+    has_best_class: bool
     several: Mapping[str, Sequence[float]]
 
 
@@ -89,10 +91,15 @@ def read_postprocessing(view: GraphView, heads: HeadPair) -> GraphPostprocessing
         nms_iou_threshold=_only(ious),
         top_k=top_k,
         top_k_of_levels=top_k_of_levels,
-        max_detections=_read_max_detections(view, after_nms),
+        max_detections=_read_max_detections(view, suppressing, after_nms),
         max_per_class=max((count for count in per_class if count < _MAX_COUNT), default=None),
         size_decoding=_read_size_decoding(view, view.descendants(heads.deltas.tensor_names)),
         has_nms=bool(suppressing),
+        has_best_class=any(
+            item.op_type == "ArgMax"
+            for index in after_logits
+            for item in (view.nodes[index], *inner_nodes(view.nodes[index]))
+        ),
         several={name: values for name, values in several.items() if len(values) > 1},
     )
 
@@ -100,7 +107,11 @@ def read_postprocessing(view: GraphView, heads: HeadPair) -> GraphPostprocessing
 def _is_nms(view: GraphView, index: int) -> bool:
     """Whether a node is NMS: the standard operator, also inside a branch or a loop, or a plugin named like it."""
     node = view.nodes[index]
-    return any("NMS" in item.op_type or "NonMaxSuppression" in item.op_type for item in (node, *inner_nodes(node)))
+    return any(_is_nms_itself(item) for item in (node, *inner_nodes(node)))
+
+
+def _is_nms_itself(node: Any) -> bool:
+    return "NMS" in node.op_type or "NonMaxSuppression" in node.op_type
 
 
 def _read_thresholds(view: GraphView, after_logits: Collection[int]) -> tuple[set[float], set[float], set[int]]:
@@ -169,16 +180,27 @@ def _read_top_k(view: GraphView, heads: HeadPair, before_nms: Collection[int]) -
     return max(of_level, default=None), min(of_levels, default=None)
 
 
-def _read_max_detections(view: GraphView, after_nms: Collection[int]) -> int | None:
+def _read_max_detections(view: GraphView, suppressing: Sequence[int], after_nms: Collection[int]) -> int | None:
     """Returns the smallest constant count of the Slice and TopK nodes that shorten the list of detections."""
     found = []
-    for index in after_nms:
-        node = view.nodes[index]
+    inner = [node for index in suppressing for graph in inner_graphs(view.nodes[index]) for node in _after_nms(graph)]
+    for node in [view.nodes[index] for index in after_nms] + inner:
         if node.op_type == "TopK":
             found += _counts(view, node.input[1])
         elif node.op_type == "Slice" and len(node.input) > 2 and _is_slice_of_rows(view, node):
             found += _counts(view, node.input[2])
     return min(found, default=None)
+
+
+def _after_nms(graph: Any) -> list[Any]:
+    """Returns the TopK nodes of a branch or loop body that choose among what NMS has left there."""
+    found: list[Any] = []
+    left: set[str] = set()
+    for node in graph.node:
+        if _is_nms_itself(node) or left & set(node.input):
+            left.update(node.output)
+            found += [node] if node.op_type == "TopK" else []
+    return found
 
 
 def _is_slice_of_rows(view: GraphView, node: Any) -> bool:
@@ -201,14 +223,12 @@ def _counts(view: GraphView, tensor: str) -> list[int]:
         values = view.constant(name)
         if values is not None:
             found += [int(value) for value in values.reshape(-1) if values.dtype.kind in "iu" and value > 0]
-        elif name in view.producer:
-            node = view.nodes[view.producer[name]]
-            if node.op_type in _COUNTED:
-                skipped = node.op_type in ("Unsqueeze", "Squeeze", "Reshape", "ReduceMin")
-                if node.op_type == "Clip":  # The input, and the upper bound if there is one.
-                    pending += [node.input[0], *node.input[2:]]
-                else:
-                    pending += node.input[1:] if node.op_type == "Where" else node.input[:1] if skipped else node.input
+        elif (node := view.producing_node(name)) is not None and node.op_type in _COUNTED:
+            skipped = node.op_type in ("Unsqueeze", "Squeeze", "Reshape", "ReduceMin")
+            if node.op_type == "Clip":  # The input, and the upper bound if there is one.
+                pending += [node.input[0], *node.input[2:]]
+            else:
+                pending += node.input[1:] if node.op_type == "Where" else node.input[:1] if skipped else node.input
     bound = min(found, default=_MAX_COUNT)
     return [bound] if bound < _MAX_COUNT else []
 

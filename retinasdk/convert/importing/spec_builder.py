@@ -68,6 +68,13 @@ def build_spec(
     Raises:
         ModelError: What the user gave does not fit the network, or something that determines boxes is not known.
     """
+    if postprocessing.has_best_class and not options.force:
+        raise ModelError(
+            "the graph keeps only the best class of each anchor (ArgMax), as keras-retinanet does with "
+            "class_specific_filter=False, and a model spec cannot say that. Import it with --force (in Python: "
+            "force=True), and detect with --across-classes (in Python: Suppression(across_classes=True)), which gives "
+            "the same boxes"
+        )
     findings: list[Finding] = list(geometry.findings)
     usual = preset.spec(labels=_labels(preset, classes, options, findings), name=options.name)
     changes: dict[str, Any] = {"source": {**preset.source, **source}}
@@ -237,7 +244,7 @@ def _resize(
     if resize.rule == "squash":
         changes["rescale"] = "per_axis"  # After a squash each axis has its own scale.
     if fixed is not None:
-        changes["pad_multiple"] = 1
+        changes |= {"pad_multiple": 1, "pad_at_least": 0}
     elif options.pad_multiple is not None:
         changes["pad_multiple"] = options.pad_multiple
         text = f"padding to a multiple of {options.pad_multiple} pixels{options.origin('pad_multiple')}"

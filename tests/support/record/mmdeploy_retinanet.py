@@ -18,7 +18,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-sys.path += [str(Path(__file__).resolve().parents[1])]
+# This folder comes last: its scripts are named as the packages that they import.
+sys.path.append(sys.path.pop(0))
 
 import mmdet_retinanet  # First, because it builds the NMS of mmcv.
 import numpy as np
@@ -93,7 +94,7 @@ CASES: list[tuple[str, str, dict[str, Any], str, dict[str, Any], dict[str, Any]]
     ),
 ]
 # For cases in which other seeds give boxes whose scores are so near each other that rounding decides what NMS keeps.
-SEEDS = {"static": 730, "dynamic-top-k": 780}
+SEEDS = {"static": 730, "dynamic-top-k": 780, "dynamic-limits": 850}
 
 
 def recent_torch() -> None:
