@@ -165,7 +165,7 @@ CASES: list[tuple[str, str, dict[str, Any], bool, dict[str, Any]]] = [
     ),
 ]
 # For cases in which other seeds give boxes whose scores are so near each other that rounding decides what NMS keeps.
-SEEDS = {"heads-4-levels": 350}
+SEEDS = {"heads-4-levels": 320}
 
 
 def model_of(cfg: Any, seed: int) -> Any:

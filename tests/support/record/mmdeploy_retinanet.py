@@ -94,7 +94,7 @@ CASES: list[tuple[str, str, dict[str, Any], str, dict[str, Any], dict[str, Any]]
     ),
 ]
 # For cases in which other seeds give boxes whose scores are so near each other that rounding decides what NMS keeps.
-SEEDS = {"static": 730, "dynamic-top-k": 780, "dynamic-limits": 850}
+SEEDS = {"static": 730, "dynamic-top-k": 780, "dynamic-limits": 800}
 
 
 def recent_torch() -> None:

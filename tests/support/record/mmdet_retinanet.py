@@ -163,7 +163,7 @@ CASES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
     ),
 ]
 # For cases in which other seeds give boxes whose scores are so near each other that rounding decides what NMS keeps.
-SEEDS = {"heads-4-levels": 620, "heads-base-sizes": 620, "heads-usual": 680}
+SEEDS = {"heads-4-levels": 620, "heads-base-sizes": 620, "heads-usual": 650}
 
 
 def config_of(changes: dict[str, Any]) -> Config:
