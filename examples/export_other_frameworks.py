@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,15 +78,17 @@ SUFFIXES = {"detectron2": ".yaml", "mmdet": ".py"}
 
 def export_raw(heads: torch.nn.Module, path: Path) -> None:
     """Writes the heads as plain ONNX, for images of any size."""
-    torch.onnx.export(
-        heads.eval(),
-        (torch.zeros(1, 3, 256, 256),),
-        str(path),
-        dynamo=False,
-        opset_version=17,
-        input_names=["images"],
-        dynamic_axes={"images": {0: "n", 2: "height", 3: "width"}},
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # The exporter warns about its own deprecation.
+        torch.onnx.export(
+            heads.eval(),
+            (torch.zeros(1, 3, 256, 256),),
+            str(path),
+            dynamo=False,
+            opset_version=17,
+            input_names=["images"],
+            dynamic_axes={"images": {0: "n", 2: "height", 3: "width"}},
+        )
 
 
 def main() -> None:

@@ -158,7 +158,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     [
         ("detectron2/traced-own", {"SCORE_THRESH_TEST": "0.1"}, r"graph has score_threshold 0\.25, but 0\.1 .* from"),
         ("detectron2/traced-own", {"TOPK_CANDIDATES_TEST": "7"}, r"graph has top_k 30, but 7 .* --top-k N"),
-        ("detectron2/traced-own", {"BBOX_REG_WEIGHTS": "[1, 1, 1, 1]"}, r"by 0\.2 before exp, but by 1 according to"),
+        (
+            "detectron2/traced-own",
+            {"BBOX_REG_WEIGHTS": "[1, 1, 1, 1]"},
+            r"by 0\.2 before exp, which does not fit the box",
+        ),
         ("detectron2/traced-own", {"NUM_CLASSES": "4"}, r"has 4 classes, but the network has 3"),
     ],
 )

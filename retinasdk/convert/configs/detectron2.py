@@ -91,8 +91,8 @@ def _with_bases(path: Path, content: Mapping[str, Any], depth: int) -> dict[str,
         return own
     if not isinstance(base, str) or depth >= _MAX_BASES or re.match(r"[a-z0-9]+://", base):
         raise ModelError(
-            f"{path}: {_BASE} is {reprlib.repr(base)}, which cannot be read. Give the config.yaml that detectron2 wrote "
-            "into OUTPUT_DIR; it needs no other file"
+            f"{path}: {_BASE} is {reprlib.repr(base)}, which cannot be read. Give the config.yaml that detectron2 "
+            "wrote into OUTPUT_DIR; it needs no other file"
         )
     other = path.parent / base
     try:
@@ -179,8 +179,8 @@ def _pad_multiple(reader: RuleReader) -> int | None:
     backbone = reader.get("MODEL.BACKBONE.NAME")
     if backbone is not None and backbone not in _BACKBONES:
         raise UnusableValueError(
-            f"MODEL.BACKBONE.NAME is {reprlib.repr(backbone)}, and the multiple to which it pads images is not known. It "
-            "is backbone.size_divisibility in Python"
+            f"MODEL.BACKBONE.NAME is {reprlib.repr(backbone)}, and the multiple to which it pads images is not known. "
+            "It is backbone.size_divisibility in Python"
         )
     if features is None:
         return None

@@ -182,11 +182,11 @@ def _box_coder(
         text = f"box weights {' '.join(f'{item:g}' for item in weights)}{options.origin('box_weights')}"
         findings.append(Finding("given", "box_coder", text))
         decoding = postprocessing.size_decoding
-        is_same = math.isclose(decoding.factor, 1 / width, rel_tol=1e-4)
+        is_same = math.isclose(decoding.factor * width, 1, rel_tol=1e-4)
         if options.is_from_config("box_weights") and decoding.has_exp and not is_same and not options.force:
             raise ModelError(
-                f"the graph multiplies dw and dh by {decoding.factor:g} before exp, but by {1 / width:g} according to "
-                f"the box weights {options.origins['box_weights']}. Give those that apply with --box-weights X,Y,W,H "
+                f"the graph multiplies dw and dh by {decoding.factor:g} before exp, which does not fit the "
+                f"box weights {options.origins['box_weights']}. Give those that apply with --box-weights X,Y,W,H "
                 "(in Python: box_weights=)"
             )
         return dataclasses.replace(coder, weights=weights)
