@@ -84,8 +84,8 @@ def decide_geometry(
         if found is not None and not np.allclose(given, np.array(found), atol=_CLOSE) and not options.force:
             origin = options.origin("base_anchors")
             raise ModelError(
-                f"the anchors that you gave{origin and origin + ','} differ from those in the graph. Leave them out, or "
-                "insist on them with --force (in Python: force=True)"
+                f"the anchors that you gave{origin and origin + ','} differ from those in the graph. Leave them out, "
+                "or insist on them with --force (in Python: force=True)"
             )
         finding = Finding("given", "base_anchors", options.given("base_anchors", "the base anchors"))
         return LevelGeometry(tuple(given), strides, (finding, stride_finding))
