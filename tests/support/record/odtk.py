@@ -154,7 +154,13 @@ SETTINGS = {
         seed=4,
         model={"ratios": RATIOS, "scales": SCALES},
         config={"threshold": 0.2, "detections": 30},
-        options={"score_threshold": 0.2, "max_detections": 30, "anchor_ratios": RATIOS, "anchor_scales": SCALES},
+        options={
+            "score_threshold": 0.2,
+            "max_detections": 30,
+            "anchor_sizes": [8, 16, 32, 64, 128],  # Nominal strides: ODTK's anchors are strides times scales.
+            "anchor_ratios": RATIOS,
+            "anchor_scales": SCALES,
+        },
     ),
 }
 
