@@ -20,13 +20,15 @@ from paths import ROOT
 import retinasdk
 from retinasdk.doctor import probe as _probe
 from retinasdk.doctor.diagnose import Diagnosis, Finding, diagnose
-from retinasdk.doctor.gpu import is_known_tensorrt
+from retinasdk.doctor.tensorrt import is_known_tensorrt
 from retinasdk.doctor.jetson import read_jetson
 from retinasdk.doctor.packages import EXTRAS, PACKAGES
 from retinasdk.doctor.probe import QUESTIONS, Answer, ask
 
 MISSING = Answer(is_missing=True, problem="not installed")
 ORIN = {"name": "Orin", "compute_capability": [8, 7], "integrated": True, "memory_bytes": 32 << 30}
+THOR = {"name": "NVIDIA Thor", "compute_capability": [11, 0], "integrated": True, "memory_bytes": 128 << 30}
+ADA = {"name": "NVIDIA L4", "compute_capability": [8, 9], "integrated": False, "memory_bytes": 24 << 30}
 H100 = {"name": "NVIDIA H100", "compute_capability": [9, 0], "integrated": False, "memory_bytes": 80 << 30}
 
 
@@ -45,6 +47,10 @@ def tensorrt(version: str = "10.13.3", *, rtx: bool = False, **installed: str) -
     return Answer(facts)
 
 
+def auto(product: str | None, why: str) -> Answer:
+    return Answer({"product": product, "why": why})
+
+
 def package(version: str | None) -> Answer:
     return Answer({"version": version, "file": "x"})
 
@@ -56,13 +62,17 @@ def answers(**changes: Answer) -> dict[str, Answer]:
         "native_cuda": kernels(),
         "driver": driver(),
         "tensorrt": tensorrt(),
-        "auto": Answer({"reason": None}),
+        "tensorrt_rtx": MISSING,
+        "auto": auto("tensorrt", "NVIDIA H100 with TensorRT 10.13.3"),
         "cache": Answer({"folder": os.sep, "note": ""}),
         **{item.name: package(item.minimum) for item in PACKAGES},
     }
     assert set(healthy) == set(QUESTIONS)
     assert set(changes) <= set(healthy)
-    return {**healthy, **changes}
+    merged = {**healthy, **changes}
+    if "auto" not in changes and merged["tensorrt"].is_missing and not merged["tensorrt_rtx"].is_missing:
+        merged["auto"] = auto("tensorrt_rtx", "a GPU with TensorRT for RTX")
+    return merged
 
 
 @pytest.fixture
@@ -127,7 +137,7 @@ def test_json_round_trip(look: Callable[..., Diagnosis]) -> None:
 
 
 def test_auto_is_told_as_it_is(run_python: Any) -> None:
-    program = "from retinasdk.cuda.device import why_no_gpu; print(why_no_gpu())"
+    program = "from retinasdk.tensorrt.installed import why_no_gpu; print(why_no_gpu())"
     reason = run_python(["-c", program]).stdout.strip()
     conclusion = diagnose().conclusion
     assert reason in conclusion or reason == "None"
@@ -367,7 +377,7 @@ def test_a_cpu_machine_is_not_told_what_it_lacks_line_by_line(look: Callable[...
         driver=NO_DRIVER,
         native_cuda=kernels(count=0),
         tensorrt=MISSING,
-        auto=Answer({"reason": "no usable GPU"}),
+        auto=auto(None, "no usable GPU"),
         **dict.fromkeys(absent, MISSING),
     )
     text = diagnosis.to_text()
@@ -392,7 +402,7 @@ def test_a_broken_optional_package_keeps_its_line(look: Callable[..., Diagnosis]
 
 
 def test_without_a_gpu_package_a_gpu_machine_is_told(look: Callable[..., Diagnosis]) -> None:
-    text = look(tensorrt=MISSING, auto=Answer({"reason": "TensorRT is not installed"})).to_text()
+    text = look(tensorrt=MISSING, auto=auto(None, "TensorRT is not installed")).to_text()
     assert re.search(r"^  missing +TensorRT +not installed", text, re.MULTILINE)
 
 
@@ -402,7 +412,7 @@ def test_without_a_gpu_package_a_gpu_machine_is_told(look: Callable[..., Diagnos
 def test_a_machine_with_everything(look: Callable[..., Diagnosis]) -> None:
     diagnosis = look()
     assert {item.state for item in diagnosis.findings} == {"ok"}
-    assert diagnosis.conclusion == 'device="auto" will use NVIDIA H100, with TensorRT 10.13.3.'
+    assert diagnosis.conclusion == 'device="auto" will use NVIDIA H100 with TensorRT 10.13.3.'
     assert diagnosis.can_detect
     assert finding(diagnosis, "GPU").text == "NVIDIA H100, compute capability 9.0, 80.0 GiB"
     assert finding(diagnosis, "CUDA kernels").text == "built with CUDA 13.0"
@@ -504,9 +514,9 @@ def test_nvidias_own_version(look: Callable[..., Diagnosis], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "conclusion"),
     [
-        ({"auto": Answer({"reason": "pycuda is not installed"})}, "will use the CPU: pycuda is not installed."),
+        ({"auto": auto(None, "pycuda is not installed")}, "will use the CPU: pycuda is not installed."),
         (
-            {"auto": Answer({"reason": "no usable GPU"}), "onnxruntime": MISSING},
+            {"auto": auto(None, "no usable GPU"), "onnxruntime": MISSING},
             "will use the CPU, which will fail (onnxruntime: not installed; needed for networks on the CPU): no usable",
         ),
         (
@@ -627,9 +637,10 @@ def test_a_driver_that_cannot_be_loaded(
 )
 def test_known_versions(product: str, version: str, known: bool, look: Callable[..., Diagnosis]) -> None:
     assert is_known_tensorrt(product, version) == known
-    found = finding(look(tensorrt=tensorrt(version, rtx=product == "tensorrt_rtx")), "TensorRT")
+    answers = {"tensorrt": MISSING, product: tensorrt(version, rtx=product == "tensorrt_rtx")}
+    found = finding(look(driver=driver(gpus=(ADA,)), **answers), "TensorRT")
     assert ("retinasdk supports" in found.text) == (not known)
-    assert not known or found.state == ("note" if version.startswith("8.5") else "ok")
+    assert not known or found.state == ("note" if version.startswith(("8.5", "11.5")) else "ok")
 
 
 @pytest.mark.parametrize(
@@ -649,8 +660,12 @@ def test_known_versions(product: str, version: str, known: bool, look: Callable[
 def test_tensorrt_and_what_it_meets(
     look: Callable[..., Diagnosis], answer: Answer, numpy: str, cuda: int, state: str, text: str
 ) -> None:
+    assert answer.facts is not None
     diagnosis = look(
-        tensorrt=answer, numpy=package(numpy), driver=driver(cuda), native_cuda=kernels(cuda // 1000 * 1000)
+        **{"tensorrt": MISSING, answer.facts["product"]: answer},
+        numpy=package(numpy),
+        driver=driver(cuda, gpus=(ADA,)),
+        native_cuda=kernels(cuda // 1000 * 1000),
     )
     found = finding(diagnosis, "TensorRT")
     assert found.state == state
@@ -805,7 +820,7 @@ def test_a_closed_environment_hides_jetpacks_tensorrt(
 
 def test_thor(tmp_path: Path, look: Callable[..., Diagnosis]) -> None:
     make_jetson(tmp_path, "R38 (release), REVISION: 2.0", chip="tegra264")
-    found = finding(look(**on_orin(tensorrt=tensorrt("10.13.3"))), "TensorRT")
+    found = finding(look(**on_orin(tensorrt=tensorrt("10.13.3"), driver=driver(gpus=(THOR,)))), "TensorRT")
     assert found.state == "note"
     assert "wrong boxes" in found.text
     assert found.advice == ("compare with the CPU: retinasdk verify people",)

@@ -12,7 +12,7 @@ from gpu_device import IMAGE_SIZES, Gpu
 
 from retinasdk import Detector, DeviceError, MissingDependencyError
 from retinasdk.cuda.device import CudaDevice, CudaStream
-from retinasdk.tensorrt.versions import import_tensorrt
+from retinasdk.tensorrt.installed import import_tensorrt
 
 _FAKE = os.environ.get("RETINASDK_GPU_TESTS") == "fake"
 _REQUIRED = os.environ.get("RETINASDK_REQUIRE_CUDA") == "1"
