@@ -20,10 +20,10 @@ from paths import ROOT
 import retinasdk
 from retinasdk.doctor import probe as _probe
 from retinasdk.doctor.diagnose import Diagnosis, Finding, diagnose
-from retinasdk.doctor.tensorrt import is_known_tensorrt
 from retinasdk.doctor.jetson import read_jetson
 from retinasdk.doctor.packages import EXTRAS, PACKAGES
 from retinasdk.doctor.probe import QUESTIONS, Answer, ask
+from retinasdk.doctor.tensorrt import is_known_tensorrt
 
 MISSING = Answer(is_missing=True, problem="not installed")
 ORIN = {"name": "Orin", "compute_capability": [8, 7], "integrated": True, "memory_bytes": 32 << 30}
@@ -671,6 +671,76 @@ def test_tensorrt_and_what_it_meets(
     assert found.state == state
     assert text in found.text
     assert bool(found.advice) == (state != "ok")
+
+
+def gpu_of(chip: tuple[int, int]) -> dict[str, Any]:
+    return {"name": "A GPU", "compute_capability": list(chip), "integrated": False, "memory_bytes": 8 << 30}
+
+
+@pytest.mark.parametrize(
+    ("chip", "of_tensorrt", "of_rtx"),
+    [
+        ((7, 2), "broken", "broken"),
+        ((7, 5), "ok", "ok"),
+        ((8, 0), "ok", "note"),
+        ((8, 6), "ok", "ok"),
+        ((8, 7), "note", "broken"),
+        ((8, 9), "ok", "ok"),
+        ((9, 0), "ok", "broken"),
+        ((10, 0), "ok", "broken"),
+        ((10, 1), "note", "broken"),
+        ((10, 3), "ok", "broken"),
+        ((11, 0), "ok", "broken"),
+        ((12, 0), "ok", "ok"),
+        ((12, 1), "note", "ok"),
+    ],
+)
+def test_every_chip(look: Callable[..., Diagnosis], chip: tuple[int, int], of_tensorrt: str, of_rtx: str) -> None:
+    """Of TensorRT 10.13.3 and TensorRT for RTX 1.7.1, each alone and both."""
+    gpu, rtx = driver(gpus=(gpu_of(chip),)), tensorrt("1.7.1", rtx=True)
+    words = {"ok": "(package ", "note": "it is unknown whether this version supports", "broken": "does not support"}
+    chosen = "tensorrt" if of_tensorrt == "ok" or of_rtx != "ok" else "tensorrt_rtx"
+    for state, wanted in (
+        (finding(look(driver=gpu), "TensorRT"), of_tensorrt),
+        (finding(look(driver=gpu, tensorrt=MISSING, tensorrt_rtx=rtx), "TensorRT"), of_rtx),
+        (
+            finding(look(driver=gpu, tensorrt_rtx=rtx, auto=auto(chosen, "...")), "TensorRT"),
+            of_rtx if chosen == "tensorrt_rtx" else of_tensorrt,
+        ),
+    ):
+        assert state.state == wanted
+        assert words[wanted] in state.text
+        assert bool(state.advice) == (wanted != "ok")
+    other = finding(look(driver=gpu, tensorrt_rtx=rtx, auto=auto(chosen, "...")), "other TensorRT")
+    of_other = of_tensorrt if chosen == "tensorrt_rtx" else of_rtx
+    assert other.state == ("ok" if of_other == "ok" else "note")
+    assert "; not used: " in other.text
+    assert words[of_other] in other.text
+
+
+def test_which_product_and_why(look: Callable[..., Diagnosis]) -> None:
+    why = "NVIDIA H100 with TensorRT 10.13.3; TensorRT for RTX 1.7.1 does not support compute capability 9.0"
+    diagnosis = look(tensorrt_rtx=tensorrt("1.7.1", rtx=True), auto=auto("tensorrt", why))
+    assert diagnosis.conclusion == f'device="auto" will use {why}.'
+    assert not diagnosis.is_broken
+    assert (
+        finding(diagnosis, "other TensorRT").text == "1.7.1 for RTX (package tensorrt_rtx); not used: does not "
+        "support compute capability 9.0 (NVIDIA H100)"
+    )
+    broken = look(tensorrt_rtx=Answer(problem="libtensorrt_rtx.so.1: cannot open"))
+    assert finding(broken, "other TensorRT").text == (
+        "not used, and cannot be imported: libtensorrt_rtx.so.1: cannot open"
+    )
+    assert "other TensorRT" not in {item.name for item in look().findings}
+
+
+def test_the_wrong_product_alone(look: Callable[..., Diagnosis]) -> None:
+    """As on the H200, where the doctor said that all was well."""
+    why = "TensorRT for RTX 1.7.1 does not support compute capability 9.0 (NVIDIA H100). To use it, install TensorRT"
+    diagnosis = look(tensorrt=MISSING, tensorrt_rtx=tensorrt("1.7.1", rtx=True), auto=auto(None, why))
+    assert diagnosis.conclusion == f'device="auto" will use the CPU: {why}.'
+    assert (diagnosis.can_detect, diagnosis.is_broken) == (True, True)
+    assert finding(diagnosis, "TensorRT").advice == ("install TensorRT with: pip install 'tensorrt-cu13'",)
 
 
 # -- Jetson ------------------------------------------------------------------------------------------------------------

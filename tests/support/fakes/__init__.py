@@ -63,6 +63,8 @@ def fake_gpu(
             "pycuda.driver": driver,
             "retinasdk._native_cuda": native_cuda_module(gpu),
         }
+        if "tensorrt_rtx_bindings" in products:
+            modules["tensorrt_rtx_libs"] = ModuleType("tensorrt_rtx_libs")
         for name, version in products.items():
             modules[name] = tensorrt_module(gpu, version, rtx=name != "tensorrt")
         for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
