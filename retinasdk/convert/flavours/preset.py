@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from retinasdk.convert.flavours.coco import COCO_80, COCO_91
 from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
 
-BaseAnchors = tuple[tuple[float, float, float, float], ...]
+BaseAnchors = tuple[tuple[float, ...], ...]
 
 FIRST_LEVEL = 3  # P3, the level of stride 8.
 ANCHORS_PER_CELL = 9  # In every framework here.
 OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
+_EQUAL = 1e-6  # Pixels. Sides this close are equal.
 _LABELS = {"coco80": COCO_80, "coco91": COCO_91}
 
 
@@ -30,6 +31,13 @@ class AnchorRule:
         whole_pixels: Whether sizes are truncated to integers and half sides rounded half to even (torchvision, MLPerf).
         centre: Center of the anchors of cell (0, 0), in strides: 0.0, or 0.5 (ODTK, keras-retinanet).
         scales: Factors of the base size.
+        angles: Angles of the rotated anchors in radians. Each has all sizes and ratios, before those of the next angle
+            (ODTK with rotated boxes). Empty: one angle of 0.
+        whole_strides: Whether the sides of an anchor as large as a stride are rounded half to even before they are
+            scaled (ODTK with rotated boxes).
+        long_width: Whether rotated anchors whose width is not above their height are stored turned by a quarter, with
+            the longer side as the width (mmrotate 1.x): "never", "le90" (to -pi / 2) or "le135" (to pi / 2). "oc" turns
+            all of them to -pi / 2.
     """
 
     sizes: tuple[float, ...]
@@ -38,11 +46,14 @@ class AnchorRule:
     whole_pixels: bool
     centre: float
     scales: tuple[float, ...] = OCTAVES
+    angles: tuple[float, ...] = ()
+    whole_strides: bool = False
+    long_width: str = "never"
 
     @property
     def count(self) -> int:
         """Number of anchors per cell."""
-        return len(self.scales) * len(self.ratios)
+        return len(self.scales) * len(self.ratios) * max(1, len(self.angles))
 
     def base_anchors(self, level: int, stride: float | None = None) -> BaseAnchors:
         """Computes the anchors of the cell in row 0, column 0.
@@ -57,18 +68,43 @@ class AnchorRule:
         sizes = [self.sizes[level] * scale for scale in self.scales]
         if self.whole_pixels:
             sizes = [float(int(size)) for size in sizes]
-        by_ratio = [[_around_origin(size, ratio) for size in sizes] for ratio in self.ratios]
+        step = 2 ** (level + FIRST_LEVEL) if self.whole_strides else None
+        by_ratio = [[_around_origin(size, ratio, step) for size in sizes] for ratio in self.ratios]
         rows = by_ratio if self.order == "ratio" else [list(row) for row in zip(*by_ratio, strict=True)]
         centre = self.centre * (2 ** (level + FIRST_LEVEL) if stride is None else stride)
         boxes = (half_sides for row in rows for half_sides in row)
         if self.whole_pixels:
             boxes = ((round(x), round(y)) for x, y in boxes)
-        return tuple((centre - x, centre - y, centre + x, centre + y) for x, y in boxes)
+        return tuple((centre - x, centre - y, centre + x, centre + y) for x, y in boxes) * max(1, len(self.angles))
+
+    def rotated(self, boxes: BaseAnchors) -> BaseAnchors:
+        """Converts the anchors of `base_anchors` to rotated ones: center x, center y, width, height, angle.
+
+        Anchors that are rotated already stay as they are.
+        """
+        angles = self.angles or (0.0,)
+        each = len(boxes) // len(angles) or 1
+        return tuple(
+            box if len(box) == 5 else self._turned(box, angles[index // each % len(angles)])
+            for index, box in enumerate(boxes)
+        )
+
+    def _turned(self, box: tuple[float, ...], angle: float) -> tuple[float, ...]:
+        x, y, width, height = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0], box[3] - box[1]
+        if self.long_width == "never" or (self.long_width != "oc" and width > height + _EQUAL):
+            return x, y, width, height, angle
+        return x, y, height, width, math.pi / 2 if self.long_width == "le135" else -math.pi / 2
 
 
-def _around_origin(size: float, ratio: float) -> tuple[float, float]:
-    """Returns half the width and half the height of a box with area size * size."""
-    return size / math.sqrt(ratio) / 2, size * math.sqrt(ratio) / 2
+def _around_origin(size: float, ratio: float, step: int | None) -> tuple[float, float]:
+    """Returns half the width and half the height of a box with area size * size.
+
+    With `step`, the sides of a box with area step * step are rounded, and then scaled.
+    """
+    if step is None:
+        return size / math.sqrt(ratio) / 2, size * math.sqrt(ratio) / 2
+    width = round(step / math.sqrt(ratio))
+    return width * (size / step) / 2, round(width * ratio) * (size / step) / 2
 
 
 @dataclass(frozen=True)
@@ -87,7 +123,7 @@ class Preset:
         fixed_strides: True: strides are 8, 16, 32, 64 and 128 pixels (detectron2, mmdetection, mmdeploy,
             keras-retinanet). False: a stride is the padded input side divided by the number of cells, rounded down, for
             each axis (torchvision, MLPerf, ODTK).
-        box_coder: How deltas become boxes: center and size with exp, or corner offsets (keras-retinanet).
+        box_coder: How deltas become boxes: center and size with exp, corner offsets (keras-retinanet), or rotated.
         clip: What boxes are clipped to: "resized" image before NMS (torchvision, MLPerf, mmdetection), "padded"
             network input before NMS (mmdeploy, ODTK, keras-retinanet), "original" image after NMS (detectron2), or
             "none".
@@ -104,6 +140,7 @@ class Preset:
         inclusive_pixels: Whether x2 and y2 are the last pixel inside the box, so that a width is x2 - x1 + 1 (ODTK).
         rescale: How boxes return to the original image: with a scale for each axis ("per_axis"), or with the one scale
             of the resize ("uniform"; ODTK, keras-retinanet).
+        nms_angle: Angle of two rotated boxes in NMS: "own", or "lower_score" (ODTK).
         source: Framework, version and source files that the rules were read from.
     """
 
@@ -126,6 +163,7 @@ class Preset:
     drop_empty: str = "never"
     inclusive_pixels: bool = False
     rescale: str = "per_axis"
+    nms_angle: str = "own"
     source: Mapping[str, str] = field(default_factory=dict)
 
     def spec(
@@ -169,8 +207,13 @@ class Preset:
             drop_empty=self.drop_empty,
             inclusive_pixels=self.inclusive_pixels,
             rescale=self.rescale,
+            nms_angle=self.nms_angle,
             source=self.source,
         )
+
+    def stored(self, anchors: BaseAnchors) -> BaseAnchors:
+        """Returns anchors xyxy as `Level.base_anchors` has them: the same, or rotated ones."""
+        return self.anchors.rotated(anchors) if self.box_coder.is_rotated else anchors
 
     def class_names(self) -> tuple[str, ...]:
         """Returns the labels of the published models, or "class 0", "class 1" and so on if none are known."""
@@ -180,6 +223,7 @@ class Preset:
 
     def _level(self, anchors: BaseAnchors, stride: int) -> Level:
         name = level_name(stride)
+        anchors = self.stored(anchors)
         return Level(f"logits_{name}", f"deltas_{name}", anchors, (stride, stride) if self.fixed_strides else None)
 
 

@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _CORNER_STD = 0.2  # keras-retinanet scales the deltas of all four corners by this.
+_MMROTATE = ("mmrotate-le90", "mmrotate-le135", "mmrotate-oc")
 # Names that the modules of a framework leave in node and weight names. They are habits, not rules.
 _NAMES = {
     r"(?<![a-z_])head[./]classification_head": ("torchvision", "mlperf"),
-    r"(?<![a-z_])bbox_head|retina_cls|retina_reg": ("mmdet", "mmdeploy"),
+    r"(?<![a-z_])bbox_head|retina_cls|retina_reg": ("mmdet", "mmdeploy", *_MMROTATE),
     r"classification_submodel|regression_submodel": ("keras-retinanet",),
     r"(?<![a-z_])head[./](?:cls_score|bbox_pred)": ("detectron2",),
-    r"(?<![a-z_])(?:cls_head|box_head)[./]": ("odtk",),
+    r"(?<![a-z_])(?:cls_head|box_head)[./]": ("odtk", "odtk-rotated"),
 }
 
 
@@ -65,6 +66,7 @@ def collect_evidence(
 ) -> list[Evidence]:
     """Returns everything in the graph that tells frameworks apart. `anchors` are those in the graph, or None."""
     return [
+        _delta_count_evidence(heads),
         *_normalise_evidence(network),
         *_box_decoding_evidence(view, heads, postprocessing),
         *_anchor_evidence(anchors),
@@ -77,6 +79,13 @@ def collect_evidence(
 
 def _flavours_where(condition: Callable[[Preset], bool]) -> frozenset[str]:
     return frozenset(name for name in list_flavours() if condition(load_preset(name)))
+
+
+def _delta_count_evidence(heads: HeadPair) -> Evidence:
+    """The number of deltas of an anchor tells rotated boxes from upright ones."""
+    flavours = _flavours_where(lambda preset: preset.box_coder.deltas == heads.values)
+    text = f"the box head has {heads.values} channels for each of {heads.anchors} anchors"
+    return Evidence(text, flavours, "excluding" if heads.values == 4 else "decisive", contradicts=True)
 
 
 def _normalise_evidence(network: NetworkInput) -> list[Evidence]:
@@ -175,7 +184,7 @@ def _output_evidence(view: GraphView, heads: HeadPair) -> list[Evidence]:
     }
     if len(scores) == len(heads.logits.tensors) and set(view.outputs) == scores | set(heads.deltas.tensor_names):
         text = "the outputs are the sigmoid of the logits and the raw deltas of each level"
-        return [Evidence(text, frozenset({"odtk"}), "hint")]
+        return [Evidence(text, frozenset({"odtk", "odtk-rotated"}), "hint")]
     return []
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COMMAND = "retinasdk import THEIRS.onnx -o MODEL.onnx"
 LEVELS = range(3, 8)  # Supported numbers of pyramid levels.
+DELTAS = (4, 5, 6)  # Supported numbers of deltas of an anchor: upright boxes, with an angle, with its sine and cosine.
 
 # Operators that move values and compute none.
 _MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "Concat", "Slice"})
@@ -69,19 +70,21 @@ class HeadPair:
 
     Attributes:
         logits: The classification head, A * K channels.
-        deltas: The box regression head, A * 4 channels.
+        deltas: The box regression head, A * `values` channels.
         is_usual: Whether the heads were told apart only by the usual number of anchors, with nothing in the graph that
             shows which is which.
+        values: Number of deltas of an anchor: 4, or 5 or 6 for rotated boxes.
     """
 
     logits: HeadBranch
     deltas: HeadBranch
     is_usual: bool = False
+    values: int = 4
 
     @property
     def anchors(self) -> int:
         """Number of anchors per cell (A)."""
-        return self.deltas.channels // 4
+        return self.deltas.channels // self.values
 
     @property
     def classes(self) -> int:
@@ -94,7 +97,14 @@ class HeadPair:
         return self.logits.tensor_names + self.deltas.tensor_names
 
 
-def find_heads(view: GraphView, *, anchors: int, box_head: str | None = None, command: str = COMMAND) -> HeadPair:
+def find_heads(
+    view: GraphView,
+    *,
+    anchors: int,
+    box_head: str | None = None,
+    values: Sequence[int] = DELTAS,
+    command: str = COMMAND,
+) -> HeadPair:
     """Finds the classification head and the box regression head.
 
     Args:
@@ -102,6 +112,8 @@ def find_heads(view: GraphView, *, anchors: int, box_head: str | None = None, co
         anchors: Usual number of anchors per cell. It decides where the channels allow several numbers.
         box_head: Name of a tensor, node or weight of the box regression head. Needed only where both heads have the
             same shape and nothing after them tells which is which.
+        values: Possible numbers of deltas of an anchor. The first one that fits the channels counts, so upright boxes
+            go before rotated ones.
         command: The command that the user can repeat with further options; quoted in error messages.
 
     Raises:
@@ -110,7 +122,8 @@ def find_heads(view: GraphView, *, anchors: int, box_head: str | None = None, co
     _refuse_other_detectors(view)
     last = _last_convolutions(view)
     first, second = _two_sets(view, last)
-    return _assign_roles(view, _branch(view, first), _branch(view, second), anchors, box_head, command)
+    branches = _branch(view, first), _branch(view, second)
+    return _assign_roles(view, *branches, anchors, box_head, values, command)
 
 
 def _refuse_other_detectors(view: GraphView) -> None:
@@ -261,14 +274,22 @@ def _becomes_scores(view: GraphView, tensor: str) -> bool:
 
 
 def _assign_roles(
-    view: GraphView, first: HeadBranch, second: HeadBranch, anchors: int, box_head: str | None, command: str
+    view: GraphView,
+    first: HeadBranch,
+    second: HeadBranch,
+    anchors: int,
+    box_head: str | None,
+    values: Sequence[int],
+    command: str,
 ) -> HeadPair:
     """Decides which of two heads is the box regression head."""
-    choices = [
-        HeadPair(logits, deltas)
+    fitting = [
+        HeadPair(logits, deltas, values=count)
+        for count in values
         for logits, deltas in ((first, second), (second, first))
-        if deltas.channels % 4 == 0 and logits.channels % (deltas.channels // 4) == 0
+        if deltas.channels % count == 0 and logits.channels % (deltas.channels // count) == 0
     ]
+    choices = [heads for heads in fitting if heads.values == fitting[0].values]
     if box_head is not None:
         choices = [heads for heads in choices if box_head in _names_around(view, heads.deltas)]
         if not choices:
@@ -284,7 +305,8 @@ def _assign_roles(
     if not choices:
         raise ModelError(
             f"this is not a RetinaNet: its last convolutions have {first.channels} and {second.channels} channels. The "
-            "heads of a RetinaNet have A * K and A * 4 channels, and no number of anchors A fits these"
+            f"heads of a RetinaNet have A * K and {' or '.join(f'A * {count}' for count in values)} channels, and no "
+            "number of anchors A fits these"
         )
     if len(choices) > 1:
         ways = "".join(

@@ -18,7 +18,7 @@ from retinasdk.convert.importing.flavour_choice import Evidence, choose_flavour,
 from retinasdk.convert.importing.graph import GraphView, count_ops
 from retinasdk.convert.importing.graph_anchors import read_anchors
 from retinasdk.convert.importing.graph_postprocessing import read_postprocessing
-from retinasdk.convert.importing.heads import HeadPair, find_heads
+from retinasdk.convert.importing.heads import DELTAS, HeadPair, find_heads
 from retinasdk.convert.importing.inputs import NetworkInput, find_input
 from retinasdk.convert.importing.levels import MatchedLevel, match_levels
 from retinasdk.convert.importing.loading import MAX_BYTES, load_model
@@ -146,17 +146,18 @@ def import_onnx(
 
 def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportReport, Any]:
     command = shlex.join(["retinasdk", "import", str(path), "-o", str(output)])
-    if options.flavour != "auto":
-        load_preset(options.flavour)  # An unknown name is an error before anything else.
+    # An unknown name is an error before anything else.
+    named = None if options.flavour == "auto" else load_preset(options.flavour)
 
     # What is read in the graph.
     view = GraphView(load_model(path))
-    usual_anchors = options.anchors_per_cell or ANCHORS_PER_CELL
-    heads = find_heads(view, anchors=usual_anchors, box_head=options.box_head, command=command)
+    usual_anchors = options.anchors_per_cell or (ANCHORS_PER_CELL if named is None else named.anchors.count)
+    values = DELTAS if named is None else (named.box_coder.deltas,)
+    heads = find_heads(view, anchors=usual_anchors, box_head=options.box_head, values=values, command=command)
     network = find_input(view, heads)
     validate_network(view, network, heads)
     postprocessing = read_postprocessing(view, heads)
-    grid = read_anchors(view, network, heads)
+    grid = read_anchors(view, network, heads) if heads.values == 4 else None
 
     # What is concluded from it.
     in_graph = postprocessing.base_anchors if grid is None else [level.base_anchors for level in grid.levels]
@@ -193,7 +194,7 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     )
     findings = [flavour_finding, *findings, *channel_findings]
     if heads.is_usual:
-        others = heads.logits.channels // 4
+        others = heads.logits.channels // heads.values
         text = (
             f"{heads.anchors} anchors per cell and {heads.classes} classes; the channels also allow "
             f"{others} anchors and {heads.deltas.channels // others} classes: then name a tensor of the box head: "
@@ -256,7 +257,11 @@ def _refuse_uneven_odtk(preset: Preset, shape: NetworkShape, options: ImportOpti
     """
     _, height, width = shape.dimensions
     sides = [side for side in (height, width) if isinstance(side, int)]
-    if preset.flavour == "odtk" and any(side % preset.pad_multiple for side in sides) and not options.force:
+    if (
+        preset.flavour in ("odtk", "odtk-rotated")
+        and any(side % preset.pad_multiple for side in sides)
+        and not options.force
+    ):
         raise ModelError(
             f"this is an export of ODTK for {height} x {width}. Where {preset.pad_multiple} does not divide the sides, "
             "ODTK has other strides, anchors and clipping, which a model spec cannot describe. Export it with sides "
