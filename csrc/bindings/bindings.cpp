@@ -76,10 +76,9 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
         checked<float>(logits[i], {batch, channels, -1, -1}, "logits" + level + " must be (N, A * K, H, W) float32");
     batch = scores.shape(0);
     channels = scores.shape(1);
-    const auto offsets =
-        checked<float>(deltas[i], {batch, anchors * delta_count, scores.shape(2), scores.shape(3)},
-                       "deltas" + level + " must be (N, A * " + std::to_string(delta_count) +
-                           ", H, W) float32 with N, H and W of the logits");
+    const auto offsets = checked<float>(deltas[i], {batch, anchors * delta_count, scores.shape(2), scores.shape(3)},
+                                        "deltas" + level + " must be (N, A * " + std::to_string(delta_count) +
+                                            ", H, W) float32 with N, H and W of the logits");
     levels.push_back({scores.data(), offsets.data(), base.data(), static_cast<int>(scores.shape(2)),
                       static_cast<int>(scores.shape(3)), strides[i][0], strides[i][1]});
     alive.insert(alive.end(), {base, scores, offsets});

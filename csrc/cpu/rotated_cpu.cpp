@@ -49,8 +49,7 @@ void rotated_nms(int batch, const Candidates& candidates, const NmsOptions& opti
       if (!is_finite(box) || kept_of_class[class_id] == options.max_per_class) continue;
       int& newest_rival = newest[options.across_classes ? 0 : class_id];
       int rival = newest_rival;
-      while (rival != kNone &&
-             !(rotated_iou(survivors[static_cast<size_t>(rival)].box, box, shares_angle) > limit)) {
+      while (rival != kNone && !(rotated_iou(survivors[static_cast<size_t>(rival)].box, box, shares_angle) > limit)) {
         rival = survivors[static_cast<size_t>(rival)].previous_of_class;
       }
       if (rival != kNone) continue;

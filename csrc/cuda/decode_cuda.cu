@@ -13,6 +13,7 @@
 
 #include "cuda/block_sort.cuh"
 #include "math/box_math.h"
+#include "math/rotated_math.h"
 
 namespace retinasdk::cuda {
 namespace {
@@ -47,6 +48,7 @@ struct Plan {
   int sorted_keys;      // top_k, rounded up to a power of two.
   bool aligned;         // Whether the logits of all levels are aligned to 16 bytes.
   BoxCoder coder;
+  RotatedCoder rotated;  // For rotated boxes only.
   bool or_equal, drop_empty;
   const float* logit_threshold;
   const uint8_t* class_mask;
@@ -288,8 +290,39 @@ struct Output {
   int capacity;
 };
 
+// How an upright box is decoded: the numbers of its values, of those of its anchor, and of its deltas.
+struct UprightBoxes {
+  static constexpr int kValues = 4, kAnchorValues = 4;
+  __device__ static int deltas(const Plan&) { return 4; }
+  __device__ static bool decode(const Plan& plan, const Level& level, const float* base, int row, int column,
+                                const float (&delta)[kMaxDeltas], const BoxLimits& limits, float* values) {
+    const Box anchor = anchor_box(base, level.stride_y, level.stride_x, row, column);
+    Box box;
+    const bool usable = decode_box(anchor, {delta[0], delta[1], delta[2], delta[3]}, plan.coder, limits, box);
+    values[0] = box.x1;
+    values[1] = box.y1;
+    values[2] = box.x2;
+    values[3] = box.y2;
+    return usable;
+  }
+};
+
+// How a rotated box is decoded.
+struct RotatedBoxes {
+  static constexpr int kValues = kRotatedValues, kAnchorValues = kRotatedAnchorValues;
+  __device__ static int deltas(const Plan& plan) { return deltas_of(plan.rotated.coding); }
+  __device__ static bool decode(const Plan& plan, const Level& level, const float* base, int row, int column,
+                                const float (&delta)[kMaxDeltas], const BoxLimits& limits, float* values) {
+    RotatedBox box;
+    const RotatedBox anchor = rotated_anchor(base, level.stride_y, level.stride_x, row, column);
+    const bool usable = decode_rotated_box(anchor, base[4], delta, plan.rotated, limits, box);
+    store(box, values);
+    return usable;
+  }
+};
+
 // Computes the boxes of the best keys, level by level. Boxes outside the limits are dropped. Grid: (1, images).
-template <typename T>
+template <typename T, typename Boxes>
 __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output output) {
   __shared__ int warp_counts[kBoxThreads / 32];
   const uint32_t image = blockIdx.y;
@@ -306,23 +339,26 @@ __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output outp
     const uint64_t* best = plan.best + uint64_t{slot} * static_cast<uint64_t>(plan.sorted_keys);
     const int count = plan.best_counts[slot];
     const int64_t cells = int64_t{level.height} * level.width;
-    const T* deltas = static_cast<const T*>(level.deltas) + int64_t{image} * plan.anchors * 4 * cells;
+    const T* deltas = static_cast<const T*>(level.deltas) + int64_t{image} * plan.anchors * Boxes::deltas(plan) * cells;
     if (plan.passed[slot] > level.buffer_keys) ++rescans;
     for (int first = 0; first < count; first += kBoxThreads) {
       const int i = first + static_cast<int>(threadIdx.x);
       const uint64_t key = i < count ? best[i] : 0;
       const uint32_t pair = index_of(key) / static_cast<uint32_t>(plan.classes);
-      Box box{};
+      float values[Boxes::kValues];
       bool usable = i < count;
       if (usable) {
         const int64_t cell = pair / static_cast<uint32_t>(plan.anchors);
         const int64_t anchor = pair - cell * plan.anchors;
-        float delta[4];
+        const int delta_count = Boxes::deltas(plan);
+        float delta[kMaxDeltas];
 #pragma unroll
-        for (int d = 0; d < 4; ++d) delta[d] = to_float(deltas[(anchor * 4 + d) * cells + cell]);
-        const Box base = anchor_box(level.base_anchors + 4 * anchor, level.stride_y, level.stride_x,
-                                    static_cast<int>(cell / level.width), static_cast<int>(cell % level.width));
-        usable = decode_box(base, delta, plan.coder, limits, box);
+        for (int d = 0; d < kMaxDeltas; ++d) {
+          delta[d] = d < delta_count ? to_float(deltas[(anchor * delta_count + d) * cells + cell]) : 0.0f;
+        }
+        usable = Boxes::decode(plan, level, level.base_anchors + Boxes::kAnchorValues * anchor,
+                               static_cast<int>(cell / level.width), static_cast<int>(cell % level.width), delta,
+                               limits, values);
       }
       const unsigned usable_lanes = __ballot_sync(kAllLanes, usable);
       if (lane == 0) warp_counts[warp] = __popc(usable_lanes);
@@ -335,10 +371,8 @@ __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output outp
       __syncthreads();
       if (!usable) continue;
       const uint64_t at = offset + static_cast<uint64_t>(place);
-      output.boxes[4 * at] = box.x1;
-      output.boxes[4 * at + 1] = box.y1;
-      output.boxes[4 * at + 2] = box.x2;
-      output.boxes[4 * at + 3] = box.y2;
+#pragma unroll
+      for (int v = 0; v < Boxes::kValues; ++v) output.boxes[Boxes::kValues * at + v] = values[v];
       output.logits[at] = logit_of(key);
       output.class_ids[at] = static_cast<int32_t>(index_of(key) - pair * static_cast<uint32_t>(plan.classes));
     }
@@ -377,6 +411,16 @@ int filter_blocks(uint32_t pairs) {
   return static_cast<int>((vectors + per_block - 1) / per_block);
 }
 
+template <typename Coder>
+void require_coder(const Coder& coder) {
+  for (const float weight : coder.weights) {
+    require(weight > 0.0f, "box coder weights must be above 0, got " + std::to_string(weight));
+  }
+  for (const float mean : coder.means) {
+    require(std::isfinite(mean), "box coder means must be finite, got " + std::to_string(mean));
+  }
+}
+
 // Checks the arguments and returns the plan without its scratch parts.
 Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOptions& options) {
   require(!levels.empty() && levels.size() <= kMaxLevels,
@@ -389,13 +433,12 @@ Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOpti
           "classes must be 1 to 65536, got " + std::to_string(options.classes));
   require(options.top_k >= 1 && options.top_k <= 1 << 20,
           "top_k must be 1 to 1048576, got " + std::to_string(options.top_k));
-  for (const float weight : options.coder.weights) {
-    require(weight > 0.0f, "box coder weights must be above 0, got " + std::to_string(weight));
-  }
-  for (const float mean : options.coder.means) {
-    require(std::isfinite(mean), "box coder means must be finite, got " + std::to_string(mean));
-  }
+  require_coder(options.coder);
   Plan plan{};
+  if (options.rotated != nullptr) {
+    require_coder(*options.rotated);
+    plan.rotated = *options.rotated;
+  }
   plan.level_count = static_cast<int>(levels.size());
   plan.anchors = options.anchors;
   plan.classes = options.classes;
@@ -447,14 +490,15 @@ void lay_out(Plan& plan, int batch, ScratchLayout& scratch) {
 }
 
 template <typename T>
-void launch_decode(const Plan& plan, int batch, const Output& output, Stream stream) {
+void launch_decode(const Plan& plan, int batch, bool is_rotated, const Output& output, Stream stream) {
   const auto images = static_cast<unsigned>(batch);
   const Level& last = plan.levels[plan.level_count - 1];
   const auto blocks = static_cast<unsigned>(last.first_block + filter_blocks<T>(last.pairs));
   launch("filter_logits", filter_logits<T>, dim3(blocks, images), dim3(kFilterThreads), stream, plan);
   launch("select_best", select_best<T>, dim3(static_cast<unsigned>(plan.level_count), images), dim3(kSelectThreads),
          stream, plan);
-  launch("make_boxes", make_boxes<T>, dim3(1, images), dim3(kBoxThreads), stream, plan, output);
+  launch("make_boxes", is_rotated ? make_boxes<T, RotatedBoxes> : make_boxes<T, UprightBoxes>, dim3(1, images),
+         dim3(kBoxThreads), stream, plan, output);
 }
 
 }  // namespace
@@ -481,9 +525,9 @@ void decode(const std::vector<DeviceLevel>& levels, const DeviceDecodeOptions& o
   check(cudaMemsetAsync(plan.passed, 0, slots * sizeof(uint32_t), static_cast<cudaStream_t>(stream)),
         "cudaMemsetAsync");
   if (options.input == Scalar::kFloat16) {
-    launch_decode<__half>(plan, options.batch, output, stream);
+    launch_decode<__half>(plan, options.batch, options.rotated != nullptr, output, stream);
   } else {
-    launch_decode<float>(plan, options.batch, output, stream);
+    launch_decode<float>(plan, options.batch, options.rotated != nullptr, output, stream);
   }
 }
 

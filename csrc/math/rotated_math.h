@@ -47,7 +47,10 @@ struct Direction {
 // The method: angle = n * pi / 2 + r with |r| <= pi / 4, then Taylor's series of both functions at r. As in Note
 // [Exponential], only IEEE arithmetic is used, so the CPU and the GPU get the same bits.
 RETINASDK_HOST_DEVICE Direction direction_of(double angle) {
-  if (!(fabs(angle) <= 1e6)) return {NAN, NAN};
+  if (!(fabs(angle) <= 1e6)) {
+    const double undefined = 0.0 / (angle - angle);  // NaN.
+    return {undefined, undefined};
+  }
   const double n = floor(angle / (kPi / 2) + 0.5);
   const double r = (angle - n * 1.5707963267948966) - n * 6.123233995736766e-17;  // pi / 2 in two parts.
   const double square = r * r;
@@ -152,8 +155,8 @@ struct SharedArea {
   double shared, first, second;
 };
 
-// Returns the integral of min(max(y, -limit), limit) along the edge from (x1, y1) to (x2, y2), over the part of the edge
-// whose x lies between -x_limit and x_limit. It is negative for edges that go to the left.
+// Returns the integral of min(max(y, -limit), limit) along the edge from (x1, y1) to (x2, y2), over the part of the
+// edge whose x lies between -x_limit and x_limit. It is negative for edges that go to the left.
 RETINASDK_HOST_DEVICE double area_below_edge(double x1, double y1, double x2, double y2, double x_limit, double limit) {
   const double left = x1 < x2 ? x1 : x2;
   const double right = x1 < x2 ? x2 : x1;
@@ -186,10 +189,10 @@ RETINASDK_HOST_DEVICE double area_below_edge(double x1, double y1, double x2, do
 
 // Note [Intersection of rotated boxes]
 // The second box is expressed in the axes of the first box, which then is the rectangle |x| <= x_limit, |y| <= y_limit.
-// A convex shape covers one interval at each x. The interval and the rectangle share the difference of both of its ends,
-// limited to -y_limit to y_limit. So the integrals of the limited edges over the x of the rectangle add up to the area
-// of the intersection. No polygon is built, so there is no array, and no special case for edges that touch.
-// The test for separating axes comes first. It is fast, and boxes that only touch share an area of exactly 0.
+// A convex shape covers one interval at each x. The interval and the rectangle share the difference of both of its
+// ends, limited to -y_limit to y_limit. So the integrals of the limited edges over the x of the rectangle add up to the
+// area of the intersection. No polygon is built, so there is no array, and no special case for edges that touch. The
+// test for separating axes comes first. It is fast, and boxes that only touch share an area of exactly 0.
 RETINASDK_HOST_DEVICE SharedArea shared_area(const RotatedBox& first, const RotatedBox& second) {
   const double sin1 = first.sin, cos1 = first.cos, sin2 = second.sin, cos2 = second.cos;
   const double length = sin1 * sin1 + cos1 * cos1;

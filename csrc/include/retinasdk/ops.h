@@ -84,9 +84,9 @@ struct DecodeOptions {
   // can be padded with zeros.
   const float* ignored = nullptr;
   int ignored_regions = 0;  // R, 0 to kMaxPerImage.
-  // How deltas become rotated boxes, or null for upright boxes. With it, `coder` is not used, HeadLevel::base_anchors is
-  // (A, 5), HeadLevel::deltas has deltas_of(rotated->coding) channels for each anchor, and Candidates::boxes is
-  // (N, C, 6). See rotated_box_coder.h, and Note [Clipping rotated boxes] in csrc/math/rotated_math.h.
+  // How deltas become rotated boxes, or null for upright boxes. With it, `coder` is not used, HeadLevel::base_anchors
+  // is (A, 5), HeadLevel::deltas has deltas_of(rotated->coding) channels for each anchor, and Candidates::boxes is (N,
+  // C, 6). See rotated_box_coder.h, and Note [Clipping rotated boxes] in csrc/math/rotated_math.h.
   const RotatedCoder* rotated = nullptr;
 };
 
