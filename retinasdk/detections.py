@@ -36,7 +36,7 @@ class Detection:
     """Describes one object.
 
     Attributes:
-        xyxy: Bounding box (x1, y1, x2, y2) in pixels of the original image. It encloses the rotated box if there is one.
+        xyxy: Bounding box (x1, y1, x2, y2) in pixels of the original image; around the rotated box if there is one.
         score: Confidence score, 0 to 1.
         class_id: Index of the class in the model's labels.
         label: Name of the class.
@@ -279,6 +279,16 @@ class Detections:
             keep &= np.isin(self.class_ids, class_ids_of(classes, self.labels))
         return self[keep]
 
+    def scaled(self, scale: float) -> Detections:
+        """Returns the detections in pixels of the same image at another size, without the image.
+
+        Args:
+            scale: Factor of both sides of the image.
+        """
+        factor = np.float32(scale)
+        xywhr = None if self.xywhr is None else self.xywhr * np.array([scale, scale, scale, scale, 1], np.float32)
+        return Detections(self.xyxy * factor, self.scores, self.class_ids, self.labels, xywhr=xywhr)
+
     def to_dicts(self) -> list[dict[str, Any]]:
         """Returns a dictionary with "label", "class_id", "score" and "xyxy" for each object, ready for JSON.
 
@@ -355,8 +365,8 @@ class Detections:
             image: The image to cut from. Defaults to the one that the objects were found in.
 
         Returns:
-            One RGB uint8 (height, width, 3) copy per object, its (enclosing) box rounded outwards to whole pixels and clipped to
-            the image. The size is 0 for boxes outside the image.
+            One RGB uint8 (height, width, 3) copy per object, its (enclosing) box rounded outwards to whole pixels and
+            clipped to the image. The size is 0 for boxes outside the image.
 
         Raises:
             ValueError: If no image is given and none is known.

@@ -310,7 +310,7 @@ struct UprightBoxes {
 // How a rotated box is decoded.
 struct RotatedBoxes {
   static constexpr int kValues = kRotatedValues, kAnchorValues = kRotatedAnchorValues;
-  __device__ static int deltas(const Plan& plan) { return deltas_of(plan.rotated.coding); }
+  __device__ static int deltas(const Plan& plan) { return delta_count(plan.rotated); }
   __device__ static bool decode(const Plan& plan, const Level& level, const float* base, int row, int column,
                                 const float (&delta)[kMaxDeltas], const BoxLimits& limits, float* values) {
     RotatedBox box;
@@ -350,11 +350,11 @@ __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output outp
       if (usable) {
         const int64_t cell = pair / static_cast<uint32_t>(plan.anchors);
         const int64_t anchor = pair - cell * plan.anchors;
-        const int delta_count = Boxes::deltas(plan);
+        const int count_of_deltas = Boxes::deltas(plan);
         float delta[kMaxDeltas];
 #pragma unroll
         for (int d = 0; d < kMaxDeltas; ++d) {
-          delta[d] = d < delta_count ? to_float(deltas[(anchor * delta_count + d) * cells + cell]) : 0.0f;
+          delta[d] = d < count_of_deltas ? to_float(deltas[(anchor * count_of_deltas + d) * cells + cell]) : 0.0f;
         }
         usable = Boxes::decode(plan, level, level.base_anchors + Boxes::kAnchorValues * anchor,
                                static_cast<int>(cell / level.width), static_cast<int>(cell % level.width), delta,

@@ -11,6 +11,12 @@ namespace {
 
 constexpr double kPi = 3.14159265358979323846;
 
+// deltas_of(), for the device, too.
+RETINASDK_HOST_DEVICE int delta_count(const RotatedCoder& coder) {
+  return coder.coding == AngleCoding::kSinCos ? 6 : 5;
+}
+static_assert(deltas_of(AngleCoding::kSinCos) == 6 && deltas_of(AngleCoding::kDelta) == 5);
+
 struct RotatedBox {
   float x, y, width, height, sin, cos;
 };

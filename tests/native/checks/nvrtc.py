@@ -86,9 +86,7 @@ class Nvrtc:
 _KERNELS = "retinasdk::cuda::"
 _INSTANCES = {
     "decode_cuda.cu": [
-        f"{_KERNELS}{kernel}<{scalar}>"
-        for kernel in ("filter_logits", "select_best")
-        for scalar in ("float", "__half")
+        f"{_KERNELS}{kernel}<{scalar}>" for kernel in ("filter_logits", "select_best") for scalar in ("float", "__half")
     ]
     + [
         f"{_KERNELS}make_boxes<{scalar}, {_KERNELS}{boxes}>"

@@ -134,7 +134,9 @@ def spread(detector: Any) -> None:
         head.retina_cls.weight.mul_(0.8 / torch.cat([level.flatten() for level in scores]).std())
         head.retina_reg.weight.mul_(0.06 / torch.cat([level.flatten() for level in deltas]).std())
         nn.init.normal_(head.retina_cls.bias, std=0.5)
-        head.retina_reg.bias.copy_(torch.randn(5 * head.num_anchors) * torch.tensor([0.2] * 4 + [0.7]).repeat(head.num_anchors))
+        head.retina_reg.bias.copy_(
+            torch.randn(5 * head.num_anchors) * torch.tensor([0.2] * 4 + [0.7]).repeat(head.num_anchors)
+        )
         scores, _ = head(detector.extract_feat(image))
         last = torch.cat([level.flatten() for level in scores]).sort(descending=True).values[CANDIDATES]
         head.retina_cls.bias.sub_(last + 2.94)

@@ -40,8 +40,8 @@ from recorded_case import RecordedCase, RecordedPicture, picture
 COMMIT = "65e6310"
 CLASSES = 3
 PICTURES = ((1, 150, 210), (2, 240, 160), (6, 97, 131))
-# The seeds of the models are those with which no IoU is so near to the threshold of NMS, and no score so near to the last
-# one kept, that the rounding of the resize to gray levels decides.
+# The seeds of the models are those with which no IoU is so near to the threshold of NMS, and no score so near to the
+# last one kept, that the rounding of the resize to gray levels decides.
 CASES: dict[str, dict[str, Any]] = {
     "default": {"seed": 60, "setting": "default anchors, resize 160 to 333", "resize": (160, 333)},
     "strict": {
