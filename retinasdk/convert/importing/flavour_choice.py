@@ -66,7 +66,6 @@ def collect_evidence(
 ) -> list[Evidence]:
     """Returns everything in the graph that tells frameworks apart. `anchors` are those in the graph, or None."""
     return [
-        _delta_count_evidence(heads),
         *_normalise_evidence(network),
         *_box_decoding_evidence(view, heads, postprocessing),
         *_anchor_evidence(anchors),
@@ -74,6 +73,7 @@ def collect_evidence(
         *_output_evidence(view, heads),
         *_naming_evidence(view, heads),
         _class_count_evidence(heads),
+        _delta_count_evidence(heads),
     ]
 
 
