@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +18,9 @@ from retinasdk.errors import ModelError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+# Names of the last layers of both heads: mmdetection and mmrotate, detectron2, torchvision, ODTK, keras-retinanet.
+_CLASS_NAME = re.compile(r"retina_cls|cls_score|cls_logits|cls_head|classification")
+_BOX_NAME = re.compile(r"retina_reg|bbox_pred|bbox_reg|box_head|regression")
 COMMAND = "retinasdk import THEIRS.onnx -o MODEL.onnx"
 LEVELS = range(3, 8)  # Supported numbers of pyramid levels.
 DELTAS = (4, 5, 6)  # Supported numbers of deltas of an anchor: upright boxes, with an angle, with its sine and cosine.
@@ -289,6 +293,15 @@ def _assign_roles(
         for logits, deltas in ((first, second), (second, first))
         if deltas.channels % count == 0 and logits.channels % (deltas.channels // count) == 0
     ]
+    named = [heads for heads in fitting if not _has_name_of_other_head(view, heads)]
+    if fitting and not named and box_head is None:
+        raise ModelError(
+            f"{fitting[0].deltas.tensors[0].tensor!r} has the channels of a box head with {fitting[0].values} deltas "
+            "for each anchor, but its name or that of the other head says the reverse. If the model detects rotated boxes, "
+            f"or is of another framework, name that: {command} --flavour NAME. Otherwise name a tensor of the box head: "
+            f"{command} --box-head {shlex.quote(fitting[0].deltas.tensors[0].tensor)} (in Python: box_head=)"
+        )
+    fitting = fitting if box_head is not None else named
     choices = [heads for heads in fitting if heads.values == fitting[0].values]
     if box_head is not None:
         choices = [heads for heads in choices if box_head in _names_around(view, heads.deltas)]
@@ -319,6 +332,15 @@ def _assign_roles(
             f"head, and nothing after them tells which. Name a tensor of the box head (in Python: box_head=):{ways}"
         )
     return choices[0]
+
+
+def _has_name_of_other_head(view: GraphView, heads: HeadPair) -> bool:
+    """Whether the last layer of one head has the name that frameworks give to the other one."""
+    deltas, logits = (" ".join(_names_around(view, head)) for head in (heads.deltas, heads.logits))
+    return any(
+        name.search(own) is not None and other.search(own) is None
+        for own, name, other in ((deltas, _CLASS_NAME, _BOX_NAME), (logits, _BOX_NAME, _CLASS_NAME))
+    )
 
 
 def _names_around(view: GraphView, head: HeadBranch) -> set[str]:

@@ -38,7 +38,13 @@ CASES: dict[str, dict[str, Any]] = {
     "le90": {"version": "le90", "setting": "le90, resize 256", "size": 256, "seed": 1},
     "le135": {"version": "le135", "setting": "le135, resize 224", "size": 224, "seed": 2},
     "oc": {"version": "oc", "setting": "oc, resize 200", "size": 200, "seed": 3},
-    "resized": {"version": "le90", "setting": "le90, pictures of other sizes, resize 160", "size": 160, "seed": 10},
+    "resized": {
+        "version": "le90",
+        "setting": "le90, pictures of other sizes, resize 160",
+        "size": 160,
+        "seed": 21,
+        "gain": 0.3,
+    },
     "strict": {
         "version": "le90",
         "setting": "le90, score 0.08, NMS 0.4, 20 boxes, resize 192",
@@ -114,11 +120,11 @@ def build(clone: Path, case: dict[str, Any]) -> Any:
     detector.init_weights()
     detector.cfg = config
     detector.CLASSES = tuple(f"class {index}" for index in range(CLASSES))
-    spread(detector.eval())
+    spread(detector.eval(), case.get("gain", 0.8))
     return detector
 
 
-def spread(detector: Any) -> None:
+def spread(detector: Any, gain: float) -> None:
     """Sets weights with which about `CANDIDATES` scores are above 0.05, and a gray level has no large effect."""
     head = detector.bbox_head
     with torch.no_grad():
@@ -131,7 +137,7 @@ def spread(detector: Any) -> None:
         image = torch.from_numpy(picture(*sizes("", 224)[0]).astype(np.float32)).permute(2, 0, 1)
         image = ((image - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None])[None]
         scores, deltas = head(detector.extract_feat(image))
-        head.retina_cls.weight.mul_(0.8 / torch.cat([level.flatten() for level in scores]).std())
+        head.retina_cls.weight.mul_(gain / torch.cat([level.flatten() for level in scores]).std())
         head.retina_reg.weight.mul_(0.06 / torch.cat([level.flatten() for level in deltas]).std())
         nn.init.normal_(head.retina_cls.bias, std=0.5)
         head.retina_reg.bias.copy_(
