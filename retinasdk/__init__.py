@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retinasdk.benchmark.bench import BenchReport, BenchRow, bench
+    from retinasdk.convert.deepforest import export_deepforest
     from retinasdk.convert.export_torch import ExportReport, export_torchvision
     from retinasdk.convert.importing import ImportReport, import_onnx
     from retinasdk.detections import Detection, Detections
@@ -32,11 +33,13 @@ if TYPE_CHECKING:
     from retinasdk.tiling.grid import Tiles
     from retinasdk.verification.results import ImageDifference, TensorDifference, Tolerance, Verification
     from retinasdk.verification.verify import verify
+    from retinasdk.verification.verify_boxes import BoxComparison, verify_boxes
 
 __all__ = [
     "BenchReport",
     "BenchRow",
     "BoxCoder",
+    "BoxComparison",
     "BundledModel",
     "ClassResult",
     "Detection",
@@ -74,6 +77,7 @@ __all__ = [
     "build_engine",
     "diagnose",
     "evaluate",
+    "export_deepforest",
     "export_torchvision",
     "fuse",
     "import_onnx",
@@ -82,6 +86,7 @@ __all__ = [
     "quantize_onnx",
     "stream",
     "verify",
+    "verify_boxes",
 ]
 __version__ = "0.1.0"
 
@@ -93,6 +98,7 @@ _NAMES_OF_MODULE = {
         "SizeResult",
     ),
     "verification.verify": ("verify",),
+    "verification.verify_boxes": ("BoxComparison", "verify_boxes"),
     "verification.results": (
         "ImageDifference",
         "TensorDifference",
@@ -108,6 +114,7 @@ _NAMES_OF_MODULE = {
         "Diagnosis",
         "diagnose",
     ),
+    "convert.deepforest": ("export_deepforest",),
     "convert.export_torch": (
         "ExportReport",
         "export_torchvision",

@@ -17,6 +17,8 @@ def preprocess_into(
     std: tuple[float, float, float],
     reverse_channels: bool,
     antialias: bool,
+    source_step: float = 0.0,
+    round_pixels: bool = False,
 ) -> None:
     """Resizes, normalizes and pads an RGB image (H, W, 3) into `canvas`, (3, h, w)."""
 
@@ -27,6 +29,8 @@ def decode(
     *,
     strides: list[tuple[float, float]],
     clip_sizes: npt.NDArray[np.float32],
+    level_clips: list[tuple[float, float]] = ...,
+    top_k_anchors: bool = False,
     logit_threshold: float,
     top_k: int,
     coder_weights: tuple[float, float, float, float],

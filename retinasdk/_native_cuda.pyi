@@ -51,6 +51,8 @@ def preprocess(
     std: tuple[float, float, float],
     reverse_channels: bool,
     antialias: bool,
+    source_step: float = 0.0,
+    round_pixels: bool = False,
     output: int,
     dtype: str,
     scratch: int,
@@ -59,7 +61,15 @@ def preprocess(
 ) -> None:
     """Resizes, normalizes and pads one image into the network's input."""
 
-def decode_scratch_bytes(*, sizes: list[tuple[int, int]], batch: int, anchors: int, classes: int, top_k: int) -> int:
+def decode_scratch_bytes(
+    *,
+    sizes: list[tuple[int, int]],
+    batch: int,
+    anchors: int,
+    classes: int,
+    top_k: int,
+    top_k_anchors: bool = False,
+) -> int:
     """Returns the scratch memory that `decode` needs, in bytes."""
 
 def decode(
@@ -69,6 +79,7 @@ def decode(
     base_anchors: list[int],
     sizes: list[tuple[int, int]],
     strides: list[tuple[float, float]],
+    level_clips: list[tuple[float, float]] = ...,
     batch: int,
     anchors: int,
     classes: int,
@@ -96,6 +107,7 @@ def decode(
     class_thresholds: int = 0,
     ignored: int = 0,
     ignored_regions: int = 0,
+    top_k_anchors: bool = False,
 ) -> None:
     """Decodes head outputs of a batch."""
 

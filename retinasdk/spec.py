@@ -21,13 +21,15 @@ FORMAT = 1
 METADATA_KEY = "retinasdk.spec"
 
 _RESIZE_RULES = {"shortest": 2, "longest": 1, "native": 1, "squash": 2, "fit": 2}
-_ROUNDINGS = ("floor", "half_up")
+_ROUNDINGS = ("floor", "half_up", "half_even")
+_SOURCE_STEPS = ("sides", "scale")
 _CODERS = {"center": 4, "corner": 4, "center_angle": 5, "center_sin_cos": 6}  # The number of deltas of each kind.
 _ROTATED_CODERS = ("center_angle", "center_sin_cos")
 _ROTATED_FIELDS = ("angle_version", "norm_factor", "edge_swap", "proj_xy")  # Those of BoxCoder.
 _ANGLE_VERSIONS = ("oc", "le90", "le135")
 _NMS_ANGLES = ("own", "lower_score")
-_CLIPS = ("resized", "padded", "original", "none")
+_CLIPS = ("resized", "padded", "level", "original", "none")
+_TOP_K_UNITS = ("pair", "anchor")
 _CLIP_LIMITS = ("edge", "last_pixel")
 _DROPS = ("never", "before_nms", "after_nms")
 _COMPARISONS = (">", ">=")
@@ -189,20 +191,30 @@ class Resize:
             exactly `size`.
         size: Sides in pixels, from 1 to 65536: two for "shortest", one for "longest" and "native", (height, width) for
             "squash" and "fit". The frameworks' default for "shortest" is (800, 1333), MLPerf's for "squash" (800, 800).
-        rounding: Rounding of the resized sides to whole pixels: "floor", the default (torchvision, MLPerf, ODTK), or
-            "half_up" (detectron2, mmdetection, mmdeploy, keras-retinanet).
+        rounding: Rounding of the resized sides to whole pixels: "floor", the default (torchvision, MLPerf, ODTK),
+            "half_up" (detectron2, mmdetection, mmdeploy), or "half_even" (keras-retinanet, as OpenCV's `resize` with
+            `fx` and `fy`).
         antialias: True: bilinear interpolation that averages over the source pixels when it reduces an image, as
             Pillow does (detectron2, ODTK). False, the default: plain bilinear interpolation between the four nearest
             pixels (torchvision, MLPerf, mmdetection, mmdeploy, keras-retinanet).
+        source_step: Distance between the source positions of neighboring pixels. "sides", the default: original side /
+            resized side, for each axis. "scale": 1 / scale for both axes, before the sides are rounded, as OpenCV's
+            `resize` does if it is called with `fx` and `fy` (keras-retinanet). "scale" does not work with
+            `antialias` or with the rule "squash".
+        round_pixels: Whether resized pixels are rounded to whole gray levels before they are normalized. True where a
+            framework resizes 8-bit images (detectron2, mmdetection, mmdeploy, ODTK); False, the default, where it
+            resizes floating-point numbers (torchvision, MLPerf, keras-retinanet).
 
     Raises:
-        ModelError: If the rule or the rounding is unknown, or `size` does not fit the rule.
+        ModelError: If a value is unknown, `size` does not fit the rule, or values contradict each other.
     """
 
     rule: str
     size: tuple[int, ...]
     rounding: str = "floor"
     antialias: bool = False
+    source_step: str = "sides"
+    round_pixels: bool = False
 
     def __post_init__(self) -> None:
         _check(self.rule in _RESIZE_RULES, f"resize.rule must be one of {sorted(_RESIZE_RULES)}", self.rule)
@@ -211,6 +223,14 @@ class Resize:
         sides = "1 side" if count == 1 else f"{count} sides"
         _check(valid, f"resize.size must have {sides} from 1 to {_MAX_SIDE} for the rule {self.rule!r}", self.size)
         _check(self.rounding in _ROUNDINGS, f"resize.rounding must be one of {_ROUNDINGS}", self.rounding)
+        _check(
+            self.source_step in _SOURCE_STEPS, f"resize.source_step must be one of {_SOURCE_STEPS}", self.source_step
+        )
+        _check(
+            self.source_step == "sides" or not (self.antialias or self.rule == "squash"),
+            "resize.source_step must be 'sides' if antialias is true or the rule is 'squash'",
+            self.source_step,
+        )
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
@@ -254,6 +274,8 @@ class Resize:
         if self.rule == "squash":
             return self.size[0], self.size[1]
         scale = self.scale(height, width)
+        if self.rounding == "half_even":
+            return max(1, round(height * scale)), max(1, round(width * scale))
         half = 0.5 if self.rounding == "half_up" else 0.0
         return max(1, math.floor(height * scale + half)), max(1, math.floor(width * scale + half))
 
@@ -302,6 +324,8 @@ class ModelSpec:
         pad_multiple: After resizing, the network input is padded with 0 on the right and at the bottom, so that its
             sides are multiples of this number of pixels, from 1 to 4096. 32 in most frameworks, 128 in ODTK, 1 (no
             padding) in keras-retinanet.
+        pad_at_least: Number of pixels, from 0 to 4096, by which each side grows at least before it is rounded up to
+            `pad_multiple`. Defaults to 0. 1 in pytorch-retinanet, which pads a side of 608 pixels to 640.
         input: Name of the network's input, float32 of shape (N, 3, H, W). Defaults to "images".
         box_coder: How box deltas become boxes. Defaults to `BoxCoder()`, the rule of torchvision, MLPerf and
             detectron2.
@@ -309,22 +333,29 @@ class ModelSpec:
             `labels`. Defaults to none.
         score_threshold: Default confidence threshold, from 0 to 1. Pairs of anchor and class with a score above it
             become candidates. Defaults to 0.05, as in all frameworks. `Detector` and its calls can override it.
-        top_k: Number of candidates with the highest scores that are kept on each level, counted as pairs of anchor and
-            class, from 1 to 1048576. Defaults to 1000, as in most frameworks. keras-retinanet keeps all: its preset has
+        top_k: Number of candidates with the highest scores that are kept on each level, counted as `top_k_unit` says,
+            from 1 to 1048576. Defaults to 1000, as in most frameworks. keras-retinanet keeps all: its preset has
             65536, a number that is not reached in practice.
         clip: Where boxes are clipped. "resized", the default: to the resized image, before NMS (torchvision, MLPerf,
-            mmdetection). "padded": to the network input with its padding, before NMS (mmdeploy, ODTK, keras-retinanet).
-            "original": to the original image, after NMS (detectron2). "none": not at all. Rotated boxes are not cut:
-            with "center_angle" their center is clipped; with "center_sin_cos" the box before it is turned is, and each
-            of its edges on its own side only. "original" does not work with rotated boxes.
+            mmdetection). "padded": to the network input with its padding, before NMS (mmdeploy, keras-retinanet).
+            "level": to the number of cells of the box's feature level times their stride, before NMS (ODTK; equal to
+            "padded" where all strides divide the sides of the input).
+            "original": to the original image, after NMS (detectron2). "none": not at all (KerasHub). Rotated
+            boxes are not cut: with "center_angle" their center is clipped; with "center_sin_cos" the box before it is
+            turned is, and each of its edges on its own side only. "original" does not work with rotated boxes.
         nms_iou_threshold: A box that overlaps a better box of its class with an IoU above this threshold is dropped.
-            From 0 to 1. Defaults to 0.5, as in all frameworks. `Suppression` can override it.
+            From 0 to 1. Defaults to 0.5, as in all frameworks but DeepForest. `Suppression` can override it.
         max_detections: Maximum number of detections of an image, over all classes, from 1 to 1048576. Defaults to 300,
             as in torchvision, MLPerf and keras-retinanet. 100 in detectron2, mmdetection, mmdeploy and ODTK.
+        max_per_class: Maximum number of detections of one class in an image, from 1 to 1048576. Defaults to None, no
+            limit. Further boxes of a full class are dropped and suppress no other box (ONNX's
+            NonMaxSuppression). `Suppression` can override it.
         score_comparison: Whether a score equal to the threshold passes. ">", the default: it does not, as in all
             frameworks on the GPU. ">=": it does (ODTK on the CPU). A score of exactly 0 never passes.
         nms_comparison: Whether an IoU equal to the threshold suppresses. ">", the default: it does not, as in all
-            frameworks. ">=": it does.
+            frameworks but KerasHub. ">=": it does.
+        nms_across_classes: False, the default: only boxes of one class suppress each other. True: boxes of different
+            classes do so too (KerasHub). `Suppression.across_classes` asks for the same.
         clip_limit: Largest coordinate of clipped boxes. "edge", the default: the width of the image for x, the height
             for y. "last_pixel": the width - 1 and the height - 1 (ODTK, keras-retinanet).
         drop_empty: When boxes without area are dropped. "never", the default. "before_nms": after clipping, before
@@ -341,6 +372,8 @@ class ModelSpec:
             its angle stays, as in mmrotate 0.x.
         nms_angle: Angle of two rotated boxes in NMS. "own", the default: each its own. "lower_score": both that of the
             box with the lower score (ODTK).
+        top_k_unit: What `top_k` counts. "pair", the default: pairs of anchor and class. "anchor": anchors, by the score
+            of their best class; all classes of a kept anchor that pass the threshold become candidates (mmdeploy).
         source: Free notes about the origin of the model, as names and texts. Defaults to none. They have no effect on
             the results.
 
@@ -370,6 +403,10 @@ class ModelSpec:
     inclusive_pixels: bool = False
     rescale: str = "per_axis"
     nms_angle: str = "own"
+    top_k_unit: str = "pair"
+    max_per_class: int | None = None
+    nms_across_classes: bool = False
+    pad_at_least: int = 0
     source: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -389,11 +426,19 @@ class ModelSpec:
         _check(len(set(outputs)) == len(outputs), "every output of the network must be named once", outputs)
         _check(0 <= self.score_threshold <= 1, "score_threshold must be from 0 to 1", self.score_threshold)
         _check(0 <= self.nms_iou_threshold <= 1, "nms_iou_threshold must be from 0 to 1", self.nms_iou_threshold)
-        for name in ("top_k", "max_detections", "pad_multiple"):
+        for name in ("top_k", "max_detections", "pad_multiple", "pad_at_least"):
             _check(_is_integer(getattr(self, name)), f"{name} must be an integer", getattr(self, name))
         _check(1 <= self.top_k <= 1 << 20, "top_k must be from 1 to 1048576", self.top_k)
         _check(1 <= self.max_detections <= 1 << 20, "max_detections must be from 1 to 1048576", self.max_detections)
+        if self.max_per_class is not None:
+            valid = _is_integer(self.max_per_class) and 1 <= self.max_per_class <= 1 << 20
+            _check(valid, "max_per_class must be an integer from 1 to 1048576, or null", self.max_per_class)
         _check(1 <= self.pad_multiple <= 4096, "pad_multiple must be from 1 to 4096", self.pad_multiple)
+        _check(self.top_k_unit in _TOP_K_UNITS, f"top_k_unit must be one of {_TOP_K_UNITS}", self.top_k_unit)
+        if self.top_k_unit == "anchor":
+            most = len(self.levels) * self.top_k * len(self.labels)
+            _check(most <= 1 << 24, "levels x top_k x labels must be at most 16777216 if top_k counts anchors", most)
+        _check(0 <= self.pad_at_least <= 4096, "pad_at_least must be from 0 to 4096", self.pad_at_least)
         _check(self.clip in _CLIPS, f"clip must be one of {_CLIPS}", self.clip)
         _check(self.clip_limit in _CLIP_LIMITS, f"clip_limit must be one of {_CLIP_LIMITS}", self.clip_limit)
         _check(self.drop_empty in _DROPS, f"drop_empty must be one of {_DROPS}", self.drop_empty)
@@ -405,7 +450,8 @@ class ModelSpec:
         )
         for name in ("score_comparison", "nms_comparison"):
             _check(getattr(self, name) in _COMPARISONS, f"{name} must be one of {_COMPARISONS}", getattr(self, name))
-        _check(isinstance(self.inclusive_pixels, bool), "inclusive_pixels must be true or false", self.inclusive_pixels)
+        for name in ("inclusive_pixels", "nms_across_classes"):
+            _check(isinstance(getattr(self, name), bool), f"{name} must be true or false", getattr(self, name))
         self._check_rotation()
 
     def _check_rotation(self) -> None:
@@ -443,6 +489,7 @@ class ModelSpec:
         multiple = self.pad_multiple
         if self.resize.rule == "fit":
             height, width = self.resize.size
+        height, width = height + self.pad_at_least, width + self.pad_at_least
         return -(-height // multiple) * multiple, -(-width // multiple) * multiple
 
     def replace(self, **changes: Any) -> ModelSpec:

@@ -104,7 +104,7 @@ def test_what_does_not_fit_is_refused(found: Detections) -> None:
     upright = Detections(found.xyxy, found.scores, found.class_ids, LABELS)
     with pytest.raises(ValueError, match="all rotated or all upright"):
         Detections.join([found, upright])
-    with pytest.raises(ValueError, match="rotated boxes cannot be fused; use Detections.join"):
+    with pytest.raises(ValueError, match=r"rotated boxes cannot be fused; use Detections\.join"):
         retinasdk.fuse([found, found])
 
 

@@ -48,6 +48,7 @@ def level(**changes: Any) -> Level:
                 "top_k": (0, -1, (1 << 20) + 1),
                 "max_detections": (0, (1 << 20) + 1),
                 "pad_multiple": (0, -32, 4097),
+                "pad_at_least": (-1, 4097),
             }.items()
             for value in values
         ],
@@ -170,6 +171,11 @@ def test_resized_sizes_of_common_frames(
     assert TORCHVISION.target(*frame[::-1]) == torchvision[::-1]
     assert HALF_UP.target(*frame[::-1]) == half_up[::-1]
     assert small_spec(pad_multiple=32).padded(*torchvision) == torchvision_padded
+
+
+@pytest.mark.parametrize(("side", "padded"), [(607, 608), (608, 640), (609, 640), (1, 32)])
+def test_padding_of_at_least_one_pixel(side: int, padded: int) -> None:
+    assert small_spec(pad_multiple=32, pad_at_least=1).padded(side, side) == (padded, padded)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def altered(path: tuple[str | int, ...], value: Any) -> str:
         (("score_threshold",), 1.5, "score_threshold must be from 0 to 1, got 1.5"),
         (("score_threshold",), NAN, "score_threshold must be from 0 to 1, got nan"),
         (("inclusive_pixels",), 1, "inclusive_pixels must be of type bool, got 1"),
+        (("nms_across_classes",), 0, "nms_across_classes must be of type bool, got 0"),
         (("nms_comparison",), "<", "nms_comparison must be one of ('>', '>='), got '<'"),
         (
             ("box_coder", "kind"),
@@ -119,6 +120,7 @@ def test_left_out_fields_have_their_defaults() -> None:
         "clip_limit",
         "drop_empty",
         "inclusive_pixels",
+        "nms_across_classes",
     ):
         del content[name]
     assert ModelSpec.from_json(json.dumps(content)) == small_spec()
@@ -165,6 +167,7 @@ def test_format_1_stays_readable() -> None:
     assert (spec.box_coder.kind, spec.box_coder.clamp_min, spec.box_coder.means) == ("center", None, (0, 0, 0, 0))
     assert (spec.score_comparison, spec.nms_comparison) == (">", ">")
     assert (spec.clip_limit, spec.drop_empty, spec.inclusive_pixels) == ("edge", "never", False)
+    assert spec.nms_across_classes is False
     assert ModelSpec.from_json(spec.to_json()) == spec
 
 
@@ -201,6 +204,7 @@ def _spec_strategy() -> st.SearchStrategy[ModelSpec]:
             st.sampled_from(["RGB", "BGR"]),
         ),
         pad_multiple=st.integers(1, 4096),
+        pad_at_least=st.integers(0, 4096),
         input=text,
         box_coder=st.builds(
             BoxCoder,
@@ -222,6 +226,7 @@ def _spec_strategy() -> st.SearchStrategy[ModelSpec]:
         clip_limit=st.sampled_from(["edge", "last_pixel"]),
         drop_empty=st.sampled_from(["never", "before_nms", "after_nms"]),
         inclusive_pixels=st.booleans(),
+        nms_across_classes=st.booleans(),
         source=st.dictionaries(text, text, max_size=3),
     )
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,8 @@ namespace retinasdk {
 namespace {
 
 void preprocess_into(const py::array& image, const Array<float>& canvas, std::array<int, 2> resized,
-                     std::array<float, 3> mean, std::array<float, 3> std, bool reverse_channels, bool antialias) {
+                     std::array<float, 3> mean, std::array<float, 3> std, bool reverse_channels, bool antialias,
+                     float source_step, bool round_pixels) {
   const bool rows_are_whole =
       image.ndim() == 3 && image.strides(2) == 1 && (image.strides(1) == 3 || image.shape(1) <= 1);
   if (!py::isinstance<py::array_t<uint8_t>>(image) || !rows_are_whole || image.shape(2) != 3) {
@@ -40,7 +42,9 @@ void preprocess_into(const py::array& image, const Array<float>& canvas, std::ar
                                   {mean[0], mean[1], mean[2]},
                                   {std[0], std[1], std[2]},
                                   reverse_channels,
-                                  antialias};
+                                  antialias,
+                                  source_step,
+                                  round_pixels};
   auto* output = const_cast<float*>(canvas.data());  // Checked above: the array is writeable.
   const py::gil_scoped_release unlocked;
   preprocess(view, options, output);
@@ -48,7 +52,8 @@ void preprocess_into(const py::array& image, const Array<float>& canvas, std::ar
 
 py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py::list& base_anchors,
                        const std::vector<std::array<float, 2>>& strides, const py::object& clip_sizes,
-                       float logit_threshold, int top_k, std::array<float, 4> coder_weights, float coder_clamp_max,
+                       const std::vector<std::array<float, 2>>& level_clips, bool top_k_anchors, float logit_threshold,
+                       int top_k, std::array<float, 4> coder_weights, float coder_clamp_max,
                        std::vector<int32_t> class_ids, const std::string& coder_kind, std::array<float, 4> coder_means,
                        float coder_clamp_min, bool inclusive_pixels, bool or_equal, bool drop_empty,
                        const py::object& class_thresholds, const py::object& ignored, const py::object& rotated) {
@@ -60,6 +65,10 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
     throw py::value_error("logits, deltas, base_anchors and strides need one entry for each level, got " +
                           std::to_string(logits.size()) + ", " + std::to_string(deltas.size()) + ", " +
                           std::to_string(base_anchors.size()) + " and " + std::to_string(count));
+  }
+  if (!level_clips.empty() && level_clips.size() != count) {
+    throw py::value_error("level_clips needs one entry for each of the " + std::to_string(count) + " levels, got " +
+                          std::to_string(level_clips.size()));
   }
   std::vector<HeadLevel> levels;
   std::vector<py::array> alive;  // Keeps the buffers alive while the GIL is released.
@@ -81,6 +90,10 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
                                             ", H, W) float32 with N, H and W of the logits");
     levels.push_back({scores.data(), offsets.data(), base.data(), static_cast<int>(scores.shape(2)),
                       static_cast<int>(scores.shape(3)), strides[i][0], strides[i][1]});
+    if (!level_clips.empty()) {
+      levels.back().clip_height = level_clips[i][0];
+      levels.back().clip_width = level_clips[i][1];
+    }
     alive.insert(alive.end(), {base, scores, offsets});
   }
   if (anchors < 1 || channels % anchors != 0) {
@@ -102,6 +115,7 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
       std::move(class_ids),
       or_equal,
       drop_empty};
+  options.top_k_anchors = top_k_anchors;
   if (!class_thresholds.is_none()) {
     const auto limits = checked<float>(class_thresholds, {channels / anchors}, "class_thresholds must be (K,) float32");
     options.class_thresholds = limits.data();
@@ -113,7 +127,11 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
     options.ignored_regions = static_cast<int>(regions.shape(1));
     alive.push_back(regions);
   }
-  const py::ssize_t capacity = static_cast<py::ssize_t>(count) * top_k;
+  const int64_t capacity = candidate_limit(count, options);
+  if (capacity > std::numeric_limits<int32_t>::max()) {
+    throw py::value_error("top_k over anchors must leave at most 2147483647 candidates per image, got " +
+                          std::to_string(capacity));
+  }
   if (!rotated.is_none()) options.rotated = &rotated_coder;
   Array<float> boxes({batch, capacity, py::ssize_t{rotated.is_none() ? 4 : kRotatedValues}});
   Array<float> kept_logits({batch, capacity});
@@ -260,10 +278,12 @@ PYBIND11_MODULE(_native, module) {
   module.def(
       "preprocess_into", &retinasdk::preprocess_into, py::arg("image"), py::arg("canvas").noconvert(), py::kw_only(),
       py::arg("resized"), py::arg("mean"), py::arg("std"), py::arg("reverse_channels"), py::arg("antialias"),
+      py::arg("source_step") = 0.0f, py::arg("round_pixels") = false,
       "Resizes, normalizes and pads an image (H, W, 3) uint8 into the upper left corner of canvas (3, h, w) float32.");
   module.def(
       "decode", &retinasdk::decode_heads, py::arg("logits"), py::arg("deltas"), py::arg("base_anchors"), py::kw_only(),
-      py::arg("strides"), py::arg("clip_sizes"), py::arg("logit_threshold"), py::arg("top_k"), py::arg("coder_weights"),
+      py::arg("strides"), py::arg("clip_sizes"), py::arg("level_clips") = std::vector<std::array<float, 2>>{},
+      py::arg("top_k_anchors") = false, py::arg("logit_threshold"), py::arg("top_k"), py::arg("coder_weights"),
       py::arg("coder_clamp_max"), py::arg("class_ids"), py::arg("coder_kind") = "center",
       py::arg("coder_means") = std::array<float, 4>{}, py::arg("coder_clamp_min") = -retinasdk::kUnbounded,
       py::arg("inclusive_pixels") = false, py::arg("or_equal") = false, py::arg("drop_empty") = false,

@@ -70,8 +70,9 @@ size_t preprocess_scratch(Size size, Size resized, Size padded, bool antialias) 
 
 void preprocess_image(const std::string& format, uintptr_t pixels, std::ptrdiff_t row_bytes, uintptr_t chroma,
                       std::ptrdiff_t chroma_row_bytes, Size size, Size resized, Size padded, std::array<float, 3> mean,
-                      std::array<float, 3> std, bool reverse_channels, bool antialias, uintptr_t output,
-                      const std::string& dtype, uintptr_t scratch, size_t scratch_bytes, uintptr_t stream) {
+                      std::array<float, 3> std, bool reverse_channels, bool antialias, float source_step,
+                      bool round_pixels, uintptr_t output, const std::string& dtype, uintptr_t scratch,
+                      size_t scratch_bytes, uintptr_t stream) {
   const DeviceImage image = image_of(format, pixels, row_bytes, chroma, chroma_row_bytes, size);
   const DevicePreprocessOptions options{resized[0],
                                         resized[1],
@@ -81,12 +82,15 @@ void preprocess_image(const std::string& format, uintptr_t pixels, std::ptrdiff_
                                         {std[0], std[1], std[2]},
                                         reverse_channels,
                                         antialias,
-                                        scalar_named(dtype)};
+                                        scalar_named(dtype),
+                                        source_step,
+                                        round_pixels};
   const py::gil_scoped_release unlocked;
   preprocess(image, options, at<void>(output), {at<void>(scratch), scratch_bytes}, at<void>(stream));
 }
 
-size_t decode_scratch(const std::vector<Size>& sizes, int batch, int anchors, int classes, int top_k) {
+size_t decode_scratch(const std::vector<Size>& sizes, int batch, int anchors, int classes, int top_k,
+                      bool top_k_anchors) {
   std::vector<DeviceLevel> levels;
   for (const Size& size : sizes) levels.push_back({nullptr, nullptr, nullptr, size[0], size[1], 1.0f, 1.0f});
   DeviceDecodeOptions options{};
@@ -94,21 +98,27 @@ size_t decode_scratch(const std::vector<Size>& sizes, int batch, int anchors, in
   options.anchors = anchors;
   options.classes = classes;
   options.top_k = top_k;
+  options.top_k_anchors = top_k_anchors;
   return decode_scratch_bytes(levels, options);
 }
 
 void decode_heads(const std::vector<uintptr_t>& logits, const std::vector<uintptr_t>& deltas,
                   const std::vector<uintptr_t>& base_anchors, const std::vector<Size>& sizes,
-                  const std::vector<std::array<float, 2>>& strides, int batch, int anchors, int classes,
+                  const std::vector<std::array<float, 2>>& strides,
+                  const std::vector<std::array<float, 2>>& level_clips, int batch, int anchors, int classes,
                   const std::string& dtype, int top_k, std::array<float, 4> coder_weights, float coder_clamp_max,
                   uintptr_t logit_threshold, uintptr_t class_mask, uintptr_t clip_sizes, uintptr_t boxes,
                   uintptr_t out_logits, uintptr_t class_ids, uintptr_t counts, uintptr_t rescans, uintptr_t scratch,
                   size_t scratch_bytes, uintptr_t stream, const std::string& coder_kind,
                   std::array<float, 4> coder_means, float coder_clamp_min, bool inclusive_pixels, bool or_equal,
                   bool drop_empty, uintptr_t class_thresholds, uintptr_t ignored, int ignored_regions,
-                  const py::object& rotated) {
+                  bool top_k_anchors, const py::object& rotated) {
   const RotatedCoder rotated_coder = rotated.is_none() ? RotatedCoder{} : rotated_coder_of(rotated.cast<py::dict>());
   const size_t count = sizes.size();
+  if (!level_clips.empty() && level_clips.size() != count) {
+    throw py::value_error("level_clips needs one entry for each of the " + std::to_string(count) + " levels, got " +
+                          std::to_string(level_clips.size()));
+  }
   if (logits.size() != count || deltas.size() != count || base_anchors.size() != count || strides.size() != count) {
     throw py::value_error("logits, deltas, base_anchors, sizes and strides need one entry for each level, got " +
                           std::to_string(logits.size()) + ", " + std::to_string(deltas.size()) + ", " +
@@ -119,6 +129,10 @@ void decode_heads(const std::vector<uintptr_t>& logits, const std::vector<uintpt
   for (size_t l = 0; l < count; ++l) {
     levels.push_back({at<const void>(logits[l]), at<const void>(deltas[l]), at<const float>(base_anchors[l]),
                       sizes[l][0], sizes[l][1], strides[l][0], strides[l][1]});
+    if (!level_clips.empty()) {
+      levels.back().clip_height = level_clips[l][0];
+      levels.back().clip_width = level_clips[l][1];
+    }
   }
   const DeviceDecodeOptions options{
       batch,
@@ -135,9 +149,11 @@ void decode_heads(const std::vector<uintptr_t>& logits, const std::vector<uintpt
       at<const float>(class_thresholds),
       at<const float>(ignored),
       ignored_regions,
+      top_k_anchors,
       rotated.is_none() ? nullptr : &rotated_coder};
-  const DeviceCandidates candidates{at<float>(boxes),    at<float>(out_logits), at<int32_t>(class_ids),
-                                    at<int32_t>(counts), at<int32_t>(rescans),  static_cast<int>(count) * top_k};
+  const DeviceCandidates candidates{
+      at<float>(boxes),    at<float>(out_logits), at<int32_t>(class_ids),
+      at<int32_t>(counts), at<int32_t>(rescans),  static_cast<int>(count) * top_k * (top_k_anchors ? classes : 1)};
   const py::gil_scoped_release unlocked;
   decode(levels, options, candidates, {at<void>(scratch), scratch_bytes}, at<void>(stream));
 }
@@ -272,19 +288,21 @@ PYBIND11_MODULE(_native_cuda, module) {
   module.def("preprocess", &preprocess_image, py::kw_only(), py::arg("format"), py::arg("pixels"), py::arg("row_bytes"),
              py::arg("chroma") = 0, py::arg("chroma_row_bytes") = 0, py::arg("size"), py::arg("resized"),
              py::arg("padded"), py::arg("mean"), py::arg("std"), py::arg("reverse_channels"), py::arg("antialias"),
-             py::arg("output"), py::arg("dtype"), py::arg("scratch"), py::arg("scratch_bytes"), py::arg("stream"),
+             py::arg("source_step") = 0.0f, py::arg("round_pixels") = false, py::arg("output"), py::arg("dtype"),
+             py::arg("scratch"), py::arg("scratch_bytes"), py::arg("stream"),
              "Resizes, normalizes and pads an image into its place in the network's input.");
   module.def("decode_scratch_bytes", &decode_scratch, py::kw_only(), py::arg("sizes"), py::arg("batch"),
-             py::arg("anchors"), py::arg("classes"), py::arg("top_k"));
+             py::arg("anchors"), py::arg("classes"), py::arg("top_k"), py::arg("top_k_anchors") = false);
   module.def("decode", &decode_heads, py::kw_only(), py::arg("logits"), py::arg("deltas"), py::arg("base_anchors"),
-             py::arg("sizes"), py::arg("strides"), py::arg("batch"), py::arg("anchors"), py::arg("classes"),
-             py::arg("dtype"), py::arg("top_k"), py::arg("coder_weights"), py::arg("coder_clamp_max"),
-             py::arg("logit_threshold"), py::arg("class_mask"), py::arg("clip_sizes"), py::arg("boxes"),
-             py::arg("out_logits"), py::arg("class_ids"), py::arg("counts"), py::arg("rescans"), py::arg("scratch"),
-             py::arg("scratch_bytes"), py::arg("stream"), py::arg("coder_kind") = "center",
-             py::arg("coder_means") = std::array<float, 4>{}, py::arg("coder_clamp_min") = -retinasdk::kUnbounded,
-             py::arg("inclusive_pixels") = false, py::arg("or_equal") = false, py::arg("drop_empty") = false,
-             py::arg("class_thresholds") = 0, py::arg("ignored") = 0, py::arg("ignored_regions") = 0,
+             py::arg("sizes"), py::arg("strides"), py::arg("level_clips") = std::vector<std::array<float, 2>>{},
+             py::arg("batch"), py::arg("anchors"), py::arg("classes"), py::arg("dtype"), py::arg("top_k"),
+             py::arg("coder_weights"), py::arg("coder_clamp_max"), py::arg("logit_threshold"), py::arg("class_mask"),
+             py::arg("clip_sizes"), py::arg("boxes"), py::arg("out_logits"), py::arg("class_ids"), py::arg("counts"),
+             py::arg("rescans"), py::arg("scratch"), py::arg("scratch_bytes"), py::arg("stream"),
+             py::arg("coder_kind") = "center", py::arg("coder_means") = std::array<float, 4>{},
+             py::arg("coder_clamp_min") = -retinasdk::kUnbounded, py::arg("inclusive_pixels") = false,
+             py::arg("or_equal") = false, py::arg("drop_empty") = false, py::arg("class_thresholds") = 0,
+             py::arg("ignored") = 0, py::arg("ignored_regions") = 0, py::arg("top_k_anchors") = false,
              py::arg("rotated") = py::none(),
              "Decodes head outputs into candidates, at most levels * top_k per image.");
   module.def("nms_scratch_bytes", &nms_scratch, py::kw_only(), py::arg("batch"), py::arg("capacity"),

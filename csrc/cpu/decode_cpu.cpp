@@ -104,6 +104,78 @@ BestOfLevel best_of_level(const HeadLevel& level, int image, const DecodeOptions
   return best;
 }
 
+// Writes the best logit of each anchor to `maxima` (A, height, width): the highest of the requested classes that passes
+// its threshold, or -infinity if none does.
+void best_of_anchors(const HeadLevel& level, int image, const DecodeOptions& options,
+                     const std::vector<float>& class_limits, std::vector<float>& maxima) {
+  const int64_t cells = static_cast<int64_t>(level.height) * level.width;
+  const float* logits = level.logits + static_cast<int64_t>(image) * options.anchors * options.classes * cells;
+  const float limit = strict_limit(options.logit_threshold, options.or_equal);
+  maxima.assign(static_cast<size_t>(options.anchors * cells), -std::numeric_limits<float>::infinity());
+  const int requested = options.class_ids.empty() ? options.classes : static_cast<int>(options.class_ids.size());
+  for (int anchor = 0; anchor < options.anchors; ++anchor) {
+    float* best = maxima.data() + anchor * cells;
+    for (int i = 0; i < requested; ++i) {
+      const int class_id = options.class_ids.empty() ? i : options.class_ids[static_cast<size_t>(i)];
+      const float* channel = logits + (static_cast<int64_t>(anchor) * options.classes + class_id) * cells;
+      const float class_limit = class_limits.empty() ? limit : class_limits[static_cast<size_t>(class_id)];
+      for (int64_t cell = 0; cell < cells; ++cell) {
+        const float value = channel[cell];
+        if (passes(value, limit) && passes(value, class_limit) && value > best[cell]) best[cell] = value;
+      }
+    }
+  }
+}
+
+// A candidate before its box is computed.
+struct Selected {
+  float logit;
+  int64_t pair;  // cell * A + anchor.
+  int32_t class_id;
+};
+
+// Selects the candidates of one level and image, in their order.
+void select(const HeadLevel& level, int image, const DecodeOptions& options, const std::vector<float>& class_limits,
+            std::vector<Selected>& selected) {
+  selected.clear();
+  if (!options.top_k_anchors) {
+    BestOfLevel best = best_of_level(level, image, options, class_limits);
+    for (const uint64_t key : best.sorted()) {
+      const int64_t index = index_of(key);
+      const int64_t pair = index / options.classes;
+      selected.push_back({logit_of(key), pair, static_cast<int32_t>(index - pair * options.classes)});
+    }
+    return;
+  }
+  // The best anchors are the best pairs of a level that has one class, with the best logit of each anchor.
+  std::vector<float> maxima;
+  best_of_anchors(level, image, options, class_limits, maxima);
+  DecodeOptions of_anchors = options;
+  of_anchors.classes = 1;
+  of_anchors.class_ids.clear();
+  HeadLevel anchors_level = level;
+  anchors_level.logits = maxima.data();
+  BestOfLevel best = best_of_level(anchors_level, 0, of_anchors, {});
+  const int64_t cells = static_cast<int64_t>(level.height) * level.width;
+  const float* logits = level.logits + static_cast<int64_t>(image) * options.anchors * options.classes * cells;
+  const float limit = strict_limit(options.logit_threshold, options.or_equal);
+  std::vector<int32_t> class_ids = options.class_ids;
+  std::sort(class_ids.begin(), class_ids.end());
+  const int requested = class_ids.empty() ? options.classes : static_cast<int>(class_ids.size());
+  for (const uint64_t key : best.sorted()) {
+    const int64_t pair = index_of(key);
+    const int64_t cell = pair / options.anchors;
+    const int64_t anchor = pair - cell * options.anchors;
+    for (int i = 0; i < requested; ++i) {
+      const int32_t class_id = class_ids.empty() ? i : class_ids[static_cast<size_t>(i)];
+      const float logit = logits[(anchor * options.classes + class_id) * cells + cell];
+      if (!passes(logit, limit)) continue;
+      if (!class_limits.empty() && !passes(logit, class_limits[static_cast<size_t>(class_id)])) continue;
+      selected.push_back({logit + 0.0f, pair, class_id});  // +0 in place of -0, as in Note [Rank].
+    }
+  }
+}
+
 // Writes the box of an anchor. Returns whether it meets the limits.
 bool write_box(const HeadLevel& level, int64_t anchor, int row, int column, const float (&delta)[kMaxDeltas],
                const BoxCoder& coder, const BoxLimits& limits, float* out) {
@@ -137,21 +209,22 @@ void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, 
     class_limits.push_back(strict_limit(options.class_thresholds[k], options.or_equal));
   }
   const int delta_count = options.rotated == nullptr ? 4 : deltas_of(options.rotated->coding);
+  std::vector<Selected> selected;
   for (int image = 0; image < options.batch; ++image) {
     int64_t slot = static_cast<int64_t>(image) * candidates.capacity;
     const int64_t first_slot = slot;
     const IgnoredRegions ignored{options.ignored + int64_t{4} * image * options.ignored_regions,
                                  options.ignored_regions};
-    const BoxLimits limits{clip_sizes[2 * image + 1], clip_sizes[2 * image], options.drop_empty, ignored};
     for (const HeadLevel& level : levels) {
+      const BoxLimits limits{level.clip_width >= 0.0f ? level.clip_width : clip_sizes[2 * image + 1],
+                             level.clip_height >= 0.0f ? level.clip_height : clip_sizes[2 * image], options.drop_empty,
+                             ignored};
       const int64_t cells = static_cast<int64_t>(level.height) * level.width;
       const float* deltas = level.deltas + static_cast<int64_t>(image) * options.anchors * delta_count * cells;
-      BestOfLevel best = best_of_level(level, image, options, class_limits);
-      for (const uint64_t key : best.sorted()) {
-        const int64_t index = index_of(key);
-        const int64_t pair = index / options.classes;
-        const int64_t cell = pair / options.anchors;
-        const int64_t anchor = pair - cell * options.anchors;
+      select(level, image, options, class_limits, selected);
+      for (const Selected& candidate : selected) {
+        const int64_t cell = candidate.pair / options.anchors;
+        const int64_t anchor = candidate.pair - cell * options.anchors;
         const int row = static_cast<int>(cell / level.width);
         const int column = static_cast<int>(cell % level.width);
         float delta[kMaxDeltas];
@@ -161,8 +234,8 @@ void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, 
                                    ? write_box(level, anchor, row, column, delta, options.coder, limits, out)
                                    : write_rotated(level, anchor, row, column, delta, *options.rotated, limits, out);
         if (!is_usable) continue;
-        candidates.logits[slot] = logit_of(key);
-        candidates.class_ids[slot] = static_cast<int32_t>(index - pair * options.classes);
+        candidates.logits[slot] = candidate.logit;
+        candidates.class_ids[slot] = candidate.class_id;
         ++slot;
       }
     }

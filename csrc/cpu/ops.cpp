@@ -79,6 +79,10 @@ void preprocess(const ImageView& image, const PreprocessOptions& options, float*
   for (const float std : options.std) {
     require(std > 0.0f, "std must be above 0 in each channel, got " + std::to_string(std));
   }
+  require(options.source_step >= 0.0f && options.source_step <= static_cast<float>(kMaxSide),
+          "source_step must be 0 to 65536, got " + std::to_string(options.source_step));
+  require(options.source_step == 0.0f || !options.antialias,
+          "source_step must be 0 with antialias, got " + std::to_string(options.source_step));
   cpu::preprocess(image, options, output);
 }
 
@@ -100,9 +104,10 @@ void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, 
         pairs <= std::numeric_limits<int32_t>::max(),
         "a level has " + std::to_string(pairs) + " (anchor, class) pairs, but at most 2147483647 pairs are supported");
   }
-  const int64_t wanted = static_cast<int64_t>(levels.size()) * options.top_k;
-  require(candidates.capacity >= wanted, "the capacity of the candidates must be at least levels * top_k = " +
-                                             std::to_string(wanted) + ", got " + std::to_string(candidates.capacity));
+  const int64_t wanted = candidate_limit(levels.size(), options);
+  require(candidates.capacity >= wanted, "the capacity of the candidates must be at least " + std::to_string(wanted) +
+                                             " (levels * top_k, times classes with top_k_anchors), got " +
+                                             std::to_string(candidates.capacity));
   for (const int32_t class_id : options.class_ids) require_in(class_id, 0, options.classes - 1, "class id");
   require_in(options.ignored_regions, 0, kMaxPerImage, "ignored regions");
   cpu::decode(levels, options, clip_sizes, candidates);

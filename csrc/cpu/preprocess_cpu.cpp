@@ -17,19 +17,20 @@ struct Channels {
   int source[3];
   float gain[3];
   float bias[3];
+  bool round_pixels;
 };
 
 // The taps of all output positions of one axis, see resize_math.h.
 class Axis {
  public:
-  Axis(int in, int out, bool antialias) : stride_(static_cast<size_t>(max_taps(in, out, antialias))) {
+  Axis(int in, int out, float step, bool antialias) : stride_(static_cast<size_t>(max_taps(step, antialias))) {
     const auto positions = static_cast<size_t>(out);
     first_.resize(positions);
     count_.resize(positions);
     weights_.resize(positions * stride_);
     for (int i = 0; i < out; ++i) {
       const auto at = static_cast<size_t>(i);
-      count_[at] = source_taps(i, in, out, antialias, &first_[at], &weights_[at * stride_]);
+      count_[at] = source_taps(i, in, step, antialias, &first_[at], &weights_[at * stride_]);
     }
   }
 
@@ -111,6 +112,9 @@ int blend_columns_sse2(const float* blended, const Axis& columns, int count, con
       sums[j] = blend_pixel(blended + 3 * columns.first(x + j), columns.weights(x + j), columns.count(x + j));
     }
     _MM_TRANSPOSE4_PS(sums[0], sums[1], sums[2], sums[3]);
+    for (int c = 0; channels.round_pixels && c < 3; ++c) {  // whole_level() of resize_math.h.
+      sums[c] = _mm_cvtepi32_ps(_mm_cvttps_epi32(_mm_add_ps(sums[c], _mm_set1_ps(0.5f))));
+    }
     for (int c = 0; c < 3; ++c) {
       const __m128 scaled = _mm_mul_ps(sums[channels.source[c]], _mm_set1_ps(channels.gain[c]));
       _mm_storeu_ps(out[c] + x, _mm_add_ps(scaled, _mm_set1_ps(channels.bias[c])));
@@ -134,6 +138,7 @@ void blend_columns(const float* blended, const Axis& columns, int count, const C
     for (int tap = 1; tap < columns.count(x); ++tap) {
       for (int c = 0; c < 3; ++c) sum[c] += weights[tap] * source[3 * tap + c];
     }
+    for (int c = 0; channels.round_pixels && c < 3; ++c) sum[c] = whole_level(sum[c]);
     for (int c = 0; c < 3; ++c) out[c][x] = normalize(sum[channels.source[c]], channels.gain[c], channels.bias[c]);
   }
 }
@@ -141,10 +146,13 @@ void blend_columns(const float* blended, const Axis& columns, int count, const C
 }  // namespace
 
 void preprocess(const ImageView& image, const PreprocessOptions& options, float* output) {
-  const Axis rows(image.height, options.resized_height, options.antialias);
-  const Axis columns(image.width, options.resized_width, options.antialias);
+  const float step_y = source_step(image.height, options.resized_height, options.source_step);
+  const float step_x = source_step(image.width, options.resized_width, options.source_step);
+  const Axis rows(image.height, options.resized_height, step_y, options.antialias);
+  const Axis columns(image.width, options.resized_width, step_x, options.antialias);
   const int64_t plane = static_cast<int64_t>(options.padded_height) * options.padded_width;
   Channels channels;
+  channels.round_pixels = options.round_pixels;
   for (int c = 0; c < 3; ++c) {
     channels.source[c] = options.reverse_channels ? 2 - c : c;
     channels.gain[c] = normalize_gain(options.std[c]);

@@ -6,6 +6,11 @@
 // does not use the buffer. This happens with an untrained network, for example.
 // It is slower, but no candidate is lost, and the result equals that of the CPU.
 // DeviceCandidates::rescans counts the levels that were read again, per image.
+//
+// Note [Top-k over anchors]
+// With top_k_anchors, one more launch before these reads the logits and writes the best one of each anchor. The filter
+// and the selection then work on these, as on a level with one class. The last launch reads the logits of the selected
+// anchors again.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
@@ -34,6 +39,7 @@ struct Level {
   const float* base_anchors;
   int height, width;
   float stride_y, stride_x;
+  float clip_height, clip_width;
   uint32_t pairs;        // A * K * height * width, the number of logits of one image.
   int first_block;       // The level's first block in the grid of the filter.
   uint64_t first_key;    // Where the level's part of an image's buffer begins.
@@ -44,6 +50,7 @@ struct Level {
 struct Plan {
   Level levels[kLevels];
   int level_count, anchors, classes, top_k;
+  int classes_of_key;   // How many candidates a selected key can give: K with top_k_anchors, else 1.
   uint64_t image_keys;  // The sum of buffer_keys over all levels.
   int sorted_keys;      // top_k, rounded up to a power of two.
   bool aligned;         // Whether the logits of all levels are aligned to 16 bytes.
@@ -51,7 +58,7 @@ struct Plan {
   RotatedCoder rotated;  // For rotated boxes only.
   bool or_equal, drop_empty;
   const float* logit_threshold;
-  const uint8_t* class_mask;
+  const uint8_t* class_mask;  // Or null, if all classes are enabled.
   const float* clip_sizes;
   const float* class_thresholds;  // Or null.
   const float* ignored;
@@ -96,14 +103,48 @@ __device__ inline Pair pair_at(uint32_t offset, const Plan& plan, const Level& l
   return {class_id, (cell * static_cast<uint32_t>(plan.anchors) + anchor) * classes + class_id};
 }
 
+// Whether a class is enabled, and the logit passes its threshold.
+__device__ inline bool is_wanted(float logit, uint32_t class_id, const Plan& plan) {
+  if (plan.class_mask != nullptr && plan.class_mask[class_id] == 0) return false;
+  return plan.class_thresholds == nullptr ||
+         passes(logit, strict_limit(plan.class_thresholds[class_id], plan.or_equal));
+}
+
 // Whether the logit at `offset` passes the thresholds and its class is enabled.
 __device__ inline bool is_candidate(float logit, float threshold, uint32_t offset, const Plan& plan,
                                     const Level& level) {
   if (!passes(logit, threshold)) return false;
   const uint32_t class_id = pair_at(offset, plan, level).class_id;
-  return plan.class_mask[class_id] != 0 &&
-         (plan.class_thresholds == nullptr ||
-          passes(logit, strict_limit(plan.class_thresholds[class_id], plan.or_equal)));
+  return is_wanted(logit, class_id, plan);
+}
+
+// -- best of anchors -------------------------------------------------------------------------------------------------
+
+// Where best_of_anchors() writes: for each level (images, A, height, width), the best logit of each anchor that passes,
+// or -infinity.
+struct Maxima {
+  float* levels[kLevels];
+};
+
+// Computes the best logit of each anchor. Grid: (blocks, images, levels); neighboring threads read neighboring cells.
+template <typename T>
+__global__ void __launch_bounds__(kFilterThreads) best_of_anchors(Plan plan, Maxima maxima) {
+  const Level& level = plan.levels[blockIdx.z];
+  const uint32_t cells = static_cast<uint32_t>(level.height) * static_cast<uint32_t>(level.width);
+  const uint32_t count = cells * static_cast<uint32_t>(plan.anchors);
+  const uint32_t classes = static_cast<uint32_t>(plan.classes);
+  const T* logits = static_cast<const T*>(level.logits) + uint64_t{blockIdx.y} * level.pairs;
+  const float threshold = strict_limit(*plan.logit_threshold, plan.or_equal);
+  for (uint32_t i = blockIdx.x * kFilterThreads + threadIdx.x; i < count; i += gridDim.x * kFilterThreads) {
+    const uint32_t anchor = i / cells;
+    const T* channels = logits + uint64_t{anchor} * classes * cells + (i - anchor * cells);
+    float best = -INFINITY;
+    for (uint32_t class_id = 0; class_id < classes; ++class_id) {
+      const float logit = to_float(channels[uint64_t{class_id} * cells]);
+      if (passes(logit, threshold) && logit > best && is_wanted(logit, class_id, plan)) best = logit;
+    }
+    maxima.levels[blockIdx.z][uint64_t{blockIdx.y} * count + i] = best;
+  }
 }
 
 // -- filter ----------------------------------------------------------------------------------------------------------
@@ -328,7 +369,9 @@ __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output outp
   const uint32_t image = blockIdx.y;
   const uint64_t offset = uint64_t{image} * static_cast<uint64_t>(output.capacity);
   const IgnoredRegions ignored{plan.ignored + int64_t{4} * image * plan.ignored_regions, plan.ignored_regions};
-  const BoxLimits limits{plan.clip_sizes[2 * image + 1], plan.clip_sizes[2 * image], plan.drop_empty, ignored};
+  const float threshold = strict_limit(*plan.logit_threshold, plan.or_equal);
+  const uint32_t classes = static_cast<uint32_t>(plan.classes);
+  const uint32_t classes_of_key = static_cast<uint32_t>(plan.classes_of_key);
   const uint32_t lane = threadIdx.x % 32;
   const uint32_t warp = threadIdx.x / 32;
   int written = 0;
@@ -337,19 +380,30 @@ __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output outp
     const Level& level = plan.levels[l];
     const uint32_t slot = image * static_cast<uint32_t>(plan.level_count) + static_cast<uint32_t>(l);
     const uint64_t* best = plan.best + uint64_t{slot} * static_cast<uint64_t>(plan.sorted_keys);
-    const int count = plan.best_counts[slot];
+    const int64_t count = int64_t{plan.best_counts[slot]} * classes_of_key;
     const int64_t cells = int64_t{level.height} * level.width;
+    const T* logits = static_cast<const T*>(level.logits) + uint64_t{image} * level.pairs;
     const T* deltas = static_cast<const T*>(level.deltas) + int64_t{image} * plan.anchors * Boxes::deltas(plan) * cells;
+    const BoxLimits limits{level.clip_width >= 0.0f ? level.clip_width : plan.clip_sizes[2 * image + 1],
+                           level.clip_height >= 0.0f ? level.clip_height : plan.clip_sizes[2 * image], plan.drop_empty,
+                           ignored};
     if (plan.passed[slot] > level.buffer_keys) ++rescans;
-    for (int first = 0; first < count; first += kBoxThreads) {
-      const int i = first + static_cast<int>(threadIdx.x);
-      const uint64_t key = i < count ? best[i] : 0;
-      const uint32_t pair = index_of(key) / static_cast<uint32_t>(plan.classes);
+    for (int64_t first = 0; first < count; first += kBoxThreads) {
+      const int64_t i = first + threadIdx.x;
+      const uint64_t key = i < count ? best[i / classes_of_key] : 0;
+      const bool by_anchor = classes_of_key > 1;  // See Note [Top-k over anchors].
+      const uint32_t pair = by_anchor ? index_of(key) : index_of(key) / classes;
+      const int64_t cell = pair / static_cast<uint32_t>(plan.anchors);
+      const int64_t anchor = pair - cell * plan.anchors;
+      const uint32_t class_id = by_anchor ? static_cast<uint32_t>(i % classes_of_key) : index_of(key) - pair * classes;
+      float logit = logit_of(key);
       float values[Boxes::kValues];
       bool usable = i < count;
+      if (usable && by_anchor) {
+        logit = to_float(logits[(anchor * classes + class_id) * cells + cell]) + 0.0f;  // +0 in place of -0.
+        usable = passes(logit, threshold) && is_wanted(logit, class_id, plan);
+      }
       if (usable) {
-        const int64_t cell = pair / static_cast<uint32_t>(plan.anchors);
-        const int64_t anchor = pair - cell * plan.anchors;
         const int count_of_deltas = Boxes::deltas(plan);
         float delta[kMaxDeltas];
 #pragma unroll
@@ -373,8 +427,8 @@ __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output outp
       const uint64_t at = offset + static_cast<uint64_t>(place);
 #pragma unroll
       for (int v = 0; v < Boxes::kValues; ++v) output.boxes[Boxes::kValues * at + v] = values[v];
-      output.logits[at] = logit_of(key);
-      output.class_ids[at] = static_cast<int32_t>(index_of(key) - pair * static_cast<uint32_t>(plan.classes));
+      output.logits[at] = logit;
+      output.class_ids[at] = static_cast<int32_t>(class_id);
     }
   }
   if (threadIdx.x == 0) {
@@ -401,6 +455,7 @@ static_assert(kLevels == kMaxLevels);
 // photo full of objects, about 0.3% of the logits are above a score of 0.05. See Note [Rescan].
 constexpr int64_t kBufferKeys = 32768;
 constexpr int64_t kPairsPerKey = 64;
+constexpr unsigned kAnchorBlocks = 512;  // Of best_of_anchors(), for each level and image. Each takes several anchors.
 
 // Returns the number of blocks that filter one image of a level.
 template <typename T>
@@ -443,6 +498,7 @@ Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOpti
   plan.anchors = options.anchors;
   plan.classes = options.classes;
   plan.top_k = options.top_k;
+  plan.classes_of_key = options.top_k_anchors ? options.classes : 1;
   plan.sorted_keys = power_of_two_from(options.top_k);
   plan.aligned = true;
   plan.coder = options.coder;
@@ -468,9 +524,19 @@ Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOpti
                 " (anchor, class) pairs, but at most 2147483647 pairs are supported");
     const auto pairs = static_cast<uint32_t>(cells * channels);
     const auto keys = static_cast<uint32_t>(std::min<int64_t>(pairs, std::max(kBufferKeys, pairs / kPairsPerKey)));
-    plan.levels[l] = {
-        level.logits,   level.deltas, level.base_anchors,       level.height,    level.width, level.stride_y,
-        level.stride_x, pairs,        static_cast<int>(blocks), plan.image_keys, keys};
+    plan.levels[l] = {level.logits,
+                      level.deltas,
+                      level.base_anchors,
+                      level.height,
+                      level.width,
+                      level.stride_y,
+                      level.stride_x,
+                      level.clip_height,
+                      level.clip_width,
+                      pairs,
+                      static_cast<int>(blocks),
+                      plan.image_keys,
+                      keys};
     plan.image_keys += keys;
     plan.aligned = plan.aligned && reinterpret_cast<uintptr_t>(level.logits) % 16 == 0;
     blocks += options.input == Scalar::kFloat16 ? filter_blocks<__half>(pairs) : filter_blocks<float>(pairs);
@@ -480,7 +546,7 @@ Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOpti
   return plan;
 }
 
-// Sets the scratch parts of the plan.
+// Sets the scratch parts of a plan.
 void lay_out(Plan& plan, int batch, ScratchLayout& scratch) {
   const size_t slots = static_cast<size_t>(batch) * static_cast<size_t>(plan.level_count);
   plan.passed = scratch.take<uint32_t>(slots);
@@ -489,45 +555,93 @@ void lay_out(Plan& plan, int batch, ScratchLayout& scratch) {
   plan.buffer = scratch.take<uint64_t>(static_cast<size_t>(batch) * plan.image_keys);
 }
 
+// The plans of the launches. They differ with top_k_anchors only, see Note [Top-k over anchors].
+struct Plans {
+  Plan select;    // Of the filter and the selection.
+  Plan boxes;     // Of the boxes.
+  Maxima maxima;  // Where the filter reads, with top_k_anchors.
+};
+
+// Checks the arguments, and lays out the scratch memory.
+Plans make_plans(const std::vector<DeviceLevel>& levels, const DeviceDecodeOptions& options, ScratchLayout& scratch) {
+  Plans plans{};
+  plans.boxes = checked_plan(levels, options);
+  if (!options.top_k_anchors) {
+    lay_out(plans.boxes, options.batch, scratch);
+    plans.select = plans.boxes;
+    return plans;
+  }
+  std::vector<DeviceLevel> of_anchors = levels;
+  for (size_t l = 0; l < levels.size(); ++l) {
+    const int64_t anchors = int64_t{levels[l].height} * levels[l].width * options.anchors;
+    plans.maxima.levels[l] = scratch.take<float>(static_cast<size_t>(options.batch * anchors));
+    of_anchors[l].logits = plans.maxima.levels[l];
+  }
+  DeviceDecodeOptions one_class = options;
+  one_class.classes = 1;
+  one_class.input = Scalar::kFloat32;
+  one_class.class_mask = nullptr;
+  one_class.class_thresholds = nullptr;
+  one_class.top_k_anchors = false;
+  plans.select = checked_plan(of_anchors, one_class);
+  lay_out(plans.select, options.batch, scratch);
+  plans.boxes.passed = plans.select.passed;
+  plans.boxes.best = plans.select.best;
+  plans.boxes.best_counts = plans.select.best_counts;
+  for (size_t l = 0; l < levels.size(); ++l) plans.boxes.levels[l].buffer_keys = plans.select.levels[l].buffer_keys;
+  return plans;
+}
+
 template <typename T>
-void launch_decode(const Plan& plan, int batch, bool is_rotated, const Output& output, Stream stream) {
-  const auto images = static_cast<unsigned>(batch);
+void launch_selection(const Plan& plan, unsigned images, Stream stream) {
   const Level& last = plan.levels[plan.level_count - 1];
   const auto blocks = static_cast<unsigned>(last.first_block + filter_blocks<T>(last.pairs));
   launch("filter_logits", filter_logits<T>, dim3(blocks, images), dim3(kFilterThreads), stream, plan);
   launch("select_best", select_best<T>, dim3(static_cast<unsigned>(plan.level_count), images), dim3(kSelectThreads),
          stream, plan);
-  launch("make_boxes", is_rotated ? make_boxes<T, RotatedBoxes> : make_boxes<T, UprightBoxes>, dim3(1, images),
-         dim3(kBoxThreads), stream, plan, output);
+}
+
+template <typename T>
+void launch_decode(const Plans& plans, const DeviceDecodeOptions& options, const Output& output, Stream stream) {
+  const auto images = static_cast<unsigned>(options.batch);
+  if (options.top_k_anchors) {
+    const auto levels = static_cast<unsigned>(plans.boxes.level_count);
+    launch("best_of_anchors", best_of_anchors<T>, dim3(kAnchorBlocks, images, levels), dim3(kFilterThreads), stream,
+           plans.boxes, plans.maxima);
+    launch_selection<float>(plans.select, images, stream);
+  } else {
+    launch_selection<T>(plans.select, images, stream);
+  }
+  launch("make_boxes", options.rotated != nullptr ? make_boxes<T, RotatedBoxes> : make_boxes<T, UprightBoxes>,
+         dim3(1, images), dim3(kBoxThreads), stream, plans.boxes, output);
 }
 
 }  // namespace
 
 size_t decode_scratch_bytes(const std::vector<DeviceLevel>& levels, const DeviceDecodeOptions& options) {
-  Plan plan = checked_plan(levels, options);
   ScratchLayout layout;
-  lay_out(plan, options.batch, layout);
+  make_plans(levels, options, layout);
   return layout.size_bytes();
 }
 
 void decode(const std::vector<DeviceLevel>& levels, const DeviceDecodeOptions& options,
             const DeviceCandidates& candidates, Scratch scratch, Stream stream) {
-  Plan plan = checked_plan(levels, options);
-  const int64_t wanted = int64_t{plan.level_count} * options.top_k;
-  require(candidates.capacity >= wanted, "the capacity of the candidates must be at least levels * top_k = " +
-                                             std::to_string(wanted) + ", got " + std::to_string(candidates.capacity));
   require_scratch(scratch, decode_scratch_bytes(levels, options));
   ScratchLayout layout(scratch.data);
-  lay_out(plan, options.batch, layout);
+  const Plans plans = make_plans(levels, options, layout);
+  const int64_t wanted = int64_t{plans.boxes.level_count} * options.top_k * plans.boxes.classes_of_key;
+  require(candidates.capacity >= wanted, "the capacity of the candidates must be at least " + std::to_string(wanted) +
+                                             " (levels * top_k, times classes with top_k_anchors), got " +
+                                             std::to_string(candidates.capacity));
   const Output output{candidates.boxes,  candidates.logits,  candidates.class_ids,
                       candidates.counts, candidates.rescans, candidates.capacity};
-  const size_t slots = static_cast<size_t>(options.batch) * static_cast<size_t>(plan.level_count);
-  check(cudaMemsetAsync(plan.passed, 0, slots * sizeof(uint32_t), static_cast<cudaStream_t>(stream)),
+  const size_t slots = static_cast<size_t>(options.batch) * static_cast<size_t>(plans.select.level_count);
+  check(cudaMemsetAsync(plans.select.passed, 0, slots * sizeof(uint32_t), static_cast<cudaStream_t>(stream)),
         "cudaMemsetAsync");
   if (options.input == Scalar::kFloat16) {
-    launch_decode<__half>(plan, options.batch, options.rotated != nullptr, output, stream);
+    launch_decode<__half>(plans, options, output, stream);
   } else {
-    launch_decode<float>(plan, options.batch, options.rotated != nullptr, output, stream);
+    launch_decode<float>(plans, options, output, stream);
   }
 }
 

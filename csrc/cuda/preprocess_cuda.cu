@@ -20,6 +20,7 @@ struct Taps {
   int* count;      // (out,)
   float* weights;  // (out, capacity)
   int in, out;     // The number of source and output positions.
+  float step;      // Distance between source positions.
   int capacity;    // The highest number of taps per position.
 };
 
@@ -28,7 +29,7 @@ __global__ void __launch_bounds__(kTapThreads) fill_taps(Taps rows, Taps columns
   const Taps taps = blockIdx.y == 0 ? rows : columns;
   const int i = static_cast<int>(blockIdx.x * kTapThreads + threadIdx.x);
   if (i >= taps.out) return;
-  taps.count[i] = source_taps(i, taps.in, taps.out, antialias, taps.first + i,
+  taps.count[i] = source_taps(i, taps.in, taps.step, antialias, taps.first + i,
                               taps.weights + static_cast<int64_t>(i) * taps.capacity);
 }
 
@@ -62,6 +63,7 @@ struct Canvas {
   int padded_height, padded_width;
   int source_channels[3];
   float gain[3], bias[3];
+  bool round_pixels;
 };
 
 __device__ inline void store(float* target, float value) { *target = value; }
@@ -102,7 +104,8 @@ __global__ void __launch_bounds__(kBlockWidth* kBlockHeight)
   for (int c = 0; c < 3; ++c) {
     // A dynamic index would move sums[] to local memory, which is slow.
     const int from = canvas.source_channels[c];
-    const float sum = from == 0 ? sums[0] : from == 1 ? sums[1] : sums[2];
+    float sum = from == 0 ? sums[0] : from == 1 ? sums[1] : sums[2];
+    if (canvas.round_pixels) sum = whole_level(sum);
     store(target + c * plane, normalize(sum, canvas.gain[c], canvas.bias[c]));
   }
 }
@@ -134,19 +137,25 @@ void check_arguments(const DeviceImage& image, const DevicePreprocessOptions& op
   require_side(options.padded_width, options.resized_width, "padded width");
   for (const float std : options.std)
     require(std > 0.0f, "std must be above 0 in each channel, got " + std::to_string(std));
+  require(options.source_step >= 0.0f && options.source_step <= static_cast<float>(kMaxSide),
+          "source_step must be 0 to 65536, got " + std::to_string(options.source_step));
+  require(options.source_step == 0.0f || !options.antialias,
+          "source_step must be 0 with antialias, got " + std::to_string(options.source_step));
   require(image.format != PixelFormat::kNv12 || (image.height % 2 == 0 && image.width % 2 == 0),
           "NV12 images must have an even height and width, got " + std::to_string(image.height) + " x " +
               std::to_string(image.width));
 }
 
-Taps take_taps(int in, int out, bool antialias, ScratchLayout& layout) {
-  const int capacity = max_taps(in, out, antialias);
+Taps take_taps(int in, int out, const DevicePreprocessOptions& options, ScratchLayout& layout) {
+  const float step = source_step(in, out, options.source_step);
+  const int capacity = max_taps(step, options.antialias);
   const auto positions = static_cast<size_t>(out);
   return {layout.take<int>(positions),
           layout.take<int>(positions),
           layout.take<float>(positions * static_cast<size_t>(capacity)),
           in,
           out,
+          step,
           capacity};
 }
 
@@ -168,8 +177,8 @@ void launch_resize(const Source& source, const Taps& rows, const Taps& columns, 
 size_t preprocess_scratch_bytes(const DeviceImage& image, const DevicePreprocessOptions& options) {
   check_arguments(image, options);
   ScratchLayout layout;
-  take_taps(image.height, options.resized_height, options.antialias, layout);
-  take_taps(image.width, options.resized_width, options.antialias, layout);
+  take_taps(image.height, options.resized_height, options, layout);
+  take_taps(image.width, options.resized_width, options, layout);
   return layout.size_bytes();
 }
 
@@ -177,10 +186,11 @@ void preprocess(const DeviceImage& image, const DevicePreprocessOptions& options
                 Stream stream) {
   require_scratch(scratch, preprocess_scratch_bytes(image, options));
   ScratchLayout layout(scratch.data);
-  const Taps rows = take_taps(image.height, options.resized_height, options.antialias, layout);
-  const Taps columns = take_taps(image.width, options.resized_width, options.antialias, layout);
+  const Taps rows = take_taps(image.height, options.resized_height, options, layout);
+  const Taps columns = take_taps(image.width, options.resized_width, options, layout);
   Canvas canvas{
-      output, options.resized_height, options.resized_width, options.padded_height, options.padded_width, {}, {}, {}};
+      output, options.resized_height, options.resized_width, options.padded_height, options.padded_width, {}, {},
+      {},     options.round_pixels};
   for (int c = 0; c < 3; ++c) {
     canvas.source_channels[c] = options.reverse_channels ? 2 - c : c;
     canvas.gain[c] = normalize_gain(options.std[c]);

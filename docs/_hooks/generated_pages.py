@@ -51,7 +51,7 @@ _API_PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "conversion": (
         "Conversion",
         "Convert models of other frameworks. The guide is [Convert a model](../../convert/index.md).",
-        ("import_onnx", "ImportReport", "export_torchvision", "ExportReport"),
+        ("import_onnx", "ImportReport", "export_torchvision", "export_deepforest", "ExportReport"),
     ),
     "engines": (
         "Engines and INT8",
@@ -64,7 +64,15 @@ _API_PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Measure accuracy, compare two backends, measure speed, and check the machine.",
         (
             *("evaluate", "Evaluation", "ClassResult", "SizeResult", "OperatingPoint"),
-            *("verify", "Verification", "Tolerance", "TensorDifference", "ImageDifference"),
+            *(
+                "verify_boxes",
+                "BoxComparison",
+                "verify",
+                "Verification",
+                "Tolerance",
+                "TensorDifference",
+                "ImageDifference",
+            ),
             *("bench", "BenchReport", "BenchRow", "diagnose", "Diagnosis"),
         ),
     ),

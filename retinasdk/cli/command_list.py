@@ -17,7 +17,7 @@ SUMMARIES = {
     "Measure a model": {
         "eval": "compute COCO average precision on annotated images",
         "bench": "measure the speed of models, devices and input sizes",
-        "verify": "check that the GPU or another file gives the CPU's results",
+        "verify": "compare with the framework's boxes, or the GPU with the CPU",
     },
     "Check the installation": {
         "doctor": "show what works on this machine and what is missing",

@@ -1,9 +1,10 @@
-"""Options of `retinasdk import` that name rules of the model, and the arguments of `import_onnx` that they become."""
+"""Options of `retinasdk import` and `export` that name rules of the model, and the arguments that they become."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,20 @@ _RULES = (
 )
 
 
-def add_rules(parser: argparse.ArgumentParser) -> None:
-    """Adds the options for anchors, images and thresholds. `rules_of` reads them."""
-    anchors = parser.add_argument_group(
-        "Anchors", "Needed if they are not in the graph and not the framework's usual ones."
-    )
+def add_rules(
+    parser: argparse.ArgumentParser,
+    *,
+    default: str = "what the graph contains, else the framework's",
+    leave_out: Collection[str] = (),
+) -> None:
+    """Adds the options for anchors, images and thresholds. `rules_of` reads them.
+
+    Args:
+        parser: Parser of the command.
+        default: What holds for an option that is not given, for the help page.
+        leave_out: Arguments of `import_onnx` that the command does not have.
+    """
+    anchors = parser.add_argument_group("Anchors", f"Default: {default}.")
     anchors.add_argument(
         "--anchors",
         type=Path,
@@ -38,14 +48,16 @@ def add_rules(parser: argparse.ArgumentParser) -> None:
     anchors.add_argument(
         "--anchor-scales", type=_numbers, metavar="S,S,...", help="factors of the base sizes, such as 1,1.26,1.59"
     )
-    anchors.add_argument("--strides", type=_numbers, metavar="N,N,...", help="stride of each level in pixels")
-    anchors.add_argument(
-        "--box-weights",
-        type=_numbers,
-        metavar="X,Y,W,H",
-        help="what the four box deltas are divided by (1 / std), such as 10,10,5,5",
-    )
-    images = parser.add_argument_group("Preprocessing", "Defaults: what the graph contains, else the framework's.")
+    if "strides" not in leave_out:
+        anchors.add_argument("--strides", type=_numbers, metavar="N,N,...", help="stride of each level in pixels")
+    if "box_weights" not in leave_out:
+        anchors.add_argument(
+            "--box-weights",
+            type=_numbers,
+            metavar="X,Y,W,H",
+            help="what the four box deltas are divided by (1 / std), such as 10,10,5,5",
+        )
+    images = parser.add_argument_group("Preprocessing", f"Default: {default}.")
     images.add_argument(
         "--resize",
         metavar="RULE",
@@ -55,7 +67,7 @@ def add_rules(parser: argparse.ArgumentParser) -> None:
     images.add_argument("--mean", type=_numbers, metavar="M,M,M", help="mean of each channel, pixels of 0 to 255")
     images.add_argument("--std", type=_numbers, metavar="S,S,S", help="standard deviation of each channel")
     images.add_argument("--channel-order", choices=_CHANNEL_ORDERS, help="order of the channels of the network")
-    limits = parser.add_argument_group("Post-processing", "Defaults: what the graph contains, else the framework's.")
+    limits = parser.add_argument_group("Post-processing", f"Default: {default}.")
     limits.add_argument("--score-threshold", type=float, metavar="SCORE", help="minimum score of a detection, 0 to 1")
     limits.add_argument("--nms-iou", type=float, metavar="IOU", help="IoU above which NMS removes a box, 0 to 1")
     limits.add_argument("--top-k", type=int, metavar="N", help="candidates per feature level")
@@ -63,19 +75,19 @@ def add_rules(parser: argparse.ArgumentParser) -> None:
 
 
 def rules_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns the keyword arguments of `import_onnx` for the options of `add_rules`.
+    """Returns the keyword arguments of `import_onnx` for the options of `add_rules` that the command has.
 
     Raises:
         ModelError: The file of anchors cannot be read, or is given together with strides.
     """
-    rules = {name: getattr(arguments, name) for name in _RULES}
+    rules = {name: getattr(arguments, name) for name in _RULES if hasattr(arguments, name)}
     rules["nms_iou_threshold"] = arguments.nms_iou
     if arguments.anchors is not None:
         base_anchors, strides = read_anchors_file(arguments.anchors)
-        if strides is not None and arguments.strides is not None:
+        if strides is not None and rules.get("strides") is not None:
             raise ModelError(f"strides are given twice: by --strides and in {arguments.anchors}. Leave one of them out")
         rules["base_anchors"] = base_anchors
-        rules["strides"] = arguments.strides or strides
+        rules["strides"] = rules.get("strides") or strides
     return rules
 
 

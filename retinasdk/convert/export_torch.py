@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
 import warnings
@@ -19,7 +18,8 @@ import numpy as np
 
 from retinasdk._util.files import write_together
 from retinasdk._util.lazy import require
-from retinasdk.convert.flavours import flavour_spec
+from retinasdk.convert.flavours import flavour_spec, load_preset
+from retinasdk.convert.importing.report import KINDS, Finding
 from retinasdk.convert.torchvision_checkpoint import ARCHITECTURES, load_torchvision
 from retinasdk.errors import ModelError
 from retinasdk.spec import METADATA_KEY, ModelSpec, Normalise, Resize
@@ -54,11 +54,24 @@ class ExportReport:
         spec: Its model spec, which is also in the metadata of the file and beside it, with the suffix .json.
         largest_difference: Largest difference of a head output between ONNX Runtime and PyTorch, in standard
             deviations of that output.
+        findings: Where the rules of the model come from: given by you, read in the checkpoint, or concluded from
+            something in it. Empty if they are those of a model that you passed.
     """
 
     path: Path
     spec: ModelSpec
     largest_difference: float
+    findings: tuple[Finding, ...] = ()
+
+    def __str__(self) -> str:
+        """Returns the report as text of several lines."""
+        lines = [
+            f"wrote {self.path} ({self.path.stat().st_size / 1e6:.1f} MB) and {self.path.with_suffix('.json').name}",
+            *(f"{kind}: {item.text}" for kind in KINDS for item in self.findings if item.kind == kind),
+            f"checked: {len(self.spec.labels)} classes; head outputs differ from PyTorch's by at most "
+            f"{self.largest_difference:.1e} of their standard deviation",
+        ]
+        return "\n".join(lines)
 
 
 Exported = ExportReport  # The former name, so that existing imports keep working.
@@ -96,18 +109,16 @@ def export_torchvision(
         The file, the spec, and the largest difference from PyTorch.
 
     Raises:
-        ModelError: The model has another number of levels, or the ONNX file gives other values than PyTorch. Nothing
-            is written.
+        ModelError: The ONNX file gives other values than PyTorch. Nothing is written.
         ValueError: `labels` has the wrong length, or `opset` is not supported.
         TypeError: `model` is not a torchvision RetinaNet.
         MissingDependencyError: torch, torchvision, onnx or onnxruntime is missing.
         OSError: The output cannot be written.
     """
-    torch = require("torch", "exporting torchvision's models")
     retinanet = require("torchvision.models.detection", "exporting torchvision's models").RetinaNet
     if not isinstance(model, retinanet):
         raise TypeError(f"the model must be a torchvision RetinaNet, not {type(model).__name__}")
-    return export_heads(_heads(torch, model), output, torchvision_spec(model, labels=labels, name=name), opset=opset)
+    return export_heads(heads_of(model), output, torchvision_spec(model, labels=labels, name=name), opset=opset)
 
 
 def export_heads(
@@ -173,7 +184,6 @@ def torchvision_spec(model: Any, *, labels: Sequence[str] | None = None, name: s
         name: Name of the model, for people.
 
     Raises:
-        ModelError: The model does not have five levels.
         ValueError: `labels` has the wrong length.
     """
     transform, classes = model.transform, int(model.head.classification_head.num_classes)
@@ -184,14 +194,10 @@ def torchvision_spec(model: Any, *, labels: Sequence[str] | None = None, name: s
         if len(labels) + 1 == classes:
             hint = f". Class 0 of torchvision is the background: put its name first: background,{','.join(labels)}"
         raise ValueError(f"labels must be one name for each of the {classes} classes, got {len(labels)}{hint}")
-    spec = flavour_spec("torchvision", labels=labels, name=name)
     anchors = [tuple(map(tuple, cell.tolist())) for cell in model.anchor_generator.cell_anchors]
-    if len(anchors) != len(spec.levels):
-        raise ModelError(f"the model has anchors for {len(anchors)} levels; {len(spec.levels)} are supported")
-    levels = (dataclasses.replace(level, base_anchors=base) for level, base in zip(spec.levels, anchors, strict=True))
+    spec = load_preset("torchvision").spec(labels=labels, name=name, base_anchors=anchors)
     fixed = transform.fixed_size  # (width, height)
     return spec.replace(
-        levels=tuple(levels),
         resize=Resize("squash", (fixed[1], fixed[0]))
         if fixed
         else Resize("shortest", (int(transform.min_size[-1]), int(transform.max_size))),
@@ -212,8 +218,9 @@ def _by_255(values: Sequence[float]) -> tuple[float, float, float]:
 # -- the graph ---------------------------------------------------------------------------------------------------------
 
 
-def _heads(torch: Any, model: Any) -> Any:
+def heads_of(model: Any) -> Any:
     """Wraps a torchvision RetinaNet in a module that returns its raw heads, as `export_heads` takes it."""
+    torch: Any = require("torch", "exporting torchvision's models")
     backbone, classify, regress = model.backbone, model.head.classification_head, model.head.regression_head
 
     class RawHeads(torch.nn.Module):  # type: ignore[misc]  # The base class is only known at run time.

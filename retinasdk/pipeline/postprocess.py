@@ -8,7 +8,7 @@ A pair of anchor and class is missing from the result for the first reason in th
 
 1. `decode`: its class was not requested, or is one of `spec.ignore_labels`.
 2. `decode`: its score is not above the score threshold, or its logit is NaN.
-3. `decode`: it is not among the best `spec.top_k` pairs of its feature level.
+3. `decode`: it is not among the best `spec.top_k` pairs or anchors of its feature level.
 4. `decode`: a coordinate of its box is NaN or infinite.
 5. `decode`: its box has no area after clipping, and `spec.drop_empty` is "before_nms".
 6. `decode`: more than half of its box lies in one of the call's `ignore` regions.
@@ -39,6 +39,7 @@ from retinasdk.pipeline.rules import (
     detection_limit,
     each_class,
     ignored_regions,
+    level_clips,
     level_strides,
     logit,
     logit_thresholds,
@@ -68,7 +69,7 @@ def decode(
     class_ids: Sequence[int] = (),
     ignore: npt.NDArray[np.float32] | None = None,
 ) -> Candidates:
-    """Decodes the best `spec.top_k` (anchor, class) pairs of each level whose score is above the threshold.
+    """Decodes the best `spec.top_k` pairs or anchors of each level whose score is above the threshold.
 
     Args:
         heads: Raw head outputs of N images.
@@ -86,13 +87,15 @@ def decode(
         ModelError: If the outputs do not fit the spec.
     """
     shapes = [(logits.shape, deltas.shape) for logits, deltas in zip(heads.logits, heads.deltas, strict=True)]
+    strides = level_strides(shapes, spec, transforms[0].padded)
     return Candidates(
         *_native.decode(
             list(heads.logits),
             list(heads.deltas),
             base_anchors(spec),
-            strides=level_strides(shapes, spec, transforms[0].padded),
+            strides=strides,
             clip_sizes=clip_sizes(transforms, spec),
+            level_clips=level_clips(shapes, strides, spec),
             logit_threshold=logit(lowest_threshold(score_threshold, class_ids)),
             class_thresholds=logit_thresholds(score_threshold) if isinstance(score_threshold, tuple) else None,
             class_ids=list(class_ids),

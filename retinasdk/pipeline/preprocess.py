@@ -25,19 +25,23 @@ class Transform:
         padded: Size of the network's input, which includes the padding at the right and at the bottom.
         scale: Factor from original to network pixels, the same for both axes. None if each axis uses the ratio of its
             own sizes.
+        source_step: Distance between the source positions of neighboring pixels, on both axes. 0: the ratio of the
+            sizes of each axis.
     """
 
     original: tuple[int, int]
     resized: tuple[int, int]
     padded: tuple[int, int]
     scale: float | None = None
+    source_step: float = 0.0
 
     @classmethod
     def plan(cls, original: tuple[int, int], spec: ModelSpec) -> Transform:
         """Computes the transform that `spec` requires for an image of (height, width) `original` pixels."""
         resized = spec.resize.target(*original)
         scale = spec.resize.scale(*original) if spec.rescale == "uniform" else None
-        return cls(original, resized, spec.padded(*resized), scale)
+        step = 1.0 / spec.resize.scale(*original) if spec.resize.source_step == "scale" else 0.0
+        return cls(original, resized, spec.padded(*resized), scale, step)
 
     def to_original(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Converts boxes from network-input pixels to pixels of the original image.
@@ -110,5 +114,7 @@ def preprocess(images: Sequence[npt.NDArray[np.uint8]], transforms: Sequence[Tra
             std=spec.normalise.std,
             reverse_channels=spec.normalise.channels == "BGR",
             antialias=spec.resize.antialias,
+            source_step=transform.source_step,
+            round_pixels=spec.resize.round_pixels,
         )
     return Batch(tensor, tuple(transforms))

@@ -71,6 +71,7 @@ def decode_rules(spec: ModelSpec) -> dict[str, Any]:
     coder = spec.box_coder
     return {
         "top_k": spec.top_k,
+        "top_k_anchors": spec.top_k_unit == "anchor",
         "coder_kind": "center" if coder.is_rotated else coder.kind,
         "coder_weights": coder.weights[:4],
         "coder_means": coder.means[:4],
@@ -119,8 +120,8 @@ def suppression_op(suppression: Suppression, spec: ModelSpec) -> tuple[str, dict
         "iou_threshold": spec.nms_iou_threshold if suppression.iou_threshold is None else suppression.iou_threshold,
         "or_equal": spec.nms_comparison == ">=",
         "inclusive_pixels": spec.inclusive_pixels,
-        "across_classes": suppression.across_classes,
-        "max_per_class": suppression.max_per_class or MAX_PER_IMAGE,
+        "across_classes": suppresses_across_classes(suppression, spec),
+        "max_per_class": suppression.max_per_class or spec.max_per_class or MAX_PER_IMAGE,
         **rules,
     }
     if op == "soft_nms":
@@ -128,6 +129,11 @@ def suppression_op(suppression: Suppression, spec: ModelSpec) -> tuple[str, dict
     if op == "fuse":
         arguments["fused_score"] = suppression.fused_score
     return op, arguments
+
+
+def suppresses_across_classes(suppression: Suppression, spec: ModelSpec) -> bool:
+    """Returns whether boxes of different classes suppress each other: if the caller asks for it or the spec says so."""
+    return suppression.across_classes or spec.nms_across_classes
 
 
 def check_suppression(suppression: Suppression, spec: ModelSpec) -> None:
@@ -144,8 +150,8 @@ def _rotated_suppression(suppression: Suppression, spec: ModelSpec) -> tuple[str
     return "rotated_nms", {
         "iou_threshold": spec.nms_iou_threshold if suppression.iou_threshold is None else suppression.iou_threshold,
         "or_equal": spec.nms_comparison == ">=",
-        "across_classes": suppression.across_classes,
-        "max_per_class": suppression.max_per_class or MAX_PER_IMAGE,
+        "across_classes": suppresses_across_classes(suppression, spec),
+        "max_per_class": suppression.max_per_class or spec.max_per_class or MAX_PER_IMAGE,
         "shares_angle": spec.nms_angle == "lower_score",
     }
 
@@ -190,6 +196,30 @@ def level_strides(
             raise ModelError(f"output {level.logits} has no cells, its shape is {logits}; use larger images")
         strides.append(level.stride or (float(padded[0] // rows), float(padded[1] // columns)))
     return strides
+
+
+def level_clips(
+    shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], strides: Sequence[tuple[float, float]], spec: ModelSpec
+) -> list[tuple[float, float]]:
+    """Returns the largest (y, x) of the boxes of each level, for the clip rule "level"; nothing for other rules.
+
+    Args:
+        shapes: Shapes of the logits and of the deltas of each level.
+        strides: The (y, x) stride of each level.
+        spec: Spec of the model.
+    """
+    if spec.clip != "level":
+        return []
+    less = 0.0 if spec.clip_limit == "edge" else 1.0
+    return [
+        (logits[2] * stride[0] - less, logits[3] * stride[1] - less)
+        for (logits, _), stride in zip(shapes, strides, strict=True)
+    ]
+
+
+def candidate_limit(spec: ModelSpec) -> int:
+    """Returns the largest number of candidates of an image."""
+    return len(spec.levels) * spec.top_k * (len(spec.labels) if spec.top_k_unit == "anchor" else 1)
 
 
 def base_anchors(spec: ModelSpec) -> list[npt.NDArray[np.float32]]:

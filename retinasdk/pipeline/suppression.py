@@ -29,7 +29,8 @@ class Suppression:
 
             With the two soft rules, a box is dropped when its score falls to the score threshold, and the reduced
             scores are reported. Sources: Bodla et al., Soft-NMS, 2017; Solovyev et al., Weighted boxes fusion, 2021.
-        across_classes: True: boxes of different classes suppress each other too (class-agnostic NMS).
+        across_classes: True: boxes of different classes suppress each other too (class-agnostic NMS), as they always
+            do where the model's spec has `nms_across_classes` (KerasHub).
         iou_threshold: IoU above which two boxes overlap, from 0 to 1. Defaults to the value of the model's spec. Not
             used by "soft_gaussian".
         sigma: Width of the Gaussian of "soft_gaussian", above 0. A smaller value reduces the scores more.

@@ -9,7 +9,14 @@ import numpy as np
 
 from retinasdk.cuda.memory import Field, Layout
 from retinasdk.pipeline.call_options import MAX_REGIONS
-from retinasdk.pipeline.rules import decode_rules, detection_limit, level_strides, suppression_op
+from retinasdk.pipeline.rules import (
+    candidate_limit,
+    decode_rules,
+    detection_limit,
+    level_clips,
+    level_strides,
+    suppression_op,
+)
 from retinasdk.pipeline.suppression import Suppression
 from retinasdk.spec import ModelSpec
 
@@ -65,7 +72,7 @@ class FramePlan:
             ModelError: If the outputs do not fit the spec.
         """
         levels = [(outputs[level.logits][0], outputs[level.deltas][0]) for level in spec.levels]
-        batch, capacity = shape[0], len(levels) * spec.top_k
+        batch, capacity = shape[0], candidate_limit(spec)
         room = min(detection_limit(suppression, spec), capacity)
         self.suppress_op, self._suppress_rules = suppression_op(suppression, spec)
         self.gives_logits = self.suppress_op in ("nms", "rotated_nms")
@@ -73,6 +80,7 @@ class FramePlan:
         self._spec = spec
         self._dtype = outputs[spec.levels[0].logits][1]
         self._strides = level_strides(levels, spec, (shape[2], shape[3]))
+        self._level_clips = level_clips(levels, self._strides, spec)
         self._sizes = [(logits[2], logits[3]) for logits, _ in levels]
         self._shape = {"batch": batch, "anchors": spec.anchors_per_cell, "classes": len(spec.labels)}
         self._capacity, self._room = capacity, room
@@ -92,7 +100,9 @@ class FramePlan:
         # Soft NMS and box fusion work class by class, so they need the number of classes.
         self._classes = {} if self.gives_logits else {"classes": len(spec.labels)}
         self._scratch_bytes = max(
-            native.decode_scratch_bytes(sizes=self._sizes, top_k=spec.top_k, **self._shape),
+            native.decode_scratch_bytes(
+                sizes=self._sizes, top_k=spec.top_k, top_k_anchors=spec.top_k_unit == "anchor", **self._shape
+            ),
             suppress_scratch_bytes(batch=batch, capacity=capacity, max_detections=room, **self._classes),
         )
         self._scratch = device.add((self._scratch_bytes,), np.uint8)
@@ -137,6 +147,7 @@ class FramePlan:
             "base_anchors": list(base_anchors),
             "sizes": self._sizes,
             "strides": self._strides,
+            "level_clips": self._level_clips,
             **self._shape,
             "dtype": self._dtype.name,
             **decode_rules(spec),

@@ -209,6 +209,7 @@ class Lane:
             for image, transform in zip(images, transforms, strict=True)
         ]
         scratch_bytes = max(self._native.preprocess_scratch_bytes(**size) for size in sizes)
+        steps = [transform.source_step for transform in transforms]
         # No work that uses these blocks is launched yet, so they may move.
         self._resize_scratch.reserve(max(scratch_bytes, ALIGNMENT))
         uploads = Layout()
@@ -217,7 +218,7 @@ class Lane:
             self._pixels.reserve(uploads.size_bytes)
         on_device: dict[int, DevicePixels] = {}
         bytes_of_one = math.prod(target.shape[1:]) * target.dtype.itemsize
-        for index, (image, size) in enumerate(zip(images, sizes, strict=True)):
+        for index, (image, size, step) in enumerate(zip(images, sizes, steps, strict=True)):
             if id(image) not in on_device:
                 on_device[id(image)] = self._on_device(image, places)
             pixels = on_device[id(image)]
@@ -226,6 +227,8 @@ class Lane:
                 pixels=pixels.address,
                 row_bytes=pixels.row_bytes,
                 **size,
+                source_step=step,
+                round_pixels=spec.resize.round_pixels,
                 mean=spec.normalise.mean,
                 std=spec.normalise.std,
                 reverse_channels=spec.normalise.channels == "BGR",

@@ -15,10 +15,10 @@ from retinasdk.pipeline.rules import base_anchors
 from retinasdk.spec import ModelSpec
 from retinasdk.tensorrt.engine_info import EngineInfo, Fingerprint, Profile
 from retinasdk.tensorrt.versions import (
-    check_plan_version,
     collected_errors,
     dtype_of,
     import_tensorrt,
+    plan_header,
     product,
     reason,
     shared_logger,
@@ -79,7 +79,8 @@ class Engine:
             self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise ModelError(
-                f"{self.path}: TensorRT cannot load the engine: {reason(errors, 'it gives no reason')}. "
+                f"{self.path}: {product(trt)} {trt.__version__} cannot load this engine: "
+                f"{reason(errors, 'it gives no reason')}. By its header, {plan_header(plan)}. "
                 "Build it again on this machine with: retinasdk build model.onnx -o model.engine"
             )
         self.input_dtype, self.output_dtypes = self._checked_tensors(trt)
@@ -151,11 +152,24 @@ class Engine:
 
 
 def _read_checked(path: Path, trt: Any, device: CudaDevice) -> tuple[bytes, EngineInfo]:
-    """The plan and its info. Raises `ModelError` if they do not belong together or do not fit this machine."""
+    """Reads the plan and its info.
+
+    The info decides whether the plan may fit this machine, and TensorRT whether it does.
+
+    Raises:
+        ModelError: If they do not belong together or do not fit this machine.
+    """
     info = EngineInfo.load(path)
     plan = path.read_bytes()
     info.check_belongs(plan, path)
-    check_plan_version(plan, trt, str(path))
+    built = info.fingerprint
+    # The package's version may have a fifth number. The first three are always there.
+    versions = [text and text.split(".")[:3] for text in (built.tensorrt_version, trt.__version__)]
+    if built.tensorrt not in (None, product(trt)) or (versions[0] is not None and versions[0] != versions[1]):
+        raise ModelError(
+            f"{path} was built by {built.tensorrt} {built.tensorrt_version}, but {product(trt)} {trt.__version__} is "
+            "installed here. Build the engine again on this machine with: retinasdk build model.onnx -o model.engine"
+        )
     if product(trt) == "tensorrt":
         mismatch = info.mismatch(Fingerprint(compute_capability=device.compute_capability))
         if mismatch is not None:

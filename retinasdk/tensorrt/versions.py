@@ -26,8 +26,9 @@ NUMPY_DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32
 _MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 _LIBRARIES = {"tensorrt_rtx_bindings": "tensorrt_rtx_libs"}  # must be imported first
 
-_MAGIC = {b"ftrt": "tensorrt", b"vtrt": "tensorrt_rtx"}
-_HEADER_BYTES = 28
+# Which product wrote a plan, by its first bytes, and where they are followed by the version. See `plan_header`.
+_WRITERS = {b"ptrt": "TensorRT 8.5", b"ftrt": "TensorRT", b"vtrt": "TensorRT for RTX"}
+_VERSION_AT = {b"ftrt": 24, b"vtrt": 24}
 
 
 # -- which TensorRT is installed ---------------------------------------------------------------------------------------
@@ -102,46 +103,22 @@ def dtype_of(trt_dtype: Any) -> type[np.generic]:
     return NUMPY_DTYPES[name]
 
 
-def plan_version(plan: bytes, origin: str) -> tuple[str, str]:
-    """Reads from the header of a plan which TensorRT wrote it. Needs neither TensorRT nor a GPU.
+def plan_header(plan: bytes) -> str:
+    """Describes in words what the first bytes of a plan say, for error messages.
+
+    It never decides whether a plan can be used. TensorRT documents no header, and other versions write other ones: only
+    those of 8.5.3 and of TensorRT for RTX 1.7 have been seen.
 
     Args:
         plan: The content of an engine file.
-        origin: The name of the file, for the error message.
-
-    Returns:
-        The product as in `product`, and its version as "major.minor.patch.build".
-
-    Raises:
-        ModelError: If `plan` does not begin like a TensorRT plan.
     """
-    if len(plan) < _HEADER_BYTES or plan[:4] not in _MAGIC:
-        raise ModelError(
-            f"{origin} is not a TensorRT engine: its {len(plan)} bytes begin with {plan[:4]!r}. Build an engine with: "
-            "retinasdk build model.onnx -o model.engine, or use the ONNX file."
-        )
-    return _MAGIC[plan[:4]], ".".join(str(number) for number in plan[24:28])
-
-
-def check_plan_version(plan: bytes, trt: Any, origin: str) -> None:
-    """Checks that the installed TensorRT wrote the plan.
-
-    Args:
-        plan: The content of an engine file.
-        trt: The TensorRT module.
-        origin: The name of the file, for the error message.
-
-    Raises:
-        ModelError: If another product or version wrote it, or if it is no plan.
-    """
-    written_by, version = plan_version(plan, origin)
-    # The package's version may have a fifth number. The first three are always there.
-    here = trt.__version__.split(".")[:3]
-    if written_by != product(trt) or version.split(".")[:3] != here:
-        raise ModelError(
-            f"{origin} was built by {written_by} {version}, but {product(trt)} {trt.__version__} is installed here. "
-            "Build the engine again on this machine with: retinasdk build model.onnx -o model.engine"
-        )
+    writer = _WRITERS.get(plan[:4])
+    if writer is None:
+        return f"its {len(plan)} bytes begin with {plan[:4]!r}, which no known version of TensorRT writes"
+    if plan[:4] in _VERSION_AT and len(plan) >= _VERSION_AT[plan[:4]] + 4:
+        at = _VERSION_AT[plan[:4]]
+        return f"it was written by {writer} {'.'.join(str(number) for number in plan[at : at + 4])}"
+    return f"it was written by {writer}"
 
 
 # -- one logger for the process ----------------------------------------------------------------------------------------

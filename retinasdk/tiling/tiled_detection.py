@@ -17,7 +17,7 @@ from retinasdk.detections import Detections
 from retinasdk.pipeline.call_options import Thresholds
 from retinasdk.pipeline.postprocess import as_detections, to_original
 from retinasdk.pipeline.preprocess import Transform
-from retinasdk.pipeline.rules import suppression_op
+from retinasdk.pipeline.rules import suppresses_across_classes, suppression_op
 from retinasdk.pipeline.stage_timing import stage
 from retinasdk.pipeline.suppression import Suppression
 from retinasdk.pipeline.types import Kept
@@ -149,7 +149,7 @@ def _merge(
     best, joined = _native.merge_tiles(
         boxes,
         scores,
-        np.zeros_like(class_ids) if suppression.across_classes else class_ids,
+        np.zeros_like(class_ids) if suppresses_across_classes(suppression, spec) else class_ids,
         tiles,
         tops=grid.tops,
         lefts=grid.lefts,

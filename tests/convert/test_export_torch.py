@@ -65,6 +65,7 @@ def test_architectures(architecture: str, tmp_path: Path, capsys: pytest.Capture
     checkpoint, out = tmp_path / "mine.pth", tmp_path / "mine.onnx"
     torch.save(model.state_dict(), checkpoint)
     options = ["--weights", str(checkpoint), "--labels", ",".join(LABELS), "--num-classes", "3"]
+    options.append("--torchvision-defaults")
     assert main(["export", f"torchvision:{architecture}", "-o", str(out), *options]) == 0
     assert "3 classes; head outputs differ" in capsys.readouterr().out
     model.transform.min_size, model.transform.max_size = (320,), 533
@@ -174,8 +175,11 @@ def test_what_is_no_checkpoint(small: Any, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["torchvision:retinanet_vgg"], "with a NAME of retinanet_resnet50_fpn"),
-        (["retinanet_resnet50_fpn"], "expected torchvision:NAME"),
+        (["torchvision:retinanet_vgg"], "'retinanet_vgg' is unknown; choose one of retinanet_resnet50_fpn"),
+        (["retinanet_resnet50_fpn"], "retinanet_resnet50_fpn does not exist; check the path of the checkpoint"),
+        (["torchvision:retinanet_resnet50_fpn:COCO_V7"], "torchvision has no weights 'COCO_V7'"),
+        (["theirs.onnx"], "is an ONNX file already; convert it with: retinasdk import theirs.onnx"),
+        (["mine.pth", "--weights", "other.pth"], "--weights must not be given for the checkpoint mine.pth"),
         (["torchvision:retinanet_resnet18_fpn"], "torchvision has no weights for retinanet_resnet18_fpn"),
         (["torchvision:retinanet_resnet50_fpn", "--num-classes", "5"], "torchvision's weights have 91 classes"),
         (["torchvision:retinanet_resnet50_fpn", "--opset", "12"], "invalid choice: 12"),
@@ -228,8 +232,8 @@ def test_both_files_or_none(small: Any, tmp_path: Path) -> None:
 def test_labels_from_a_file(small: Any, tmp_path: Path) -> None:
     torch.save(small.state_dict(), tmp_path / "a.pth")
     (tmp_path / "names.txt").write_text("background\nhex bolt\nnut\n")
-    options = ["--weights", str(tmp_path / "a.pth"), "--labels", str(tmp_path / "names.txt")]
-    assert main(["export", "torchvision:retinanet_resnet18_fpn", "-o", str(tmp_path / "a.onnx"), *options]) == 0
+    options = ["--torchvision-defaults", "--labels", str(tmp_path / "names.txt")]
+    assert main(["export", str(tmp_path / "a.pth"), "-o", str(tmp_path / "a.onnx"), *options]) == 0
     assert json.loads((tmp_path / "a.json").read_text())["labels"] == ["background", "hex bolt", "nut"]
 
 
@@ -293,11 +297,11 @@ def test_other_frameworks(small: Any, flavour: str, like: Any, tmp_path: Path, m
 
 
 def test_heads_that_do_not_fit_the_spec(small: Any, tmp_path: Path) -> None:
-    from retinasdk.convert.export_torch import _heads, export_heads
+    from retinasdk.convert.export_torch import export_heads, heads_of
     from retinasdk.convert.flavours import flavour_spec
 
     with pytest.raises(
         ModelError, match=r"do not fit the spec: it needs logits with 9 anchors x 2 classes = 18 channels"
     ):
-        export_heads(_heads(torch, small), tmp_path / "a.onnx", flavour_spec("torchvision", labels=["a", "b"]))
+        export_heads(heads_of(small), tmp_path / "a.onnx", flavour_spec("torchvision", labels=["a", "b"]))
     assert list(tmp_path.iterdir()) == []

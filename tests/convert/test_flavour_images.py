@@ -25,8 +25,8 @@ UPRIGHT = [name for name in list_flavours() if not load_preset(name).box_coder.i
 # -- anchors -----------------------------------------------------------------------------------------------------------
 
 TORCHVISION_SIZES = ((32, 40, 50), (64, 80, 101), (128, 161, 203), (256, 322, 406), (512, 645, 812))
-ROUNDED = ("torchvision", "mlperf")
-CENTRED = ("odtk", "keras-retinanet")  # Anchors are centered half a stride inside the cell.
+ROUNDED = ("torchvision", "mlperf", "keras-hub")
+CENTRED = ("odtk", "keras-retinanet", "pytorch-retinanet")  # Anchors are centered half a stride inside the cell.
 
 
 def oracle_anchors(

@@ -94,7 +94,7 @@ def test_nms_in_the_graph_means_mmdeploy(tmp_path: Path) -> None:
     [
         ("mmdet", "the graph clamps dw and dh to at most 4.1352"),
         ("detectron2", "the graph normalizes with mean 123.675"),
-        ("odtk", "the base anchors in the graph have the sizes, order and rounding of mlperf, torchvision"),
+        ("odtk", "the base anchors in the graph have the sizes, order and rounding of keras-hub, mlperf, torchvision"),
     ],
 )
 def test_a_framework_that_the_graph_contradicts(flavour: str, reason: str, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_everything_can_be_given(tmp_path: Path) -> None:
     report = imported(other.raw_heads()[0], tmp_path, flavour="detectron2", **options)
     spec = report.spec
     assert (spec.normalise.mean, spec.normalise.std, spec.normalise.channels) == ((1, 2, 3), (4, 5, 6), "RGB")
-    assert spec.resize == Resize("longest", (640,), "half_up", antialias=True)
+    assert spec.resize == Resize("longest", (640,), "half_up", antialias=True, round_pixels=True)
     assert (spec.score_threshold, spec.nms_iou_threshold, spec.top_k, spec.max_detections) == (0.25, 0.625, 77, 33)
     assert spec.box_coder.weights == (10, 10, 5, 5)
     assert len(report.texts("assumed")) == 1  # The order of the channels, which no option names.

@@ -48,6 +48,15 @@ P3 = {
     ],
 }
 P3["mmdeploy"] = P3["mmdet"]
+P3["keras-hub"] = P3["torchvision"]
+P3["pytorch-retinanet"] = P3["keras-retinanet"]
+
+
+def test_mlperf_has_the_names_of_its_classes() -> None:
+    names = flavour_spec("mlperf").labels
+    assert len(set(names)) == len(names) == 264
+    assert (names[0], names[80], names[261], names[263]) == ("Airplane", "Duck", "Woman", "Zucchini")
+    assert list(names) == sorted(names)  # As in the lists of MLPerf's scripts.
 
 
 def test_every_framework_is_here() -> None:
@@ -60,7 +69,7 @@ def test_base_anchors(flavour: str) -> None:
     levels = flavour_spec(flavour).levels
     for found, wanted in zip(levels[0].base_anchors, P3[flavour], strict=False):
         assert found == pytest.approx(wanted, abs=5e-5)
-    if flavour in ("torchvision", "mlperf"):  # rounded, so that a level is not twice the one below
+    if flavour in ("torchvision", "mlperf", "keras-hub"):  # rounded, so that a level is not twice the one below
         for level, corners in zip(levels, CORNERS, strict=True):
             assert level.base_anchors == tuple((-x, -y, x, y) for x, y in corners)
     else:
@@ -72,7 +81,7 @@ def test_base_anchors(flavour: str) -> None:
 @pytest.mark.parametrize("flavour", P3)
 def test_strides(flavour: str) -> None:
     strides = [level.stride for level in flavour_spec(flavour).levels]
-    if flavour in ("torchvision", "mlperf", "odtk"):
+    if flavour in ("torchvision", "mlperf", "odtk", "keras-hub"):
         assert strides == [None] * 5
     else:
         assert strides == [(8, 8), (16, 16), (32, 32), (64, 64), (128, 128)]
@@ -86,7 +95,7 @@ def test_strides(flavour: str) -> None:
         ("detectron2", BoxCoder(clamp_max=LN_1000_16), ("original", "edge"), "after_nms", 100),
         ("mmdet", BoxCoder(clamp_max=LN_1000_16, clamp_min=-LN_1000_16), ("resized", "edge"), "before_nms", 100),
         ("mmdeploy", BoxCoder(clamp_max=LN_1000_16, clamp_min=-LN_1000_16), ("padded", "edge"), "never", 100),
-        ("odtk", BoxCoder(clamp_max=None), ("padded", "last_pixel"), "never", 100),
+        ("odtk", BoxCoder(clamp_max=None), ("level", "last_pixel"), "never", 100),
         (
             "keras-retinanet",
             BoxCoder((5.0, 5.0, 5.0, 5.0), clamp_max=None, kind="corner"),
@@ -94,6 +103,7 @@ def test_strides(flavour: str) -> None:
             "never",
             300,
         ),
+        ("pytorch-retinanet", BoxCoder((10.0, 10.0, 5.0, 5.0), clamp_max=None), ("padded", "edge"), "never", 65536),
     ],
 )
 def test_boxes(flavour: str, coder: BoxCoder, clip: tuple[str, str], drop_empty: str, most: int) -> None:
@@ -102,7 +112,8 @@ def test_boxes(flavour: str, coder: BoxCoder, clip: tuple[str, str], drop_empty:
     assert (spec.clip, spec.clip_limit) == clip
     assert (spec.drop_empty, spec.max_detections) == (drop_empty, most)
     assert spec.inclusive_pixels == (flavour == "odtk")
-    assert spec.top_k == (65536 if flavour == "keras-retinanet" else 1000)
+    assert spec.top_k == (65536 if flavour in ("keras-retinanet", "pytorch-retinanet") else 1000)
+    assert spec.top_k_unit == ("anchor" if flavour == "mmdeploy" else "pair")
     assert (spec.score_threshold, spec.nms_iou_threshold) == (0.05, 0.5)
 
 
@@ -113,21 +124,22 @@ def test_boxes(flavour: str, coder: BoxCoder, clip: tuple[str, str], drop_empty:
         ("mlperf", Resize("squash", (800, 800)), RGB, 32, 264),
         (
             "detectron2",
-            Resize("shortest", (800, 1333), "half_up", antialias=True),
+            Resize("shortest", (800, 1333), "half_up", antialias=True, round_pixels=True),
             Normalise((103.53, 116.28, 123.675), (1, 1, 1), "BGR"),
             32,
             80,
         ),
-        ("mmdet", Resize("shortest", (800, 1333), "half_up"), RGB, 32, 80),
-        ("mmdeploy", Resize("shortest", (800, 1333), "half_up"), RGB, 32, 80),
-        ("odtk", Resize("shortest", (800, 1333), antialias=True), RGB, 128, 80),
+        ("mmdet", Resize("shortest", (800, 1333), "half_up", round_pixels=True), RGB, 32, 80),
+        ("mmdeploy", Resize("shortest", (800, 1333), "half_up", round_pixels=True), RGB, 32, 80),
+        ("odtk", Resize("shortest", (800, 1333), antialias=True, round_pixels=True), RGB, 128, 80),
         (
             "keras-retinanet",
-            Resize("shortest", (800, 1333), "half_up"),
+            Resize("shortest", (800, 1333), "half_even", source_step="scale"),
             Normalise((103.939, 116.779, 123.68), (1, 1, 1), "BGR"),
             1,
             80,
         ),
+        ("pytorch-retinanet", Resize("shortest", (608, 1024), "half_up", antialias=True), RGB, 32, 80),
     ],
 )
 def test_images(flavour: str, resize: Resize, normalise: Normalise, multiple: int, classes: int) -> None:

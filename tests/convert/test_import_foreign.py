@@ -136,6 +136,28 @@ def test_usual_anchors_of_a_named_framework_are_an_assumption(
     assert text in report.spec.source["assumed"]
 
 
+def test_keras_traced_by_pytorch(tmp_path: Path) -> None:
+    """The biases behind a transpose and a cast, and the padding whose amounts the graph computes, stay."""
+    foreign, network = other.keras_on_torch(5)
+    report, model = imported(foreign, tmp_path, flavour="keras-hub", resize="squash")
+    assert report.input_dimensions == ("N", 96, 160)  # As declared, although the network runs at other sizes.
+    assert report.spec.resize.size == (96, 160)
+    assert_same_heads(model, network, noise())
+    with pytest.raises(ModelError, match=r"accepts only 96 x 160.* stretches .*--flavour keras-hub --resize squash"):
+        imported(foreign, tmp_path, flavour="keras-hub")
+    other_size = {"flavour": "keras-hub", "resize": "squash:800x800"}
+    with pytest.raises(ModelError, match="the network accepts only 96 x 160, so the resize rule must be"):
+        imported(foreign, tmp_path, **other_size)
+
+
+def test_keras_traced_without_a_size(tmp_path: Path) -> None:
+    foreign, _ = other.keras_on_torch(5, sides=("H", "W"))
+    options = {"flavour": "keras-hub", "resize": "squash:96x160"}
+    with pytest.raises(ModelError, match=r"padding for images of 1 x 1 pixels.*Export it for one size: model\.export"):
+        imported(foreign, tmp_path, **options)
+    assert imported(foreign, tmp_path, force=True, **options)[0].input_dimensions == ("N", 96, 160)
+
+
 @pytest.mark.parametrize(("make", "flavour"), AUTO.values(), ids=AUTO.keys())
 def test_evidence_decides(make: Callable[[], other.Graphs], flavour: str, tmp_path: Path) -> None:
     foreign, network = make()
@@ -174,7 +196,7 @@ def test_mmdeploys_fixed_size_with_a_plugin_behind(tmp_path: Path) -> None:
     assert report.spec.flavour == "mmdeploy"
     assert (report.spec.clip, report.spec.drop_empty) == ("padded", "never")
     assert report.input_dimensions == (1, 96, 160)
-    assert report.spec.resize == Resize("squash", (96, 160), "half_up")
+    assert report.spec.resize == Resize("squash", (96, 160), "half_up", round_pixels=True)
     assert report.removed_operators["TRTBatchedNMS"] == 1
     assert any("accepts only that size and mmdeploy does so" in text for text in report.texts("concluded"))
     assert_same_heads(model, network, noise(batch=1))
@@ -187,11 +209,13 @@ def test_a_fixed_size_can_be_padded(size: tuple[int, int], resized: tuple[int, i
     """The result is that of the same network with a dynamic size, on a picture that is padded to a multiple."""
     foreign, network = other.mmdeploy(3, (96, 160))
     report, _ = imported(foreign, tmp_path, flavour="mmdeploy", resize="fit")
-    assert report.spec.resize == Resize("fit", (96, 160), "half_up")
+    assert report.spec.resize == Resize("fit", (96, 160), "half_up", round_pixels=True)
     assert "the resize rule fit 96 x 160" in report.texts("given")
     picture = scene(5, *size)
     onnx.save(network, str(tmp_path / "dynamic.onnx"))
-    dynamic = report.spec.replace(resize=Resize("longest", (max(resized),), "half_up"), pad_multiple=32)
+    dynamic = report.spec.replace(
+        resize=Resize("longest", (max(resized),), "half_up", round_pixels=True), pad_multiple=32
+    )
     for spec in (report.spec, dynamic):
         transform = Transform.plan(size, spec)
         assert (transform.resized, transform.padded) == (resized, (96, 160))

@@ -190,7 +190,9 @@ def test_weights_outside_the_models_folder(where: str, tmp_path: Path) -> None:
 def test_an_unknown_flavour_comes_with_the_known_ones(tmp_path: Path) -> None:
     onnx.save(other.odtk()[0], str(tmp_path / "foreign.onnx"))
     assert_refused(
-        tmp_path, "flavour 'yolo' is unknown; choose one of detectron2, keras-retinanet, .*torchvision", flavour="yolo"
+        tmp_path,
+        "flavour 'yolo' is unknown; choose one of detectron2, keras-hub, keras-retinanet, .*torchvision",
+        flavour="yolo",
     )
 
 

@@ -47,16 +47,20 @@ def test_the_table_of_rules_is_that_of_the_preset(flavour: str) -> None:
     for value in preset.normalise.mean:
         assert f"{value / scale:.6g}" in normalise
     assert f"above {preset.score_threshold}" in table["Score threshold"]
-    assert f"above {preset.nms_iou_threshold}" in table["NMS"]
-    assert f"at most {preset.max_detections} " in table["Detections"]
+    bound = (
+        f"above {preset.nms_iou_threshold}" if preset.nms_comparison == ">" else f"{preset.nms_iou_threshold} or more"
+    )
+    assert bound in table["NMS"]
+    assert ("all classes together" in table["NMS"]) == preset.nms_across_classes
+    most = "no limit" if preset.max_detections == 65536 else f"at most {preset.max_detections} "
+    assert most in table["Detections"]
     top_k = "no limit" if preset.top_k == 65536 else f"{preset.top_k} (anchor, class) pairs"
     assert top_k in table["Candidates (top-k)"]
     assert ("+ 1" in table["Box decoding"]) == preset.inclusive_pixels
     assert ("corner" in table["Box decoding"]) == (preset.box_coder.kind == "corner")
     assert ("one scale" in table.get("Back to the original image", "")) == (preset.rescale == "uniform")
-    assert {"resized": "resized", "padded": "input", "original": "original"}[preset.clip] in table["Clipping"] or (
-        preset.resize.rule == "squash"
-    )
+    places = {"resized": "resized", "padded": "input", "level": "level", "original": "original", "none": "none"}
+    assert places[preset.clip] in table["Clipping"] or (preset.resize.rule == "squash")
     assert ("last pixel" in table["Clipping"]) == (preset.clip_limit == "last_pixel")
     assert {"never": None, "before_nms": "before", "after_nms": "after"}[preset.drop_empty] == next(
         (word for word in ("before", "after") if word in table.get("Empty boxes", "")), None

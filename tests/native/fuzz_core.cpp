@@ -66,15 +66,27 @@ Box box_at(const Detected& detected, size_t i) {
   return {box[0], box[1], box[2], box[3]};
 }
 
+// Returns the highest limit of any level on one axis, or a negative number if some boxes are not clipped.
+float highest_clip(const HeadsCase& made, int image, float retinasdk::HeadLevel::* own, size_t axis) {
+  const float whole = made.clip_sizes[2 * static_cast<size_t>(image) + axis];
+  float highest = 0.0f;
+  for (const retinasdk::HeadLevel& level : made.levels) {
+    const float limit = level.*own >= 0.0f ? level.*own : whole;
+    if (limit < 0.0f) return limit;
+    highest = std::max(highest, limit);
+  }
+  return highest;
+}
+
 void check_candidates(const HeadsCase& made, const Detected& detected, int image, size_t first) {
   const int count = detected.counts[static_cast<size_t>(image)];
-  check(count >= 0 && count <= static_cast<int>(made.levels.size()) * made.options.top_k, "counts are in range");
+  check(count >= 0 && count <= retinasdk::candidate_limit(made.levels.size(), made.options), "counts are in range");
   int climbs = 0;
   for (size_t i = first; i < first + static_cast<size_t>(count); ++i) {
     const Box box = box_at(detected, i);
     check(retinasdk::is_finite(box), "boxes are finite");
-    const float height = made.clip_sizes[static_cast<size_t>(2 * image)];
-    const float width = made.clip_sizes[static_cast<size_t>(2 * image + 1)];
+    const float height = highest_clip(made, image, &retinasdk::HeadLevel::clip_height, 0);
+    const float width = highest_clip(made, image, &retinasdk::HeadLevel::clip_width, 1);
     check(width < 0 || (box.x1 >= 0 && box.x1 <= width && box.x2 >= 0 && box.x2 <= width), "boxes are clipped in x");
     check(height < 0 || (box.y1 >= 0 && box.y1 <= height && box.y2 >= 0 && box.y2 <= height), "boxes are clipped in y");
     const retinasdk::BoxCoder& coder = made.options.coder;
@@ -99,7 +111,9 @@ void check_candidates(const HeadsCase& made, const Detected& detected, int image
     }
     if (i > first && detected.logits[i] > detected.logits[i - 1]) ++climbs;
   }
-  check(climbs < static_cast<int>(made.levels.size()), "logits do not rise inside a level");
+  // With top_k_anchors, the candidates of an anchor are ordered by class.
+  check(climbs < static_cast<int>(made.levels.size()) || made.options.top_k_anchors,
+        "logits do not rise inside a level");
 }
 
 void check_kept(const HeadsCase& made, const Detected& detected, int image, size_t first) {
@@ -189,7 +203,7 @@ Scored run_overlap_rules(const HeadsCase& made, const retinasdk::Candidates& can
 // Decodes heads, suppresses, and checks the results.
 Detected run(const HeadsCase& made) {
   const auto batch = static_cast<size_t>(made.options.batch);
-  const auto capacity = made.levels.size() * static_cast<size_t>(made.options.top_k);
+  const auto capacity = static_cast<size_t>(retinasdk::candidate_limit(made.levels.size(), made.options));
   Detected detected{std::vector<float>(batch * capacity * 4),
                     std::vector<float>(batch * capacity),
                     std::vector<int32_t>(batch * capacity),
@@ -297,7 +311,7 @@ void check_bad_arguments() {
   check_refused("padded width must be 2 to 65536, got 1", [&] { run(small); });
   HeadsCase heads = make_heads(random);
   const retinasdk::Candidates no_room{nullptr, nullptr, nullptr, nullptr, 0};
-  check_refused("the capacity of the candidates must be at least levels * top_k",
+  check_refused("the capacity of the candidates must be at least",
                 [&] { retinasdk::decode(heads.levels, heads.options, heads.clip_sizes.data(), no_room); });
   check_refused("at least one feature level", [&] { retinasdk::decode({}, heads.options, nullptr, no_room); });
   heads.options.class_ids = {heads.options.classes};

@@ -144,18 +144,19 @@ Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type, const 
   for (size_t l = 0; l < made.levels.size(); ++l) {
     const retinasdk::HeadLevel& level = made.levels[l];
     levels.push_back({logits[l].data(), deltas[l].data(), level.base_anchors, level.height, level.width, level.stride_y,
-                      level.stride_x});
+                      level.stride_x, level.clip_height, level.clip_width});
   }
   std::vector<uint8_t> mask(static_cast<size_t>(made.options.classes), made.options.class_ids.empty() ? 1 : 0);
   for (const int32_t class_id : made.options.class_ids) mask[static_cast<size_t>(class_id)] = 1;
   const std::vector<float> threshold{made.options.logit_threshold};
-  const cuda::DeviceDecodeOptions options{made.options.batch,      made.options.anchors,
-                                          made.options.classes,    made.options.top_k,
-                                          made.options.coder,      type,
-                                          threshold.data(),        mask.data(),
-                                          made.clip_sizes.data(),  made.options.or_equal,
-                                          made.options.drop_empty, made.options.class_thresholds,
-                                          made.options.ignored,    made.options.ignored_regions};
+  const cuda::DeviceDecodeOptions options{made.options.batch,        made.options.anchors,
+                                          made.options.classes,      made.options.top_k,
+                                          made.options.coder,        type,
+                                          threshold.data(),          mask.data(),
+                                          made.clip_sizes.data(),    made.options.or_equal,
+                                          made.options.drop_empty,   made.options.class_thresholds,
+                                          made.options.ignored,      made.options.ignored_regions,
+                                          made.options.top_k_anchors};
   Found found(batch, capacity, room);
   std::vector<int32_t> rescans(batch);
   const cuda::DeviceCandidates candidates{found.boxes.data(),  found.logits.data(), found.class_ids.data(),
@@ -186,7 +187,7 @@ Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type, const 
 constexpr size_t kManyCandidates = 300;
 
 void check_heads(HeadsCase made) {
-  const size_t capacity = made.levels.size() * static_cast<size_t>(made.options.top_k);
+  const size_t capacity = static_cast<size_t>(retinasdk::candidate_limit(made.levels.size(), made.options));
   Found found = run_cpu(made, capacity);
   check_same(run_cuda(made, capacity, cuda::Scalar::kFloat32, made.logits, made.deltas), found, capacity);
   if (capacity <= kManyCandidates) {
@@ -222,9 +223,17 @@ void check_preprocess(const PreprocessCase& made) {
                                 0,
                                 made.view.height,
                                 made.view.width};
-  cuda::DevicePreprocessOptions device{
-      options.resized_height,   options.resized_width, options.padded_height, options.padded_width, {}, {},
-      options.reverse_channels, options.antialias,     cuda::Scalar::kFloat32};
+  cuda::DevicePreprocessOptions device{options.resized_height,
+                                       options.resized_width,
+                                       options.padded_height,
+                                       options.padded_width,
+                                       {},
+                                       {},
+                                       options.reverse_channels,
+                                       options.antialias,
+                                       cuda::Scalar::kFloat32,
+                                       options.source_step,
+                                       options.round_pixels};
   std::memcpy(device.mean, options.mean, sizeof device.mean);
   std::memcpy(device.std, options.std, sizeof device.std);
   const Scratch scratch(cuda::preprocess_scratch_bytes(image, device));

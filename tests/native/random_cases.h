@@ -60,6 +60,8 @@ PreprocessCase make_preprocess(Random& random, int height, int width, int resize
                   {58.395f, 57.12f, 57.375f},
                   random.chance(2),
                   random.chance(2)};
+  if (!made.options.antialias && random.chance(2)) made.options.source_step = random.real(0.01f, 70000.0f) / 1000.0f;
+  made.options.round_pixels = random.chance(2);
   return made;
 }
 
@@ -104,6 +106,8 @@ HeadsCase make_heads(Random& random) {
                   {},
                   random.chance(3),
                   random.chance(3)};
+  made.options.top_k_anchors = random.chance(4);
+  if (made.options.top_k_anchors) made.options.top_k = random.integer(1, 60);
   made.nms = {random.real(0.0f, 1.0f), random.integer(1, 400),
               random.chance(3),        made.options.coder.inclusive_pixels,
               random.chance(3),        random.chance(3) ? random.integer(1, 30) : retinasdk::kMaxPerImage};
@@ -147,6 +151,8 @@ HeadsCase make_heads(Random& random) {
     made.deltas.push_back(std::move(deltas));
     made.base_anchors.push_back(std::move(base));
     made.levels.push_back({nullptr, nullptr, nullptr, height, width, random.real(1.0f, 130.0f), 8.0f});
+    if (random.chance(4)) made.levels.back().clip_height = random.real(0.0f, 300.0f);
+    if (random.chance(4)) made.levels.back().clip_width = random.real(0.0f, 300.0f);
   }
   for (size_t i = 0; i < made.levels.size(); ++i) {
     made.levels[i].logits = made.logits[i].data();

@@ -256,3 +256,39 @@ def test_canvas_must_be_writeable() -> None:
     canvas.flags.writeable = False
     with pytest.raises(ValueError, match=r"canvas must be .* float32 and writeable"):
         _native.preprocess_into(np.zeros((4, 4, 3), np.uint8), canvas, resized=(4, 4), **IDENTITY)
+
+
+@pytest.mark.parametrize(("size", "scale"), [((33, 47), 1.37), ((64, 50), 0.31), ((5, 7), 9.9), ((301, 203), 0.9973)])
+def test_positions_step_by_the_scale(size: tuple[int, int], scale: float) -> None:
+    """As OpenCV's resize does if it is given fx and fy, after which the sides are rounded."""
+    cv2 = pytest.importorskip("cv2")
+    picture = image(sum(size), *size)
+    expected = cv2.resize(picture.astype(np.float32), None, fx=scale, fy=scale)
+    resized = expected.shape[:2]
+    ours = run(picture, resized, source_step=1 / scale).transpose(1, 2, 0)
+    np.testing.assert_allclose(ours, expected, atol=0.05)
+    assert_as_expected(picture, resized, resized, source_step=1 / scale)
+
+
+def test_a_step_and_an_antialiasing_filter_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="source_step must be 0 with antialias"):
+        run(image(1, 8, 8), (4, 4), antialias=True, source_step=2.0)
+    for step in (-1.0, float("nan"), 1e9):
+        with pytest.raises(ValueError, match="source_step must be 0 to 65536"):
+            run(image(1, 8, 8), (4, 4), source_step=step)
+    run(image(1, 8, 8), (60, 60), source_step=65536.0)  # All positions but the first lie behind the last pixel.
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_pixels_are_rounded_as_in_images_of_8_bits(antialias: bool) -> None:
+    picture = image(3, 61, 83)
+    plain = run(picture, (40, 55), antialias=antialias)
+    rounded = run(picture, (40, 55), antialias=antialias, round_pixels=True)
+    np.testing.assert_array_equal(rounded, np.floor(plain + np.float32(0.5)))
+    normalized = run(picture, (40, 55), antialias=antialias, round_pixels=True, mean=MEAN, std=STD)
+    again = (rounded - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
+    np.testing.assert_allclose(normalized, again, atol=1e-5)
+    theirs = np.asarray(Image.fromarray(picture).resize((55, 40), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    if antialias:  # Pillow rounds twice, after each axis.
+        assert np.abs(rounded - theirs).max() <= 1
+        assert np.abs(rounded - theirs).mean() < np.abs(plain - theirs).mean() / 1.5

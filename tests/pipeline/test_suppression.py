@@ -15,7 +15,7 @@ from pictures import LABELS, Image, blocks
 from PIL import Image as PillowImage
 from reference import iou
 
-from retinasdk import Detections, Detector, ModelSpec, Resize, Suppression
+from retinasdk import Detections, Detector, ModelSpec, Resize, Suppression, Tiles
 from retinasdk.cli.main import main
 
 RULES = [
@@ -70,6 +70,21 @@ def test_across_classes_leaves_no_two_boxes_on_one_object(model_path: Path, dete
     assert overlapping(detector(blocks(), score_threshold=0.1)) > 0
     with on_cpu(model_path, suppression=Suppression(across_classes=True)) as other:
         assert overlapping(other(blocks(), score_threshold=0.1)) == 0
+
+
+def test_the_spec_can_say_across_classes(model_path: Path, detector: Detector) -> None:
+    """As KerasHub does. It holds for tiles, too, and a Suppression cannot undo it."""
+    spec = detector.spec.replace(nms_across_classes=True)
+    with (
+        on_cpu(model_path, suppression=Suppression(across_classes=True)) as wanted,
+        on_cpu(model_path, spec=spec) as found,
+        on_cpu(model_path, spec=spec, suppression=Suppression()) as given,
+    ):
+        for options in ({}, {"tiles": Tiles(64, overlap=0.5)}):
+            expected = wanted(blocks(), score_threshold=0.1, **options)
+            assert expected != detector(blocks(), score_threshold=0.1, **options)
+            assert found(blocks(), score_threshold=0.1, **options) == expected
+            assert given(blocks(), score_threshold=0.1, **options) == expected
 
 
 def test_max_per_class(model_path: Path, detector: Detector) -> None:

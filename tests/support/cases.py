@@ -45,6 +45,8 @@ class DecodeCase:
     drop_empty: bool = False
     class_thresholds: Floats | None = None
     ignored: Floats | None = None
+    level_clips: list[tuple[float, float]] = field(default_factory=list)
+    top_k_anchors: bool = False
 
     @property
     def batch(self) -> int:
@@ -80,6 +82,8 @@ class DecodeCase:
             drop_empty=self.drop_empty,
             class_thresholds=self.class_thresholds,
             ignored=None if self.ignored is None else self.ignored[image],
+            level_clips=self.level_clips,
+            top_k_anchors=self.top_k_anchors,
         )
 
 
@@ -129,6 +133,8 @@ def with_rules(case: DecodeCase, seed: int) -> DecodeCase:
         or_equal=one_of(False, True),
         drop_empty=one_of(False, True),
         clip_sizes=one_of(case.clip_sizes, np.full_like(case.clip_sizes, -1), np.floor(case.clip_sizes / 2)),
+        level_clips=one_of([], [], [(20.0 + 7 * i, 25.0 - i) for i in range(len(case.logits))]),
+        top_k_anchors=one_of(False, False, True),
     )
 
 
@@ -173,6 +179,15 @@ def decode_cases() -> Iterator[DecodeCase]:
     yield random_heads(13, name="fractional strides", sizes=[(5, 3)], strides=[(7.5, 3.25)])
     unclipped = np.array([[-1, -1], [40, -1], [-1, 30]], dtype=np.float32)
     yield random_heads(14, name="clip none, rows, columns", batch=3, clip_sizes=unclipped)
+    by_level = [(30.0, 25.5), (-1.0, 20.0)]
+    yield random_heads(42, name="clip by level", batch=2, level_clips=by_level, drop_empty=True)
+    for top_k in (1, 7, 90):
+        yield random_heads(43, name=f"top {top_k} anchors", batch=2, classes=7, top_k=top_k, top_k_anchors=True)
+    some = {"top_k_anchors": True, "class_ids": [3, 1], "top_k": 20, "or_equal": True}
+    yield with_logits(random_heads(44, name="ties of anchors, some classes", **some), np.array([0.0, 1, 2, 1, 2, -0.0]))
+    yield sprinkled(random_heads(45, name="anchors, NaN and infinity", batch=2, top_k=9, top_k_anchors=True), 46)
+    many = random_heads(47, name="many anchors", anchors=9, classes=5, sizes=[(40, 50), (3, 2)], logit_threshold=-9.0)
+    yield replace(many, top_k_anchors=True, top_k=1000)
     yield random_heads(15, name="coder weights", coder_weights=(10.0, 5.0, 2.0, 4.0))
     yield random_heads(16, name="tight clamp", coder_clamp_max=0.25)
     yield random_heads(17, name="no clamp", coder_clamp_max=INF)

@@ -96,6 +96,7 @@ class CudaOps:
         class_ids: list[int],
         class_thresholds: Array | None = None,
         ignored: Array | None = None,
+        top_k_anchors: bool = False,
         **rules: Any,
     ) -> tuple[Array, Array, Array, Array]:
         """As `_native.decode`; what lies behind the counts is set to 0."""
@@ -106,7 +107,8 @@ class CudaOps:
             rules |= {"ignored": memory.put(ignored), "ignored_regions": ignored.shape[1]}
         batch, channels = logits[0].shape[:2]
         anchors = len(base_anchors[0])
-        classes, capacity = channels // anchors, len(logits) * top_k
+        classes = channels // anchors
+        capacity = len(logits) * top_k * (classes if top_k_anchors else 1)
         mask = np.zeros(classes, np.uint8)
         mask[class_ids if class_ids else slice(None)] = 1
         shape = {
@@ -115,6 +117,7 @@ class CudaOps:
             "anchors": anchors,
             "classes": classes,
             "top_k": top_k,
+            "top_k_anchors": top_k_anchors,
         }
         scratch_bytes = self._native.decode_scratch_bytes(**shape)
         results = {

@@ -18,9 +18,9 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 # -- preprocess --------------------------------------------------------------------------------------------------------
 
 
-def resize_weights(size_in: int, size_out: int, *, antialias: bool) -> Array:
+def resize_weights(size_in: int, size_out: int, *, antialias: bool, source_step: float = 0.0) -> Array:
     """Row i holds the weight of each source position in output position i: (size_out, size_in), rows add up to 1."""
-    scale = size_in / size_out
+    scale = source_step or size_in / size_out
     centres = (np.arange(size_out) + 0.5) * scale
     if antialias and scale > 1:
         distance = np.abs(np.arange(size_in)[None, :] + 0.5 - centres[:, None]) / scale
@@ -45,10 +45,11 @@ def preprocess(
     std: Sequence[float],
     reverse_channels: bool = False,
     antialias: bool = False,
+    source_step: float = 0.0,
 ) -> Array:
     """(H, W, 3) uint8 to (3, *padded): resized, normalised, zeros to the right and below."""
-    rows = resize_weights(image.shape[0], resized[0], antialias=antialias)
-    columns = resize_weights(image.shape[1], resized[1], antialias=antialias)
+    rows = resize_weights(image.shape[0], resized[0], antialias=antialias, source_step=source_step)
+    columns = resize_weights(image.shape[1], resized[1], antialias=antialias, source_step=source_step)
     channels = image[:, :, ::-1] if reverse_channels else image
     canvas = np.zeros((3, *padded))
     for c in range(3):
@@ -133,6 +134,7 @@ def _decode_level(
     coder: Coder,
     class_ids: Sequence[int],
     drop_empty: bool,
+    top_k_anchors: bool,
 ) -> Found:
     count, rows, columns = len(level.base_anchors), *level.logits.shape[1:]
     classes = level.logits.shape[0] // count
@@ -149,6 +151,11 @@ def _decode_level(
     # lexsort: the last key counts most. Pairs are ascending already, so equal logits stay by (anchor, class).
     order = np.lexsort((pairs, -pair_logits.reshape(-1)[pairs]))
     best = pairs[order][:top_k]
+    if top_k_anchors:
+        # The anchors in the order of their best pair, then all their pairs.
+        order = np.lexsort((pairs // classes, -pair_logits.reshape(-1)[pairs]))
+        chosen = list(dict.fromkeys((pairs // classes)[order].tolist()))[:top_k]
+        best = np.array([pair for anchor in chosen for pair in pairs[pairs // classes == anchor]], dtype=np.int64)
     anchor_index, class_index = best // classes, best % classes
     boxes = apply_deltas(
         anchors(level.base_anchors, level.stride, rows, columns)[anchor_index],
@@ -185,14 +192,19 @@ def decode(
     drop_empty: bool = False,
     class_thresholds: npt.NDArray[np.floating] | None = None,
     ignored: npt.NDArray[np.floating] | None = None,
+    level_clips: Sequence[tuple[float, float]] = (),
+    top_k_anchors: bool = False,
 ) -> Found:
     """Candidates of one image. The threshold is given as a logit or as a score; both are exclusive, unless or_equal.
 
     class_thresholds: (K,) logits that each class is held to besides. ignored: (R, 4) regions that a box may lie in with
-    at most half of its area; those from the first without area on do not count.
+    at most half of its area; those from the first without area on do not count. level_clips: in place of clip_size, where
+    not negative. top_k_anchors: the best anchors, with all their pairs that pass.
     """
     parts = []
-    for level in levels:
+    for index, level in enumerate(levels):
+        limits_of_level = level_clips[index] if level_clips else (-1.0, -1.0)
+        size = tuple(own if own >= 0 else whole for own, whole in zip(limits_of_level, clip_size, strict=True))
         if score_threshold is not None:
             values, threshold = sigmoid(level.logits), np.float64(score_threshold)
         else:
@@ -203,7 +215,7 @@ def decode(
         if class_thresholds is not None:
             limits = np.tile(class_thresholds, len(level.base_anchors))[:, None, None].astype(np.float64)
             passes &= (level.logits > limits) | (or_equal & (level.logits == limits) & (level.logits > -np.inf))
-        parts.append(_decode_level(level, clip_size, passes, top_k, coder, class_ids, drop_empty))
+        parts.append(_decode_level(level, size, passes, top_k, coder, class_ids, drop_empty, top_k_anchors))
     found = Found(
         np.concatenate([part.boxes for part in parts]),
         np.concatenate([part.logits for part in parts]),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from fakes.tensorrt import save_engine
 from pictures import LABELS, Image, blocks
 from PIL import Image as PillowImage
 
-from retinasdk import Detections, Detector, ModelSpec, Normalise, Resize
+from retinasdk import Detections, Detector, ModelError, ModelSpec, Normalise, Resize
+from retinasdk.tensorrt.engine_info import EngineInfo, Fingerprint
+from retinasdk.tensorrt.versions import plan_header
 
 SIZES = ((90, 120), (90, 120), (120, 90), (61, 47), (90, 121), (30, 400), (400, 30), (1, 1))
 
@@ -227,3 +231,55 @@ def test_shared_memory_needs_no_copies(engine: Path) -> None:
         on_gpu([blocks(seed=seed) for seed in range(4)])
         assert gpu.launches["upload"] == 1  # thresholds, which every warp reads
         assert gpu.launches["download"] == 0
+
+
+# -- whose engine it is ------------------------------------------------------------------------------------------------
+
+
+def test_the_first_bytes_of_an_engine_decide_nothing(
+    detector: Detector, model_path: Path, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real plans of TensorRT 8.5 begin with "ptrt", which nobody had expected."""
+    monkeypatch.setattr("fakes.tensorrt.magic_of", lambda version, *, rtx: "new!")
+    engine = save_engine(tmp_path / "tiny.engine", model_path, spec, version="12.1.0.5")
+    with fake_gpu(tensorrt="12.1.0"), Detector(engine, device="cuda") as on_gpu:
+        assert_same(on_gpu(blocks()), detector(blocks()))
+
+
+def test_an_engine_that_tensorrt_refuses(model_path: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    engine = save_engine(tmp_path / "tiny.engine", model_path, spec, version="8.5.2.6")
+    content = b"zzzz" + engine.read_bytes()[4:]
+    engine.write_bytes(content)
+    info = EngineInfo.load(engine)
+    replace(info, engine_sha256=hashlib.sha256(content).hexdigest()).save(engine)
+    with fake_gpu(tensorrt="8.5.2"), pytest.raises(ModelError) as caught:
+        Detector(engine, device="cuda")
+    assert "tensorrt 8.5.2 cannot load this engine: deserializeCudaEngine" in str(caught.value)
+    assert "begin with b'zzzz', which no known version of TensorRT writes" in str(caught.value)
+
+
+@pytest.mark.parametrize(("version", "rtx"), [("8.5.3", False), ("10.3.1", False), ("8.5.2", True)])
+def test_an_engine_of_another_tensorrt(
+    model_path: Path, spec: ModelSpec, tmp_path: Path, version: str, rtx: bool
+) -> None:
+    engine = save_engine(tmp_path / "tiny.engine", model_path, spec, version="8.5.2.6")
+    built = Fingerprint(tensorrt="tensorrt", tensorrt_version="8.5.2.6")
+    replace(EngineInfo.load(engine), fingerprint=built).save(engine)
+    product = "tensorrt_rtx" if rtx else "tensorrt"
+    message = rf"was built by tensorrt 8.5.2.6, but {product} {version} is installed here. .* retinasdk build"
+    with fake_gpu(tensorrt=version, rtx=rtx), pytest.raises(ModelError, match=message):
+        Detector(engine, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("plan", "words"),
+    [
+        (b"ptrt" + bytes(60), "it was written by TensorRT 8.5"),
+        (b"ftrt" + bytes(20) + bytes([10, 3, 0, 26]), "it was written by TensorRT 10.3.0.26"),
+        (b"vtrt" + bytes(20) + bytes([1, 7, 1, 116]), "it was written by TensorRT for RTX 1.7.1.116"),
+        (b"vtrt", "it was written by TensorRT for RTX"),
+        (b"", "its 0 bytes begin with b'', which no known version of TensorRT writes"),
+    ],
+)
+def test_what_a_header_says(plan: bytes, words: str) -> None:
+    assert plan_header(plan) == words

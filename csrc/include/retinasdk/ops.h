@@ -45,6 +45,13 @@ struct PreprocessOptions {
   // Whether the resize filter widens when the image is made smaller, as Pillow's BILINEAR does. Otherwise two pixels
   // per axis are interpolated, as PyTorch's interpolate(align_corners=False) does.
   bool antialias;
+  // Distance between the source positions of neighboring output pixels on both axes, in pixels, 0 to 65536. 0: the
+  // source size divided by the resized size, for each axis. OpenCV's resize() takes 1 / scale if it is called with a
+  // scale. Must be 0 with antialias.
+  float source_step = 0.0f;
+  // Whether resized pixels are rounded to whole gray levels before they are normalized, as if the resized image were
+  // stored as uint8.
+  bool round_pixels = false;
 };
 
 // Resizes, normalizes and pads one image, and moves the channels first.
@@ -64,6 +71,9 @@ struct HeadLevel {
   const float* base_anchors;  // (A, 4), the anchors of the cell in row 0 and column 0, in network-input pixels.
   int height, width;          // In cells, 1 to 65536.
   float stride_y, stride_x;   // Distance from one cell to the next, in network-input pixels.
+  // Where the boxes of this level are clipped, in place of clip_sizes, in network-input pixels. Negative: as
+  // clip_sizes.
+  float clip_height = -1.0f, clip_width = -1.0f;
 };
 
 // Which (anchor, class) pairs become candidates, and how their boxes are computed.
@@ -84,11 +94,19 @@ struct DecodeOptions {
   // can be padded with zeros.
   const float* ignored = nullptr;
   int ignored_regions = 0;  // R, 0 to kMaxPerImage.
+  // Whether top_k counts anchors instead of (anchor, class) pairs: the anchors with the highest logit of any class are
+  // selected, and all pairs of these that pass become candidates, up to top_k * K per level.
+  bool top_k_anchors = false;
   // How deltas become rotated boxes, or null for upright boxes. With it, `coder` is not used, HeadLevel::base_anchors
   // is (A, 5), HeadLevel::deltas has deltas_of(rotated->coding) channels for each anchor, and Candidates::boxes is (N,
   // C, 6). See rotated_box_coder.h, and Note [Clipping rotated boxes] in csrc/math/rotated_math.h.
   const RotatedCoder* rotated = nullptr;
 };
+
+// Returns the highest number of candidates of an image.
+inline int64_t candidate_limit(size_t levels, const DecodeOptions& options) {
+  return static_cast<int64_t>(levels) * options.top_k * (options.top_k_anchors ? options.classes : 1);
+}
 
 // The candidates of a batch: written by decode(), read by nms(), soft_nms() and fuse(). Entries behind the count of an
 // image have no meaning.
@@ -97,14 +115,15 @@ struct Candidates {
   float* logits;       // (N, C).
   int32_t* class_ids;  // (N, C), 0 to K - 1.
   int32_t* counts;     // (N,), the number of candidates of each image, 0 to C.
-  int capacity;        // C. decode() needs room for levels * top_k.
+  int capacity;        // C. decode() needs room for candidate_limit().
 };
 
 // Decodes head outputs into candidates.
 //
 // The logits are read once. Boxes are computed only for the best top_k pairs of each level. The candidates of an image
 // are ordered by level. Inside a level they are ordered by Note [Rank] with the index (cell * A + anchor) * K + class.
-// Therefore equal logits are ordered by level, then by cell, by anchor and by class.
+// Therefore equal logits are ordered by level, then by cell, by anchor and by class. With top_k_anchors, the selected
+// anchors of a level are ordered by their highest logit in the same way, and the candidates of an anchor by class.
 //
 // These never become candidates: NaN logits, logits of -infinity (even with or_equal), and boxes that are not finite.
 // top_k is applied before boxes are dropped, so an image can have fewer candidates than pairs that pass the thresholds.

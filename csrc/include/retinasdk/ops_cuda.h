@@ -119,6 +119,8 @@ struct DevicePreprocessOptions {
   bool reverse_channels;
   bool antialias;
   Scalar output;  // kFloat16: the float32 result, rounded once to the nearest float16.
+  float source_step = 0.0f;
+  bool round_pixels = false;
 };
 
 // Returns the scratch size of preprocess() for these options, in bytes.
@@ -141,6 +143,7 @@ struct DeviceLevel {
   const float* base_anchors;
   int height, width;
   float stride_y, stride_x;
+  float clip_height = -1.0f, clip_width = -1.0f;
 };
 
 // DecodeOptions of ops.h. The device reads the arrays when the work runs. Therefore a captured graph uses the values
@@ -159,6 +162,7 @@ struct DeviceDecodeOptions {
   const float* class_thresholds = nullptr;  // In device memory.
   const float* ignored = nullptr;           // In device memory.
   int ignored_regions = 0;
+  bool top_k_anchors = false;
   const RotatedCoder* rotated = nullptr;  // In host memory. As in DecodeOptions.
 };
 

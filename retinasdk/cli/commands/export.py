@@ -1,4 +1,4 @@
-"""`retinasdk export`: exports a torchvision RetinaNet from PyTorch to ONNX."""
+"""`retinasdk export`: exports a RetinaNet of torchvision or DeepForest from PyTorch to ONNX."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk.cli.arguments import add_command, labels
+from retinasdk.cli.import_options import add_rules, rules_of
+from retinasdk.cli.option_names import in_option_names
 from retinasdk.cli.output import check_file
-from retinasdk.convert.export_torch import ARCHITECTURES, DEFAULT_OPSET, OPSETS, export_torchvision, load_torchvision
-
-_FRAMEWORK = "torchvision:"
+from retinasdk.convert.export_source import export_source
+from retinasdk.convert.export_torch import DEFAULT_OPSET, OPSETS
+from retinasdk.convert.torchvision_checkpoint import ARCHITECTURES
 
 
 def add_parser(commands: Any) -> None:
@@ -18,28 +20,33 @@ def add_parser(commands: Any) -> None:
     parser = add_command(
         commands,
         "export",
-        description="Exports a torchvision RetinaNet from PyTorch to ONNX, with its model spec. A checkpoint file "
-        "holds weights only: if your model was built with its own anchors, thresholds or image sizes, export it "
-        "in Python with retinasdk.export_torchvision(model, ...), which reads them from the model. Needs pip install "
-        "'retinasdk[export]'.",
+        description="Exports a RetinaNet of torchvision or DeepForest from PyTorch to ONNX, with its model spec. "
+        "Prints where each rule comes from. A checkpoint often holds weights only: then anchors, image size and "
+        "thresholds are asked for. In Python, retinasdk.export_torchvision(model, ...) reads them from the model. "
+        "Needs pip install 'retinasdk[export]'.",
         examples=[
-            ("Export torchvision's COCO model", "retinasdk export torchvision:retinanet_resnet50_fpn_v2 -o model.onnx"),
+            ("Export torchvision's COCO model", "retinasdk export torchvision:retinanet_resnet50_fpn_v2 -o coco.onnx"),
             (
-                "Export a model that you trained, with its class names",
-                "retinasdk export torchvision:retinanet_resnet50_fpn_v2 -o mine.onnx \\\n"
-                "    --weights mine.pth --labels background,bolt,nut",
+                "Export a checkpoint that you trained with torchvision's defaults except the image size",
+                "retinasdk export mine.pth -o mine.onnx --labels background,bolt,nut \\\n"
+                "    --torchvision-defaults --resize shortest:640,1024",
             ),
+            ("Export a DeepForest checkpoint", "retinasdk export deepforest:trees.ckpt -o trees.onnx"),
         ],
     )
     source = parser.add_argument_group("Input")
     source.add_argument(
-        "model", type=_architecture, metavar=f"{_FRAMEWORK}NAME", help=f"NAME is one of {', '.join(ARCHITECTURES)}"
+        "source",
+        metavar="SOURCE",
+        help=f"torchvision:NAME with a NAME of {', '.join(ARCHITECTURES)}, and optionally the name of its weights, as "
+        "in torchvision:NAME:COCO_V1; a checkpoint file of such a model; or deepforest: with a checkpoint, a folder "
+        "with config.json and model.safetensors, or a name to download, as in deepforest:weecology/deepforest-tree",
     )
     source.add_argument(
         "--weights",
-        default="DEFAULT",
         metavar="DEFAULT|FILE.pth",
-        help="a checkpoint file, or DEFAULT to download torchvision's COCO weights; default: DEFAULT",
+        help="for torchvision:NAME: a checkpoint file, or DEFAULT to download torchvision's COCO weights; default: "
+        "DEFAULT",
     )
     source.add_argument(
         "--num-classes",
@@ -48,11 +55,24 @@ def add_parser(commands: Any) -> None:
         help="number of classes, with the background; default: as many as the weights have",
     )
     source.add_argument(
+        "--trusted",
+        action="store_true",
+        help="the checkpoint may run code while it is read, as one with a whole model does; only for your own files",
+    )
+    rules = parser.add_argument_group("Rules")
+    rules.add_argument(
+        "--torchvision-defaults",
+        action="store_true",
+        help="the model was trained with torchvision's default for every rule that the checkpoint does not hold and "
+        "that is not given here",
+    )
+    rules.add_argument(
         "--norm-eps",
         type=float,
         help="epsilon of the batch norms; 0 for models fine-tuned from torchvision's v1 COCO weights; default: 0 for "
         "these weights, else 1e-5",
     )
+    add_rules(parser, default="what the checkpoint contains", leave_out=("strides", "box_weights"))
     output = parser.add_argument_group("Output")
     output.add_argument(
         "-o",
@@ -66,9 +86,10 @@ def add_parser(commands: Any) -> None:
         "--labels",
         type=labels,
         metavar="A,B|FILE.txt",
-        help="class names in order, the background first (torchvision's class 0), or a text file with one name per "
-        "line; default: COCO's for 91 classes, else 'class 0' and so on",
+        help="class names in order, with the background first for torchvision, or a text file with one name per line; "
+        "default: DeepForest's own, COCO's for 91 classes, else 'class 0' and so on",
     )
+    output.add_argument("--name", help="name of the model, for people")
     output.add_argument(
         "--opset", type=int, choices=OPSETS, default=DEFAULT_OPSET, help="ONNX opset version; default: %(default)s"
     )
@@ -76,24 +97,21 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Runs the command. Raises the errors of `load_torchvision` and `export_torchvision`."""
+    """Runs the command. Raises the errors of `export_source`."""
     check_file(arguments.out)
-    model = load_torchvision(
-        arguments.model, weights=arguments.weights, classes=arguments.num_classes, norm_eps=arguments.norm_eps
+    rules = rules_of(arguments)
+    rules.pop("strides", None)  # torchvision computes them from the size of the input, whatever a file of anchors says.
+    report = export_source(
+        arguments.source,
+        arguments.out,
+        weights=arguments.weights,
+        labels=arguments.labels,
+        name=arguments.name,
+        classes=arguments.num_classes,
+        norm_eps=arguments.norm_eps,
+        torchvision_defaults=arguments.torchvision_defaults,
+        trusted=arguments.trusted,
+        opset=arguments.opset,
+        **rules,
     )
-    made = export_torchvision(model, arguments.out, labels=arguments.labels, opset=arguments.opset)
-    size = made.path.stat().st_size / 1e6
-    print(
-        f"wrote {made.path} ({size:.1f} MB, opset {arguments.opset}) and {made.path.with_suffix('.json').name}\n"
-        f"  {len(made.spec.labels)} classes; head outputs differ from PyTorch's by at most "
-        f"{made.largest_difference:.1e} of their standard deviation"
-    )
-
-
-def _architecture(text: str) -> str:
-    name = text.removeprefix(_FRAMEWORK)
-    if name == text or name not in ARCHITECTURES:
-        raise argparse.ArgumentTypeError(
-            f"expected {_FRAMEWORK}NAME with a NAME of {', '.join(ARCHITECTURES)}; got {text!r}"
-        )
-    return name
+    print(in_option_names(str(report), arguments))

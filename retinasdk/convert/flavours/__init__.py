@@ -64,7 +64,7 @@ def flavour_spec(flavour: str, *, labels: Sequence[str] | None = None, name: str
 
     Args:
         flavour: One of `list_flavours()`.
-        labels: Class labels by class index. Defaults to those of the published models (COCO; none for MLPerf).
+        labels: Class labels by class index. Defaults to those of the published models (COCO; OpenImages for MLPerf).
         name: Name of the model, for people.
 
     Raises:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from retinasdk.convert.flavours.coco import COCO_80, COCO_91
+from retinasdk.convert.flavours.dota import DOTA_15
+from retinasdk.convert.flavours.openimages import OPENIMAGES_264
 from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
 
 BaseAnchors = tuple[tuple[float, ...], ...]
@@ -14,8 +16,7 @@ BaseAnchors = tuple[tuple[float, ...], ...]
 FIRST_LEVEL = 3  # P3, the level of stride 8.
 ANCHORS_PER_CELL = 9  # In every framework here.
 OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-_EQUAL = 1e-6  # Pixels. Sides this close are equal.
-_LABELS = {"coco80": COCO_80, "coco91": COCO_91}
+_LABELS = {"coco80": COCO_80, "coco91": COCO_91, "openimages264": OPENIMAGES_264, "dota15": DOTA_15}
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,16 @@ class AnchorRule:
             `scales`. A size is the square root of an anchor's area.
         ratios: Height / width of the anchors.
         order: Which varies slowest in the list of nine anchors: "ratio" (torchvision, MLPerf, mmdetection, mmdeploy,
-            keras-retinanet) or "size" (detectron2, ODTK).
-        whole_pixels: Whether sizes are truncated to integers and half sides rounded half to even (torchvision, MLPerf).
-        centre: Center of the anchors of cell (0, 0), in strides: 0.0, or 0.5 (ODTK, keras-retinanet).
+            keras-retinanet, KerasHub) or "size" (detectron2, ODTK).
+        whole_pixels: Whether sizes are truncated to integers and half sides rounded half to even (torchvision, MLPerf,
+            KerasHub).
+        centre: Center of the anchors of cell (0, 0), in strides: 0.0, or 0.5 (ODTK, keras-retinanet,
+            pytorch-retinanet).
         scales: Factors of the base size.
         angles: Angles of the rotated anchors in radians. Each has all sizes and ratios, before those of the next angle
             (ODTK with rotated boxes). Empty: one angle of 0.
         whole_strides: Whether the sides of an anchor as large as a stride are rounded half to even before they are
             scaled (ODTK with rotated boxes).
-        long_width: Whether rotated anchors whose width is not above their height are stored turned by a quarter, with
-            the longer side as the width (mmrotate 1.x): "never", "le90" (to -pi / 2) or "le135" (to pi / 2). "oc" turns
-            all of them to -pi / 2.
     """
 
     sizes: tuple[float, ...]
@@ -48,7 +48,6 @@ class AnchorRule:
     scales: tuple[float, ...] = OCTAVES
     angles: tuple[float, ...] = ()
     whole_strides: bool = False
-    long_width: str = "never"
 
     @property
     def count(self) -> int:
@@ -68,10 +67,11 @@ class AnchorRule:
         sizes = [self.sizes[level] * scale for scale in self.scales]
         if self.whole_pixels:
             sizes = [float(int(size)) for size in sizes]
-        step = 2 ** (level + FIRST_LEVEL) if self.whole_strides else None
+        nominal = 2 ** (level + FIRST_LEVEL)
+        step = (nominal if stride is None else stride) if self.whole_strides else None
         by_ratio = [[_around_origin(size, ratio, step) for size in sizes] for ratio in self.ratios]
         rows = by_ratio if self.order == "ratio" else [list(row) for row in zip(*by_ratio, strict=True)]
-        centre = self.centre * (2 ** (level + FIRST_LEVEL) if stride is None else stride)
+        centre = self.centre * (nominal if stride is None else stride)
         boxes = (half_sides for row in rows for half_sides in row)
         if self.whole_pixels:
             boxes = ((round(x), round(y)) for x, y in boxes)
@@ -85,18 +85,17 @@ class AnchorRule:
         angles = self.angles or (0.0,)
         each = len(boxes) // len(angles) or 1
         return tuple(
-            box if len(box) == 5 else self._turned(box, angles[index // each % len(angles)])
+            box if len(box) == 5 else _with_angle(box, angles[index // each % len(angles)])
             for index, box in enumerate(boxes)
         )
 
-    def _turned(self, box: tuple[float, ...], angle: float) -> tuple[float, ...]:
-        x, y, width, height = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0], box[3] - box[1]
-        if self.long_width == "never" or (self.long_width != "oc" and width > height + _EQUAL):
-            return x, y, width, height, angle
-        return x, y, height, width, math.pi / 2 if self.long_width == "le135" else -math.pi / 2
+
+def _with_angle(box: tuple[float, ...], angle: float) -> tuple[float, ...]:
+    """Returns center x, center y, width, height and angle of a box xyxy."""
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0], box[3] - box[1], angle
 
 
-def _around_origin(size: float, ratio: float, step: int | None) -> tuple[float, float]:
+def _around_origin(size: float, ratio: float, step: float | None) -> tuple[float, float]:
     """Returns half the width and half the height of a box with area size * size.
 
     With `step`, the sides of a box with area step * step are rounded, and then scaled.
@@ -116,21 +115,26 @@ class Preset:
     Attributes:
         flavour: Name of the framework, as in `list_flavours()`.
         title: Default model name, for people.
-        labels: Default class labels: "coco80" (80 COCO names), or "coco91" (indexed by COCO category id, with a
-            background and unused ids; torchvision). None: no names are known (MLPerf).
+        labels: Default class labels: "coco80" (80 COCO names), "coco91" (indexed by COCO category id, with a background
+            and unused ids; torchvision, KerasHub), "openimages264" (MLPerf), or
+            "dota15" (mmrotate).
         classes: Number of classes of the published models.
         anchors: How base anchors are computed.
         fixed_strides: True: strides are 8, 16, 32, 64 and 128 pixels (detectron2, mmdetection, mmdeploy,
             keras-retinanet). False: a stride is the padded input side divided by the number of cells, rounded down, for
-            each axis (torchvision, MLPerf, ODTK).
+            each axis (torchvision, MLPerf, ODTK, KerasHub).
+        stride_from_width: Whether a network of a fixed size has one stride for both axes, the input width divided by
+            the number of columns and rounded down, and anchors in proportion to it (ODTK).
         box_coder: How deltas become boxes: center and size with exp, corner offsets (keras-retinanet), or rotated.
         clip: What boxes are clipped to: "resized" image before NMS (torchvision, MLPerf, mmdetection), "padded"
-            network input before NMS (mmdeploy, ODTK, keras-retinanet), "original" image after NMS (detectron2), or
-            "none".
+            network input before NMS (mmdeploy, keras-retinanet), the cells of their "level" before NMS (ODTK),
+            "original" image after NMS (detectron2), or "none" (KerasHub).
         score_threshold: Candidates have a score strictly above this, 0 to 1.
-        top_k: Candidates per level, counted as (anchor, class) pairs. 65536 stands for no limit (keras-retinanet).
+        top_k: Candidates per level, counted as `top_k_unit` says. 65536 stands for no limit (keras-retinanet,
+            KerasHub, pytorch-retinanet).
+        top_k_unit: "pair": `top_k` counts pairs of anchor and class. "anchor": it counts anchors (mmdeploy).
         nms_iou_threshold: NMS removes a box if its IoU with a better one of its class is strictly above this.
-        max_detections: Detections per image, all classes together.
+        max_detections: Detections per image, all classes together. 65536 stands for no limit (pytorch-retinanet).
         resize: How the size of an image becomes the size of the network input, pixels.
         normalise: Mean, standard deviation (pixels of 0 to 255) and channel order.
         pad_multiple: The network input is padded on the right and bottom to a multiple of this many pixels.
@@ -138,15 +142,18 @@ class Preset:
         drop_empty: When boxes without area are removed: "before_nms" (mmdetection), "after_nms" (detectron2) or
             "never".
         inclusive_pixels: Whether x2 and y2 are the last pixel inside the box, so that a width is x2 - x1 + 1 (ODTK).
+        pad_at_least: Pixels by which the network input grows at least before it is rounded up (pytorch-retinanet: 1).
         rescale: How boxes return to the original image: with a scale for each axis ("per_axis"), or with the one scale
-            of the resize ("uniform"; ODTK, keras-retinanet).
+            of the resize ("uniform"; ODTK, keras-retinanet, pytorch-retinanet).
         nms_angle: Angle of two rotated boxes in NMS: "own", or "lower_score" (ODTK).
+        nms_comparison: Whether an IoU equal to the threshold suppresses: ">" (it does not), or ">=" (KerasHub).
+        nms_across_classes: Whether boxes of different classes suppress each other (KerasHub).
         source: Framework, version and source files that the rules were read from.
     """
 
     flavour: str
     title: str
-    labels: str | None
+    labels: str
     classes: int
     anchors: AnchorRule
     fixed_strides: bool
@@ -159,11 +166,16 @@ class Preset:
     resize: Resize
     normalise: Normalise
     pad_multiple: int
+    stride_from_width: bool = False
+    top_k_unit: str = "pair"
     clip_limit: str = "edge"
     drop_empty: str = "never"
     inclusive_pixels: bool = False
     rescale: str = "per_axis"
     nms_angle: str = "own"
+    nms_comparison: str = ">"
+    nms_across_classes: bool = False
+    pad_at_least: int = 0
     source: Mapping[str, str] = field(default_factory=dict)
 
     def spec(
@@ -200,6 +212,7 @@ class Preset:
             box_coder=self.box_coder,
             score_threshold=self.score_threshold,
             top_k=self.top_k,
+            top_k_unit=self.top_k_unit,
             clip=self.clip,
             nms_iou_threshold=self.nms_iou_threshold,
             max_detections=self.max_detections,
@@ -208,6 +221,9 @@ class Preset:
             inclusive_pixels=self.inclusive_pixels,
             rescale=self.rescale,
             nms_angle=self.nms_angle,
+            nms_comparison=self.nms_comparison,
+            nms_across_classes=self.nms_across_classes,
+            pad_at_least=self.pad_at_least,
             source=self.source,
         )
 
@@ -216,9 +232,7 @@ class Preset:
         return self.anchors.rotated(anchors) if self.box_coder.is_rotated else anchors
 
     def class_names(self) -> tuple[str, ...]:
-        """Returns the labels of the published models, or "class 0", "class 1" and so on if none are known."""
-        if self.labels is None:
-            return tuple(f"class {index}" for index in range(self.classes))
+        """Returns the labels of the published models."""
         return _LABELS[self.labels]
 
     def _level(self, anchors: BaseAnchors, stride: int) -> Level:

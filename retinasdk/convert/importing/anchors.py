@@ -44,6 +44,7 @@ def decide_geometry(
     *,
     count: int,
     nominal: Sequence[int],
+    from_width: Sequence[int] | None,
     grid: GraphAnchors | None,
     constants: Sequence[BaseAnchors] | None,
     command: str,
@@ -55,6 +56,7 @@ def decide_geometry(
         options: What the user gave.
         count: Number of anchors per cell of the network.
         nominal: Stride of each level by the size of its outputs, a power of 2 in pixels.
+        from_width: Input width // number of columns of each level, for a network of a fixed size; otherwise None.
         grid: Anchors that the graph computes, or None.
         constants: Base anchors that the graph contains as constants, or None.
         command: The command that the user can repeat with further options; quoted in error messages.
@@ -67,7 +69,12 @@ def decide_geometry(
             f"{len(options.strides)} strides are given (--strides or --anchors), but the network has {len(nominal)} "
             f"levels: {', '.join(map(level_name, nominal))}"
         )
-    strides, stride_finding = _strides(preset, options, nominal, grid)
+    if preset.stride_from_width and from_width is not None and len(preset.anchors.sizes) == len(nominal):
+        sizes = [size * s / n for size, s, n in zip(preset.anchors.sizes, from_width, nominal, strict=True)]
+        preset = dataclasses.replace(preset, anchors=dataclasses.replace(preset.anchors, sizes=tuple(sizes)))
+    else:
+        from_width = None
+    strides, stride_finding = _strides(preset, options, nominal, from_width, grid)
     steps = [
         max(stride) if stride is not None else float(usual) for stride, usual in zip(strides, nominal, strict=True)
     ]
@@ -81,7 +88,7 @@ def decide_geometry(
             )
         finding = Finding("given", "base_anchors", "you gave the base anchors")
         return LevelGeometry(tuple(map(preset.stored, given)), strides, (finding, stride_finding))
-    usual = _usual_anchors(preset.anchors, count, nominal)
+    usual = _usual_anchors(preset.anchors, count, nominal, steps)
     if found is not None:
         if usual is not None and np.allclose(found, np.array(usual), atol=_CLOSE):
             text = f"the base anchors are the usual ones of {preset.flavour}"
@@ -111,7 +118,11 @@ def decide_geometry(
 
 
 def _strides(
-    preset: Preset, options: ImportOptions, nominal: Sequence[int], grid: GraphAnchors | None
+    preset: Preset,
+    options: ImportOptions,
+    nominal: Sequence[int],
+    from_width: Sequence[int] | None,
+    grid: GraphAnchors | None,
 ) -> tuple[tuple[Stride, ...], Finding]:
     """Returns the stride of each level, and where it comes from."""
     fixed: tuple[Stride, ...] = tuple((float(stride), float(stride)) for stride in nominal)
@@ -121,6 +132,12 @@ def _strides(
     if options.strides is not None:
         text = f"you gave the strides {' '.join(f'{stride:g}' for stride in options.strides)}"
         return tuple((float(stride), float(stride)) for stride in options.strides), Finding("given", "stride", text)
+    if grid is None and from_width is not None and list(from_width) != list(nominal):
+        text = (
+            f"the strides {' '.join(map(str, from_width))}, input width // number of columns, and anchors in "
+            f"proportion to them, because the network has a fixed size and {preset.flavour} computes them so"
+        )
+        return tuple((float(stride), float(stride)) for stride in from_width), Finding("concluded", "stride", text)
     if grid is None:
         text = f"the strides {listed if preset.fixed_strides else divided}, as usual for {preset.flavour}"
         return usual, Finding("assumed", "stride", text)
@@ -143,12 +160,14 @@ def _strides(
     return tuple(measured), Finding("read", "stride", f"the strides are {text}")
 
 
-def _usual_anchors(rule: AnchorRule, count: int, nominal: Sequence[int]) -> list[BaseAnchors] | None:
+def _usual_anchors(
+    rule: AnchorRule, count: int, nominal: Sequence[int], steps: Sequence[float]
+) -> list[BaseAnchors] | None:
     """Returns the anchors of a rule, or None if it is for another number of anchors or other levels."""
     levels = range(len(rule.sizes))
     if rule.count != count or list(nominal) != [1 << (FIRST_LEVEL + level) for level in levels]:
         return None
-    return [rule.base_anchors(level) for level in levels]
+    return [rule.base_anchors(level, step) for level, step in zip(levels, steps, strict=True)]
 
 
 def _found_anchors(

@@ -65,7 +65,7 @@ def check_heads(
     values = OnnxRunner(model).run({INPUT: original.tensor.astype(np.float32)}, [output.name for output in outputs])
     is_exact = all(item.dtype == np.float32 for item in original.heads)
     for output, source, ours in zip(outputs, sources, values, strict=True):
-        expected = _expected_output(original.heads[source], output)
+        expected = expected_output(original.heads[source], output)
         difference = float(np.abs(ours - expected).max()) if ours.shape == expected.shape else np.inf
         tolerance = 0.0 if is_exact else _FLOAT16_TOLERANCE * float(np.abs(expected).max())
         if not difference <= tolerance:
@@ -79,7 +79,8 @@ def check_heads(
     return True, f"all {len(outputs)} outputs equal the heads of {extent}, {how}, on a picture of random blocks"
 
 
-def _expected_output(values: npt.NDArray[Any], output: ModelOutput) -> npt.NDArray[np.float32]:
+def expected_output(values: npt.NDArray[Any], output: ModelOutput) -> npt.NDArray[np.float32]:
+    """Returns an output of the imported model, computed from the head tensor of the original graph."""
     if output.head.bias is not None:
         values = values + output.head.bias.reshape(-1, 1, 1)
     if output.channel_order is not None:
@@ -119,7 +120,7 @@ def check_preprocessing(
 def _compare_preprocessing(original: OriginalRun, network: NetworkInput, spec: ModelSpec) -> tuple[bool, str]:
     image = original.image
     if "Resize" not in network.steps:  # The graph leaves the resize to its user.
-        spec = spec.replace(resize=Resize("native", (max(image.shape),)), pad_multiple=1)
+        spec = spec.replace(resize=Resize("native", (max(image.shape),)), pad_multiple=1, pad_at_least=0)
     if spec.normalise.channels == "BGR" and not network.swaps_channels:
         image = image[:, :, ::-1].copy()  # The graph takes the channels in the order of the network.
     transform = Transform.plan((image.shape[0], image.shape[1]), spec)

@@ -32,8 +32,10 @@ _NAMES = {
     r"(?<![a-z_])head[./]classification_head": ("torchvision", "mlperf"),
     r"(?<![a-z_])bbox_head|retina_cls|retina_reg": ("mmdet", "mmdeploy", *_MMROTATE),
     r"classification_submodel|regression_submodel": ("keras-retinanet",),
+    r"classificationModel|regressionModel": ("pytorch-retinanet",),
     r"(?<![a-z_])head[./](?:cls_score|bbox_pred)": ("detectron2",),
-    r"(?<![a-z_])(?:cls_head|box_head)[./]": ("odtk", "odtk-rotated"),
+    r"(?<![a-z_])(?:cls_head|box_head)\.\d": ("odtk", "odtk-rotated"),
+    r"(?<![a-z_])(?:box|classification)_head(?:_\d+)?[./](?:prediction|logits)_layer": ("keras-hub",),
 }
 
 
@@ -199,7 +201,9 @@ def _naming_evidence(view: GraphView, heads: HeadPair) -> list[Evidence]:
             evidence.append(Evidence(f"nodes or weights are named {match!r}", frozenset(flavours), "name"))
     producer = view.model.producer_name
     if producer in ("tf2onnx", "keras2onnx"):
-        evidence.append(Evidence(f"the file was written by {producer}", frozenset({"keras-retinanet"}), "name"))
+        evidence.append(
+            Evidence(f"the file was written by {producer}", frozenset({"keras-retinanet", "keras-hub"}), "name")
+        )
     return evidence
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _SAME_VALUE = frozenset({"Identity", "Cast"})
+_AXES = frozenset({"Unsqueeze", "Squeeze"})  # Exports without constant folding compute constants with these.
 # The outputs of these operators depend on the shape of their input only: no pixel value passes through them.
 _SHAPE_ONLY = frozenset({"Shape", "Size", "ConstantOfShape"})
 
@@ -40,8 +41,16 @@ class GraphView:
         self.inputs = [item for item in model.graph.input if item.name not in self.initializers]
         self.outputs = [item.name for item in model.graph.output]
         self.opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
-        self._inner_constants = {
-            node.output[0]: node for outer in self.nodes for node in inner_nodes(outer) if node.op_type == "Constant"
+        inner = [node for outer in self.nodes for node in inner_nodes(outer)]
+        self._inner_producer = {name: node for node in inner for name in node.output if name}
+        self._stored = {
+            **{
+                tensor.name: tensor
+                for node in self.nodes
+                for graph in inner_graphs(node)
+                for tensor in graph.initializer
+            },
+            **self.initializers,
         }
         self._node_inputs = [list(dict.fromkeys(names_used(node))) for node in self.nodes]
         self._consumers: dict[str, list[int]] = {}
@@ -52,6 +61,11 @@ class GraphView:
     def consumers(self, tensor: str) -> list[int]:
         """Returns the nodes that read a tensor."""
         return self._consumers.get(tensor, [])
+
+    def producing_node(self, tensor: str) -> Any:
+        """Returns the node that computes a tensor, also inside a branch or a loop; None if there is none."""
+        index = self.producer.get(tensor)
+        return self._inner_producer.get(tensor) if index is None else self.nodes[index]
 
     def inputs_of(self, index: int) -> list[str]:
         """Returns the tensors that a node reads, including those that only its inner graphs read."""
@@ -83,20 +97,30 @@ class GraphView:
         return 0 if known is None else int(known.elem_type)
 
     def constant(self, tensor: str) -> npt.NDArray[Any] | None:
-        """Returns the value of a constant tensor, also through Identity and Cast; None if it is not constant."""
-        while tensor not in self.initializers:
-            if tensor in self.producer:
-                node = self.nodes[self.producer[tensor]]
-            elif tensor in self._inner_constants:
-                node = self._inner_constants[tensor]
-            else:
+        """Returns the value of a constant tensor; None if it is not constant.
+
+        A constant may pass through Identity, Cast, Unsqueeze and Squeeze.
+        """
+        reshaping: list[Any] = []
+        values = self._stored_constant(tensor, reshaping)
+        for node in reversed(reshaping if values is not None else []):
+            values = self._with_other_axes(node, values)
+        return values
+
+    def _stored_constant(self, tensor: str, reshaping: list[Any]) -> npt.NDArray[Any] | None:
+        """Returns the stored value that a tensor comes from, and adds the nodes that change its axes to `reshaping`."""
+        while tensor not in self._stored:
+            node = self.producing_node(tensor)
+            if node is None:
                 return None
             if node.op_type == "Constant":
                 return self._value_of(node)
-            if node.op_type not in _SAME_VALUE:
+            if node.op_type in _AXES:
+                reshaping.append(node)
+            elif node.op_type not in _SAME_VALUE:
                 return None
             tensor = node.input[0]
-        values: npt.NDArray[Any] = self._onnx.numpy_helper.to_array(self.initializers[tensor])
+        values: npt.NDArray[Any] = self._onnx.numpy_helper.to_array(self._stored[tensor])
         return values
 
     def _value_of(self, node: Any) -> npt.NDArray[Any] | None:
@@ -110,6 +134,21 @@ class GraphView:
         return (
             np.asarray(value) if attribute.name in ("value_float", "value_int", "value_floats", "value_ints") else None
         )
+
+    def _with_other_axes(self, node: Any, values: Any) -> npt.NDArray[Any] | None:
+        import numpy as np
+
+        if len(node.input) > 1:  # An input since opset 13, an attribute before.
+            axes = self.constant(node.input[1])
+        else:
+            axes = next((np.asarray(item.ints) for item in node.attribute if item.name == "axes"), np.empty(0, int))
+        if axes is None or values is None:
+            return None
+        chosen = tuple(axes.reshape(-1).tolist())
+        changed: npt.NDArray[Any] = (
+            np.expand_dims(values, chosen) if node.op_type == "Unsqueeze" else np.squeeze(values, chosen or None)
+        )
+        return changed
 
     def attribute(self, index: int, name: str, default: Any = None) -> Any:
         """Returns the value of a node's attribute, or `default` if the node does not have it."""
@@ -160,13 +199,19 @@ class GraphView:
         return str(node.name or node.output[0])
 
 
-def inner_nodes(node: Any) -> Iterator[Any]:
-    """Yields the nodes of the graphs inside a node: the branches of an If, the body of a Loop."""
+def inner_graphs(node: Any) -> Iterator[Any]:
+    """Yields the graphs inside a node, at every depth: the branches of an If, the body of a Loop."""
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
+            yield graph
             for inner in graph.node:
-                yield inner
-                yield from inner_nodes(inner)
+                yield from inner_graphs(inner)
+
+
+def inner_nodes(node: Any) -> Iterator[Any]:
+    """Yields the nodes of the graphs inside a node."""
+    for graph in inner_graphs(node):
+        yield from graph.node
 
 
 def count_ops(nodes: Iterable[Any]) -> Counter[str]:

@@ -132,7 +132,8 @@ def _run(
     computed = [name for name in wanted if name in view.producer and name not in constants]
     needed = {name for index in view.ancestors(computed) for name in view.inputs_of(index)}
     try:
-        _, feeds = image_and_feeds(onnx, view, network, UNEVEN_SIZE)
+        size = None if "Resize" in network.steps else UNEVEN_SIZE
+        _, feeds = image_and_feeds(onnx, view, network, size)
         inputs = {item.name: with_dynamic_names(view.shape(item.name)) for item in view.inputs if item.name in needed}
         given = {name: feeds[name] for name in inputs}
         values = dict(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retinasdk.convert.flavours.preset import BaseAnchors
-from retinasdk.convert.importing.graph import GraphView, inner_nodes
+from retinasdk.convert.importing.graph import GraphView, inner_graphs, inner_nodes
 from retinasdk.convert.importing.heads import HeadPair
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ _PASSED |= {"Transpose", "Flatten", "Add"}
 # Operators between a constant count, such as 1000, and the input of TopK or Slice that takes it: min(1000, n), or
 # "1000 if 1000 < n else n". Through each of them the constant stays an upper bound.
 _COUNTED = frozenset({"Min", "ReduceMin", "Concat", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Identity", "Where"})
+_COUNTED |= {"Clip"}
 # Operators that move values and compute none.
 _MOVED = frozenset({"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Concat"})
 _MOVED |= {"Identity", "Cast"}
@@ -54,10 +55,12 @@ class GraphPostprocessing:
         score_threshold: Minimum score of a candidate, 0 to 1.
         nms_iou_threshold: IoU above which NMS removes a box, 0 to 1.
         top_k: Maximum number of candidates of each level.
+        top_k_of_levels: Maximum number of candidates of all levels together, after `top_k`.
         max_detections: Maximum number of detections in an image.
         max_per_class: Maximum number of detections of each class; None also where that is as many as NMS can find.
         size_decoding: What happens to dw and dh before exp.
         has_nms: Whether NMS follows the heads.
+        has_best_class: Whether only the best class of each anchor becomes a candidate.
         several: Different values of a rule that should have one, by its name here; that rule is None.
     """
 
@@ -65,10 +68,12 @@ class GraphPostprocessing:
     score_threshold: float | None
     nms_iou_threshold: float | None
     top_k: int | None
+    top_k_of_levels: int | None
     max_detections: int | None
     max_per_class: int | None
     size_decoding: SizeDecoding
     has_nms: bool
+    has_best_class: bool
     several: Mapping[str, Sequence[float]]
 
 
@@ -78,16 +83,23 @@ def read_postprocessing(view: GraphView, heads: HeadPair) -> GraphPostprocessing
     suppressing = [index for index in sorted(after_logits) if _is_nms(view, index)]
     after_nms = view.descendants([name for index in suppressing for name in view.nodes[index].output])
     thresholds, ious, per_class = _read_thresholds(view, after_logits)
+    top_k, top_k_of_levels = _read_top_k(view, heads, after_logits - after_nms)
     several = {"score_threshold": sorted(thresholds), "nms_iou_threshold": sorted(ious)}
     return GraphPostprocessing(
         base_anchors=_read_base_anchors(view, heads),
         score_threshold=_only(thresholds),
         nms_iou_threshold=_only(ious),
-        top_k=_read_top_k(view, heads, after_logits - after_nms),
-        max_detections=_read_max_detections(view, after_nms),
+        top_k=top_k,
+        top_k_of_levels=top_k_of_levels,
+        max_detections=_read_max_detections(view, suppressing, after_nms),
         max_per_class=max((count for count in per_class if count < _MAX_COUNT), default=None),
         size_decoding=_read_size_decoding(view, view.descendants(heads.deltas.tensor_names)),
         has_nms=bool(suppressing),
+        has_best_class=any(
+            item.op_type == "ArgMax"
+            for index in after_logits
+            for item in (view.nodes[index], *inner_nodes(view.nodes[index]))
+        ),
         several={name: values for name, values in several.items() if len(values) > 1},
     )
 
@@ -95,7 +107,11 @@ def read_postprocessing(view: GraphView, heads: HeadPair) -> GraphPostprocessing
 def _is_nms(view: GraphView, index: int) -> bool:
     """Whether a node is NMS: the standard operator, also inside a branch or a loop, or a plugin named like it."""
     node = view.nodes[index]
-    return any("NMS" in item.op_type or "NonMaxSuppression" in item.op_type for item in (node, *inner_nodes(node)))
+    return any(_is_nms_itself(item) for item in (node, *inner_nodes(node)))
+
+
+def _is_nms_itself(node: Any) -> bool:
+    return "NMS" in node.op_type or "NonMaxSuppression" in node.op_type
 
 
 def _read_thresholds(view: GraphView, after_logits: Collection[int]) -> tuple[set[float], set[float], set[int]]:
@@ -145,31 +161,46 @@ def _rounded(value: float) -> float:
     return float(f"{value:.7g}")
 
 
-def _read_top_k(view: GraphView, heads: HeadPair, before_nms: Collection[int]) -> int | None:
-    """Returns the largest constant count of the TopK nodes that choose candidates of one level.
+def _read_top_k(view: GraphView, heads: HeadPair, before_nms: Collection[int]) -> tuple[int | None, int | None]:
+    """Returns how many candidates of one level, and then of all levels together, the TopK nodes keep.
 
     A graph of a fixed size has smaller counts on levels that have fewer anchors, so the largest is the limit. A TopK
-    after another one chooses among the candidates of all levels, which is another rule.
+    after those of the levels chooses among the candidates of all levels.
     """
     all_nodes = [index for index in before_nms if view.nodes[index].op_type == "TopK"]
     later = view.descendants([name for index in all_nodes for name in view.nodes[index].output])
     first = [index for index in all_nodes if index not in later]
     levels = {view.producer[name] for name in heads.logits.tensor_names}
     if len(first) == 1 and len(view.ancestors(view.nodes[first[0]].input[:1]) & levels) > 1:
-        return None
-    return max((count for index in first for count in _counts(view, view.nodes[index].input[1])), default=None)
+        return None, None
+    of_level, of_levels = (
+        [count for index in indices for count in _counts(view, view.nodes[index].input[1])]
+        for indices in (first, [index for index in all_nodes if index in later])
+    )
+    return max(of_level, default=None), min(of_levels, default=None)
 
 
-def _read_max_detections(view: GraphView, after_nms: Collection[int]) -> int | None:
+def _read_max_detections(view: GraphView, suppressing: Sequence[int], after_nms: Collection[int]) -> int | None:
     """Returns the smallest constant count of the Slice and TopK nodes that shorten the list of detections."""
     found = []
-    for index in after_nms:
-        node = view.nodes[index]
+    inner = [node for index in suppressing for graph in inner_graphs(view.nodes[index]) for node in _after_nms(graph)]
+    for node in [view.nodes[index] for index in after_nms] + inner:
         if node.op_type == "TopK":
             found += _counts(view, node.input[1])
         elif node.op_type == "Slice" and len(node.input) > 2 and _is_slice_of_rows(view, node):
             found += _counts(view, node.input[2])
     return min(found, default=None)
+
+
+def _after_nms(graph: Any) -> list[Any]:
+    """Returns the TopK nodes of a branch or loop body that choose among what NMS has left there."""
+    found: list[Any] = []
+    left: set[str] = set()
+    for node in graph.node:
+        if _is_nms_itself(node) or left & set(node.input):
+            left.update(node.output)
+            found += [node] if node.op_type == "TopK" else []
+    return found
 
 
 def _is_slice_of_rows(view: GraphView, node: Any) -> bool:
@@ -192,10 +223,11 @@ def _counts(view: GraphView, tensor: str) -> list[int]:
         values = view.constant(name)
         if values is not None:
             found += [int(value) for value in values.reshape(-1) if values.dtype.kind in "iu" and value > 0]
-        elif name in view.producer:
-            node = view.nodes[view.producer[name]]
-            if node.op_type in _COUNTED:
-                skipped = node.op_type in ("Unsqueeze", "Squeeze", "Reshape", "ReduceMin")
+        elif (node := view.producing_node(name)) is not None and node.op_type in _COUNTED:
+            skipped = node.op_type in ("Unsqueeze", "Squeeze", "Reshape", "ReduceMin")
+            if node.op_type == "Clip":  # The input, and the upper bound if there is one.
+                pending += [node.input[0], *node.input[2:]]
+            else:
                 pending += node.input[1:] if node.op_type == "Where" else node.input[:1] if skipped else node.input
     bound = min(found, default=_MAX_COUNT)
     return [bound] if bound < _MAX_COUNT else []

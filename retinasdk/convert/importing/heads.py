@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retinasdk.convert.importing.graph import GraphView
+from retinasdk.convert.importing.missing_heads import refuse_unknown_layers, what_is_missing
 from retinasdk.errors import ModelError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "
 _MOVES |= {"Split", "Gather", "SequenceConstruct", "SequenceAt", "ConcatFromSequence"}
 _SCORES = frozenset({"Sigmoid", "Softmax", "HardSigmoid", "LogSoftmax"})
 _SCALING = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_KEEPS_VALUES = frozenset({"Cast", "Identity"})  # Keras on PyTorch writes casts from float32 to float32.
 _TO_NHWC = [0, 2, 3, 1]
 _REGIONS = ("roi", "proposal")  # In the names of operators that only two-stage detectors use.
 _INTEGER = frozenset({"QLinearConv", "ConvInteger"})
@@ -124,6 +126,7 @@ def find_heads(
         ModelError: The graph is not a RetinaNet (the message says what it looks like), or `box_head` is needed.
     """
     _refuse_other_detectors(view)
+    refuse_unknown_layers(view)
     last = _last_convolutions(view)
     first, second = _two_sets(view, last)
     branches = _branch(view, first), _branch(view, second)
@@ -201,6 +204,9 @@ def _two_sets(view: GraphView, last: Sequence[int]) -> tuple[list[int], list[int
     sets = [group for group in sets if len(group) >= LEVELS[0]]
     if len(sets) == 2 and len(sets[0]) == len(sets[1]) and len(sets[0]) in LEVELS:
         return sets[0], sets[1]
+    missing = what_is_missing(view, sets, [_channels(view, group[0]) for group in sets])
+    if missing is not None:
+        raise ModelError(missing)
     found = Counter(_channels(view, index) for index in last)
     listed = ", ".join(f"{count} with {channels} channels" for channels, count in sorted(found.items())[:8])
     is_shared = any(len(group) > 1 for group in by_weights.values())
@@ -259,6 +265,9 @@ def _is_affine(view: GraphView, node: Any, tensor: str, channels: int) -> bool:
 
 def _bias_after_transpose(view: GraphView, transposed: str, channels: int) -> npt.NDArray[Any] | None:
     consumers = view.consumers(transposed)
+    while len(consumers) == 1 and view.nodes[consumers[0]].op_type in _KEEPS_VALUES:
+        transposed = view.nodes[consumers[0]].output[0]
+        consumers = view.consumers(transposed)
     if len(consumers) != 1 or view.nodes[consumers[0]].op_type != "Add":
         return None
     values = _other_operand(view, view.nodes[consumers[0]], transposed)
@@ -297,8 +306,9 @@ def _assign_roles(
     if fitting and not named and box_head is None:
         raise ModelError(
             f"{fitting[0].deltas.tensors[0].tensor!r} has the channels of a box head with {fitting[0].values} deltas "
-            "for each anchor, but its name or that of the other head says the reverse. If the model detects rotated boxes, "
-            f"or is of another framework, name that: {command} --flavour NAME. Otherwise name a tensor of the box head: "
+            "for each anchor, but its name or that of the other head says the reverse. If the model detects rotated "
+            f"boxes, or is of another framework, name that: {command} --flavour NAME. Otherwise name a tensor of the "
+            "box head: "
             f"{command} --box-head {shlex.quote(fitting[0].deltas.tensors[0].tensor)} (in Python: box_head=)"
         )
     fitting = fitting if box_head is not None else named

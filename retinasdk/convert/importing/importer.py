@@ -14,16 +14,18 @@ from retinasdk.convert.flavours.preset import ANCHORS_PER_CELL, level_name
 from retinasdk.convert.importing.anchors import decide_geometry
 from retinasdk.convert.importing.channels import channel_order
 from retinasdk.convert.importing.check import check_heads, check_model, check_preprocessing
+from retinasdk.convert.importing.check_boxes import check_boxes
 from retinasdk.convert.importing.flavour_choice import Evidence, choose_flavour, collect_evidence, contradictions
 from retinasdk.convert.importing.graph import GraphView, count_ops
 from retinasdk.convert.importing.graph_anchors import read_anchors
 from retinasdk.convert.importing.graph_postprocessing import read_postprocessing
 from retinasdk.convert.importing.heads import DELTAS, HeadPair, find_heads
 from retinasdk.convert.importing.inputs import NetworkInput, find_input
+from retinasdk.convert.importing.keras_hub import keep_exported_size
 from retinasdk.convert.importing.levels import MatchedLevel, match_levels
 from retinasdk.convert.importing.loading import MAX_BYTES, load_model
-from retinasdk.convert.importing.network_shape import NetworkShape, find_network_shape
-from retinasdk.convert.importing.options import ImportOptions, LevelAnchors
+from retinasdk.convert.importing.network_shape import NetworkShape, declared_size, find_network_shape
+from retinasdk.convert.importing.options import ImportOptions, LevelAnchors, read_resize
 from retinasdk.convert.importing.original_run import OriginalRun, run_original
 from retinasdk.convert.importing.report import Finding, FoundLevel, ImportReport
 from retinasdk.convert.importing.spec_builder import build_spec, with_findings
@@ -139,6 +141,8 @@ def import_onnx(
         report, model = _import(path, output, options)
     except ModelError as error:
         raise error if str(error).startswith(str(path)) else ModelError(f"{path}: {error}") from error
+    except MemoryError as error:
+        raise ModelError(f"{path}: this machine has too little memory to run the network once") from error
     spec = report.spec.to_json().encode()
     write_together({output: model.SerializeToString(), output.with_suffix(".json"): spec})
     return report
@@ -163,16 +167,24 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     in_graph = postprocessing.base_anchors if grid is None else [level.base_anchors for level in grid.levels]
     evidence = collect_evidence(view, heads, network, postprocessing, in_graph)
     preset, flavour_finding = _choose_preset(view, evidence, options, command)
-    original = run_original(view, network, heads)
-    shape = find_network_shape(view, network, heads, original)
+    declared = declared_size(view, network)
+    given_resize = read_resize(options.resize, preset.resize, declared)
+    # A graph that resizes its images decides itself how large they are.
+    fixed_size = None if given_resize is None or "Resize" in network.steps else given_resize.fixed_size
+    original = run_original(view, network, heads, fixed_size)
+    shape = find_network_shape(view, network, heads, original, fixed_size)
+    if preset.flavour == "keras-hub" and not options.force:
+        shape = keep_exported_size(view, network, shape)
+    if given_resize is None and declared is not None and shape.dimensions[1:] != declared:
+        _ask_for_size(preset, declared, options, command)
     levels = match_levels(heads, shape)
     outputs, channel_findings = _outputs(view, heads, levels, original)
-    _refuse_uneven_odtk(preset, shape, options)
     geometry = decide_geometry(
         preset,
         options,
         count=heads.anchors,
         nominal=[level.stride for level in levels],
+        from_width=_strides_from_width(levels, shape),
         grid=grid,
         constants=postprocessing.base_anchors,
         command=command,
@@ -189,6 +201,8 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
         network=network,
         postprocessing=postprocessing,
         dimensions=shape.dimensions,
+        declared=declared,
+        given_resize=given_resize,
         source=_origin(path, view, network),
         command=command,
     )
@@ -209,6 +223,7 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
         (True, check_model(model)),
         check_heads(model, original, outputs, sources),
         *check_preprocessing(original, network, spec, force=options.force),
+        check_boxes(view, network, heads, spec, outputs, sources, postprocessing, findings, force=options.force),
     ]
     report = ImportReport(
         source=path,
@@ -250,23 +265,24 @@ def _choose_preset(
     return preset, Finding("given", "flavour", f"the rules of {preset.flavour}, which you named{insisted}")
 
 
-def _refuse_uneven_odtk(preset: Preset, shape: NetworkShape, options: ImportOptions) -> None:
-    """Raises `ModelError` for a fixed size at which ODTK has rules that the spec cannot describe.
+def _ask_for_size(preset: Preset, declared: tuple[int, int], options: ImportOptions, command: str) -> None:
+    """Raises `ModelError` for an export at a size that changes the strides, where nothing tells whether it is used."""
+    if not preset.stride_from_width or options.force or all(side % preset.pad_multiple == 0 for side in declared):
+        return
+    resize = preset.resize
+    raise ModelError(
+        f"this is an export for {declared[0]} x {declared[1]}. Where {preset.pad_multiple} does not divide the sides, "
+        f"{preset.flavour} has other strides and anchors than in its training. To follow the export, tell how images "
+        f"get that size: {command} --flavour {preset.flavour} --resize fit if they are padded, or --resize squash if "
+        f"they are stretched. To take images of any size, padded to a multiple of {preset.pad_multiple}, as in "
+        f"training: {command} --flavour {preset.flavour} --resize {resize.rule}:{','.join(map(str, resize.size))}"
+    )
 
-    ODTK derives one stride for both axes from the width, and the sizes of anchors and the clipping from that stride.
-    """
-    _, height, width = shape.dimensions
-    sides = [side for side in (height, width) if isinstance(side, int)]
-    if (
-        preset.flavour in ("odtk", "odtk-rotated")
-        and any(side % preset.pad_multiple for side in sides)
-        and not options.force
-    ):
-        raise ModelError(
-            f"this is an export of ODTK for {height} x {width}. Where {preset.pad_multiple} does not divide the sides, "
-            "ODTK has other strides, anchors and clipping, which a model spec cannot describe. Export it with sides "
-            f"that are multiples of {preset.pad_multiple}, such as 896 x 1152"
-        )
+
+def _strides_from_width(levels: Sequence[MatchedLevel], shape: NetworkShape) -> list[int] | None:
+    """Returns input width // number of columns of each level, or None if the width is dynamic."""
+    width = shape.dimensions[2]
+    return [width // shape.head_sizes[level.logits][1] for level in levels] if isinstance(width, int) else None
 
 
 def _outputs(

@@ -25,6 +25,7 @@ _PREPROCESSING = frozenset(
 )
 # Operators before a first convolution that belong to the network, because their numbers are learned or calibrated.
 _NETWORK_SCALING = frozenset({"QuantizeLinear", "DequantizeLinear", "BatchNormalization"})
+_KEEPS_VALUES = frozenset({"Cast", "Identity"})
 _BYTE = 255.0
 _UINT8 = 2  # onnx.TensorProto.UINT8
 
@@ -101,22 +102,32 @@ def _has_convolution_before(view: GraphView, index: int) -> bool:
 
 def _skip_network_steps(view: GraphView, convolution: int) -> str:
     """Returns the tensor before a first convolution, and before the padding and scaling that belong to it."""
-    tensor = view.nodes[convolution].input[0]
-    while tensor in view.producer:
-        index = view.producer[tensor]
+    tensor = current = view.nodes[convolution].input[0]
+    while current in view.producer:
+        index = view.producer[current]
         node = view.nodes[index]
-        if node.op_type not in _NETWORK_SCALING and not _is_own_padding(view, index, convolution):
+        current = node.input[0] if node.input else ""
+        if node.op_type in _NETWORK_SCALING or _is_own_padding(view, index, convolution):
+            tensor = current
+        elif node.op_type not in _KEEPS_VALUES:  # Keras writes casts from float32 to float32 between the two.
             break
-        tensor = node.input[0]
     return str(tensor)
 
 
 def _is_own_padding(view: GraphView, index: int, convolution: int) -> bool:
-    """Whether a Pad is the zero padding of a first convolution, which Keras writes as a separate node."""
+    """Whether a Pad is the zero padding of a first convolution, which Keras writes as a separate node.
+
+    Keras on PyTorch computes the amounts in the graph, from the size of the image. Then it is the padding of the
+    convolution if that has none of its own. Keeping a Pad is safe in any case: the network still does all it did.
+    """
     node = view.nodes[index]
-    pads = view.constant(node.input[1]) if node.op_type == "Pad" and len(node.input) > 1 else None
+    if node.op_type != "Pad" or len(node.input) < 2:
+        return False
+    pads = view.constant(node.input[1])
     kernel = view.attribute(convolution, "kernel_shape") or [1, 1]
     fill = view.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
+    if pads is None and node.input[1] in view.producer:
+        return max(kernel) > 1 and not any(view.attribute(convolution, "pads") or [0])
     if pads is None or pads.size != 8 or fill is None or fill.any() or len(node.input) > 3:
         return False
     sides = pads.reshape(2, 4)

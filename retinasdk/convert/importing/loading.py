@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk._util.lazy import require
+from retinasdk.convert.importing.external_data import load_external_data, tensors_of
+from retinasdk.convert.importing.input_sizes import check_inputs
 from retinasdk.errors import ModelError
 
 OPSETS = range(11, 26)  # From opset 11 on, Clip, Pad and Resize take tensors as inputs; 25 is the newest one known.
+IR_VERSIONS = range(3, 15)  # From 3 on, models name the versions of their operators; ONNX Runtime 1.32 knows up to 14.
 MAX_BYTES = (1 << 31) - 1  # The limit of protobuf for one message.
 
 
@@ -27,6 +30,9 @@ def load_model(path: Path) -> Any:
         ModelError: The file cannot be read, is not ONNX, is damaged, is too large, or has an unsupported opset.
     """
     onnx = require("onnx", "importing ONNX models")
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "a device or a pipe"
+        raise ModelError(f"{path} is {kind}, and not a file. Give the path of an ONNX file")
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -48,8 +54,14 @@ def load_model(path: Path) -> Any:
         ) from error
     if not model.HasField("graph") or not model.graph.node:
         raise ModelError(f"{path} is an ONNX file without a network: it has no operators. Export the network again")
-    _check_opset(model, path)
-    _load_external_data(onnx, model, path)
+    if not model.graph.output:
+        raise ModelError(
+            f"{path} has no outputs, so nothing in it leads to a result. Export the network again with its heads or "
+            "its boxes as outputs"
+        )
+    _check_versions(model, path)
+    check_inputs(model.graph, path)
+    load_external_data(onnx, model, path)
     if model.ByteSize() > MAX_BYTES:
         raise ModelError(
             f"{path} has {model.ByteSize() / (1 << 30):.1f} GiB together with its external weights; the imported model "
@@ -62,52 +74,18 @@ def load_model(path: Path) -> Any:
     return model
 
 
-def _check_opset(model: Any, path: Path) -> None:
+def _check_versions(model: Any, path: Path) -> None:
+    if model.ir_version not in IR_VERSIONS:
+        raise ModelError(
+            f"{path} has ONNX IR version {model.ir_version}; supported are {IR_VERSIONS[0]} to {IR_VERSIONS[-1]}. "
+            "Export the network again with opset 17"
+        )
     versions = sorted({item.version for item in model.opset_import if item.domain in ("", "ai.onnx")})
     if len(versions) != 1 or versions[0] not in OPSETS:
         raise ModelError(
             f"{path} has ONNX opset {', '.join(map(str, versions)) or 'none'}; supported are {OPSETS[0]} to "
             f"{OPSETS[-1]}. Export the network again with opset 17"
         )
-
-
-def tensors_of(graph: Any) -> Iterator[Any]:
-    """Yields every onnx.TensorProto of a graph: initializers and attributes, including those of inner graphs."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for inner in (attribute.g, *attribute.graphs):
-                yield from tensors_of(inner)
-
-
-def _load_external_data(onnx: Any, model: Any, path: Path) -> None:
-    """Loads weights that are stored in other files. Those files must be inside the folder of the model."""
-    folder = path.resolve().parent
-    for tensor in tensors_of(model.graph):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        entries = {item.key: item.value for item in tensor.external_data}
-        location = entries.get("location", "")
-        target = (folder / location).resolve()  # Links are followed, so that a link cannot lead out of the folder.
-        what = f"{path}: the weights {tensor.name!r} are stored in {location!r}"
-        if not location or Path(location).is_absolute() or not target.is_relative_to(folder):
-            raise ModelError(
-                f"{what}, outside the folder of the model. Copy the weights into that folder and export again"
-            )
-        if not target.is_file():
-            raise ModelError(f"{what}, which does not exist. Copy that file into the folder of the model")
-        offset, length = int(entries.get("offset", 0)), int(entries.get("length", -1))
-        if offset < 0 or offset + max(length, 0) > target.stat().st_size:
-            raise ModelError(
-                f"{what}, {length} bytes from byte {offset} on, but that file has {target.stat().st_size} bytes. Check "
-                "that it is complete and belongs to this model"
-            )
-        onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        del tensor.external_data[:]
 
 
 def _check_parts(onnx: Any, model: Any, path: Path) -> None:
@@ -123,7 +101,7 @@ def _check_parts(onnx: Any, model: Any, path: Path) -> None:
             onnx.checker.check_tensor(tensor)
             onnx.numpy_helper.to_array(tensor)  # Fails unless there are as many values as the shape says.
         for node in model.graph.node:
-            part = f"node {node.name!r} ({node.op_type})"
+            part = f"node {node.name or ', '.join(map(str, node.output))!r} ({node.op_type})"
             if any(isinstance(name, bytes) for name in (node.name, node.op_type, *node.input, *node.output)):
                 raise ValueError("its names are not UTF-8")
             has_inner = any(item.HasField("g") or item.graphs for item in node.attribute)
@@ -146,8 +124,12 @@ def names_used(node: Any) -> Iterator[str]:
 
 
 def _sort(graph: Any, path: Path) -> None:
-    """Sorts the nodes topologically and otherwise keeps their order. Raises `ModelError` if there is a cycle."""
-    producer = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    """Sorts the nodes topologically and otherwise keeps their order. Raises `ModelError` if that is not possible."""
+    producer: dict[str, int] = {}
+    for index, node in enumerate(graph.node):
+        for name in node.output:
+            if name and producer.setdefault(name, index) != index:
+                raise ModelError(f"{path} is damaged: two nodes compute the tensor {name!r}. Export the network again")
     inputs = [{producer[name] for name in names_used(node) if name in producer} for node in graph.node]
     if all(max(producers, default=-1) < index for index, producers in enumerate(inputs)):
         return

@@ -38,10 +38,27 @@ class NetworkShape:
     head_sizes: list[tuple[int, int]]
 
 
+def declared_size(view: GraphView, network: NetworkInput) -> tuple[int, int] | None:
+    """Returns the fixed (height, width) in pixels that the graph declares for its input, or None."""
+    sides = [side for side in view.shape(network.tensor) or [] if side is not None]
+    return (sides[-2], sides[-1]) if len(sides) >= 3 else None
+
+
 def find_network_shape(
-    view: GraphView, network: NetworkInput, heads: HeadPair, original: OriginalRun | str
+    view: GraphView,
+    network: NetworkInput,
+    heads: HeadPair,
+    original: OriginalRun | str,
+    size: tuple[int, int] | None,
 ) -> NetworkShape:
     """Runs the network at two sizes and with an additional image in the batch to see what may vary.
+
+    Args:
+        view: The graph.
+        network: Where the network begins.
+        heads: Where it ends.
+        original: The run of the original graph, or why there is none.
+        size: (height, width) in pixels that all images get, if that is known; the network need not take others then.
 
     Raises:
         ModelError: ONNX Runtime cannot load or run the network at any size.
@@ -59,7 +76,7 @@ def find_network_shape(
         ) from error
     onnx = require("onnx", "importing ONNX models")
     kind = onnx.helper.tensor_dtype_to_np_dtype(view.element_type(network.tensor) or onnx.TensorProto.FLOAT)
-    fixed_batch, fixed = known[0] or 1, (known[2] or DYNAMIC_SIZE[0], known[3] or DYNAMIC_SIZE[1])
+    fixed_batch, fixed = known[0] or 1, size or (known[2] or DYNAMIC_SIZE[0], known[3] or DYNAMIC_SIZE[1])
 
     def run(images: npt.NDArray[Any]) -> list[npt.NDArray[Any]] | str:
         try:
@@ -70,20 +87,20 @@ def find_network_shape(
     def noise(batch: int, size: tuple[int, int]) -> npt.NDArray[Any]:
         return np.random.default_rng(SEED).standard_normal((batch, 3, *size)).astype(kind)
 
-    first, second = (run(noise(fixed_batch, size)) for size in (DYNAMIC_SIZE, _SECOND_SIZE))
-    is_dynamic = not isinstance(first, str) and not isinstance(second, str)
-    size = DYNAMIC_SIZE if is_dynamic else fixed
+    first, second = (run(noise(fixed_batch, tried)) for tried in (DYNAMIC_SIZE, _SECOND_SIZE))
+    is_dynamic = size is None and not isinstance(first, str) and not isinstance(second, str)
+    used = DYNAMIC_SIZE if is_dynamic else fixed
     if not is_dynamic:
-        first = run(noise(fixed_batch, size))
+        first = run(noise(fixed_batch, used))
     if isinstance(first, str):
         raise ModelError(
-            f"ONNX Runtime cannot run the network at {size[0]} x {size[1]}: {first}. Export it again with dynamic "
+            f"ONNX Runtime cannot run the network at {used[0]} x {used[1]}: {first}. Export it again with dynamic "
             "height and width, or at a size that it supports"
         )
     has_dynamic_batch = _is_batch_dynamic(run, noise(fixed_batch + 1, _SECOND_SIZE if is_dynamic else fixed))
     return NetworkShape(
         dimensions=("N" if has_dynamic_batch else fixed_batch, *(("H", "W") if is_dynamic else fixed)),
-        input_size=size,
+        input_size=used,
         head_sizes=[(int(values.shape[2]), int(values.shape[3])) for values in first],
     )
 

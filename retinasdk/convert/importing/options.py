@@ -68,6 +68,11 @@ class ImportOptions:
         return len(self.base_anchors[0]) if self.base_anchors is not None and len(self.base_anchors) else None
 
 
+def read_resize(given: Resize | str | None, usual: Resize, fixed: tuple[int, int] | None) -> Resize | None:
+    """Returns the resize rule that the user gave, or None. See `parse_resize`."""
+    return parse_resize(given, usual, fixed) if isinstance(given, str) else given
+
+
 def parse_resize(text: str, usual: Resize, fixed: tuple[int, int] | None) -> Resize:
     """Reads a resize rule such as "shortest:800,1333", "longest:768", "squash:800x800" or "fit".
 
@@ -75,7 +80,7 @@ def parse_resize(text: str, usual: Resize, fixed: tuple[int, int] | None) -> Res
         text: The rule, and its sides in pixels. "squash" and "fit" take height x width; for a network of a fixed size
             these can be left out.
         usual: The rule of the framework, for rounding and filter.
-        fixed: (height, width) of a network of a fixed size.
+        fixed: (height, width) of a network of a fixed size, or of an export at that size.
 
     Raises:
         ModelError: The text is no such rule.
@@ -89,4 +94,10 @@ def parse_resize(text: str, usual: Resize, fixed: tuple[int, int] | None) -> Res
             f"the resize rule {text!r} is unknown. Give one of shortest:800,1333 (shorter side, longer side at most), "
             "longest:768, native:1333, squash:HEIGHTxWIDTH or fit:HEIGHTxWIDTH"
         )
-    return Resize(rule, tuple(numbers), usual.rounding, usual.antialias)
+    return resize_like(usual, rule, tuple(numbers))
+
+
+def resize_like(usual: Resize, rule: str, size: tuple[int, ...]) -> Resize:
+    """Returns a resize rule with the rounding and the filter of a framework's usual one."""
+    step = "sides" if rule == "squash" else usual.source_step  # A squash has a scale for each axis.
+    return Resize(rule, size, usual.rounding, usual.antialias, step, usual.round_pixels)

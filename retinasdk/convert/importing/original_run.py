@@ -45,14 +45,22 @@ class OriginalRun:
     is_whole: bool
 
 
-def run_original(view: GraphView, network: NetworkInput, heads: HeadPair) -> OriginalRun | str:
+def run_original(
+    view: GraphView, network: NetworkInput, heads: HeadPair, size: tuple[int, int] | None = None
+) -> OriginalRun | str:
     """Runs the original graph: as a whole if ONNX Runtime can, otherwise up to its heads.
+
+    Args:
+        view: The graph.
+        network: Where the network begins.
+        heads: Where it ends.
+        size: (height, width) in pixels of the picture, where the graph takes several.
 
     Returns:
         The run, or ONNX Runtime's reason why even the part up to the heads cannot run.
     """
     onnx = require("onnx", "importing ONNX models")
-    image, feeds = image_and_feeds(onnx, view, network)
+    image, feeds = image_and_feeds(onnx, view, network, size)
     inner = [name for name in dict.fromkeys([network.tensor, *heads.tensor_names]) if name not in feeds]
 
     def run(model: Any) -> dict[str, npt.NDArray[Any]]:
@@ -92,18 +100,19 @@ def _with_outputs(onnx: Any, view: GraphView, names: Sequence[str]) -> Any:
 
 
 def image_and_feeds(
-    onnx: Any, view: GraphView, network: NetworkInput, size: tuple[int, int] = DYNAMIC_SIZE
+    onnx: Any, view: GraphView, network: NetworkInput, size: tuple[int, int] | None = None, seed: int = SEED
 ) -> tuple[npt.NDArray[np.uint8], dict[str, npt.NDArray[Any]]]:
     """Returns a seeded picture of random blocks, and a value for every input of the graph.
 
-    The picture has the given (height, width), unless the graph has a fixed size or resizes.
+    The picture has the given (height, width), unless the graph has a fixed size. Without one, it is small where the
+    graph resizes, and of `DYNAMIC_SIZE` otherwise.
     """
     shape = view.shape(network.image) or [None, 3, None, None]
     channels_last = shape[-1] == 3 if shape[-3] != 3 else False
     rows, columns = (-3, -2) if channels_last else (-2, -1)
-    height, width = _RESIZED_IMAGE if "Resize" in network.steps else size
+    height, width = size or (_RESIZED_IMAGE if "Resize" in network.steps else DYNAMIC_SIZE)
     height, width = shape[rows] or height, shape[columns] or width
-    small = np.random.default_rng(SEED).integers(0, 256, (height // 12 + 1, width // 12 + 1, 3), dtype=np.uint8)
+    small = np.random.default_rng(seed).integers(0, 256, (height // 12 + 1, width // 12 + 1, 3), dtype=np.uint8)
     image = np.kron(small, np.ones((12, 12, 1), np.uint8))[:height, :width].copy()
 
     values = image if channels_last else image.transpose(2, 0, 1)

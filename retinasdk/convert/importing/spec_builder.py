@@ -13,7 +13,7 @@ from retinasdk.convert.flavours import Preset, list_flavours, load_preset
 from retinasdk.convert.importing.anchors import LevelGeometry
 from retinasdk.convert.importing.graph_postprocessing import GraphPostprocessing
 from retinasdk.convert.importing.inputs import GraphNormalise, NetworkInput
-from retinasdk.convert.importing.options import ImportOptions, parse_resize
+from retinasdk.convert.importing.options import ImportOptions, resize_like
 from retinasdk.convert.importing.report import KINDS, Finding
 from retinasdk.convert.importing.subgraph import Dimension
 from retinasdk.errors import ModelError
@@ -41,6 +41,8 @@ def build_spec(
     network: NetworkInput,
     postprocessing: GraphPostprocessing,
     dimensions: tuple[Dimension, Dimension, Dimension],
+    declared: tuple[int, int] | None,
+    given_resize: Resize | None,
     source: Mapping[str, str],
     command: str,
 ) -> tuple[ModelSpec, list[Finding]]:
@@ -55,6 +57,8 @@ def build_spec(
         network: Input of the network, with the preprocessing that the graph does.
         postprocessing: Rules that were read in the graph. They replace those of the preset.
         dimensions: Batch, height and width of the network's input; a number where it is fixed.
+        declared: (height, width) that the graph declares for its input, or None.
+        given_resize: The resize rule that the user gave, or None.
         source: Where the model comes from; becomes a part of `ModelSpec.source`.
         command: The command that the user can repeat with further options; quoted in error messages.
 
@@ -64,6 +68,13 @@ def build_spec(
     Raises:
         ModelError: What the user gave does not fit the network, or something that determines boxes is not known.
     """
+    if postprocessing.has_best_class and not options.force:
+        raise ModelError(
+            "the graph keeps only the best class of each anchor (ArgMax), as keras-retinanet does with "
+            "class_specific_filter=False, and a model spec cannot say that. Import it with --force (in Python: "
+            "force=True), and detect with --across-classes (in Python: Suppression(across_classes=True)), which gives "
+            "the same boxes"
+        )
     findings: list[Finding] = list(geometry.findings)
     usual = preset.spec(labels=_labels(preset, classes, options, findings), name=options.name)
     changes: dict[str, Any] = {"source": {**preset.source, **source}}
@@ -72,13 +83,21 @@ def build_spec(
         for name, a, s in zip(names, geometry.base_anchors, geometry.strides, strict=True)
     )
     changes["normalise"] = _normalise(preset, options, network, findings, command)
-    changes |= _resize(preset, options, network, dimensions, findings, command)
+    changes |= _resize(preset, given_resize, network, dimensions, declared, findings, command)
     for field in _OPTIONS:
         changes[field] = _threshold(preset, options, postprocessing, field, findings, command)
+    most = postprocessing.top_k_of_levels
+    if most is not None and most < len(names) * changes["top_k"] and not options.force:
+        raise ModelError(
+            f"the graph keeps at most {most} candidates of all levels together, after {changes['top_k']:g} of each of "
+            f"{len(names)} levels. A model spec cannot say that. Export it again with a limit (pre_top_k in mmdeploy) "
+            f"of at least {len(names) * changes['top_k']}, or insist on importing it without with --force (in Python: "
+            "force=True)"
+        )
     limit = postprocessing.max_per_class
     if limit is not None and limit < changes["max_detections"]:
-        text = f"no limit of detections per class, although the graph keeps at most {limit} of each class"
-        findings.append(Finding("assumed", "max_detections", text))
+        changes["max_per_class"] = limit
+        findings.append(Finding("read", "max_per_class", f"at most {limit} detections of each class"))
     changes["box_coder"] = _box_coder(preset, options, postprocessing, findings, command)
     return usual.replace(**changes), findings
 
@@ -165,9 +184,10 @@ def _box_coder(
 
 def _resize(
     preset: Preset,
-    options: ImportOptions,
+    given: Resize | None,
     network: NetworkInput,
     dimensions: tuple[Dimension, Dimension, Dimension],
+    declared: tuple[int, int] | None,
     findings: list[Finding],
     command: str,
 ) -> dict[str, Any]:
@@ -175,9 +195,8 @@ def _resize(
     _, height, width = dimensions
     fixed = (height, width) if isinstance(height, int) and isinstance(width, int) else None
     resize = preset.resize
-    if options.resize is not None:
-        given = options.resize
-        resize = given if isinstance(given, Resize) else parse_resize(given, preset.resize, fixed)
+    if given is not None:
+        resize = given
         findings.append(Finding("given", "resize", f"the resize rule {_in_words(resize)}"))
         if fixed is not None and (resize.rule not in ("squash", "fit") or resize.size != fixed):
             raise ModelError(
@@ -187,22 +206,33 @@ def _resize(
     elif fixed is not None:
         resize = _fixed_resize(preset, fixed, findings, command)
     elif network.resize_limits is not None:
-        resize = Resize("shortest", network.resize_limits, resize.rounding, resize.antialias)
+        resize = resize_like(resize, "shortest", network.resize_limits)
         findings.append(Finding("read", "resize", f"the resize rule {_in_words(resize)}"))
     else:
-        findings.append(
-            Finding("assumed", "resize", f"the resize rule {_in_words(resize)}, as usual for {preset.flavour}")
-        )
+        text = f"the resize rule {_in_words(resize)}, as usual for {preset.flavour}"
+        if declared is not None:
+            text += (
+                f"; the graph declares an input of {declared[0]} x {declared[1]}, but the network takes any size. To "
+                "give all images that size, choose --resize fit or --resize squash"
+            )
+        findings.append(Finding("assumed", "resize", text))
     changes: dict[str, Any] = {"resize": resize}
     if resize.rule == "squash":
         changes["rescale"] = "per_axis"  # After a squash each axis has its own scale.
     if fixed is not None:
-        changes["pad_multiple"] = 1
+        changes |= {"pad_multiple": 1, "pad_at_least": 0}
     return changes
 
 
 def _fixed_resize(preset: Preset, fixed: tuple[int, int], findings: list[Finding], command: str) -> Resize:
     """Returns the resize rule for a network of a fixed size. Raises `ModelError` if the framework does not tell it."""
+    if preset.flavour == "keras-hub":
+        raise ModelError(
+            f"the network accepts only {fixed[0]} x {fixed[1]}, and nothing shows how images get that size. If the "
+            "image converter stretches them, or all your images have that aspect ratio: "
+            f"{command} --flavour {preset.flavour} --resize squash (in Python: resize='squash'). Other images that it "
+            "pads or crops to the aspect ratio have to be padded or cropped before you pass them to the detector"
+        )
     if preset.flavour not in _SQUASHING:
         raise ModelError(
             f"the network accepts only {fixed[0]} x {fixed[1]}, and nothing shows how images get that size. If they "
@@ -215,7 +245,7 @@ def _fixed_resize(preset: Preset, fixed: tuple[int, int], findings: list[Finding
         f"accepts only that size and {preset.flavour} does so"
     )
     findings.append(Finding("concluded", "resize", text))
-    return Resize("squash", fixed, preset.resize.rounding, preset.resize.antialias)
+    return resize_like(preset.resize, "squash", fixed)
 
 
 def _in_words(resize: Resize) -> str:

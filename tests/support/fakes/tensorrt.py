@@ -4,10 +4,9 @@ Only names that every version from 8.5 to 11 has are here, so that the use of an
 
 Beliefs about the real TensorRT, most of them UNCONFIRMED, because retinasdk has not run an engine on a GPU yet:
 
-- A plan begins with "ftrt" (TensorRT) or "vtrt" (TensorRT for RTX), and has its version in bytes 24 to 27. CONFIRMED
-  for TensorRT for RTX 1.7. CONTRADICTED by TensorRT 8.5.3, whose plans begin with "ptrt": retinasdk rejects them, as
-  `retinasdk.tensorrt.versions` knows the other two only. `make_plan` writes "ftrt" for every version, 8.5 included, so
-  no test over this stand-in shows that. UNCONFIRMED for TensorRT 10 and 11.
+- A plan begins with "ptrt" (TensorRT 8.5), "ftrt" (later ones) or "vtrt" (TensorRT for RTX); the last two have the
+  version in bytes 24 to 27. CONFIRMED for 8.5.3 and for TensorRT for RTX 1.7. UNCONFIRMED for TensorRT 8.6 to 11.
+  retinasdk does not depend on it: a test writes plans that begin otherwise.
 - Functions return None or False on failure, and the reason is only in the log. CONFIRMED by TensorRT for RTX.
 - Without a GPU, a runtime must not be made: some versions crash. CONFIRMED for the lean runtime of 11.4, which ends the
   process, and for 8.5, which raises TypeError.
@@ -107,6 +106,11 @@ def save_engine(
     return path
 
 
+def magic_of(version: str, *, rtx: bool) -> str:
+    """Returns the first four bytes of the plans of a version."""
+    return "vtrt" if rtx else "ptrt" if version.startswith("8.5") else "ftrt"
+
+
 def make_plan(
     onnx: bytes,
     smallest: Sequence[int],
@@ -118,7 +122,7 @@ def make_plan(
 ) -> bytes:
     """Returns a plan with a header like that of a real one, followed by the ONNX model that its engine runs."""
     described = json.dumps({"smallest": smallest, "largest": largest, "dtypes": dtypes or {}}).encode()
-    header = (b"vtrt" if rtx else b"ftrt") + bytes(20) + bytes(map(int, version.split(".")))
+    header = magic_of(version, rtx=rtx).encode() + bytes(20) + bytes(map(int, version.split(".")))
     return header + struct.pack("<I", len(described)) + described + onnx
 
 
@@ -133,7 +137,7 @@ def tensorrt_module(gpu: FakeGpu, version: str, *, rtx: bool) -> ModuleType:
 
     class BoundRuntime(Runtime):
         def __init__(self, logger: ILogger) -> None:
-            super().__init__(gpu, logger, version, "vtrt" if rtx else "ftrt")
+            super().__init__(gpu, logger, version, magic_of(version, rtx=rtx))
 
     module.Runtime = BoundRuntime
     return module

@@ -164,6 +164,32 @@ def keras(classes: int = 3, *, pads_last: bool = True) -> Graphs:
     return w.model(inputs, [moved, classification], producer="tf2onnx"), w.network
 
 
+def keras_on_torch(classes: int = 3, sides: tuple[int | str, int | str] = (96, 160)) -> Graphs:
+    """As PyTorch traces Keras 3: NHWC, padding computed from the size, casts between each step, biases after them."""
+    w = Wrapped(classes)
+    biases = _take_biases(w)
+    w.before()
+    image = w.op("Cast", w.op("Transpose", w.op("Cast", "input_1", to=1), perm=[0, 3, 1, 2]), to=1)
+    first = next(node for node in w.nodes if node.op_type == "Conv")
+    attribute = next(item for item in first.attribute if item.name == "pads")
+    begin, end = list(attribute.ints)[:2], list(attribute.ints)[2:]
+    del attribute.ints[:]
+    attribute.ints.extend([0, 0, 0, 0])
+    zeros = w.op("Mul", w.op("Shape", image), w.constant([0, 0, 0, 0]))
+    amounts = w.op("Concat", w.op("Add", zeros, w.constant([0, 0, *begin])), w.constant([0, 0, *end]), axis=0)
+    w.feed(w.op("Cast", w.op("Pad", image, amounts), to=1))
+    w.behind()
+    scores, boxes = [], []
+    for logits, deltas in zip(w.logits, w.deltas, strict=True):
+        for name, each, found in ((deltas, 4, boxes), (logits, classes, scores)):
+            moved = w.op("Cast", w.op("Transpose", name, perm=[0, 2, 3, 1]), to=1)
+            last = w.op("Add", moved, biases[name])
+            found.append(w.op("Reshape", last, w.constant([0, -1, each])))
+    outputs = [w.op("Concat", *boxes, axis=1), w.op("Concat", *scores, axis=1)]
+    inputs = [("input_1", TensorProto.FLOAT, ("N", *sides, 3))]
+    return w.model(inputs, outputs, producer="pytorch"), w.network
+
+
 def _take_biases(w: Wrapped) -> dict[str, str]:
     """Removes the biases from the last convolutions, and returns them by the output of the convolution."""
     biases = {}

@@ -1,0 +1,31 @@
+"""Checks the sizes of a graph's inputs before anything of that size is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from retinasdk.errors import ModelError
+
+_MAX_VALUES = 1 << 26  # An image of 4729 x 4729. The network makes many times as many values on its way.
+
+
+def check_inputs(graph: Any, path: Path) -> None:
+    """Checks the fixed sizes of all inputs.
+
+    Raises:
+        ModelError: One is negative, or an input has more than 67 million values.
+    """
+    for item in graph.input:
+        sides = [side.dim_value for side in item.type.tensor_type.shape.dim if side.HasField("dim_value")]
+        listed = " x ".join(map(str, sides))
+        values = 1
+        for side in sides:
+            if side < 0:
+                raise ModelError(f"{path}: the input {item.name!r} has a negative size: {listed}. Export it again")
+            values *= side
+        if values > _MAX_VALUES:
+            raise ModelError(
+                f"{path}: the input {item.name!r} has the fixed size {listed}, more than {_MAX_VALUES} values. "
+                "Export the network with a dynamic size, or with a smaller one"
+            )

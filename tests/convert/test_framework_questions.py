@@ -1,0 +1,48 @@
+"""What the import asks, or refuses, about exports of the frameworks themselves, because a wrong guess changes boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recorded_case import FOLDER
+
+from retinasdk import ModelError, ModelSpec, import_onnx
+
+
+def imported(case: str, folder: Path, **options: Any) -> ModelSpec:
+    return import_onnx(FOLDER / f"{case}.onnx", folder / "model.onnx", **options).spec
+
+
+def refused(case: str, folder: Path, message: str, **options: Any) -> None:
+    with pytest.raises(ModelError, match=message):
+        imported(case, folder, **options)
+    assert not list(folder.iterdir())
+
+
+def test_odtk_at_a_size_that_changes_its_strides(tmp_path: Path) -> None:
+    """250 x 313: P3 has 32 x 40 cells, so 313 // 40 = 7, and so on."""
+    refused("odtk/fixed_250x313", tmp_path, "this is an export for 250 x 313. .* --resize fit", flavour="odtk")
+    spec = imported("odtk/fixed_250x313", tmp_path, flavour="odtk", resize="squash")
+    assert [level.stride for level in spec.levels] == [(7, 7), (15, 15), (31, 31), (62, 62), (104, 104)]
+    assert spec.levels[0].base_anchors[0] == (3.5 - 14, 3.5 - 14, 3.5 + 14, 3.5 + 14)
+    assert (spec.resize.size, spec.pad_multiple, spec.clip) == ((250, 313), 1, "level")
+    # As in training, whatever the export says.
+    spec = imported("odtk/fixed_250x313", tmp_path, flavour="odtk", resize="shortest:800,1333")
+    assert (spec.levels[0].stride, spec.pad_multiple) == (None, 128)
+    assert spec.levels[0].base_anchors[0] == (-12, -12, 20, 20)
+
+
+def test_odtk_at_a_size_that_changes_nothing(tmp_path: Path) -> None:
+    report = import_onnx(FOLDER / "odtk/fixed_multiple.onnx", tmp_path / "model.onnx", flavour="odtk")
+    assert [level.stride for level in report.spec.levels] == [None] * 5
+    assert any("the graph declares an input of 256 x 384" in text for text in report.texts("assumed"))
+
+
+def test_a_limit_of_all_levels_is_refused(tmp_path: Path) -> None:
+    """mmdeploy's pre_top_k: 60 of all levels, where each level keeps 1000."""
+    message = "the graph keeps at most 60 candidates of all levels together, after 1000 of each of 5 levels"
+    refused("mmdeploy/dynamic-limits", tmp_path, message)
+    spec = imported("mmdeploy/dynamic-limits", tmp_path, force=True)
+    assert (spec.max_per_class, spec.top_k, spec.top_k_unit) == (12, 1000, "anchor")
