@@ -1,22 +1,25 @@
-"""A RetinaNet of detectron2 or mmdetection to heads-only ONNX and its spec.
+"""A RetinaNet of detectron2 or mmdetection to heads-only ONNX and its spec, with the rules of its config.
 
     python examples/export_other_frameworks.py detectron2 CONFIG.yaml WEIGHTS.pth OUT.onnx [LABEL ...]
     python examples/export_other_frameworks.py mmdet CONFIG.py WEIGHTS.pth OUT.onnx [LABEL ...]
 
-Runs where the framework and `pip install 'retinasdk[export]'` are installed.
+Runs where the framework and `pip install 'retinasdk[export]'` are installed. Anchors, thresholds, image sizes, mean and
+standard deviation are those of the config; it prints what it took from where.
 """
 
 from __future__ import annotations
 
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from retinasdk import import_onnx
 from retinasdk.convert.export_torch import export_heads
-from retinasdk.convert.flavours import flavour_spec
 
 
 class Detectron2Heads(torch.nn.Module):
@@ -44,7 +47,8 @@ class MmdetHeads(torch.nn.Module):
         return (*logits, *deltas)
 
 
-def load_detectron2(config: str, weights: str) -> torch.nn.Module:
+def load_detectron2(config: str, weights: str) -> tuple[torch.nn.Module, str]:
+    """Returns the heads, and the whole config with all defaults as text."""
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.config import get_cfg
     from detectron2.modeling import build_model
@@ -54,22 +58,53 @@ def load_detectron2(config: str, weights: str) -> torch.nn.Module:
     settings.MODEL.DEVICE = "cpu"
     model = build_model(settings)
     DetectionCheckpointer(model).load(weights)
-    return Detectron2Heads(model)
+    return Detectron2Heads(model), settings.dump()
 
 
-def load_mmdet(config: str, weights: str) -> torch.nn.Module:
+def load_mmdet(config: str, weights: str) -> tuple[torch.nn.Module, str]:
+    """Returns the heads, and the config with its base files as text."""
     from mmdet.apis import init_detector
 
-    return MmdetHeads(init_detector(config, weights, device="cpu"))
+    model = init_detector(config, weights, device="cpu")
+    return MmdetHeads(model), model.cfg.pretty_text
 
 
-LOADERS: dict[str, Callable[[str, str], torch.nn.Module]] = {"detectron2": load_detectron2, "mmdet": load_mmdet}
+LOADERS: dict[str, Callable[[str, str], tuple[torch.nn.Module, str]]] = {
+    "detectron2": load_detectron2,
+    "mmdet": load_mmdet,
+}
+SUFFIXES = {"detectron2": ".yaml", "mmdet": ".py"}
+
+
+def export_raw(heads: torch.nn.Module, path: Path) -> None:
+    """Writes the heads as plain ONNX, for images of any size."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # The exporter warns about its own deprecation.
+        torch.onnx.export(
+            heads.eval(),
+            (torch.zeros(1, 3, 256, 256),),
+            str(path),
+            dynamo=False,
+            opset_version=17,
+            input_names=["images"],
+            dynamic_axes={"images": {0: "n", 2: "height", 3: "width"}},
+        )
 
 
 def main() -> None:
     flavour, config, weights, output, *labels = sys.argv[1:]
-    spec = flavour_spec(flavour, labels=labels or None, name=Path(output).stem)
-    made = export_heads(LOADERS[flavour](config, weights), output, spec)
+    heads, text = LOADERS[flavour](config, weights)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, raw = Path(folder) / f"config{SUFFIXES[flavour]}", Path(folder) / "heads.onnx"
+        whole.write_text(text, encoding="utf-8")
+        export_raw(heads, raw)
+        # The import combines the network with the config. What it writes is exported again, compared with PyTorch.
+        name = Path(output).stem
+        report = import_onnx(
+            raw, Path(folder) / "model.onnx", flavour=flavour, config=whole, labels=labels or None, name=name
+        )
+    print(report)
+    made = export_heads(heads, output, report.spec)
     print(f"wrote {made.path}; heads within {made.largest_difference:.1e} of PyTorch's")
 
 

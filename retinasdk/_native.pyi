@@ -18,7 +18,7 @@ def preprocess_into(
     reverse_channels: bool,
     antialias: bool,
     source_step: float = 0.0,
-    round_pixels: bool = False,
+    eight_bit: bool = False,
 ) -> None:
     """Resizes, normalizes and pads an RGB image (H, W, 3) into `canvas`, (3, h, w)."""
 

@@ -52,7 +52,7 @@ def preprocess(
     reverse_channels: bool,
     antialias: bool,
     source_step: float = 0.0,
-    round_pixels: bool = False,
+    eight_bit: bool = False,
     output: int,
     dtype: str,
     scratch: int,

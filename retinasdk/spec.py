@@ -201,9 +201,9 @@ class Resize:
             resized side, for each axis. "scale": 1 / scale for both axes, before the sides are rounded, as OpenCV's
             `resize` does if it is called with `fx` and `fy` (keras-retinanet). "scale" does not work with
             `antialias` or with the rule "squash".
-        round_pixels: Whether resized pixels are rounded to whole gray levels before they are normalized. True where a
-            framework resizes 8-bit images (detectron2, mmdetection, mmdeploy, ODTK); False, the default, where it
-            resizes floating-point numbers (torchvision, MLPerf, keras-retinanet).
+        eight_bit: True: images are resized as images of 8 bits, bit for bit as Pillow does if `antialias` is true
+            (detectron2, ODTK), or as OpenCV's INTER_LINEAR does (mmdetection, mmdeploy, keras-retinanet). False, the
+            default: as floating-point numbers (torchvision, MLPerf).
 
     Raises:
         ModelError: If a value is unknown, `size` does not fit the rule, or values contradict each other.
@@ -214,7 +214,7 @@ class Resize:
     rounding: str = "floor"
     antialias: bool = False
     source_step: str = "sides"
-    round_pixels: bool = False
+    eight_bit: bool = False
 
     def __post_init__(self) -> None:
         _check(self.rule in _RESIZE_RULES, f"resize.rule must be one of {sorted(_RESIZE_RULES)}", self.rule)

@@ -24,7 +24,7 @@ namespace {
 
 void preprocess_into(const py::array& image, const Array<float>& canvas, std::array<int, 2> resized,
                      std::array<float, 3> mean, std::array<float, 3> std, bool reverse_channels, bool antialias,
-                     float source_step, bool round_pixels) {
+                     double source_step, bool eight_bit) {
   const bool rows_are_whole =
       image.ndim() == 3 && image.strides(2) == 1 && (image.strides(1) == 3 || image.shape(1) <= 1);
   if (!py::isinstance<py::array_t<uint8_t>>(image) || !rows_are_whole || image.shape(2) != 3) {
@@ -44,7 +44,7 @@ void preprocess_into(const py::array& image, const Array<float>& canvas, std::ar
                                   reverse_channels,
                                   antialias,
                                   source_step,
-                                  round_pixels};
+                                  eight_bit};
   auto* output = const_cast<float*>(canvas.data());  // Checked above: the array is writeable.
   const py::gil_scoped_release unlocked;
   preprocess(view, options, output);
@@ -278,7 +278,7 @@ PYBIND11_MODULE(_native, module) {
   module.def(
       "preprocess_into", &retinasdk::preprocess_into, py::arg("image"), py::arg("canvas").noconvert(), py::kw_only(),
       py::arg("resized"), py::arg("mean"), py::arg("std"), py::arg("reverse_channels"), py::arg("antialias"),
-      py::arg("source_step") = 0.0f, py::arg("round_pixels") = false,
+      py::arg("source_step") = 0.0, py::arg("eight_bit") = false,
       "Resizes, normalizes and pads an image (H, W, 3) uint8 into the upper left corner of canvas (3, h, w) float32.");
   module.def(
       "decode", &retinasdk::decode_heads, py::arg("logits"), py::arg("deltas"), py::arg("base_anchors"), py::kw_only(),

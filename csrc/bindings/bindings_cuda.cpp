@@ -70,8 +70,8 @@ size_t preprocess_scratch(Size size, Size resized, Size padded, bool antialias) 
 
 void preprocess_image(const std::string& format, uintptr_t pixels, std::ptrdiff_t row_bytes, uintptr_t chroma,
                       std::ptrdiff_t chroma_row_bytes, Size size, Size resized, Size padded, std::array<float, 3> mean,
-                      std::array<float, 3> std, bool reverse_channels, bool antialias, float source_step,
-                      bool round_pixels, uintptr_t output, const std::string& dtype, uintptr_t scratch,
+                      std::array<float, 3> std, bool reverse_channels, bool antialias, double source_step,
+                      bool eight_bit, uintptr_t output, const std::string& dtype, uintptr_t scratch,
                       size_t scratch_bytes, uintptr_t stream) {
   const DeviceImage image = image_of(format, pixels, row_bytes, chroma, chroma_row_bytes, size);
   const DevicePreprocessOptions options{resized[0],
@@ -84,7 +84,7 @@ void preprocess_image(const std::string& format, uintptr_t pixels, std::ptrdiff_
                                         antialias,
                                         scalar_named(dtype),
                                         source_step,
-                                        round_pixels};
+                                        eight_bit};
   const py::gil_scoped_release unlocked;
   preprocess(image, options, at<void>(output), {at<void>(scratch), scratch_bytes}, at<void>(stream));
 }
@@ -288,7 +288,7 @@ PYBIND11_MODULE(_native_cuda, module) {
   module.def("preprocess", &preprocess_image, py::kw_only(), py::arg("format"), py::arg("pixels"), py::arg("row_bytes"),
              py::arg("chroma") = 0, py::arg("chroma_row_bytes") = 0, py::arg("size"), py::arg("resized"),
              py::arg("padded"), py::arg("mean"), py::arg("std"), py::arg("reverse_channels"), py::arg("antialias"),
-             py::arg("source_step") = 0.0f, py::arg("round_pixels") = false, py::arg("output"), py::arg("dtype"),
+             py::arg("source_step") = 0.0, py::arg("eight_bit") = false, py::arg("output"), py::arg("dtype"),
              py::arg("scratch"), py::arg("scratch_bytes"), py::arg("stream"),
              "Resizes, normalizes and pads an image into its place in the network's input.");
   module.def("decode_scratch_bytes", &decode_scratch, py::kw_only(), py::arg("sizes"), py::arg("batch"),

@@ -79,9 +79,9 @@ void preprocess(const ImageView& image, const PreprocessOptions& options, float*
   for (const float std : options.std) {
     require(std > 0.0f, "std must be above 0 in each channel, got " + std::to_string(std));
   }
-  require(options.source_step >= 0.0f && options.source_step <= static_cast<float>(kMaxSide),
+  require(options.source_step >= 0.0 && options.source_step <= kMaxSide,
           "source_step must be 0 to 65536, got " + std::to_string(options.source_step));
-  require(options.source_step == 0.0f || !options.antialias,
+  require(options.source_step == 0.0 || !options.antialias,
           "source_step must be 0 with antialias, got " + std::to_string(options.source_step));
   cpu::preprocess(image, options, output);
 }

@@ -17,7 +17,6 @@ struct Channels {
   int source[3];
   float gain[3];
   float bias[3];
-  bool round_pixels;
 };
 
 // The taps of all output positions of one axis, see resize_math.h.
@@ -112,9 +111,6 @@ int blend_columns_sse2(const float* blended, const Axis& columns, int count, con
       sums[j] = blend_pixel(blended + 3 * columns.first(x + j), columns.weights(x + j), columns.count(x + j));
     }
     _MM_TRANSPOSE4_PS(sums[0], sums[1], sums[2], sums[3]);
-    for (int c = 0; channels.round_pixels && c < 3; ++c) {  // whole_level() of resize_math.h.
-      sums[c] = _mm_cvtepi32_ps(_mm_cvttps_epi32(_mm_add_ps(sums[c], _mm_set1_ps(0.5f))));
-    }
     for (int c = 0; c < 3; ++c) {
       const __m128 scaled = _mm_mul_ps(sums[channels.source[c]], _mm_set1_ps(channels.gain[c]));
       _mm_storeu_ps(out[c] + x, _mm_add_ps(scaled, _mm_set1_ps(channels.bias[c])));
@@ -138,43 +134,179 @@ void blend_columns(const float* blended, const Axis& columns, int count, const C
     for (int tap = 1; tap < columns.count(x); ++tap) {
       for (int c = 0; c < 3; ++c) sum[c] += weights[tap] * source[3 * tap + c];
     }
-    for (int c = 0; channels.round_pixels && c < 3; ++c) sum[c] = whole_level(sum[c]);
     for (int c = 0; c < 3; ++c) out[c][x] = normalize(sum[channels.source[c]], channels.gain[c], channels.bias[c]);
+  }
+}
+
+// The taps of all output positions of one axis with whole weights, see Note [Eight bits].
+class WholeAxis {
+ public:
+  WholeAxis(int in, int out, const PreprocessOptions& options, bool is_row)
+      : stride_(static_cast<size_t>(max_whole_taps(in, out, options.antialias))),
+        taps_(static_cast<size_t>(out)),
+        weights_(taps_.size() * stride_) {
+    for (int i = 0; i < out; ++i) {
+      WholeTaps& taps = taps_[static_cast<size_t>(i)];
+      taps.weights = &weights_[static_cast<size_t>(i) * stride_];
+      if (options.antialias) {
+        pillow_taps(i, in, out, taps);
+      } else {
+        opencv_taps(i, in, opencv_step(in, out, options.source_step), is_row, taps);
+      }
+    }
+  }
+
+  WholeAxis(const WholeAxis&) = delete;  // The taps point into the weights.
+
+  const WholeTaps& operator[](int i) const { return taps_[static_cast<size_t>(i)]; }
+  size_t most() const { return stride_; }
+
+ private:
+  size_t stride_;
+  std::vector<WholeTaps> taps_;
+  std::vector<int32_t> weights_;
+};
+
+// Resizes one source row along itself: (count, 3) whole numbers.
+void resize_row(const uint8_t* source, const WholeAxis& columns, int count, bool antialias, int32_t* out) {
+  for (int x = 0; x < count; ++x) {
+    const WholeTaps& taps = columns[x];
+    const uint8_t* pixel = source + 3 * taps.first;
+    int32_t sum[3] = {};
+    for (int tap = 0; tap < taps.count; ++tap) {
+      for (int c = 0; c < 3; ++c) sum[c] += taps.weights[tap] * pixel[3 * tap + c];
+    }
+    for (int c = 0; c < 3; ++c) out[3 * x + c] = antialias ? pillow_rounded(sum[c]) : sum[c];
+  }
+}
+
+// Blends resized rows to one output row: (count,) whole pixel values. `rows` are those of the taps.
+void blend_whole_rows(const std::vector<const int32_t*>& rows, const WholeTaps& taps, int count, bool antialias,
+                      std::vector<int32_t>& out) {
+  if (!antialias) {
+    const int32_t* upper = rows[0];
+    const int32_t* lower = rows[taps.count == 2 ? 1 : 0];
+    for (int i = 0; i < count; ++i) out[static_cast<size_t>(i)] = opencv_rounded(upper[i], lower[i], taps.weights);
+    return;
+  }
+  std::fill(out.begin(), out.end(), 0);
+  for (int tap = 0; tap < taps.count; ++tap) {
+    const int32_t* row = rows[static_cast<size_t>(tap)];
+    for (int i = 0; i < count; ++i) out[static_cast<size_t>(i)] += taps.weights[tap] * row[i];
+  }
+  for (int32_t& value : out) value = pillow_rounded(value);
+}
+
+// Writes one row of each output channel from whole pixel values.
+void write_whole_row(const std::vector<int32_t>& values, int count, const Channels& channels, float* const (&out)[3]) {
+  for (int c = 0; c < 3; ++c) {
+    for (int x = 0; x < count; ++x) {
+      const auto value = static_cast<float>(values[static_cast<size_t>(3 * x + channels.source[c])]);
+      out[c][x] = normalize(value, channels.gain[c], channels.bias[c]);
+    }
+  }
+}
+
+// Computes output rows one after the other as Pillow and OpenCV compute 8-bit images.
+class EightBitRows {
+ public:
+  EightBitRows(const ImageView& image, const PreprocessOptions& options, const Channels& channels)
+      : image_(image),
+        channels_(channels),
+        width_(options.resized_width),
+        antialias_(options.antialias),
+        rows_(image.height, options.resized_height, options, true),
+        columns_(image.width, options.resized_width, options, false),
+        kept_(rows_.most()),
+        resized_(kept_.size() * static_cast<size_t>(3 * width_)),
+        blended_(static_cast<size_t>(3 * width_)) {
+    std::fill(kept_.begin(), kept_.end(), -1);
+  }
+
+  void write(int y, float* const (&out)[3]) {
+    const WholeTaps& taps = rows_[y];
+    sources_.clear();
+    for (int tap = 0; tap < taps.count; ++tap) sources_.push_back(resized_row(taps.first + tap));
+    blend_whole_rows(sources_, taps, 3 * width_, antialias_, blended_);
+    write_whole_row(blended_, width_, channels_, out);
+  }
+
+ private:
+  // Returns a source row, resized. Neighboring output rows share most of theirs, so the last ones are kept.
+  const int32_t* resized_row(int row) {
+    const size_t place = static_cast<size_t>(row) % kept_.size();
+    int32_t* values = resized_.data() + place * static_cast<size_t>(3 * width_);
+    if (kept_[place] != row) {
+      resize_row(image_.pixels + row * image_.row_bytes, columns_, width_, antialias_, values);
+      kept_[place] = row;
+    }
+    return values;
+  }
+
+  const ImageView& image_;
+  const Channels& channels_;
+  int width_;
+  bool antialias_;
+  WholeAxis rows_, columns_;
+  std::vector<int> kept_;  // Which source row each place holds, or -1.
+  std::vector<int32_t> resized_, blended_;
+  std::vector<const int32_t*> sources_;
+};
+
+// Computes output rows one after the other with floating-point numbers.
+class FloatRows {
+ public:
+  FloatRows(const ImageView& image, const PreprocessOptions& options, const Channels& channels)
+      : image_(image),
+        channels_(channels),
+        width_(options.resized_width),
+        rows_(image.height, options.resized_height,
+              source_step(image.height, options.resized_height, options.source_step), options.antialias),
+        columns_(image.width, width_, source_step(image.width, width_, options.source_step), options.antialias),
+        blended_(static_cast<size_t>(image.width) * 3 + 1) {}  // One more, because pixels are read as four values.
+
+  void write(int y, float* const (&out)[3]) {
+    blend_rows(image_, rows_, y, blended_.data());
+    blend_columns(blended_.data(), columns_, width_, channels_, out);
+  }
+
+ private:
+  const ImageView& image_;
+  const Channels& channels_;
+  int width_;
+  Axis rows_, columns_;
+  std::vector<float> blended_;
+};
+
+// Writes all output rows, and zeros in the padding.
+template <typename Rows>
+void write_all(Rows rows, const PreprocessOptions& options, float* output) {
+  const int64_t plane = static_cast<int64_t>(options.padded_height) * options.padded_width;
+  for (int y = 0; y < options.resized_height; ++y) {
+    float* out_rows[3];
+    for (int c = 0; c < 3; ++c) out_rows[c] = output + c * plane + static_cast<int64_t>(y) * options.padded_width;
+    rows.write(y, out_rows);
+    for (float* row : out_rows) std::fill(row + options.resized_width, row + options.padded_width, 0.0f);
+  }
+  for (int c = 0; c < 3; ++c) {
+    float* padding = output + c * plane + static_cast<int64_t>(options.resized_height) * options.padded_width;
+    std::fill(padding, output + (c + 1) * plane, 0.0f);
   }
 }
 
 }  // namespace
 
 void preprocess(const ImageView& image, const PreprocessOptions& options, float* output) {
-  const float step_y = source_step(image.height, options.resized_height, options.source_step);
-  const float step_x = source_step(image.width, options.resized_width, options.source_step);
-  const Axis rows(image.height, options.resized_height, step_y, options.antialias);
-  const Axis columns(image.width, options.resized_width, step_x, options.antialias);
-  const int64_t plane = static_cast<int64_t>(options.padded_height) * options.padded_width;
   Channels channels;
-  channels.round_pixels = options.round_pixels;
   for (int c = 0; c < 3; ++c) {
     channels.source[c] = options.reverse_channels ? 2 - c : c;
     channels.gain[c] = normalize_gain(options.std[c]);
     channels.bias[c] = normalize_bias(options.mean[c], options.std[c]);
   }
-
-  // There is one more value, because pixels are read as four values.
-  std::vector<float> blended(static_cast<size_t>(image.width) * 3 + 1);
-  for (int y = 0; y < options.resized_height; ++y) {
-    blend_rows(image, rows, y, blended.data());
-    float* out_rows[3];
-    for (int c = 0; c < 3; ++c) {
-      out_rows[c] = output + c * plane + static_cast<int64_t>(y) * options.padded_width;
-    }
-    blend_columns(blended.data(), columns, options.resized_width, channels, out_rows);
-    for (int c = 0; c < 3; ++c) {
-      std::fill(out_rows[c] + options.resized_width, out_rows[c] + options.padded_width, 0.0f);
-    }
-  }
-  for (int c = 0; c < 3; ++c) {
-    float* padding = output + c * plane + static_cast<int64_t>(options.resized_height) * options.padded_width;
-    std::fill(padding, output + (c + 1) * plane, 0.0f);
+  if (options.eight_bit) {
+    write_all(EightBitRows(image, options, channels), options, output);
+  } else {
+    write_all(FloatRows(image, options, channels), options, output);
   }
 }
 

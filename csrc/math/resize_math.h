@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 
 #ifdef __CUDACC__
 #define RETINASDK_HOST_DEVICE_RESIZE __host__ __device__ inline
@@ -18,8 +19,13 @@ namespace retinasdk {
 namespace {
 
 // Returns the step of an axis: the given one, or in / out if that is 0.
-RETINASDK_HOST_DEVICE_RESIZE float source_step(int in, int out, float given) {
-  return given > 0.0f ? given : static_cast<float>(in) / static_cast<float>(out);
+RETINASDK_HOST_DEVICE_RESIZE float source_step(int in, int out, double given) {
+  return given > 0.0 ? static_cast<float>(given) : static_cast<float>(in) / static_cast<float>(out);
+}
+
+// The same as OpenCV computes it, by way of the scale.
+RETINASDK_HOST_DEVICE_RESIZE double opencv_step(int in, int out, double given) {
+  return given > 0.0 ? given : 1.0 / (static_cast<double>(out) / in);
 }
 
 // Returns an upper bound of the number of taps of one output position.
@@ -60,9 +66,77 @@ RETINASDK_HOST_DEVICE_RESIZE int source_taps(int i, int in, float step, bool ant
   return end - begin;
 }
 
-// Returns a pixel value of 0 to 255, rounded to a whole one. Halves are rounded up, as Pillow and OpenCV do.
-RETINASDK_HOST_DEVICE_RESIZE float whole_level(float value) {
-  return static_cast<float>(static_cast<int>(value + 0.5f));
+// Note [Eight bits]
+// Frameworks that resize 8-bit images round on the way, so the resized pixels are whole numbers. Both libraries first
+// resize along the rows, then along the columns, with weights that are whole numbers. The arithmetic below gives their
+// pixels bit for bit.
+//   Pillow (antialias):   weights are multiples of 2^-22. The result of each direction is rounded to 8 bits.
+//   OpenCV (otherwise):   weights are multiples of 2^-11. Nothing is rounded between the directions; the second one
+//   drops
+//                         low bits.
+constexpr int kPillowBits = 22;
+constexpr int kOpenCvOne = 1 << 11;
+
+// The taps of one output position, with whole weights. There is room for max_whole_taps() weights.
+struct WholeTaps {
+  int first;         // The first source position.
+  int count;         // The number of source positions.
+  int32_t* weights;  // OpenCV always has two weights; with count 1 both belong to `first`.
+};
+
+// Returns an upper bound of the number of weights of one output position.
+RETINASDK_HOST_DEVICE_RESIZE int max_whole_taps(int in, int out, bool antialias) {
+  if (!antialias || in <= out) return 3;
+  return 2 * static_cast<int>(ceil(static_cast<double>(in) / out)) + 1;
+}
+
+// Computes the taps of output position i as Pillow's BILINEAR does.
+RETINASDK_HOST_DEVICE_RESIZE void pillow_taps(int i, int in, int out, WholeTaps& taps) {
+  const double step = static_cast<double>(in) / out;
+  const double support = step < 1.0 ? 1.0 : step;
+  const double center = (i + 0.5) * step;
+  const int begin = static_cast<int>(center - support + 0.5);
+  const int end = static_cast<int>(center + support + 0.5);
+  taps.first = begin > 0 ? begin : 0;
+  taps.count = (end < in ? end : in) - taps.first;
+  const double inverse = 1.0 / support;
+  // The weights are computed twice, so that they need no room as double.
+  double sum = 0.0;
+  for (int pass = 0; pass < 2; ++pass) {
+    for (int tap = 0; tap < taps.count; ++tap) {
+      const double distance = fabs((tap + taps.first - center + 0.5) * inverse);
+      const double weight = distance < 1.0 ? 1.0 - distance : 0.0;
+      if (pass == 0) sum += weight;
+      if (pass == 1) taps.weights[tap] = static_cast<int32_t>(0.5 + weight / sum * (1 << kPillowBits));
+    }
+  }
+}
+
+// Computes the taps of output position i as OpenCV's INTER_LINEAR does. Columns are clamped before the weights are
+// rounded, rows are not.
+RETINASDK_HOST_DEVICE_RESIZE void opencv_taps(int i, int in, double step, bool is_row, WholeTaps& taps) {
+  const float center = static_cast<float>((i + 0.5) * step - 0.5);
+  int lower = center < static_cast<float>(in) ? static_cast<int>(floorf(center)) : in;
+  float upper_weight = center < static_cast<float>(in) ? center - static_cast<float>(lower) : 0.0f;
+  if (!is_row && lower < 0) lower = 0, upper_weight = 0.0f;
+  if (!is_row && lower >= in - 1) lower = in - 1, upper_weight = 0.0f;
+  const int last = in - 1;
+  const int upper = lower + 1 < last ? lower + 1 : last;
+  taps.first = lower < 0 ? 0 : lower < last ? lower : last;
+  taps.count = upper > taps.first ? 2 : 1;
+  taps.weights[0] = static_cast<int32_t>(rintf((1.0f - upper_weight) * kOpenCvOne));
+  taps.weights[1] = static_cast<int32_t>(rintf(upper_weight * kOpenCvOne));
+}
+
+// Returns a weighted sum of Pillow as 8 bits. The weights are not negative, so it is at most 255.
+RETINASDK_HOST_DEVICE_RESIZE int pillow_rounded(int32_t sum) {
+  const int value = (sum + (1 << (kPillowBits - 1))) >> kPillowBits;
+  return value < 255 ? value : 255;
+}
+
+// Returns the pixel that OpenCV computes from two blended rows.
+RETINASDK_HOST_DEVICE_RESIZE int opencv_rounded(int32_t upper, int32_t lower, const int32_t* weights) {
+  return (((weights[0] * (upper >> 4)) >> 16) + ((weights[1] * (lower >> 4)) >> 16) + 2) >> 2;
 }
 
 // (value - mean) / std for values of 0..255, as one multiplication and one addition.

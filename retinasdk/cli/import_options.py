@@ -13,8 +13,8 @@ from retinasdk.errors import ModelError
 _CHANNEL_ORDERS = ("RGB", "BGR")
 # Options that have the same name as the argument of `import_onnx`.
 _RULES = (
-    *("anchor_sizes", "anchor_ratios", "anchor_scales", "strides", "box_weights", "resize", "mean", "std"),
-    *("channel_order", "score_threshold", "top_k", "max_detections"),
+    *("anchor_sizes", "anchor_ratios", "anchor_scales", "strides", "box_weights", "box_means", "resize", "mean"),
+    *("std", "pad_multiple", "channel_order", "score_threshold", "top_k", "max_detections"),
 )
 
 
@@ -57,6 +57,10 @@ def add_rules(
             metavar="X,Y,W,H",
             help="what the four box deltas are divided by (1 / std), such as 10,10,5,5",
         )
+    if "box_means" not in leave_out:
+        anchors.add_argument(
+            "--box-means", type=_numbers, metavar="X,Y,W,H", help="what is added to the four box deltas after that"
+        )
     images = parser.add_argument_group("Preprocessing", f"Default: {default}.")
     images.add_argument(
         "--resize",
@@ -67,6 +71,10 @@ def add_rules(
     images.add_argument("--mean", type=_numbers, metavar="M,M,M", help="mean of each channel, pixels of 0 to 255")
     images.add_argument("--std", type=_numbers, metavar="S,S,S", help="standard deviation of each channel")
     images.add_argument("--channel-order", choices=_CHANNEL_ORDERS, help="order of the channels of the network")
+    if "pad_multiple" not in leave_out:
+        images.add_argument(
+            "--pad-multiple", type=int, metavar="N", help="the input is padded to a multiple of N pixels"
+        )
     limits = parser.add_argument_group("Post-processing", f"Default: {default}.")
     limits.add_argument("--score-threshold", type=float, metavar="SCORE", help="minimum score of a detection, 0 to 1")
     limits.add_argument("--nms-iou", type=float, metavar="IOU", help="IoU above which NMS removes a box, 0 to 1")

@@ -115,6 +115,6 @@ def preprocess(images: Sequence[npt.NDArray[np.uint8]], transforms: Sequence[Tra
             reverse_channels=spec.normalise.channels == "BGR",
             antialias=spec.resize.antialias,
             source_step=transform.source_step,
-            round_pixels=spec.resize.round_pixels,
+            eight_bit=spec.resize.eight_bit,
         )
     return Batch(tensor, tuple(transforms))

@@ -228,7 +228,7 @@ class Lane:
                 row_bytes=pixels.row_bytes,
                 **size,
                 source_step=step,
-                round_pixels=spec.resize.round_pixels,
+                eight_bit=spec.resize.eight_bit,
                 mean=spec.normalise.mean,
                 std=spec.normalise.std,
                 reverse_channels=spec.normalise.channels == "BGR",

@@ -286,13 +286,18 @@ def test_other_frameworks(small: Any, flavour: str, like: Any, tmp_path: Path, m
     """Runs the wrappers of the example on models of the same shape; the frameworks themselves are not installed."""
     example = runpy.run_path(str(EXAMPLES / "export_other_frameworks.py"))
     wrapper = {"detectron2": "Detectron2Heads", "mmdet": "MmdetHeads"}[flavour]
-    example["LOADERS"][flavour] = lambda config, weights: example[wrapper](like(small))
+    config = {
+        "detectron2": "MODEL: {META_ARCHITECTURE: RetinaNet, RETINANET: {SCORE_THRESH_TEST: 0.01}}",
+        "mmdet": "model = dict(type='RetinaNet', bbox_head=dict(type='RetinaHead'), test_cfg=dict(score_thr=0.01))",
+    }
+    example["LOADERS"][flavour] = lambda *_: (example[wrapper](like(small)), config[flavour])
     out = tmp_path / "out.onnx"
     monkeypatch.setattr("sys.argv", ["example", flavour, "config", "weights", str(out), *LABELS])
     example["main"]()
     picture = scene(11, 300, 400)
     with Detector(out) as detector:
         assert (detector.spec.flavour, detector.labels) == (flavour, LABELS)
+        assert detector.spec.score_threshold == 0.01
         assert len(detector(picture)) > 0
 
 

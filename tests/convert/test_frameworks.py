@@ -17,7 +17,10 @@ import retinasdk
 def comparisons(path: Path, folder: Path) -> list[Comparison]:
     """Imports the export of a case as a user would, and compares the boxes of each picture."""
     case = RecordedCase.read(path)
-    retinasdk.import_onnx(path.with_suffix(".onnx"), folder / "model.onnx", **case.options)
+    options = dict(case.options)
+    if "config" in options:
+        options["config"] = path.parent / options["config"]
+    retinasdk.import_onnx(path.with_suffix(".onnx"), folder / "model.onnx", **options)
     # Direct convolutions: Winograd's differ from the framework's in the fifth digit, and a test must not hide more.
     with retinasdk.Detector(folder / "model.onnx", convolution="direct") as detector:
         results = []

@@ -17,9 +17,9 @@ from onnx import helper, numpy_helper
 
 from retinasdk import ImportReport, ModelError, ModelSpec, import_onnx
 from retinasdk._util.box_matching import Boxes, are_left, pair_equal
-from retinasdk.convert.importing import importer
+from retinasdk.convert.importing import box_comparison, importer
 from retinasdk.convert.importing.box_ties import Ties
-from retinasdk.convert.importing.graph_detections import read_boxes
+from retinasdk.convert.importing.graph_detections import GraphTail, read_boxes
 
 AGREE = r"(\d+) of \1 boxes of the graph's own decoding and NMS agree within 0\.1 px and 0\.001 of score, on 3 pictures"
 
@@ -149,6 +149,39 @@ def test_limits_of_the_user_are_no_difference(tmp_path: Path) -> None:
     report = imported(graph, tmp_path, score_threshold=0.5, nms_iou_threshold=0.7, max_detections=7, top_k=9)
     assert any("boxes of the graph's own decoding and NMS agree" in text for text in report.checks)
     assert (report.spec.score_threshold, report.spec.max_detections, report.spec.top_k) == (0.5, 7, 9)
+
+
+def test_a_limit_of_the_user_where_that_of_the_graph_is_unknown(tmp_path: Path) -> None:
+    """mmdeploy's graph has fewer candidates than its top-k, so it contains none."""
+    report = imported(other.mmdeploy_whole()[0], tmp_path, top_k=5)
+    (text,) = report.unchecked
+    assert text.startswith("the boxes: the rules of mmdeploy give other boxes than the graph: ")
+    assert text.endswith("You gave top_k; the value in the graph is not known")
+
+
+def test_a_graph_that_finds_nothing_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = Boxes.of(np.zeros((0, 4)), [], [])
+    monkeypatch.setattr(box_comparison, "read_boxes", lambda outputs: nothing)
+    with pytest.raises(ModelError, match="0 of 0 boxes of the graph's own decoding"):
+        imported(torchvision_graph()[0], tmp_path)
+
+
+def test_as_many_candidates_as_in_the_exported_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLPerf's export has the number of candidates of each level as a constant, and fails with fewer."""
+    run, attempts = GraphTail.run, []
+
+    def fail_first(tail: GraphTail, values: Any) -> Any:
+        attempts.append(values)
+        if len(attempts) % 2:
+            raise RuntimeError("k argument [1000] should not be greater than specified axis dim value [40]")
+        return run(tail, values)
+
+    monkeypatch.setattr(GraphTail, "run", fail_first)
+    report = imported(torchvision_graph()[0], tmp_path)
+    assert len(attempts) == 6
+    few, many = (values["logits_p7"] for values in attempts[:2])
+    assert (few > -2.9).sum() < (many > -2.9).sum() == many.size
+    assert re.match(AGREE, report.checks[-1])
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ def test_everything_can_be_given(tmp_path: Path) -> None:
     report = imported(other.raw_heads()[0], tmp_path, flavour="detectron2", **options)
     spec = report.spec
     assert (spec.normalise.mean, spec.normalise.std, spec.normalise.channels) == ((1, 2, 3), (4, 5, 6), "RGB")
-    assert spec.resize == Resize("longest", (640,), "half_up", antialias=True, round_pixels=True)
+    assert spec.resize == Resize("longest", (640,), "half_up", antialias=True, eight_bit=True)
     assert (spec.score_threshold, spec.nms_iou_threshold, spec.top_k, spec.max_detections) == (0.25, 0.625, 77, 33)
     assert spec.box_coder.weights == (10, 10, 5, 5)
     assert len(report.texts("assumed")) == 1  # The order of the channels, which no option names.
@@ -274,3 +274,21 @@ def test_a_mean_that_shows_no_channel_order(tmp_path: Path) -> None:
 def test_mean_and_std_that_differ_from_the_graph(tmp_path: Path) -> None:
     given = {"mean": (1, 2, 3), "std": (4, 5, 6)}
     refused(torchvision_graph()[0], tmp_path, "mean and std that you gave differ from those in the graph", **given)
+
+
+# -- rules of other frameworks -----------------------------------------------------------------------------------------
+
+
+def test_the_best_class_of_each_anchor_is_a_rule_that_no_spec_has(tmp_path: Path) -> None:
+    model, _ = other.flat_heads(3, sigmoid=True)
+    model.graph.node.add(op_type="ArgMax", input=[model.graph.output[0].name], output=["best"]).attribute.append(
+        onnx.helper.make_attribute("axis", 2)
+    )
+    model.graph.output.append(onnx.helper.make_tensor_value_info("best", onnx.TensorProto.INT64, None))
+    refused(model, tmp_path, "only the best class of each anchor.*--across-classes", flavour="detectron2")
+    imported(model, tmp_path, flavour="detectron2", force=True)
+
+
+def test_the_names_of_a_framework_suggest_it(tmp_path: Path) -> None:
+    model = named(other.raw_heads(3)[0], "/classificationModel/output/Conv")
+    refused(model, tmp_path, "its names suggest pytorch-retinanet.*flavour='pytorch-retinanet'")

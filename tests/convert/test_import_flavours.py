@@ -124,14 +124,14 @@ def test_boxes(flavour: str, coder: BoxCoder, clip: tuple[str, str], drop_empty:
         ("mlperf", Resize("squash", (800, 800)), RGB, 32, 264),
         (
             "detectron2",
-            Resize("shortest", (800, 1333), "half_up", antialias=True, round_pixels=True),
+            Resize("shortest", (800, 1333), "half_up", antialias=True, eight_bit=True),
             Normalise((103.53, 116.28, 123.675), (1, 1, 1), "BGR"),
             32,
             80,
         ),
-        ("mmdet", Resize("shortest", (800, 1333), "half_up", round_pixels=True), RGB, 32, 80),
-        ("mmdeploy", Resize("shortest", (800, 1333), "half_up", round_pixels=True), RGB, 32, 80),
-        ("odtk", Resize("shortest", (800, 1333), antialias=True, round_pixels=True), RGB, 128, 80),
+        ("mmdet", Resize("shortest", (800, 1333), "half_up", eight_bit=True), RGB, 32, 80),
+        ("mmdeploy", Resize("shortest", (800, 1333), "half_up", eight_bit=True), RGB, 32, 80),
+        ("odtk", Resize("shortest", (800, 1333), antialias=True, eight_bit=True), RGB, 128, 80),
         (
             "keras-retinanet",
             Resize("shortest", (800, 1333), "half_even", source_step="scale"),

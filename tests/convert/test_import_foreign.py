@@ -136,6 +136,14 @@ def test_usual_anchors_of_a_named_framework_are_an_assumption(
     assert text in report.spec.source["assumed"]
 
 
+def test_padding_before_the_transpose(tmp_path: Path) -> None:
+    """Keras pads in channels-last layout. The padding of the first convolution belongs to the network."""
+    foreign, network = other.keras(5, pads_last=False)
+    report, model = imported(foreign, tmp_path, flavour="keras-retinanet")
+    assert "Pad" not in report.preprocessing
+    assert_same_heads(model, network, noise())
+
+
 def test_keras_traced_by_pytorch(tmp_path: Path) -> None:
     """The biases behind a transpose and a cast, and the padding whose amounts the graph computes, stay."""
     foreign, network = other.keras_on_torch(5)
@@ -196,7 +204,7 @@ def test_mmdeploys_fixed_size_with_a_plugin_behind(tmp_path: Path) -> None:
     assert report.spec.flavour == "mmdeploy"
     assert (report.spec.clip, report.spec.drop_empty) == ("padded", "never")
     assert report.input_dimensions == (1, 96, 160)
-    assert report.spec.resize == Resize("squash", (96, 160), "half_up", round_pixels=True)
+    assert report.spec.resize == Resize("squash", (96, 160), "half_up", eight_bit=True)
     assert report.removed_operators["TRTBatchedNMS"] == 1
     assert any("accepts only that size and mmdeploy does so" in text for text in report.texts("concluded"))
     assert_same_heads(model, network, noise(batch=1))
@@ -209,13 +217,11 @@ def test_a_fixed_size_can_be_padded(size: tuple[int, int], resized: tuple[int, i
     """The result is that of the same network with a dynamic size, on a picture that is padded to a multiple."""
     foreign, network = other.mmdeploy(3, (96, 160))
     report, _ = imported(foreign, tmp_path, flavour="mmdeploy", resize="fit")
-    assert report.spec.resize == Resize("fit", (96, 160), "half_up", round_pixels=True)
+    assert report.spec.resize == Resize("fit", (96, 160), "half_up", eight_bit=True)
     assert "the resize rule fit 96 x 160" in report.texts("given")
     picture = scene(5, *size)
     onnx.save(network, str(tmp_path / "dynamic.onnx"))
-    dynamic = report.spec.replace(
-        resize=Resize("longest", (max(resized),), "half_up", round_pixels=True), pad_multiple=32
-    )
+    dynamic = report.spec.replace(resize=Resize("longest", (max(resized),), "half_up", eight_bit=True), pad_multiple=32)
     for spec in (report.spec, dynamic):
         transform = Transform.plan(size, spec)
         assert (transform.resized, transform.padded) == (resized, (96, 160))

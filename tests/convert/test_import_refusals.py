@@ -49,10 +49,6 @@ KINDS: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         r"its last convolutions have 50 and 36 channels.*no number of anchors A fits",
     ),
     "two networks": (no.two_networks, r"4 such sets, which looks like two networks in one file: export each one alone"),
-    "padding too early": (
-        lambda: other.keras(pads_last=False)[0],
-        r"padding of the first convolution \(pad_\d+\) is not directly before the convolution",
-    ),
     "two inputs": (no.two_inputs, r"the network has 2 image inputs .* Export it for one image input"),
     "grey": (no.grey, r"first convolution \(.*\) has 1 input channel; retinasdk supports images of 3 channels"),
     "custom operator": (no.custom_operator, r"uses the custom operator com.acme.FusedRelu"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,9 @@ def test_detections_are_torchvisions_own(version: str, opset: int, dynamic: bool
     assert report.input_dimensions == ("N", "H", "W")  # Also where the image size is fixed: that of the network is not.
     assert report.spec.resize.size == (320, 533)  # From the graph, not the default 800 and 1333.
     assert {"NonMaxSuppression", "TopK", "Sigmoid", "Exp"} <= set(report.removed_operators)
+    checked = re.match(r"(\d+) of \1 boxes of the graph's own decoding and NMS agree .* 3 pictures", report.checks[-1])
+    assert checked
+    assert int(checked[1]) > 100
     with Detector(tmp_path / "heads.onnx") as detector:
         for size in ((300, 400), (427, 640)):
             picture = scene(sum(size), *size)

@@ -232,6 +232,11 @@ def assert_same_canvas(
 def test_preprocess(size: tuple[int, int], resized: tuple[int, int], padded: tuple[int, int], antialias: bool) -> None:
     for reverse in (False, True):
         assert_same_canvas(image(7, *size), resized, padded, antialias=antialias, reverse_channels=reverse)
+    assert_same_canvas(image(7, *size), resized, padded, antialias=antialias, reverse_channels=True, eight_bit=True)
+    if not antialias:
+        step = {"source_step": 1.07 * size[0] / resized[0], "reverse_channels": False, "antialias": False}
+        assert_same_canvas(image(7, *size), resized, padded, **step)
+        assert_same_canvas(image(7, *size), resized, padded, **step, eight_bit=True)
 
 
 sides = st.integers(1, 40)

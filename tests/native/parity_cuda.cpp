@@ -233,7 +233,7 @@ void check_preprocess(const PreprocessCase& made) {
                                        options.antialias,
                                        cuda::Scalar::kFloat32,
                                        options.source_step,
-                                       options.round_pixels};
+                                       options.eight_bit};
   std::memcpy(device.mean, options.mean, sizeof device.mean);
   std::memcpy(device.std, options.std, sizeof device.std);
   const Scratch scratch(cuda::preprocess_scratch_bytes(image, device));

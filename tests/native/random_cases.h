@@ -61,7 +61,7 @@ PreprocessCase make_preprocess(Random& random, int height, int width, int resize
                   random.chance(2),
                   random.chance(2)};
   if (!made.options.antialias && random.chance(2)) made.options.source_step = random.real(0.01f, 70000.0f) / 1000.0f;
-  made.options.round_pixels = random.chance(2);
+  made.options.eight_bit = random.chance(2);
   return made;
 }
 

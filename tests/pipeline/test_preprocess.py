@@ -279,16 +279,51 @@ def test_a_step_and_an_antialiasing_filter_exclude_each_other() -> None:
     run(image(1, 8, 8), (60, 60), source_step=65536.0)  # All positions but the first lie behind the last pixel.
 
 
-@pytest.mark.parametrize("antialias", [False, True])
-def test_pixels_are_rounded_as_in_images_of_8_bits(antialias: bool) -> None:
-    picture = image(3, 61, 83)
-    plain = run(picture, (40, 55), antialias=antialias)
-    rounded = run(picture, (40, 55), antialias=antialias, round_pixels=True)
-    np.testing.assert_array_equal(rounded, np.floor(plain + np.float32(0.5)))
-    normalized = run(picture, (40, 55), antialias=antialias, round_pixels=True, mean=MEAN, std=STD)
-    again = (rounded - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
-    np.testing.assert_allclose(normalized, again, atol=1e-5)
-    theirs = np.asarray(Image.fromarray(picture).resize((55, 40), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    if antialias:  # Pillow rounds twice, after each axis.
-        assert np.abs(rounded - theirs).max() <= 1
-        assert np.abs(rounded - theirs).mean() < np.abs(plain - theirs).mean() / 1.5
+EIGHT_BIT = [
+    ((301, 233), (384, 297)),
+    ((500, 700), (256, 358)),
+    ((64, 50), (32, 25)),
+    ((7, 9), (50, 41)),
+    ((40, 1), (9, 3)),
+]
+
+
+@pytest.mark.parametrize(("size", "resized"), EIGHT_BIT)
+def test_images_of_8_bits_are_resized_as_opencv_does(size: tuple[int, int], resized: tuple[int, int]) -> None:
+    cv2 = pytest.importorskip("cv2")
+    picture = image(3, *size)
+    theirs = cv2.resize(picture, resized[::-1], interpolation=cv2.INTER_LINEAR).reshape(*resized, 3)
+    np.testing.assert_array_equal(run(picture, resized, eight_bit=True).transpose(1, 2, 0), theirs)
+
+
+@pytest.mark.parametrize("scale", [1.37, 0.31, 9.9, 0.5, 256 / 240])
+def test_images_of_8_bits_are_scaled_as_opencv_does(scale: float) -> None:
+    cv2 = pytest.importorskip("cv2")
+    picture = image(3, 64, 50)
+    theirs = cv2.resize(picture, None, fx=scale, fy=scale)
+    ours = run(picture, theirs.shape[:2], eight_bit=True, source_step=1 / scale)
+    np.testing.assert_array_equal(ours.transpose(1, 2, 0), theirs)
+
+
+@pytest.mark.parametrize(("size", "resized"), EIGHT_BIT)
+def test_images_of_8_bits_are_resized_as_pillow_does(size: tuple[int, int], resized: tuple[int, int]) -> None:
+    picture = image(3, *size)
+    theirs = np.asarray(Image.fromarray(picture).resize(resized[::-1], Image.Resampling.BILINEAR))
+    ours = run(picture, resized, (resized[0] + 3, resized[1] + 2), eight_bit=True, antialias=True)
+    np.testing.assert_array_equal(ours[:, : resized[0], : resized[1]].transpose(1, 2, 0), theirs)
+    assert not ours[:, resized[0] :].any()
+    assert not ours[:, :, resized[1] :].any()
+
+
+@settings(derandomize=True, deadline=None, max_examples=100, database=None)
+@given(size=st.tuples(sides, sides), resized=st.tuples(sides, sides), antialias=st.booleans(), seed=st.integers(0, 99))
+def test_images_of_8_bits_of_any_size(
+    size: tuple[int, int], resized: tuple[int, int], antialias: bool, seed: int
+) -> None:
+    picture = image(seed, *size)
+    rounded = run(picture, resized, eight_bit=True, antialias=antialias)
+    np.testing.assert_array_equal(rounded, np.round(rounded))
+    assert np.abs(rounded - run(picture, resized, antialias=antialias)).max() <= 1.01
+    options = {"eight_bit": True, "antialias": antialias, "mean": MEAN, "std": STD, "reverse_channels": True}
+    again = (rounded[::-1] - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
+    np.testing.assert_allclose(run(picture, resized, **options), again, atol=1e-5)

@@ -48,10 +48,10 @@ struct PreprocessOptions {
   // Distance between the source positions of neighboring output pixels on both axes, in pixels, 0 to 65536. 0: the
   // source size divided by the resized size, for each axis. OpenCV's resize() takes 1 / scale if it is called with a
   // scale. Must be 0 with antialias.
-  float source_step = 0.0f;
-  // Whether resized pixels are rounded to whole gray levels before they are normalized, as if the resized image were
-  // stored as uint8.
-  bool round_pixels = false;
+  double source_step = 0.0;
+  // Whether the image is resized as one of 8 bits, bit for bit as Pillow does (with antialias) or OpenCV's INTER_LINEAR
+  // (otherwise). See Note [Eight bits] in csrc/math/resize_math.h.
+  bool eight_bit = false;
 };
 
 // Resizes, normalizes and pads one image, and moves the channels first.

@@ -119,8 +119,8 @@ struct DevicePreprocessOptions {
   bool reverse_channels;
   bool antialias;
   Scalar output;  // kFloat16: the float32 result, rounded once to the nearest float16.
-  float source_step = 0.0f;
-  bool round_pixels = false;
+  double source_step = 0.0;
+  bool eight_bit = false;
 };
 
 // Returns the scratch size of preprocess() for these options, in bytes.

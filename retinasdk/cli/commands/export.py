@@ -72,7 +72,8 @@ def add_parser(commands: Any) -> None:
         help="epsilon of the batch norms; 0 for models fine-tuned from torchvision's v1 COCO weights; default: 0 for "
         "these weights, else 1e-5",
     )
-    add_rules(parser, default="what the checkpoint contains", leave_out=("strides", "box_weights"))
+    left_out = ("strides", "box_weights", "box_means", "pad_multiple")
+    add_rules(parser, default="what the checkpoint contains", leave_out=left_out)
     output = parser.add_argument_group("Output")
     output.add_argument(
         "-o",

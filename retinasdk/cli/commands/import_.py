@@ -28,6 +28,10 @@ def add_parser(commands: Any) -> None:
                 "Name the framework and the classes if the graph does not tell them",
                 "retinasdk import theirs.onnx -o model.onnx --flavour mmdet \\\n    --labels bolt,nut,washer",
             ),
+            (
+                "Take anchors, thresholds and image sizes from the config of the training",
+                "retinasdk import theirs.onnx -o model.onnx --config config.yaml",
+            ),
         ],
     )
     source = parser.add_argument_group("Input")
@@ -40,6 +44,13 @@ def add_parser(commands: Any) -> None:
         metavar="NAME",
         help=f"the framework whose rules the model follows: {', '.join(list_flavours())}; auto recognizes it by the "
         "graph, or asks for this option; default: auto",
+    )
+    rules.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="config of the training, for the rules that no option gives: config.yaml of detectron2, a .py file of "
+        "mmdetection (not executed), or torchvision's arguments as JSON",
     )
     rules.add_argument(
         "--labels",
@@ -75,6 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.model,
         arguments.out,
         flavour=arguments.flavour,
+        config=arguments.config,
         labels=arguments.labels,
         name=arguments.name,
         box_head=arguments.box_head,

@@ -82,11 +82,12 @@ def decide_geometry(
     given = _given_anchors(preset, options, count, steps, nominal)
     if given is not None:
         if found is not None and not np.allclose(given, np.array(found), atol=_CLOSE) and not options.force:
+            origin = options.origin("base_anchors")
             raise ModelError(
-                "the anchors that you gave differ from those in the graph. Leave them out, or insist on them with "
-                "--force (in Python: force=True)"
+                f"the anchors that you gave{origin and origin + ','} differ from those in the graph. Leave them out, "
+                "or insist on them with --force (in Python: force=True)"
             )
-        finding = Finding("given", "base_anchors", "you gave the base anchors")
+        finding = Finding("given", "base_anchors", options.given("base_anchors", "the base anchors"))
         return LevelGeometry(tuple(map(preset.stored, given)), strides, (finding, stride_finding))
     usual = _usual_anchors(preset.anchors, count, nominal, steps)
     if found is not None:
@@ -104,7 +105,7 @@ def decide_geometry(
             f"anchors. Give yours: {command} --flavour {preset.flavour} --anchors FILE.json (in Python: "
             "base_anchors=). Or describe them with --anchor-sizes, --anchor-ratios and --anchor-scales"
         )
-    if options.flavour == "auto":
+    if options.flavour == "auto" and options.config is None:
         raise ModelError(
             f"the graph contains no anchors. It follows the rules of {preset.flavour}. If the network was trained with "
             f"the usual anchors of {preset.flavour}, confirm them by naming the framework: {command} --flavour "
@@ -130,7 +131,8 @@ def _strides(
     listed = " ".join(map(str, nominal))
     divided = "input side // number of cells"
     if options.strides is not None:
-        text = f"you gave the strides {' '.join(f'{stride:g}' for stride in options.strides)}"
+        listed = " ".join(f"{stride:g}" for stride in options.strides)
+        text = options.given("strides", f"the strides {listed}")
         return tuple((float(stride), float(stride)) for stride in options.strides), Finding("given", "stride", text)
     if grid is None and from_width is not None and list(from_width) != list(nominal):
         text = (

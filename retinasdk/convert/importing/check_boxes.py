@@ -63,7 +63,8 @@ def check_boxes(
         Whether the boxes are compared and equal, and a sentence for the report.
 
     Raises:
-        ModelError: More than 1 % of the boxes differ, and `force` is False.
+        ModelError: More than 1 % of the boxes differ, `force` is False, and the user changed no threshold or limit
+            whose value in the graph is not known.
     """
     if not postprocessing.has_nms:
         return False, _unknown_facts(findings, "the graph has no NMS of its own to compare with")
@@ -78,7 +79,7 @@ def check_boxes(
         tally = comparison.run()
     except NotComparableError as error:
         return False, _unknown_facts(findings, str(error))
-    if tally.boxes == 0:
+    if tally.boxes == tally.differing == 0:
         return False, _unknown_facts(findings, "the graph finds no boxes in the test pictures")
     agreement = (
         f"{tally.equal} of {tally.boxes} boxes of the graph's own decoding and NMS agree within {PIXELS:g} px and "
@@ -92,6 +93,9 @@ def check_boxes(
         f"the rules of {spec.flavour} give other boxes than the graph: {_count(tally.differing or tally.tied, 'box')} "
         f"differ; {agreement}{differing or tied}"
     )
+    unread = sorted(given - in_graph.keys())
+    if unread:
+        return False, f"the boxes: {text}. You gave {', '.join(unread)}; the value in the graph is not known"
     if not force:
         raise ModelError(
             f"{text}\nNothing was written. Name the framework that exported the graph (--flavour), or give the rule "

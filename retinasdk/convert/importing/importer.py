@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk._util.files import write_together
+from retinasdk.convert.configs import read_config
 from retinasdk.convert.flavours import Preset, load_preset
 from retinasdk.convert.flavours.preset import ANCHORS_PER_CELL, level_name
 from retinasdk.convert.importing.anchors import decide_geometry
@@ -16,6 +17,7 @@ from retinasdk.convert.importing.channels import channel_order
 from retinasdk.convert.importing.check import check_heads, check_model, check_preprocessing
 from retinasdk.convert.importing.check_boxes import check_boxes
 from retinasdk.convert.importing.flavour_choice import Evidence, choose_flavour, collect_evidence, contradictions
+from retinasdk.convert.importing.from_config import compare_classes, preset_of_config, with_config
 from retinasdk.convert.importing.graph import GraphView, count_ops
 from retinasdk.convert.importing.graph_anchors import read_anchors
 from retinasdk.convert.importing.graph_postprocessing import read_postprocessing
@@ -25,10 +27,11 @@ from retinasdk.convert.importing.keras_hub import keep_exported_size
 from retinasdk.convert.importing.levels import MatchedLevel, match_levels
 from retinasdk.convert.importing.loading import MAX_BYTES, load_model
 from retinasdk.convert.importing.network_shape import NetworkShape, declared_size, find_network_shape
+from retinasdk.convert.importing.nhwc_padding import move_padding_behind_transposes
 from retinasdk.convert.importing.options import ImportOptions, LevelAnchors, read_resize
 from retinasdk.convert.importing.original_run import OriginalRun, run_original
 from retinasdk.convert.importing.report import Finding, FoundLevel, ImportReport
-from retinasdk.convert.importing.spec_builder import build_spec, with_findings
+from retinasdk.convert.importing.spec_builder import SQUASHING, build_spec, with_findings
 from retinasdk.convert.importing.subgraph import ModelOutput, build_heads_model
 from retinasdk.convert.importing.validate import validate_network
 from retinasdk.errors import ModelError
@@ -40,6 +43,7 @@ def import_onnx(
     output: str | Path,
     *,
     flavour: str = "auto",
+    config: str | Path | None = None,
     labels: Sequence[str] | None = None,
     name: str | None = None,
     base_anchors: LevelAnchors | None = None,
@@ -56,6 +60,8 @@ def import_onnx(
     top_k: int | None = None,
     max_detections: int | None = None,
     box_weights: Sequence[float] | None = None,
+    box_means: Sequence[float] | None = None,
+    pad_multiple: int | None = None,
     box_head: str | None = None,
     force: bool = False,
 ) -> ImportReport:
@@ -77,6 +83,9 @@ def import_onnx(
         flavour: The framework whose rules the network follows, one of `list_flavours()`. A named framework is taken at
             its usual anchors, thresholds and sizes where the graph does not contain them. "auto" concludes it from the
             graph and raises an error where the graph does not tell.
+        config: The config file of the training, from which the rules are taken that no other argument gives: a YAML
+            file of detectron2, a Python, JSON or YAML file of mmdetection, or a JSON file of the arguments of
+            torchvision's RetinaNet. It is not executed. YAML needs the package pyyaml.
         labels: One label for each class, by class index. Defaults to the framework's usual labels if their number fits,
             otherwise to "class 0", "class 1" and so on.
         name: Name of the model, for people. Defaults to the title of the framework's preset.
@@ -97,6 +106,9 @@ def import_onnx(
         top_k: Candidates per level, counted as (anchor, class) pairs.
         max_detections: Detections per image.
         box_weights: What the four deltas are divided by, x y width height; 1 / std where the framework speaks of std.
+        box_means: What is added to the four deltas after that division; `target_means` of mmdetection. Defaults to 0.
+        pad_multiple: The network input is padded on the right and bottom to a multiple of this many pixels. Defaults
+            to the rule of the framework; without effect for a network of a fixed size.
         box_head: Name of a tensor, node or weight of the box regression head. Needed only where both heads have the
             same number of channels and nothing else tells them apart.
         force: Whether to insist on what you named where the graph contradicts it.
@@ -135,9 +147,13 @@ def import_onnx(
             top_k=top_k,
             max_detections=max_detections,
             box_weights=box_weights,
+            box_means=box_means,
+            pad_multiple=pad_multiple,
             box_head=box_head,
             force=force,
         )
+        if config is not None:
+            options = with_config(options, read_config(Path(config)))
         report, model = _import(path, output, options)
     except ModelError as error:
         raise error if str(error).startswith(str(path)) else ModelError(f"{path}: {error}") from error
@@ -154,10 +170,13 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     named = None if options.flavour == "auto" else load_preset(options.flavour)
 
     # What is read in the graph.
-    view = GraphView(load_model(path))
+    model = load_model(path)
+    move_padding_behind_transposes(model)
+    view = GraphView(model)
     usual_anchors = options.anchors_per_cell or (ANCHORS_PER_CELL if named is None else named.anchors.count)
     values = DELTAS if named is None else (named.box_coder.deltas,)
     heads = find_heads(view, anchors=usual_anchors, box_head=options.box_head, values=values, command=command)
+    compare_classes(heads, options)
     network = find_input(view, heads)
     validate_network(view, network, heads)
     postprocessing = read_postprocessing(view, heads)
@@ -169,6 +188,8 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     preset, flavour_finding = _choose_preset(view, evidence, options, command)
     declared = declared_size(view, network)
     given_resize = read_resize(options.resize, preset.resize, declared)
+    if declared is not None and preset.flavour in SQUASHING and options.is_from_config("resize"):
+        given_resize = None  # A config has the resize of the training, which these replace by a fixed size.
     # A graph that resizes its images decides itself how large they are.
     fixed_size = None if given_resize is None or "Resize" in network.steps else given_resize.fixed_size
     original = run_original(view, network, heads, fixed_size)
@@ -251,6 +272,8 @@ def _choose_preset(
     view: GraphView, evidence: Sequence[Evidence], options: ImportOptions, command: str
 ) -> tuple[Preset, Finding]:
     """Returns the rules of the framework that the user named, or that the graph shows, and why."""
+    if options.config is not None:
+        return preset_of_config(evidence, options, options.config, command)
     if options.flavour == "auto":
         flavour, reasons = choose_flavour(view, evidence, command=command)
         return load_preset(flavour), Finding("concluded", "flavour", f"the rules of {flavour}: {'; '.join(reasons)}")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from retinasdk.convert.configs import ConfigRules
 from retinasdk.errors import ModelError
 from retinasdk.spec import Resize
 
@@ -18,7 +19,14 @@ _FIXED = ("squash", "fit")  # Rules that can take their size from a network of a
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What the user gave. None means: not given. The fields are the arguments of `import_onnx`."""
+    """What the user gave. None means: not given.
+
+    The fields are the arguments of `import_onnx`, but for the last two.
+
+    Attributes:
+        config: The rules of the config file that the user gave. `with_config` has entered them into the other fields.
+        origins: For the fields that it entered, or would have entered: where they stand in that file.
+    """
 
     flavour: str = "auto"
     labels: Sequence[str] | None = None
@@ -37,8 +45,12 @@ class ImportOptions:
     top_k: int | None = None
     max_detections: int | None = None
     box_weights: Sequence[float] | None = None
+    box_means: Sequence[float] | None = None
+    pad_multiple: int | None = None
     box_head: str | None = None
     force: bool = False
+    config: ConfigRules | None = None
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.base_anchors is not None and self.has_anchor_rule:
@@ -53,9 +65,22 @@ class ImportOptions:
             ("--mean", self.mean, 3),
             ("--std", self.std, 3),
             ("--box-weights", self.box_weights, 4),
+            ("--box-means", self.box_means, 4),
         ):
             if values is not None and len(values) != count:
                 raise ModelError(f"{option} takes {count} numbers, but there are {len(values)}")
+
+    def origin(self, name: str) -> str:
+        """Returns the end of a sentence that says from where in a config a field comes; empty if from none."""
+        return f", {self.origins[name]}" if name in self.origins else ""
+
+    def given(self, name: str, what: str) -> str:
+        """Returns a sentence that says of a field that the user gave it, or in which config it stands."""
+        return f"{'' if self.is_from_config(name) else 'you gave '}{what}{self.origin(name)}"
+
+    def is_from_config(self, name: str) -> bool:
+        """Whether a field has the value of a config, and not one that the user gave besides."""
+        return self.origins.get(name, "").startswith("from ")
 
     @property
     def has_anchor_rule(self) -> bool:
@@ -100,4 +125,4 @@ def parse_resize(text: str, usual: Resize, fixed: tuple[int, int] | None) -> Res
 def resize_like(usual: Resize, rule: str, size: tuple[int, ...]) -> Resize:
     """Returns a resize rule with the rounding and the filter of a framework's usual one."""
     step = "sides" if rule == "squash" else usual.source_step  # A squash has a scale for each axis.
-    return Resize(rule, size, usual.rounding, usual.antialias, step, usual.round_pixels)
+    return Resize(rule, size, usual.rounding, usual.antialias, step, usual.eight_bit)

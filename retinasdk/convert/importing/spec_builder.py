@@ -28,7 +28,7 @@ _OPTIONS = {
 }
 _CLEAR_GAP = 10  # Between the means of red and blue; 20 in ImageNet.
 # Frameworks that resize images to exactly the size of a network with a fixed size.
-_SQUASHING = ("mlperf", "mmdeploy")
+SQUASHING = ("mlperf", "mmdeploy")
 
 
 def build_spec(
@@ -83,7 +83,7 @@ def build_spec(
         for name, a, s in zip(names, geometry.base_anchors, geometry.strides, strict=True)
     )
     changes["normalise"] = _normalise(preset, options, network, findings, command)
-    changes |= _resize(preset, given_resize, network, dimensions, declared, findings, command)
+    changes |= _resize(preset, options, given_resize, network, dimensions, declared, findings, command)
     for field in _OPTIONS:
         changes[field] = _threshold(preset, options, postprocessing, field, findings, command)
     most = postprocessing.top_k_of_levels
@@ -99,6 +99,10 @@ def build_spec(
         changes["max_per_class"] = limit
         findings.append(Finding("read", "max_per_class", f"at most {limit} detections of each class"))
     changes["box_coder"] = _box_coder(preset, options, postprocessing, findings, command)
+    if options.config is not None and options.config.drop_empty is not None and preset.drop_empty != "never":
+        changes["drop_empty"] = options.config.drop_empty
+        text = f"boxes without area are kept, from {options.config.path.name}: min_bbox_size"
+        findings.append(Finding("given", "drop_empty", text))
     return usual.replace(**changes), findings
 
 
@@ -115,7 +119,7 @@ def _labels(preset: Preset, classes: int, options: ImportOptions, findings: list
             is_background = len(labels) + 1 == classes
             hint = ". If index 0 is the background, as in torchvision, put '__background__' first" * is_background
             raise ModelError(f"the network has {classes} classes, but there are {len(labels)} labels{hint}")
-        findings.append(Finding("given", "labels", f"you gave {classes} labels"))
+        findings.append(Finding("given", "labels", options.given("labels", f"{classes} labels")))
         return tuple(labels)
     usual = preset.class_names()
     if len(usual) == classes:
@@ -140,7 +144,12 @@ def _threshold(
     given, found = getattr(options, field), getattr(postprocessing, field)
     usual: float | int = getattr(preset, field)
     if given is not None:
-        findings.append(Finding("given", field, f"{field} {given:g}"))
+        if found is not None and options.is_from_config(field) and not math.isclose(found, given, rel_tol=1e-5):
+            raise ModelError(
+                f"the graph has {field} {found:g}, but {given:g} is the value {options.origins[field]}. Give the one "
+                f"that applies: {command} {_OPTIONS[field]} N (in Python: {field}=)"
+            )
+        findings.append(Finding("given", field, f"{field} {given:g}{options.origin(field)}"))
         return type(usual)(given)
     if field in postprocessing.several:
         listed = ", ".join(f"{value:g}" for value in postprocessing.several[field])
@@ -162,10 +171,24 @@ def _box_coder(
 ) -> Any:
     """Returns the box coder. Raises `ModelError` if the graph scales deltas otherwise than the framework."""
     coder = preset.box_coder
+    if options.box_means is not None:
+        x, y, width, height = map(float, options.box_means)
+        coder = dataclasses.replace(coder, means=(x, y, width, height))
+        text = f"box means {x:g} {y:g} {width:g} {height:g}{options.origin('box_means')}"
+        findings.append(Finding("given", "box_coder", text))
     if options.box_weights is not None:
         x, y, width, height = map(float, options.box_weights)
         weights = (x, y, width, height)
-        findings.append(Finding("given", "box_coder", f"box weights {' '.join(f'{item:g}' for item in weights)}"))
+        text = f"box weights {' '.join(f'{item:g}' for item in weights)}{options.origin('box_weights')}"
+        findings.append(Finding("given", "box_coder", text))
+        decoding = postprocessing.size_decoding
+        is_same = math.isclose(decoding.factor * width, 1, rel_tol=1e-4)
+        if options.is_from_config("box_weights") and decoding.has_exp and not is_same and not options.force:
+            raise ModelError(
+                f"the graph multiplies dw and dh by {decoding.factor:g} before exp, which does not fit the "
+                f"box weights {options.origins['box_weights']}. Give those that apply with --box-weights X,Y,W,H "
+                "(in Python: box_weights=)"
+            )
         return dataclasses.replace(coder, weights=weights)
     decoding = postprocessing.size_decoding
     listed = " ".join(f"{item:g}" for item in coder.weights)
@@ -184,6 +207,7 @@ def _box_coder(
 
 def _resize(
     preset: Preset,
+    options: ImportOptions,
     given: Resize | None,
     network: NetworkInput,
     dimensions: tuple[Dimension, Dimension, Dimension],
@@ -197,7 +221,7 @@ def _resize(
     resize = preset.resize
     if given is not None:
         resize = given
-        findings.append(Finding("given", "resize", f"the resize rule {_in_words(resize)}"))
+        findings.append(Finding("given", "resize", f"the resize rule {_in_words(resize)}{options.origin('resize')}"))
         if fixed is not None and (resize.rule not in ("squash", "fit") or resize.size != fixed):
             raise ModelError(
                 f"the network accepts only {fixed[0]} x {fixed[1]}, so the resize rule must be --resize squash or "
@@ -221,6 +245,10 @@ def _resize(
         changes["rescale"] = "per_axis"  # After a squash each axis has its own scale.
     if fixed is not None:
         changes |= {"pad_multiple": 1, "pad_at_least": 0}
+    elif options.pad_multiple is not None:
+        changes["pad_multiple"] = options.pad_multiple
+        text = f"padding to a multiple of {options.pad_multiple} pixels{options.origin('pad_multiple')}"
+        findings.append(Finding("given", "pad_multiple", text))
     return changes
 
 
@@ -233,7 +261,7 @@ def _fixed_resize(preset: Preset, fixed: tuple[int, int], findings: list[Finding
             f"{command} --flavour {preset.flavour} --resize squash (in Python: resize='squash'). Other images that it "
             "pads or crops to the aspect ratio have to be padded or cropped before you pass them to the detector"
         )
-    if preset.flavour not in _SQUASHING:
+    if preset.flavour not in SQUASHING:
         raise ModelError(
             f"the network accepts only {fixed[0]} x {fixed[1]}, and nothing shows how images get that size. If they "
             f"are stretched to exactly that size: {command} --flavour {preset.flavour} --resize squash (in Python: "
@@ -279,7 +307,8 @@ def _normalise(
                 "on them with --force (in Python: force=True)"
             )
         mean, std = given
-        findings.append(Finding("given", "normalise", f"mean {_listed(mean)}, std {_listed(std)} (pixels of 0 to 255)"))
+        text = f"mean {_listed(mean)}, std {_listed(std)} (pixels of 0 to 255){options.origin('mean')}"
+        findings.append(Finding("given", "normalise", text))
     elif found is not None:
         findings.append(Finding("read", "normalise", numbers))
     else:
@@ -292,7 +321,8 @@ def _channels(
 ) -> str:
     """Returns the channel order. Raises `ModelError` if the mean contradicts the usual one of the framework."""
     if options.channel_order is not None:
-        findings.append(Finding("given", "normalise", f"the channel order {options.channel_order}"))
+        text = f"the channel order {options.channel_order}{options.origin('channel_order')}"
+        findings.append(Finding("given", "normalise", text))
         return options.channel_order
     usual = preset.normalise.channels
     known = None if found is None else _order_of_known_mean(found.mean)

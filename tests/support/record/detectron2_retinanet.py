@@ -3,7 +3,8 @@
 detectron2 is not on PyPI. Take its source (github.com/facebookresearch/detectron2, commit 02b5c4e2); RetinaNet needs
 none of its compiled operators, so the source suffices, without a build:
 
-    pip install torch torchvision onnx onnxruntime fvcore iopath omegaconf hydra-core pycocotools yacs cloudpickle tabulate
+    pip install torch torchvision onnx onnxruntime fvcore iopath omegaconf hydra-core pycocotools yacs cloudpickle \
+        tabulate
     PYTHONPATH=DETECTRON2:. python tests/support/record/detectron2_retinanet.py
 """
 
@@ -17,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path += [str(ROOT / "tests" / "support"), str(ROOT / "examples")]
+FOLDERS = [str(ROOT / "tests" / "support"), str(ROOT / "examples"), str(Path(__file__).resolve().parent)]
+# This folder comes last: its scripts are named as the packages that they import.
+sys.path = [entry for entry in sys.path if entry not in FOLDERS] + FOLDERS
 
 import numpy as np  # noqa: E402
 import PIL  # noqa: E402
@@ -161,6 +164,8 @@ CASES: list[tuple[str, str, dict[str, Any], bool, dict[str, Any]]] = [
         {"resize": "shortest:256,384", "box_weights": [10, 10, 5, 5]},
     ),
 ]
+# For cases in which other seeds give boxes whose scores are so near each other that rounding decides what NMS keeps.
+SEEDS = {"heads-4-levels": 320}
 
 
 def model_of(cfg: Any, seed: int) -> Any:
@@ -250,4 +255,4 @@ if __name__ == "__main__":
     wanted = sys.argv[1:]
     for position, case in enumerate(CASES):
         if not wanted or case[0] in wanted:
-            record(200 + 10 * position, *case)
+            record(SEEDS.get(case[0], 200 + 10 * position), *case)

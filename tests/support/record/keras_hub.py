@@ -63,6 +63,19 @@ def image_encoder() -> Any:
     return encoder
 
 
+def resnet18() -> Any:
+    """The smallest backbone of KerasHub itself."""
+    return keras_hub.models.ResNetBackbone(
+        input_conv_filters=[64],
+        input_conv_kernel_sizes=[7],
+        stackwise_num_filters=[64, 128, 256, 512],
+        stackwise_num_blocks=[2, 2, 2, 2],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="basic_block",
+        image_shape=(None, None, 3),
+    )
+
+
 def detector(
     *,
     classes: int,
@@ -80,11 +93,13 @@ def detector(
     mean: tuple[float, ...] = MEAN,
     std: tuple[float, ...] = STD,
     resizing: str = "stretch",
+    is_small: bool = True,
 ) -> Any:
     """A RetinaNetObjectDetector with random weights that finds dozens of boxes, with its preprocessor."""
-    narrow(WIDTH, 32 if group_norm else WIDTH)  # The group norm has 32 groups.
+    head_width = 32 if group_norm else WIDTH  # The group norm has 32 groups.
+    narrow(WIDTH if is_small else 256, head_width if is_small else 256)
     keras.utils.set_random_seed(seed)
-    encoder = image_encoder()
+    encoder = image_encoder() if is_small else resnet18()
     backbone = keras_hub.models.RetinaNetBackbone(
         encoder,
         min_level=levels[0],
@@ -113,7 +128,7 @@ def detector(
         bounding_box_format="xyxy",
         anchor_generator=anchors,
         use_prediction_head_norm=group_norm,
-        pre_logits_num_conv_layers=1,
+        pre_logits_num_conv_layers=1 if is_small else 4,
         preprocessor=keras_hub.models.RetinaNetObjectDetectorPreprocessor(image_converter=converter),
         prediction_decoder=keras_hub.layers.NonMaxSuppression(
             "xyxy", from_logits=True, iou_threshold=iou, confidence_threshold=score, max_detections=limit
@@ -136,6 +151,10 @@ def spread(model: Any, size: tuple[int, int]) -> None:
             factor, bias = 0.3 / values.std(), 0.0
         layer.kernel.assign(keras.ops.convert_to_numpy(layer.kernel) * factor)
         layer.bias.assign(np.full(layer.bias.shape, bias, np.float32))
+
+
+def signature(size: tuple[int, int]) -> Any:
+    return keras.InputSpec("float32", (1, *size, 3))
 
 
 def export(model: Any, path: Path, **options: Any) -> None:
@@ -239,8 +258,7 @@ def run_case(name: str, path: Path) -> Callable[[Any], tuple[Any, Any, Any]]:
     """Exports the model of a case, and returns the framework's function from pixels to boxes, scores, classes."""
     _, arguments, _, _ = CASES[name]
     model, size = detector(**arguments), arguments["size"]
-    signature = [keras.InputSpec("float32", (1, *size, 3))] if arguments.get("is_dynamic") else None
-    export(model, path, input_signature=signature)
+    export(model, path, input_signature=[signature(size)] if arguments.get("is_dynamic") else None)
     without_traces(path)
     return lambda pixels: found(model, pixels, size)
 

@@ -47,7 +47,8 @@ def install() -> None:
     from torch.utils.cpp_extension import load_inline
 
     spec = importlib.util.find_spec("mmcv")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     source = Path(spec.origin).parent / "ops" / "csrc"
     built = load_inline(
         "mmcv_nms",

@@ -18,7 +18,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-sys.path += [str(Path(__file__).resolve().parents[1])]
+# This folder comes last: its scripts are named as the packages that they import.
+sys.path.append(sys.path.pop(0))
 
 import mmdet_retinanet  # First, because it builds the NMS of mmcv.
 import numpy as np
@@ -68,15 +69,16 @@ CASES: list[tuple[str, str, dict[str, Any], str, dict[str, Any], dict[str, Any]]
     ),
     (
         "static",
-        "fixed size 128 x 192, to which images are stretched; score 0.5",
+        "fixed size 128 x 192, to which images are stretched; score 0.5; by --config",
         {"model.test_cfg.score_thr": 0.5},
         "detection_onnxruntime_static.py",
         {"onnx_config.input_shape": [192, 128]},
-        {"flavour": "mmdeploy"},
+        {"config": "static.py"},
     ),
     (
         "dynamic-top-k",
-        "dynamic size; the best 40 anchors of a level by their best class, of which more than 40 pairs pass; 200 detections",
+        "dynamic size; the best 40 anchors of a level by their best class, of which more than 40 pairs pass; "
+        "200 detections",
         {"model.test_cfg.score_thr": 0.01, "model.test_cfg.nms_pre": 40, "model.test_cfg.max_per_img": 200},
         "detection_onnxruntime_dynamic.py",
         {},
@@ -84,16 +86,15 @@ CASES: list[tuple[str, str, dict[str, Any], str, dict[str, Any], dict[str, Any]]
     ),
     (
         "dynamic-limits",
-        "dynamic size; at most 12 boxes of a class and 60 anchors of all levels (pre_top_k)",
+        "dynamic size; at most 12 boxes of a class",
         {"model.test_cfg.score_thr": 0.3},
         "detection_onnxruntime_dynamic.py",
-        {
-            "codebase_config.post_processing.max_output_boxes_per_class": 12,
-            "codebase_config.post_processing.pre_top_k": 60,
-        },
+        {"codebase_config.post_processing.max_output_boxes_per_class": 12},
         {"resize": "shortest:256,384"},
     ),
 ]
+# For cases in which other seeds give boxes whose scores are so near each other that rounding decides what NMS keeps.
+SEEDS = {"static": 730, "dynamic-top-k": 780, "dynamic-limits": 800}
 
 
 def recent_torch() -> None:
@@ -154,4 +155,4 @@ if __name__ == "__main__":
     source, *wanted = sys.argv[1:]
     for position, case in enumerate(CASES):
         if not wanted or case[0] in wanted:
-            record(Path(source), 700 + 10 * position, *case)
+            record(Path(source), SEEDS.get(case[0], 700 + 10 * position), *case)

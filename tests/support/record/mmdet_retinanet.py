@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path += [str(ROOT / "tests" / "support"), str(ROOT / "examples")]
+FOLDERS = [str(ROOT / "tests" / "support"), str(ROOT / "examples"), str(Path(__file__).resolve().parent)]
+# This folder comes last: its scripts are named as the packages that they import.
+sys.path = [entry for entry in sys.path if entry not in FOLDERS] + FOLDERS
 
 import mmcv_nms  # noqa: E402
 
@@ -160,6 +162,8 @@ CASES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
         },
     ),
 ]
+# For cases in which other seeds give boxes whose scores are so near each other that rounding decides what NMS keeps.
+SEEDS = {"heads-4-levels": 620, "heads-base-sizes": 620, "heads-usual": 650}
 
 
 def config_of(changes: dict[str, Any]) -> Config:
@@ -236,4 +240,4 @@ if __name__ == "__main__":
     wanted = sys.argv[1:]
     for position, case in enumerate(CASES):
         if not wanted or case[0] in wanted:
-            record(500 + 10 * position, *case)
+            record(SEEDS.get(case[0], 500 + 10 * position), *case)
