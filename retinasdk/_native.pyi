@@ -3,6 +3,8 @@
 Shapes and rules are described in csrc/include/retinasdk/ops.h. Invalid arguments raise `TypeError` or `ValueError`.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -42,12 +44,31 @@ def decode(
     drop_empty: bool = False,
     class_thresholds: npt.NDArray[np.float32] | None = None,
     ignored: npt.NDArray[np.float32] | None = None,
+    rotated: dict[str, Any] | None = None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """Decodes head outputs of N images.
 
     Returns:
-        Boxes (N, C, 4), logits (N, C), class indices (N, C) and counts (N,).
+        Boxes (N, C, 4), or (N, C, 6) with `rotated`, logits (N, C), class indices (N, C) and counts (N,).
     """
+
+def rotated_nms(
+    boxes: npt.NDArray[np.float32],
+    logits: npt.NDArray[np.float32],
+    class_ids: npt.NDArray[np.int32],
+    counts: npt.NDArray[np.int32],
+    *,
+    iou_threshold: float,
+    max_detections: int,
+    or_equal: bool = False,
+    across_classes: bool = False,
+    max_per_class: int = ...,
+    shares_angle: bool = False,
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Applies greedy NMS to rotated boxes (N, C, 6). Returns what `nms` returns."""
+
+def rotated_ious(boxes: npt.NDArray[np.float32], others: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Returns the IoU of each rotated box (n, 6) with each of the others (m, 6), as (n, m)."""
 
 def nms(
     boxes: npt.NDArray[np.float32],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
@@ -20,21 +21,33 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+def rotated_corners(xywhr: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Returns the corners (n, 4, 2) float32 of rotated boxes (n, 5), see `Detections.polygons`."""
+    x, y, width, height, angle = xywhr.astype(np.float64).T
+    right = np.stack([np.cos(angle), np.sin(angle)], axis=1) * width[:, None] / 2
+    down = np.stack([-np.sin(angle), np.cos(angle)], axis=1) * height[:, None] / 2
+    center = np.stack([x, y], axis=1)
+    corners = [center - right - down, center + right - down, center + right + down, center - right + down]
+    return np.stack(corners, axis=1).astype(np.float32)
+
+
 @dataclass(frozen=True)
 class Detection:
     """Describes one object.
 
     Attributes:
-        xyxy: Bounding box (x1, y1, x2, y2) in pixels of the original image.
+        xyxy: Bounding box (x1, y1, x2, y2) in pixels of the original image; around the rotated box if there is one.
         score: Confidence score, 0 to 1.
         class_id: Index of the class in the model's labels.
         label: Name of the class.
+        xywhr: Rotated box (center x, center y, width, height, angle), see `Detections.xywhr`. None without rotation.
     """
 
     xyxy: tuple[float, float, float, float]
     score: float
     class_id: int
     label: str
+    xywhr: tuple[float, float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -65,6 +78,10 @@ class Detections:
         timing: Seconds spent on the image by stage: "preprocess", "inference" and "postprocess". For images that
             share a batch, an equal share of the batch; for tiled images, the sum over workers. Empty if unknown.
         channel_order: Channel order of `image` if it is a NumPy array: "rgb" or "bgr".
+        xywhr: (n, 5) float32, read-only: rotated boxes (center x, center y, width, height, angle) in pixels of the
+            original image, or None if the model detects upright boxes. The angle is in radians and turns the width
+            axis clockwise as seen on the screen, from the x axis towards the y axis, which points down. Its range is
+            that of the model's framework. `xyxy` are the enclosing boxes.
 
     Raises:
         ValueError: If the arrays do not fit together.
@@ -78,9 +95,11 @@ class Detections:
     image_size: tuple[int, int] | None = None
     timing: Mapping[str, float] = field(default_factory=dict)
     channel_order: ChannelOrder = "rgb"
+    xywhr: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        for name, dtype in (("xyxy", np.float32), ("scores", np.float32), ("class_ids", np.int32)):
+        arrays: list[tuple[str, Any]] = [("xyxy", np.float32), ("scores", np.float32), ("class_ids", np.int32)]
+        for name, dtype in arrays if self.xywhr is None else [*arrays, ("xywhr", np.float32)]:
             array = np.array(getattr(self, name), dtype=dtype)  # a copy: nobody else may change it later
             array.setflags(write=False)
             object.__setattr__(self, name, array)
@@ -89,6 +108,8 @@ class Detections:
         shapes = self.xyxy.shape, self.scores.shape, self.class_ids.shape
         if shapes != ((count, 4), (count,), (count,)):
             raise ValueError(f"Detections needs xyxy (n, 4), scores (n,) and class_ids (n,); got {shapes}")
+        if self.xywhr is not None and self.xywhr.shape != (count, 5):
+            raise ValueError(f"xywhr must be (n, 5) for n = {count} objects; got {self.xywhr.shape}")
         if count and not 0 <= int(self.class_ids.min()) <= int(self.class_ids.max()) < len(self.labels):
             raise ValueError(f"class_ids must be 0 to {len(self.labels) - 1}; got {np.unique(self.class_ids)}")
 
@@ -96,6 +117,16 @@ class Detections:
     def empty(cls, labels: Sequence[str]) -> Detections:
         """Returns detections without any object, for a model with these labels."""
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), tuple(labels))
+
+    @classmethod
+    def rotated(
+        cls, xywhr: npt.ArrayLike, scores: npt.ArrayLike, class_ids: npt.ArrayLike, labels: Sequence[str]
+    ) -> Detections:
+        """Returns detections of rotated boxes (n, 5), as in `xywhr`. `xyxy` are the enclosing boxes."""
+        boxes = np.asarray(xywhr, np.float32).reshape(-1, 5)
+        corners = rotated_corners(boxes)
+        enclosing = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+        return cls(enclosing, np.asarray(scores), np.asarray(class_ids), tuple(labels), xywhr=boxes)
 
     @classmethod
     def join(cls, parts: Sequence[Detections]) -> Detections:
@@ -112,11 +143,17 @@ class Detections:
         first = parts[0]
         if any(part.labels != first.labels for part in parts):
             raise ValueError("detections to join must have the same labels; these come from models that differ")
+        if len({part.xywhr is None for part in parts}) > 1:
+            raise ValueError(
+                "detections to join must be all rotated or all upright; these come from models that differ"
+            )
         scores = np.concatenate([part.scores for part in parts])
         order = np.argsort(-scores, kind="stable")
         xyxy = np.concatenate([part.xyxy for part in parts])
         class_ids = np.concatenate([part.class_ids for part in parts])
-        joined = cls(xyxy[order], scores[order], class_ids[order], first.labels)
+        rotated = [part.xywhr for part in parts if part.xywhr is not None]
+        xywhr = np.concatenate(rotated)[order] if rotated else None
+        joined = cls(xyxy[order], scores[order], class_ids[order], first.labels, xywhr=xywhr)
         if all(part.image is first.image for part in parts):
             joined._attach(first.image, first.image_size, {}, first.channel_order)
         return joined
@@ -145,21 +182,31 @@ class Detections:
 
     @property
     def xywh(self) -> npt.NDArray[np.float32]:
-        """(n, 4) float32: bounding boxes as (x1, y1, width, height) in pixels."""
+        """(n, 4) float32: bounding boxes as (x1, y1, width, height) in pixels. They enclose rotated boxes."""
         return np.concatenate([self.xyxy[:, :2], self.xyxy[:, 2:] - self.xyxy[:, :2]], axis=1)
 
     @property
     def area(self) -> npt.NDArray[np.float32]:
-        """(n,) float32: areas of the bounding boxes in square pixels."""
-        sides = self.xywh[:, 2:]
+        """(n,) float32: areas of the bounding boxes in square pixels; of the rotated boxes if there are any."""
+        sides = self.xywh[:, 2:] if self.xywhr is None else self.xywhr[:, 2:4]
         return sides[:, 0] * sides[:, 1]
+
+    @property
+    def polygons(self) -> npt.NDArray[np.float32]:
+        """(n, 4, 2) float32: corners (x, y) of each box in pixels, clockwise on the screen.
+
+        The first corner is the upper left one of a box with angle 0. Upright boxes have corners, too.
+        """
+        if self.xywhr is not None:
+            return rotated_corners(self.xywhr)
+        x1, y1, x2, y2 = self.xyxy.T
+        return np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 4, 2)
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def __iter__(self) -> Iterator[Detection]:
-        for box, score, class_id in zip(self.xyxy.tolist(), self.scores.tolist(), self.class_ids.tolist(), strict=True):
-            yield Detection(tuple(box), score, class_id, self.labels[class_id])
+        return (self[index] for index in range(len(self)))
 
     @overload
     def __getitem__(self, index: int | np.integer[Any]) -> Detection: ...
@@ -173,8 +220,10 @@ class Detections:
             if isinstance(index, (int, np.integer)) and not isinstance(index, bool):
                 class_id = int(self.class_ids[index])
                 x1, y1, x2, y2 = self.xyxy[index].tolist()
-                return Detection((x1, y1, x2, y2), float(self.scores[index]), class_id, self.labels[class_id])
-            part = Detections(self.xyxy[index], self.scores[index], self.class_ids[index], self.labels)
+                xywhr = None if self.xywhr is None else tuple(self.xywhr[index].tolist())
+                return Detection((x1, y1, x2, y2), float(self.scores[index]), class_id, self.labels[class_id], xywhr)
+            xywhr = None if self.xywhr is None else self.xywhr[index]
+            part = Detections(self.xyxy[index], self.scores[index], self.class_ids[index], self.labels, xywhr=xywhr)
         except IndexError as error:
             raise IndexError(f"{error}; there are {len(self)} detections") from None
         return part._attach(self.image, self.image_size, self.timing, self.channel_order)
@@ -188,15 +237,18 @@ class Detections:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Detections):
             return NotImplemented
-        pairs = ((self.xyxy, other.xyxy), (self.scores, other.scores), (self.class_ids, other.class_ids))
-        return self.labels == other.labels and all(np.array_equal(mine, theirs) for mine, theirs in pairs)
+        pairs = [(self.xyxy, other.xyxy), (self.scores, other.scores), (self.class_ids, other.class_ids)]
+        if self.xywhr is not None and other.xywhr is not None:
+            pairs.append((self.xywhr, other.xywhr))
+        is_alike = self.labels == other.labels and (self.xywhr is None) == (other.xywhr is None)
+        return is_alike and all(np.array_equal(mine, theirs) for mine, theirs in pairs)
 
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Through the constructor, so that copies are read-only too. The image may be large, or an open file.
         values = (self.xyxy, self.scores, self.class_ids, self.labels, None, self.image_size, dict(self.timing))
-        return type(self), values
+        return type(self), (*values, "rgb", self.xywhr)
 
     def __repr__(self) -> str:
         if not len(self):
@@ -204,6 +256,7 @@ class Detections:
         shown = [
             f"  {item.label} {item.score:.2f} at ({item.xyxy[0]:.0f}, {item.xyxy[1]:.0f})-"
             f"({item.xyxy[2]:.0f}, {item.xyxy[3]:.0f})"
+            + (f", turned by {math.degrees(item.xywhr[4]):.0f} degrees" if item.xywhr is not None else "")
             for item in self[:10]
         ]
         rest = [f"  ... and {len(self) - 10} more"] if len(self) > 10 else []
@@ -226,32 +279,52 @@ class Detections:
             keep &= np.isin(self.class_ids, class_ids_of(classes, self.labels))
         return self[keep]
 
+    def scaled(self, scale: float) -> Detections:
+        """Returns the detections in pixels of the same image at another size, without the image.
+
+        Args:
+            scale: Factor of both sides of the image.
+        """
+        factor = np.float32(scale)
+        xywhr = None if self.xywhr is None else self.xywhr * np.array([scale, scale, scale, scale, 1], np.float32)
+        return Detections(self.xyxy * factor, self.scores, self.class_ids, self.labels, xywhr=xywhr)
+
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Returns a dictionary with "label", "class_id", "score" and "xyxy" for each object, ready for JSON."""
+        """Returns a dictionary with "label", "class_id", "score" and "xyxy" for each object, ready for JSON.
+
+        Rotated boxes also have "xywhr".
+        """
         return [
             {"label": item.label, "class_id": item.class_id, "score": item.score, "xyxy": list(item.xyxy)}
+            | ({} if item.xywhr is None else {"xywhr": list(item.xywhr)})
             for item in self
         ]
 
     def to_coco(self, image_id: int = 0, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """Returns COCO result entries: "image_id", "category_id", "bbox" (x, y, width, height) and "score".
 
+        Of rotated boxes, "bbox" is the enclosing box. Their corners are in "segmentation", as one polygon of 8 numbers.
+
         Args:
             image_id: The image's id in the COCO annotations.
             category_ids: COCO category id of each class index. Defaults to the class indices themselves.
         """
-        results = []
-        for item in self:
+        results: list[dict[str, Any]] = []
+        polygons = self.polygons.reshape(-1, 8).tolist()
+        for item, polygon in zip(self, polygons, strict=True):
             x1, y1, x2, y2 = item.xyxy
             category_id = item.class_id if category_ids is None else category_ids[item.class_id]
             bbox = [x1, y1, x2 - x1, y2 - y1]
             results.append({"image_id": image_id, "category_id": category_id, "bbox": bbox, "score": item.score})
+            if item.xywhr is not None:
+                results[-1]["segmentation"] = [polygon]
         return results
 
     def to_supervision(self) -> Any:
         """Returns the objects as `supervision.Detections`, for its trackers, zones and annotators.
 
-        Sets copies as xyxy, confidence, class_id and data["class_name"].
+        Sets copies as xyxy, confidence, class_id and data["class_name"]; of rotated boxes also data["xyxyxyxy"], the
+        corners (n, 4, 2), which its annotators and its rotated IoU use.
 
         Raises:
             MissingDependencyError: If supervision is not installed (`pip install 'retinasdk[supervision]'`).
@@ -261,7 +334,7 @@ class Detections:
             xyxy=self.xyxy.copy(),
             confidence=self.scores.copy(),
             class_id=self.class_ids.astype(int),
-            data={"class_name": self.names},
+            data={"class_name": self.names} | ({} if self.xywhr is None else {"xyxyxyxy": self.polygons}),
         )
 
     def to_json(self) -> str:
@@ -271,6 +344,8 @@ class Detections:
     def to_pandas(self) -> Any:
         """Returns a `pandas.DataFrame` with the columns label, class_id, score, x1, y1, x2, y2; one row per object.
 
+        Rotated boxes have further columns: center_x, center_y, width, height, angle.
+
         Raises:
             MissingDependencyError: If pandas is not installed.
         """
@@ -278,6 +353,9 @@ class Detections:
         columns: dict[str, Any] = {"label": self.names.astype(object), "class_id": self.class_ids.copy()}
         columns["score"] = self.scores.copy()
         columns.update({name: self.xyxy[:, axis].copy() for axis, name in enumerate(("x1", "y1", "x2", "y2"))})
+        if self.xywhr is not None:
+            named = enumerate(("center_x", "center_y", "width", "height", "angle"))
+            columns.update({name: self.xywhr[:, axis].copy() for axis, name in named})
         return pandas.DataFrame(columns)
 
     def crop(self, image: ImageInput | None = None) -> list[npt.NDArray[np.uint8]]:
@@ -287,8 +365,8 @@ class Detections:
             image: The image to cut from. Defaults to the one that the objects were found in.
 
         Returns:
-            One RGB uint8 (height, width, 3) copy per object, its box rounded outwards to whole pixels and clipped to
-            the image. The size is 0 for boxes outside the image.
+            One RGB uint8 (height, width, 3) copy per object, its (enclosing) box rounded outwards to whole pixels and
+            clipped to the image. The size is 0 for boxes outside the image.
 
         Raises:
             ValueError: If no image is given and none is known.

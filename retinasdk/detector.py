@@ -25,6 +25,7 @@ from retinasdk.pipeline.call_options import (
 )
 from retinasdk.pipeline.postprocess import to_detections
 from retinasdk.pipeline.preprocess import Transform
+from retinasdk.pipeline.rules import check_suppression
 from retinasdk.pipeline.stage_timing import collect, stage
 from retinasdk.pipeline.suppression import AS_FRAMEWORK, Suppression
 from retinasdk.pipeline.throughput import Prediction, predict
@@ -123,6 +124,11 @@ class Detector:
             suppression=self.suppression,
             convolution=convolution,
         )
+        try:
+            check_suppression(self.suppression, self._backend.spec)
+        except ValueError:
+            self._backend.close()
+            raise
         self.channel_order: ChannelOrder = channel_order
         self.model_path: Path = path
         self.spec: ModelSpec = self._backend.spec
@@ -317,6 +323,11 @@ class Detector:
         """The detections, and the image's (height, width)."""
         with open_windows(image, self._backend.read) as windows:
             resolved = resolve(tiles, self.spec, *windows.size)
+            if resolved is not None and self.spec.is_rotated:
+                raise ValueError(
+                    "tiles do not work with rotated boxes yet, because boxes of overlapping tiles cannot be merged; "
+                    "leave tiles out, or cut the image and detect in each part"
+                )
             if resolved is None:
                 whole = self._backend.read(windows.whole(windows.size))
                 return self._detect([whole], score_threshold, class_ids, ignore)[0], windows.size

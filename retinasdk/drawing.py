@@ -48,6 +48,10 @@ class _Detections(Protocol):
     def class_ids(self) -> npt.NDArray[np.int32]: ...
     @property
     def labels(self) -> tuple[str, ...]: ...
+    @property
+    def xywhr(self) -> npt.NDArray[np.float32] | None: ...
+    @property
+    def polygons(self) -> npt.NDArray[np.float32]: ...
 
 
 def class_color(class_id: int) -> tuple[int, int, int]:
@@ -151,8 +155,12 @@ def draw_detections(image: ImageInput, detections: _Detections, *, tracks: Seque
     for index in reversed(visible):
         box = visible[index]
         # The line of a small object must not fill it.
-        thickness = max(1, min(line, int(min(box[2] - box[0], box[3] - box[1]) / 6)))
-        draw.rectangle(box, outline=colors[index], width=thickness)
+        sides = (box[2] - box[0], box[3] - box[1]) if detections.xywhr is None else detections.xywhr[index, 2:4]
+        thickness = max(1, min(line, int(min(sides) / 6)))
+        if detections.xywhr is None:
+            draw.rectangle(box, outline=colors[index], width=thickness)
+        else:
+            draw_polygon(draw, detections.polygons[index].tolist(), picture.size, colors[index], thickness)
     placer = _LabelPlacer(detections.xyxy, picture.size)
     has_names = count <= _MANY or len(np.unique(detections.class_ids)) > 1
     labels = []
@@ -190,6 +198,45 @@ def _clipped(xyxy: npt.NDArray[np.float32], size: tuple[int, int], margin: int) 
     x1, x2 = (min(max(x, -margin), size[0] + margin) for x in (box[0], box[2]))
     y1, y2 = (min(max(y, -margin), size[1] + margin) for y in (box[1], box[3]))
     return (x1, y1, x2, y2) if box[0] <= box[2] and box[1] <= box[3] else None
+
+
+def draw_polygon(
+    draw: Any, corners: Sequence[Sequence[float]], size: tuple[int, int], color: tuple[int, int, int] | str, width: int
+) -> None:
+    """Draws the outline of a polygon on a picture.
+
+    Args:
+        draw: A Pillow `ImageDraw`.
+        corners: Corners (x, y) in pixels.
+        size: (width, height) of the picture in pixels.
+        color: Color of the lines.
+        width: Width of the lines in pixels.
+    """
+    for start, end in zip(corners, [*corners[1:], *corners[:1]], strict=True):
+        visible = _visible_part(start, end, size, 2 * width)
+        if visible is not None:
+            draw.line(visible, fill=color, width=width, joint="curve")
+
+
+def _visible_part(
+    start: Sequence[float], end: Sequence[float], size: tuple[int, int], margin: int
+) -> tuple[float, float, float, float] | None:
+    """Clips a line to slightly outside the picture (Liang and Barsky, 1984), for the reason that `_clipped` has."""
+    first, last = 0.0, 1.0
+    for axis in (0, 1):
+        step = end[axis] - start[axis]
+        for distance, slope in ((start[axis] + margin, step), (size[axis] + margin - start[axis], -step)):
+            if slope == 0:
+                if distance < 0:
+                    return None
+            elif slope > 0:
+                first = max(first, -distance / slope)
+            else:
+                last = min(last, distance / -slope)
+    if not first <= last:  # Also for coordinates that are not numbers.
+        return None
+    (x1, y1), (x2, y2) = ([start[a] + t * (end[a] - start[a]) for a in (0, 1)] for t in (first, last))
+    return x1, y1, x2, y2
 
 
 class _LabelPlacer:

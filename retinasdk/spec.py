@@ -23,7 +23,11 @@ METADATA_KEY = "retinasdk.spec"
 _RESIZE_RULES = {"shortest": 2, "longest": 1, "native": 1, "squash": 2, "fit": 2}
 _ROUNDINGS = ("floor", "half_up", "half_even")
 _SOURCE_STEPS = ("sides", "scale")
-_CODERS = ("center", "corner")
+_CODERS = {"center": 4, "corner": 4, "center_angle": 5, "center_sin_cos": 6}  # The number of deltas of each kind.
+_ROTATED_CODERS = ("center_angle", "center_sin_cos")
+_ROTATED_FIELDS = ("angle_version", "norm_factor", "edge_swap", "proj_xy")  # Those of BoxCoder.
+_ANGLE_VERSIONS = ("oc", "le90", "le135")
+_NMS_ANGLES = ("own", "lower_score")
 _CLIPS = ("resized", "padded", "level", "original", "none")
 _TOP_K_UNITS = ("pair", "anchor")
 _CLIP_LIMITS = ("edge", "last_pixel")
@@ -56,12 +60,13 @@ class Level:
     Attributes:
         logits: Name of the output with the class logits, float32 of shape (N, A * K, h, w). Channel a * K + k belongs
             to anchor a and class k. Logits are the values before the sigmoid.
-        deltas: Name of the output with the box deltas, float32 of shape (N, A * 4, h, w). Channels a * 4 to a * 4 + 3
-            belong to anchor a.
+        deltas: Name of the output with the box deltas, float32 of shape (N, A * D, h, w). Channels a * D to
+            a * D + D - 1 belong to anchor a. D is 4; 5 or 6 for rotated boxes, see `BoxCoder.kind`.
         base_anchors: The A anchors of the cell in row 0, column 0, as (x1, y1, x2, y2) in pixels of the network input.
             They contain the center offset (half a stride in ODTK and keras-retinanet, 0 in the others) and any
             rounding of the framework (torchvision and MLPerf round to whole pixels). The anchors of the other cells
-            are these, moved by the stride.
+            are these, moved by the stride. Anchors of rotated boxes are (center x, center y, width, height, angle),
+            the angle in radians, clockwise.
         stride: Distance (y, x) between neighboring cells, in pixels of the network input. None: the padded input side
             divided by the number of cells and rounded down, for each axis. None is the rule of torchvision, MLPerf and
             ODTK; at 800 x 800 it gives 61 and 114 for the levels P6 and P7, instead of 64 and 128. detectron2,
@@ -73,13 +78,17 @@ class Level:
 
     logits: str
     deltas: str
-    base_anchors: tuple[tuple[float, float, float, float], ...]
+    base_anchors: tuple[tuple[float, ...], ...]
     stride: tuple[float, float] | None
 
     def __post_init__(self) -> None:
         _check(bool(self.logits) and bool(self.deltas), "logits and deltas of a level must be names of outputs", self)
         _check(len(self.base_anchors) > 0, "a level must have at least one base anchor", self.base_anchors)
         for anchor in self.base_anchors:
+            if len(anchor) == 5:
+                valid = _is_finite(*anchor) and anchor[2] > 0 and anchor[3] > 0
+                _check(valid, "a rotated base anchor must be (x, y, width, height, angle), finite, with area", anchor)
+                continue
             valid = len(anchor) == 4 and _is_finite(*anchor) and anchor[0] < anchor[2] and anchor[1] < anchor[3]
             _check(valid, "a base anchor must be (x1, y1, x2, y2), finite, with x1 < x2 and y1 < y2", anchor)
         if self.stride is not None:
@@ -89,51 +98,84 @@ class Level:
 
 @dataclass(frozen=True)
 class BoxCoder:
-    """Describes how the four deltas that the network predicts for an anchor become a box.
+    """Describes how the deltas that the network predicts for an anchor become a box.
 
     Attributes:
-        weights: Each delta is divided by its weight, above 0. Defaults to 1 for all four, as in most frameworks. Where
-            a framework has a standard deviation, the weight is 1 / deviation (keras-retinanet: 0.2, so 5).
+        weights: Each delta is divided by its weight, above 0. Defaults to 1 for all, as in most frameworks. Where
+            a framework has a standard deviation, the weight is 1 / deviation (keras-retinanet: 0.2, so 5). Four
+            numbers; a fifth for the angle may follow with the kind "center_angle".
         clamp_max: Upper bound of dw and dh before the exponential, or None for no bound. Defaults to ln(1000 / 16),
             as in torchvision, MLPerf, detectron2, mmdetection and mmdeploy. ODTK has no bound. Must be None for the
             kind "corner".
         clamp_min: Lower bound of dw and dh before the exponential, or None for no bound, which is the default.
-            mmdetection and mmdeploy use -ln(1000 / 16). Must be None for the kind "corner".
-        means: Added to the deltas after the division by the weights. Defaults to 0 for all four, as in all frameworks
-            with their default configurations.
+            mmdetection, mmdeploy and mmrotate use -ln(1000 / 16). Must be None for the kind "corner".
+        means: Added to the deltas after the division by the weights, as many as `weights`. Defaults to 0, as in all
+            frameworks with their default configurations.
         kind: Meaning of the deltas. "center", the default: (dx, dy, dw, dh), as in Faster R-CNN (Ren et al., 2015,
             equation 2) and most frameworks. The center of the anchor moves by dx times its width and dy times its
             height, and its sides are multiplied by exp(dw) and exp(dh). "corner": (dx1, dy1, dx2, dy2), as in
             keras-retinanet. Each corner moves by dx times the width and dy times the height of the anchor.
+            The other two kinds make the model one for rotated boxes. "center_angle": (dx, dy, dw, dh, da), as in
+            mmrotate; da is added to the angle of the anchor. "center_sin_cos": (dx, dy, dw, dh, sin, cos), as in
+            ODTK with `--rotated-bbox`; the angle is that of the direction (cos, sin).
+        angle_version: Range of the angles of "center_angle" in radians, by the names of mmrotate. "oc", the default:
+            as they come. "le90": -pi / 2 to pi / 2. "le135": -pi / 4 to 3 pi / 4.
+        norm_factor: Unit of da in half turns. None, the default: da is in radians. mmrotate has 1 for "le135".
+        edge_swap: Whether the longer side becomes the width of a "center_angle" box (mmrotate: for "le90").
+        proj_xy: Whether dx and dy of "center_angle" are along the sides of the anchor, not of the image (mmrotate: for
+            "le90" and "le135").
 
     Raises:
         ModelError: If a value is out of range, or the bounds contradict each other or the kind.
     """
 
-    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     clamp_max: float | None = math.log(1000.0 / 16)
     clamp_min: float | None = None
-    means: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    means: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
     kind: str = "center"
+    angle_version: str = "oc"
+    norm_factor: float | None = None
+    edge_swap: bool = False
+    proj_xy: bool = False
 
     def __post_init__(self) -> None:
-        valid = len(self.weights) == 4 and _is_finite(*self.weights) and min(self.weights) > 0
-        _check(valid, "box_coder.weights must be four numbers above 0", self.weights)
-        _check(
-            len(self.means) == 4 and _is_finite(*self.means), "box_coder.means must be four finite numbers", self.means
-        )
+        _check(self.kind in _CODERS, f"box_coder.kind must be one of {tuple(_CODERS)}", self.kind)
+        counts = (4, 5) if self.kind == "center_angle" else (4,)
+        many = " or ".join({4: "four", 5: "five"}[count] for count in counts)
+        valid = len(self.weights) in counts and _is_finite(*self.weights) and min(self.weights) > 0
+        _check(valid, f"box_coder.weights must be {many} numbers above 0", self.weights)
+        valid = len(self.means) in counts and _is_finite(*self.means)
+        _check(valid, f"box_coder.means must be {many} finite numbers", self.means)
+        valid = self.angle_version in _ANGLE_VERSIONS
+        _check(valid, f"box_coder.angle_version must be one of {_ANGLE_VERSIONS}", self.angle_version)
+        valid = self.norm_factor is None or (_is_finite(self.norm_factor) and self.norm_factor > 0)
+        _check(valid, "box_coder.norm_factor must be a number above 0 or null", self.norm_factor)
+        for name in ("edge_swap", "proj_xy"):
+            _check(
+                isinstance(getattr(self, name), bool), f"box_coder.{name} must be true or false", getattr(self, name)
+            )
         bounds = {"clamp_max": self.clamp_max, "clamp_min": self.clamp_min}
         for name, bound in bounds.items():
             _check(bound is None or _is_finite(bound), f"box_coder.{name} must be a finite number or null", bound)
         if self.clamp_max is not None and self.clamp_min is not None:
             _check(self.clamp_min <= self.clamp_max, "box_coder.clamp_min must be at most clamp_max", bounds)
-        _check(self.kind in _CODERS, f"box_coder.kind must be one of {_CODERS}", self.kind)
         if self.kind == "corner":
             _check(
                 not any(b is not None for b in bounds.values()),
                 "box_coder.clamp_max and clamp_min must be null if kind is 'corner'",
                 bounds,
             )
+
+    @property
+    def deltas(self) -> int:
+        """The number of deltas of an anchor, D: 4, or 5 or 6 for rotated boxes."""
+        return _CODERS[self.kind]
+
+    @property
+    def is_rotated(self) -> bool:
+        """Whether the boxes are rotated."""
+        return self.kind in _ROTATED_CODERS
 
 
 @dataclass(frozen=True)
@@ -298,7 +340,9 @@ class ModelSpec:
             mmdetection). "padded": to the network input with its padding, before NMS (mmdeploy, keras-retinanet).
             "level": to the number of cells of the box's feature level times their stride, before NMS (ODTK; equal to
             "padded" where all strides divide the sides of the input).
-            "original": to the original image, after NMS (detectron2). "none": not at all (KerasHub).
+            "original": to the original image, after NMS (detectron2). "none": not at all (KerasHub). Rotated
+            boxes are not cut: with "center_angle" their center is clipped; with "center_sin_cos" the box before it is
+            turned is, and each of its edges on its own side only. "original" does not work with rotated boxes.
         nms_iou_threshold: A box that overlaps a better box of its class with an IoU above this threshold is dropped.
             From 0 to 1. Defaults to 0.5, as in all frameworks but DeepForest. `Suppression` can override it.
         max_detections: Maximum number of detections of an image, over all classes, from 1 to 1048576. Defaults to 300,
@@ -318,10 +362,16 @@ class ModelSpec:
             NMS (mmdetection). "after_nms": after rescaling and clipping to the original image (detectron2).
         inclusive_pixels: False, the default: x2 and y2 are the right and lower edge of a box, so its width is x2 - x1.
             True: x2 and y2 name the last pixel inside the box, so its width is x2 - x1 + 1 (ODTK). This applies to
-            anchors, the IoU in NMS, boxes without area, and the detections that are reported.
+            anchors, the IoU in NMS, boxes without area, and the detections that are reported. For "center_sin_cos": the
+            center and the sides of a box are those of its outermost pixels, and so are the IoUs. It must be false for
+            "center_angle".
         rescale: How boxes return to pixels of the original image. "per_axis", the default: each axis is multiplied by
             its ratio of original to resized size. "uniform": both axes are divided by the one scale of the resize
             rule, before rounding (ODTK, keras-retinanet). "uniform" does not work with the resize rule "squash".
+            With "per_axis", the width of a rotated box is multiplied by the ratio of x and its height by that of y, and
+            its angle stays, as in mmrotate 0.x.
+        nms_angle: Angle of two rotated boxes in NMS. "own", the default: each its own. "lower_score": both that of the
+            box with the lower score (ODTK).
         top_k_unit: What `top_k` counts. "pair", the default: pairs of anchor and class. "anchor": anchors, by the score
             of their best class; all classes of a kept anchor that pass the threshold become candidates (mmdeploy).
         source: Free notes about the origin of the model, as names and texts. Defaults to none. They have no effect on
@@ -352,6 +402,7 @@ class ModelSpec:
     drop_empty: str = "never"
     inclusive_pixels: bool = False
     rescale: str = "per_axis"
+    nms_angle: str = "own"
     top_k_unit: str = "pair"
     max_per_class: int | None = None
     nms_across_classes: bool = False
@@ -401,6 +452,24 @@ class ModelSpec:
             _check(getattr(self, name) in _COMPARISONS, f"{name} must be one of {_COMPARISONS}", getattr(self, name))
         for name in ("inclusive_pixels", "nms_across_classes"):
             _check(isinstance(getattr(self, name), bool), f"{name} must be true or false", getattr(self, name))
+        self._check_rotation()
+
+    def _check_rotation(self) -> None:
+        kind = self.box_coder.kind
+        sizes = {len(anchor) for level in self.levels for anchor in level.base_anchors}
+        expected = 5 if self.is_rotated else 4
+        _check(sizes == {expected}, f"base anchors must have {expected} numbers for boxes of the kind {kind!r}", sizes)
+        _check(self.nms_angle in _NMS_ANGLES, f"nms_angle must be one of {_NMS_ANGLES}", self.nms_angle)
+        if self.is_rotated:
+            _check(self.clip != "original", "clip must not be 'original' for rotated boxes", self.clip)
+            _check(self.drop_empty != "after_nms", "drop_empty must not be 'after_nms' for rotated boxes", "after_nms")
+        if kind == "center_angle":
+            _check(not self.inclusive_pixels, "inclusive_pixels must be false for the kind 'center_angle'", True)
+
+    @property
+    def is_rotated(self) -> bool:
+        """Whether the model detects rotated boxes, which follows from the kind of its box coder."""
+        return self.box_coder.is_rotated
 
     @property
     def anchors_per_cell(self) -> int:
@@ -443,7 +512,12 @@ class ModelSpec:
 
     def to_json(self) -> str:
         """Returns the spec as JSON text, which this and every later version can read."""
-        return dump_readable({"format": FORMAT, **to_json_object(self)})
+        content = to_json_object(self)
+        if not self.is_rotated:  # Most models are not, and older versions can read their specs.
+            for name in _ROTATED_FIELDS:
+                del content["box_coder"][name]
+            del content["nms_angle"]
+        return dump_readable({"format": FORMAT, **content})
 
     @classmethod
     def from_json(cls, text: str, *, origin: str = "spec") -> ModelSpec:

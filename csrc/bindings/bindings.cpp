@@ -13,6 +13,7 @@
 #include "bindings/bindings_arrays.h"
 #include "bindings/bindings_coder.h"
 #include "bindings/bindings_merge.h"
+#include "bindings/bindings_rotated.h"
 #include "bindings/bindings_rules.h"
 #include "retinasdk/ops.h"
 
@@ -55,7 +56,10 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
                        int top_k, std::array<float, 4> coder_weights, float coder_clamp_max,
                        std::vector<int32_t> class_ids, const std::string& coder_kind, std::array<float, 4> coder_means,
                        float coder_clamp_min, bool inclusive_pixels, bool or_equal, bool drop_empty,
-                       const py::object& class_thresholds, const py::object& ignored) {
+                       const py::object& class_thresholds, const py::object& ignored, const py::object& rotated) {
+  const RotatedCoder rotated_coder = rotated.is_none() ? RotatedCoder{} : rotated_coder_of(rotated.cast<py::dict>());
+  const py::ssize_t anchor_values = rotated.is_none() ? 4 : kRotatedAnchorValues;
+  const py::ssize_t delta_count = rotated.is_none() ? 4 : deltas_of(rotated_coder.coding);
   const size_t count = strides.size();
   if (count == 0 || logits.size() != count || deltas.size() != count || base_anchors.size() != count) {
     throw py::value_error("logits, deltas, base_anchors and strides need one entry for each level, got " +
@@ -73,15 +77,17 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
   py::ssize_t channels = -1;
   for (size_t i = 0; i < count; ++i) {
     const std::string level = " of level " + std::to_string(i);
-    const auto base = checked<float>(base_anchors[i], {anchors, 4}, "base_anchors" + level + " must be (A, 4) float32");
+    const auto base =
+        checked<float>(base_anchors[i], {anchors, anchor_values},
+                       "base_anchors" + level + " must be (A, " + std::to_string(anchor_values) + ") float32");
     anchors = base.shape(0);
     const auto scores =
         checked<float>(logits[i], {batch, channels, -1, -1}, "logits" + level + " must be (N, A * K, H, W) float32");
     batch = scores.shape(0);
     channels = scores.shape(1);
-    const auto offsets =
-        checked<float>(deltas[i], {batch, anchors * 4, scores.shape(2), scores.shape(3)},
-                       "deltas" + level + " must be (N, A * 4, H, W) float32 with N, H and W of the logits");
+    const auto offsets = checked<float>(deltas[i], {batch, anchors * delta_count, scores.shape(2), scores.shape(3)},
+                                        "deltas" + level + " must be (N, A * " + std::to_string(delta_count) +
+                                            ", H, W) float32 with N, H and W of the logits");
     levels.push_back({scores.data(), offsets.data(), base.data(), static_cast<int>(scores.shape(2)),
                       static_cast<int>(scores.shape(3)), strides[i][0], strides[i][1]});
     if (!level_clips.empty()) {
@@ -126,7 +132,8 @@ py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py:
     throw py::value_error("top_k over anchors must leave at most 2147483647 candidates per image, got " +
                           std::to_string(capacity));
   }
-  Array<float> boxes({batch, capacity, py::ssize_t{4}});
+  if (!rotated.is_none()) options.rotated = &rotated_coder;
+  Array<float> boxes({batch, capacity, py::ssize_t{rotated.is_none() ? 4 : kRotatedValues}});
   Array<float> kept_logits({batch, capacity});
   Array<int32_t> kept_classes({batch, capacity});
   Array<int32_t> counts(batch);
@@ -153,8 +160,9 @@ struct CandidateArrays {
 };
 
 CandidateArrays candidate_arrays(const py::object& boxes, const py::object& logits, const py::object& class_ids,
-                                 const py::object& counts, int max_detections) {
-  const auto box_array = checked<float>(boxes, {-1, -1, 4}, "boxes must be (N, C, 4) float32");
+                                 const py::object& counts, int max_detections, py::ssize_t values = 4) {
+  const auto box_array =
+      checked<float>(boxes, {-1, -1, values}, "boxes must be (N, C, " + std::to_string(values) + ") float32");
   const py::ssize_t batch = box_array.shape(0);
   const py::ssize_t capacity = box_array.shape(1);
   const auto logit_array = checked<float>(logits, {batch, capacity}, "logits must be (N, C) float32");
@@ -188,6 +196,32 @@ py::tuple nms_candidates(const py::object& boxes, const py::object& logits, cons
         kept_counts.mutable_data());
   }
   return py::make_tuple(kept, kept_counts);
+}
+
+py::tuple rotated_nms_candidates(const py::object& boxes, const py::object& logits, const py::object& class_ids,
+                                 const py::object& counts, float iou_threshold, int max_detections, bool or_equal,
+                                 bool across_classes, int max_per_class, bool shares_angle) {
+  const CandidateArrays in = candidate_arrays(boxes, logits, class_ids, counts, max_detections, kRotatedValues);
+  auto kept = filled<int32_t>({in.batch(), in.room}, -1);
+  Array<int32_t> kept_counts(in.batch());
+  {
+    const py::gil_scoped_release unlocked;
+    rotated_nms(in.batch(), in.candidates(), {iou_threshold, in.room, or_equal, false, across_classes, max_per_class},
+                shares_angle, kept.mutable_data(), kept_counts.mutable_data());
+  }
+  return py::make_tuple(kept, kept_counts);
+}
+
+Array<float> ious_of_rotated(const py::object& boxes, const py::object& others) {
+  const auto first = checked<float>(boxes, {-1, kRotatedValues}, "boxes must be (n, 6) float32");
+  const auto second = checked<float>(others, {-1, kRotatedValues}, "others must be (m, 6) float32");
+  Array<float> ious({first.shape(0), second.shape(0)});
+  {
+    const py::gil_scoped_release unlocked;
+    rotated_ious(first.data(), static_cast<int>(first.shape(0)), second.data(), static_cast<int>(second.shape(0)),
+                 ious.mutable_data());
+  }
+  return ious;
 }
 
 py::tuple soft_nms_candidates(const py::object& boxes, const py::object& logits, const py::object& class_ids,
@@ -253,14 +287,21 @@ PYBIND11_MODULE(_native, module) {
       py::arg("coder_clamp_max"), py::arg("class_ids"), py::arg("coder_kind") = "center",
       py::arg("coder_means") = std::array<float, 4>{}, py::arg("coder_clamp_min") = -retinasdk::kUnbounded,
       py::arg("inclusive_pixels") = false, py::arg("or_equal") = false, py::arg("drop_empty") = false,
-      py::arg("class_thresholds") = py::none(), py::arg("ignored") = py::none(),
+      py::arg("class_thresholds") = py::none(), py::arg("ignored") = py::none(), py::arg("rotated") = py::none(),
       "Decodes head outputs. Returns boxes (N, C, 4), logits (N, C), class_ids (N, C) and counts (N,), where C is "
-      "levels * top_k.");
+      "levels * top_k. `rotated` is a dict with the fields of RotatedCoder; the boxes are then (N, C, 6).");
   module.def("nms", &retinasdk::nms_candidates, py::arg("boxes"), py::arg("logits"), py::arg("class_ids"),
              py::arg("counts"), py::kw_only(), py::arg("iou_threshold"), py::arg("max_detections"),
              py::arg("or_equal") = false, py::arg("inclusive_pixels") = false, py::arg("across_classes") = false,
              py::arg("max_per_class") = retinasdk::kMaxPerImage,
              "Class-aware greedy NMS. Returns kept indices (N, M), best first and padded with -1, and counts (N,).");
+  module.def("rotated_nms", &retinasdk::rotated_nms_candidates, py::arg("boxes"), py::arg("logits"),
+             py::arg("class_ids"), py::arg("counts"), py::kw_only(), py::arg("iou_threshold"),
+             py::arg("max_detections"), py::arg("or_equal") = false, py::arg("across_classes") = false,
+             py::arg("max_per_class") = retinasdk::kMaxPerImage, py::arg("shares_angle") = false,
+             "Class-aware greedy NMS of rotated boxes (N, C, 6). Returns what nms() returns.");
+  module.def("rotated_ious", &retinasdk::ious_of_rotated, py::arg("boxes"), py::arg("others"),
+             "IoU of each rotated box (n, 6) with each of the others (m, 6), as (n, m) float32.");
   module.def("soft_nms", &retinasdk::soft_nms_candidates, py::arg("boxes"), py::arg("logits"), py::arg("class_ids"),
              py::arg("counts"), py::kw_only(), py::arg("score_thresholds"), py::arg("decay"), py::arg("sigma"),
              py::arg("iou_threshold"), py::arg("max_detections"), py::arg("or_equal") = false,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/bindings_coder.h"
+#include "bindings/bindings_rotated.h"
 #include "bindings/bindings_rules.h"
 #include "retinasdk/ops_cuda.h"
 
@@ -111,7 +112,8 @@ void decode_heads(const std::vector<uintptr_t>& logits, const std::vector<uintpt
                   size_t scratch_bytes, uintptr_t stream, const std::string& coder_kind,
                   std::array<float, 4> coder_means, float coder_clamp_min, bool inclusive_pixels, bool or_equal,
                   bool drop_empty, uintptr_t class_thresholds, uintptr_t ignored, int ignored_regions,
-                  bool top_k_anchors) {
+                  bool top_k_anchors, const py::object& rotated) {
+  const RotatedCoder rotated_coder = rotated.is_none() ? RotatedCoder{} : rotated_coder_of(rotated.cast<py::dict>());
   const size_t count = sizes.size();
   if (!level_clips.empty() && level_clips.size() != count) {
     throw py::value_error("level_clips needs one entry for each of the " + std::to_string(count) + " levels, got " +
@@ -147,7 +149,8 @@ void decode_heads(const std::vector<uintptr_t>& logits, const std::vector<uintpt
       at<const float>(class_thresholds),
       at<const float>(ignored),
       ignored_regions,
-      top_k_anchors};
+      top_k_anchors,
+      rotated.is_none() ? nullptr : &rotated_coder};
   const DeviceCandidates candidates{
       at<float>(boxes),    at<float>(out_logits), at<int32_t>(class_ids),
       at<int32_t>(counts), at<int32_t>(rescans),  static_cast<int>(count) * top_k * (top_k_anchors ? classes : 1)};
@@ -174,6 +177,19 @@ void nms_candidates(int batch, int capacity, uintptr_t boxes, uintptr_t logits, 
   const py::gil_scoped_release unlocked;
   nms(batch, candidates, {iou_threshold, max_detections, or_equal, inclusive_pixels, across_classes, max_per_class},
       detections, {at<void>(scratch), scratch_bytes}, at<void>(stream));
+}
+
+void rotated_nms_candidates(int batch, int capacity, uintptr_t boxes, uintptr_t logits, uintptr_t class_ids,
+                            uintptr_t counts, float iou_threshold, int max_detections, uintptr_t kept,
+                            uintptr_t kept_counts, uintptr_t kept_boxes, uintptr_t kept_logits,
+                            uintptr_t kept_class_ids, uintptr_t scratch, size_t scratch_bytes, uintptr_t stream,
+                            bool or_equal, bool across_classes, int max_per_class, bool shares_angle) {
+  const DeviceCandidates candidates = candidates_at(capacity, boxes, logits, class_ids, counts);
+  const DeviceDetections detections{at<int32_t>(kept), at<int32_t>(kept_counts), at<float>(kept_boxes),
+                                    at<float>(kept_logits), at<int32_t>(kept_class_ids)};
+  const py::gil_scoped_release unlocked;
+  rotated_nms(batch, candidates, {iou_threshold, max_detections, or_equal, false, across_classes, max_per_class},
+              shares_angle, detections, {at<void>(scratch), scratch_bytes}, at<void>(stream));
 }
 
 size_t soft_nms_scratch(int batch, int capacity, int max_detections, int classes) {
@@ -287,6 +303,7 @@ PYBIND11_MODULE(_native_cuda, module) {
              py::arg("coder_clamp_min") = -retinasdk::kUnbounded, py::arg("inclusive_pixels") = false,
              py::arg("or_equal") = false, py::arg("drop_empty") = false, py::arg("class_thresholds") = 0,
              py::arg("ignored") = 0, py::arg("ignored_regions") = 0, py::arg("top_k_anchors") = false,
+             py::arg("rotated") = py::none(),
              "Decodes head outputs into candidates, at most levels * top_k per image.");
   module.def("nms_scratch_bytes", &nms_scratch, py::kw_only(), py::arg("batch"), py::arg("capacity"),
              py::arg("max_detections"));
@@ -297,6 +314,15 @@ PYBIND11_MODULE(_native_cuda, module) {
              py::arg("stream"), py::arg("or_equal") = false, py::arg("inclusive_pixels") = false,
              py::arg("across_classes") = false, py::arg("max_per_class") = 1 << 20,
              "Class-aware greedy NMS. Writes the kept candidates, best first.");
+  module.def("rotated_nms_scratch_bytes", &nms_scratch, py::kw_only(), py::arg("batch"), py::arg("capacity"),
+             py::arg("max_detections"));
+  module.def("rotated_nms", &rotated_nms_candidates, py::kw_only(), py::arg("batch"), py::arg("capacity"),
+             py::arg("boxes"), py::arg("logits"), py::arg("class_ids"), py::arg("counts"), py::arg("iou_threshold"),
+             py::arg("max_detections"), py::arg("kept"), py::arg("kept_counts"), py::arg("kept_boxes"),
+             py::arg("kept_logits"), py::arg("kept_class_ids"), py::arg("scratch"), py::arg("scratch_bytes"),
+             py::arg("stream"), py::arg("or_equal") = false, py::arg("across_classes") = false,
+             py::arg("max_per_class") = 1 << 20, py::arg("shares_angle") = false,
+             "Class-aware greedy NMS of rotated boxes. Writes the kept candidates, best first.");
   module.def("soft_nms_scratch_bytes", &soft_nms_scratch, py::kw_only(), py::arg("batch"), py::arg("capacity"),
              py::arg("max_detections"), py::arg("classes"));
   module.def("soft_nms", &soft_nms_candidates, py::kw_only(), py::arg("batch"), py::arg("capacity"), py::arg("boxes"),

@@ -4,6 +4,7 @@
 
 #include "cpu/kernels_cpu.h"
 #include "math/box_math.h"
+#include "math/rotated_math.h"
 
 namespace retinasdk::cpu {
 namespace {
@@ -175,6 +176,30 @@ void select(const HeadLevel& level, int image, const DecodeOptions& options, con
   }
 }
 
+// Writes the box of an anchor. Returns whether it meets the limits.
+bool write_box(const HeadLevel& level, int64_t anchor, int row, int column, const float (&delta)[kMaxDeltas],
+               const BoxCoder& coder, const BoxLimits& limits, float* out) {
+  const Box base = anchor_box(level.base_anchors + 4 * anchor, level.stride_y, level.stride_x, row, column);
+  Box box;
+  if (!decode_box(base, {delta[0], delta[1], delta[2], delta[3]}, coder, limits, box)) return false;
+  out[0] = box.x1;
+  out[1] = box.y1;
+  out[2] = box.x2;
+  out[3] = box.y2;
+  return true;
+}
+
+// Writes the rotated box of an anchor. Returns whether it meets the limits.
+bool write_rotated(const HeadLevel& level, int64_t anchor, int row, int column, const float (&delta)[kMaxDeltas],
+                   const RotatedCoder& coder, const BoxLimits& limits, float* out) {
+  const float* base = level.base_anchors + kRotatedAnchorValues * anchor;
+  const RotatedBox moved = rotated_anchor(base, level.stride_y, level.stride_x, row, column);
+  RotatedBox box;
+  if (!decode_rotated_box(moved, base[4], delta, coder, limits, box)) return false;
+  store(box, out);
+  return true;
+}
+
 }  // namespace
 
 void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, const float* clip_sizes,
@@ -183,6 +208,7 @@ void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, 
   for (int k = 0; options.class_thresholds != nullptr && k < options.classes; ++k) {
     class_limits.push_back(strict_limit(options.class_thresholds[k], options.or_equal));
   }
+  const int delta_count = options.rotated == nullptr ? 4 : deltas_of(options.rotated->coding);
   std::vector<Selected> selected;
   for (int image = 0; image < options.batch; ++image) {
     int64_t slot = static_cast<int64_t>(image) * candidates.capacity;
@@ -194,22 +220,20 @@ void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, 
                              level.clip_height >= 0.0f ? level.clip_height : clip_sizes[2 * image], options.drop_empty,
                              ignored};
       const int64_t cells = static_cast<int64_t>(level.height) * level.width;
-      const float* deltas = level.deltas + static_cast<int64_t>(image) * options.anchors * 4 * cells;
+      const float* deltas = level.deltas + static_cast<int64_t>(image) * options.anchors * delta_count * cells;
       select(level, image, options, class_limits, selected);
       for (const Selected& candidate : selected) {
         const int64_t cell = candidate.pair / options.anchors;
         const int64_t anchor = candidate.pair - cell * options.anchors;
-        float delta[4];
-        for (int i = 0; i < 4; ++i) delta[i] = deltas[(anchor * 4 + i) * cells + cell];
-        const Box base = anchor_box(level.base_anchors + 4 * anchor, level.stride_y, level.stride_x,
-                                    static_cast<int>(cell / level.width), static_cast<int>(cell % level.width));
-        Box box;
-        if (!decode_box(base, delta, options.coder, limits, box)) continue;
-        float* out = candidates.boxes + 4 * slot;
-        out[0] = box.x1;
-        out[1] = box.y1;
-        out[2] = box.x2;
-        out[3] = box.y2;
+        const int row = static_cast<int>(cell / level.width);
+        const int column = static_cast<int>(cell % level.width);
+        float delta[kMaxDeltas];
+        for (int i = 0; i < delta_count; ++i) delta[i] = deltas[(anchor * delta_count + i) * cells + cell];
+        float* out = candidates.boxes + (options.rotated == nullptr ? 4 : kRotatedValues) * slot;
+        const bool is_usable = options.rotated == nullptr
+                                   ? write_box(level, anchor, row, column, delta, options.coder, limits, out)
+                                   : write_rotated(level, anchor, row, column, delta, *options.rotated, limits, out);
+        if (!is_usable) continue;
         candidates.logits[slot] = candidate.logit;
         candidates.class_ids[slot] = candidate.class_id;
         ++slot;

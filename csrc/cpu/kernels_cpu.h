@@ -18,6 +18,9 @@ void preprocess(const ImageView& image, const PreprocessOptions& options, float*
 void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, const float* clip_sizes,
             const Candidates& candidates);
 void nms(int batch, const Candidates& candidates, const NmsOptions& options, int32_t* kept, int32_t* kept_counts);
+void rotated_nms(int batch, const Candidates& candidates, const NmsOptions& options, bool shares_angle, int32_t* kept,
+                 int32_t* kept_counts);
+void rotated_ious(const float* boxes, int count, const float* others, int other_count, float* ious);
 void soft_nms(int batch, const Candidates& candidates, const SoftNmsOptions& options, int32_t* kept,
               int32_t* kept_counts, float* scores);
 void fuse(int batch, const Candidates& candidates, const FusionOptions& options, const FusedBoxes& fused);

@@ -43,6 +43,16 @@ void require_axis(const TileAxis& axis, const std::string& name) {
                       std::to_string(axis.extent));
 }
 
+template <typename Coder>
+void require_coder(const Coder& coder) {
+  for (const float weight : coder.weights) {
+    require(weight > 0.0f, "box coder weights must be above 0, got " + std::to_string(weight));
+  }
+  for (const float mean : coder.means) {
+    require(std::isfinite(mean), "box coder means must be finite, got " + std::to_string(mean));
+  }
+}
+
 void require_side(int value, const char* name) { require_in(value, 1, kMaxSide, name); }
 
 void require_suppression(int batch, const Candidates& candidates, const NmsOptions& options, int classes) {
@@ -84,12 +94,8 @@ void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, 
   require_in(options.classes, 1, kMaxClasses, "classes");
   require_in(options.top_k, 1, kMaxPerImage, "top_k");
   require(options.logit_threshold == options.logit_threshold, "logit_threshold must be a number, got NaN");
-  for (const float weight : options.coder.weights) {
-    require(weight > 0.0f, "box coder weights must be above 0, got " + std::to_string(weight));
-  }
-  for (const float mean : options.coder.means) {
-    require(std::isfinite(mean), "box coder means must be finite, got " + std::to_string(mean));
-  }
+  require_coder(options.coder);
+  if (options.rotated != nullptr) require_coder(*options.rotated);
   for (const HeadLevel& level : levels) {
     require_side(level.height, "level height");
     require_side(level.width, "level width");
@@ -110,6 +116,16 @@ void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, 
 void nms(int batch, const Candidates& candidates, const NmsOptions& options, int32_t* kept, int32_t* kept_counts) {
   require_suppression(batch, candidates, options, kMaxClasses);
   cpu::nms(batch, candidates, options, kept, kept_counts);
+}
+
+void rotated_nms(int batch, const Candidates& candidates, const NmsOptions& options, bool shares_angle, int32_t* kept,
+                 int32_t* kept_counts) {
+  require_suppression(batch, candidates, options, kMaxClasses);
+  cpu::rotated_nms(batch, candidates, options, shares_angle, kept, kept_counts);
+}
+
+void rotated_ious(const float* boxes, int count, const float* others, int other_count, float* ious) {
+  cpu::rotated_ious(boxes, count, others, other_count, ious);
 }
 
 void soft_nms(int batch, const Candidates& candidates, const SoftNmsOptions& options, int32_t* kept,

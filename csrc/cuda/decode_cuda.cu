@@ -18,6 +18,7 @@
 
 #include "cuda/block_sort.cuh"
 #include "math/box_math.h"
+#include "math/rotated_math.h"
 
 namespace retinasdk::cuda {
 namespace {
@@ -54,6 +55,7 @@ struct Plan {
   int sorted_keys;      // top_k, rounded up to a power of two.
   bool aligned;         // Whether the logits of all levels are aligned to 16 bytes.
   BoxCoder coder;
+  RotatedCoder rotated;  // For rotated boxes only.
   bool or_equal, drop_empty;
   const float* logit_threshold;
   const uint8_t* class_mask;  // Or null, if all classes are enabled.
@@ -329,8 +331,39 @@ struct Output {
   int capacity;
 };
 
+// How an upright box is decoded: the numbers of its values, of those of its anchor, and of its deltas.
+struct UprightBoxes {
+  static constexpr int kValues = 4, kAnchorValues = 4;
+  __device__ static int deltas(const Plan&) { return 4; }
+  __device__ static bool decode(const Plan& plan, const Level& level, const float* base, int row, int column,
+                                const float (&delta)[kMaxDeltas], const BoxLimits& limits, float* values) {
+    const Box anchor = anchor_box(base, level.stride_y, level.stride_x, row, column);
+    Box box;
+    const bool usable = decode_box(anchor, {delta[0], delta[1], delta[2], delta[3]}, plan.coder, limits, box);
+    values[0] = box.x1;
+    values[1] = box.y1;
+    values[2] = box.x2;
+    values[3] = box.y2;
+    return usable;
+  }
+};
+
+// How a rotated box is decoded.
+struct RotatedBoxes {
+  static constexpr int kValues = kRotatedValues, kAnchorValues = kRotatedAnchorValues;
+  __device__ static int deltas(const Plan& plan) { return delta_count(plan.rotated); }
+  __device__ static bool decode(const Plan& plan, const Level& level, const float* base, int row, int column,
+                                const float (&delta)[kMaxDeltas], const BoxLimits& limits, float* values) {
+    RotatedBox box;
+    const RotatedBox anchor = rotated_anchor(base, level.stride_y, level.stride_x, row, column);
+    const bool usable = decode_rotated_box(anchor, base[4], delta, plan.rotated, limits, box);
+    store(box, values);
+    return usable;
+  }
+};
+
 // Computes the boxes of the best keys, level by level. Boxes outside the limits are dropped. Grid: (1, images).
-template <typename T>
+template <typename T, typename Boxes>
 __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output output) {
   __shared__ int warp_counts[kBoxThreads / 32];
   const uint32_t image = blockIdx.y;
@@ -350,7 +383,7 @@ __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output outp
     const int64_t count = int64_t{plan.best_counts[slot]} * classes_of_key;
     const int64_t cells = int64_t{level.height} * level.width;
     const T* logits = static_cast<const T*>(level.logits) + uint64_t{image} * level.pairs;
-    const T* deltas = static_cast<const T*>(level.deltas) + int64_t{image} * plan.anchors * 4 * cells;
+    const T* deltas = static_cast<const T*>(level.deltas) + int64_t{image} * plan.anchors * Boxes::deltas(plan) * cells;
     const BoxLimits limits{level.clip_width >= 0.0f ? level.clip_width : plan.clip_sizes[2 * image + 1],
                            level.clip_height >= 0.0f ? level.clip_height : plan.clip_sizes[2 * image], plan.drop_empty,
                            ignored};
@@ -364,19 +397,22 @@ __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output outp
       const int64_t anchor = pair - cell * plan.anchors;
       const uint32_t class_id = by_anchor ? static_cast<uint32_t>(i % classes_of_key) : index_of(key) - pair * classes;
       float logit = logit_of(key);
-      Box box{};
+      float values[Boxes::kValues];
       bool usable = i < count;
       if (usable && by_anchor) {
         logit = to_float(logits[(anchor * classes + class_id) * cells + cell]) + 0.0f;  // +0 in place of -0.
         usable = passes(logit, threshold) && is_wanted(logit, class_id, plan);
       }
       if (usable) {
-        float delta[4];
+        const int count_of_deltas = Boxes::deltas(plan);
+        float delta[kMaxDeltas];
 #pragma unroll
-        for (int d = 0; d < 4; ++d) delta[d] = to_float(deltas[(anchor * 4 + d) * cells + cell]);
-        const Box base = anchor_box(level.base_anchors + 4 * anchor, level.stride_y, level.stride_x,
-                                    static_cast<int>(cell / level.width), static_cast<int>(cell % level.width));
-        usable = decode_box(base, delta, plan.coder, limits, box);
+        for (int d = 0; d < kMaxDeltas; ++d) {
+          delta[d] = d < count_of_deltas ? to_float(deltas[(anchor * count_of_deltas + d) * cells + cell]) : 0.0f;
+        }
+        usable = Boxes::decode(plan, level, level.base_anchors + Boxes::kAnchorValues * anchor,
+                               static_cast<int>(cell / level.width), static_cast<int>(cell % level.width), delta,
+                               limits, values);
       }
       const unsigned usable_lanes = __ballot_sync(kAllLanes, usable);
       if (lane == 0) warp_counts[warp] = __popc(usable_lanes);
@@ -389,10 +425,8 @@ __global__ void __launch_bounds__(kBoxThreads) make_boxes(Plan plan, Output outp
       __syncthreads();
       if (!usable) continue;
       const uint64_t at = offset + static_cast<uint64_t>(place);
-      output.boxes[4 * at] = box.x1;
-      output.boxes[4 * at + 1] = box.y1;
-      output.boxes[4 * at + 2] = box.x2;
-      output.boxes[4 * at + 3] = box.y2;
+#pragma unroll
+      for (int v = 0; v < Boxes::kValues; ++v) output.boxes[Boxes::kValues * at + v] = values[v];
       output.logits[at] = logit;
       output.class_ids[at] = static_cast<int32_t>(class_id);
     }
@@ -432,6 +466,16 @@ int filter_blocks(uint32_t pairs) {
   return static_cast<int>((vectors + per_block - 1) / per_block);
 }
 
+template <typename Coder>
+void require_coder(const Coder& coder) {
+  for (const float weight : coder.weights) {
+    require(weight > 0.0f, "box coder weights must be above 0, got " + std::to_string(weight));
+  }
+  for (const float mean : coder.means) {
+    require(std::isfinite(mean), "box coder means must be finite, got " + std::to_string(mean));
+  }
+}
+
 // Checks the arguments and returns the plan without its scratch parts.
 Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOptions& options) {
   require(!levels.empty() && levels.size() <= kMaxLevels,
@@ -444,13 +488,12 @@ Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOpti
           "classes must be 1 to 65536, got " + std::to_string(options.classes));
   require(options.top_k >= 1 && options.top_k <= 1 << 20,
           "top_k must be 1 to 1048576, got " + std::to_string(options.top_k));
-  for (const float weight : options.coder.weights) {
-    require(weight > 0.0f, "box coder weights must be above 0, got " + std::to_string(weight));
-  }
-  for (const float mean : options.coder.means) {
-    require(std::isfinite(mean), "box coder means must be finite, got " + std::to_string(mean));
-  }
+  require_coder(options.coder);
   Plan plan{};
+  if (options.rotated != nullptr) {
+    require_coder(*options.rotated);
+    plan.rotated = *options.rotated;
+  }
   plan.level_count = static_cast<int>(levels.size());
   plan.anchors = options.anchors;
   plan.classes = options.classes;
@@ -569,7 +612,8 @@ void launch_decode(const Plans& plans, const DeviceDecodeOptions& options, const
   } else {
     launch_selection<T>(plans.select, images, stream);
   }
-  launch("make_boxes", make_boxes<T>, dim3(1, images), dim3(kBoxThreads), stream, plans.boxes, output);
+  launch("make_boxes", options.rotated != nullptr ? make_boxes<T, RotatedBoxes> : make_boxes<T, UprightBoxes>,
+         dim3(1, images), dim3(kBoxThreads), stream, plans.boxes, output);
 }
 
 }  // namespace

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from retinasdk.evaluation.rotated import enclosing, rotated_box
+
 _EXPECTED = (
     "expected COCO format, with the lists images (id, file_name), categories (id, name) and annotations (image_id, "
-    "category_id, bbox of four numbers)"
+    "category_id, bbox of four numbers, or five for rotated boxes)"
 )
 
 
@@ -24,12 +26,15 @@ class TrueBox(NamedTuple):
         xywh: Left, top, width and height of the box, in pixels.
         area: Area of the object, in pixels.
         is_crowd: Whether the box marks a region of many objects, which COCO ignores.
+        xywhr: Rotated box (center x, center y, width, height, angle), as in `Detections.xywhr`. None if the annotation
+            has an upright box only.
     """
 
     category: int
     xywh: tuple[float, float, float, float]
     area: float
     is_crowd: bool
+    xywhr: tuple[float, float, float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,13 +108,16 @@ def _parsed(path: Path, content: dict[str, Any]) -> Annotations:
 
 
 def _box(item: dict[str, Any], category: int) -> TrueBox:
-    x, y, width, height = (float(value) for value in item["bbox"])
+    given = [float(value) for value in item["bbox"]]
+    xywhr = rotated_box(given, item.get("segmentation"))
+    x, y, width, height = given if len(given) == 4 or xywhr is None else enclosing(xywhr)
     if not all(map(math.isfinite, (x, y, width, height))) or width < 0 or height < 0:
         raise ValueError(f"bbox {item['bbox']} is not a valid (x, y, width, height): {_short(item)}")
-    area = float(item.get("area", width * height))
+    usual = width * height if xywhr is None else xywhr[2] * xywhr[3]
+    area = float(item.get("area", usual))
     if not math.isfinite(area) or area < 0:
         raise ValueError(f"area {item['area']} is not a valid number of pixels: {_short(item)}")
-    return TrueBox(category, (x, y, width, height), area, bool(item.get("iscrowd", 0)))
+    return TrueBox(category, (x, y, width, height), area, bool(item.get("iscrowd", 0)), xywhr)
 
 
 def _numbered(what: str, values: list[Any]) -> dict[Any, int]:

@@ -7,6 +7,7 @@ and only what pycocotools' accumulation reads is kept: the score of each detecti
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy as np
 from retinasdk._util.lazy import require
 from retinasdk.detections import Detections
 from retinasdk.evaluation.annotations import TrueBox
+from retinasdk.evaluation.rotated import overlaps
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -176,15 +178,30 @@ class CocoScorer:
         ]
         found = detections.to_coco(_IMAGE_ID)
         for position, item in enumerate(found, start=1):
-            item.update(id=position, area=item["bbox"][2] * item["bbox"][3], iscrowd=0)
+            item.update(id=position, area=float(detections.area[position - 1]), iscrowd=0)
         present = sorted({item["category_id"] for item in (*truth, *found)})
         with contextlib.redirect_stdout(io.StringIO()):
             scorer = self._eval(self._index(truth, present), self._index(found, present), "bbox")
             scorer.params.maxDets = self._counted
+            if detections.xywhr is not None:
+                scorer.computeIoU = functools.partial(self._rotated_ious, scorer, boxes, detections.xywhr)
             scorer.evaluate()
         entries = list(scorer.evalImgs)
         sizes = len(SIZES)
         return {number: entries[place * sizes : (place + 1) * sizes] for place, number in enumerate(present)}
+
+    def _rotated_ious(
+        self, scorer: Any, boxes: Sequence[TrueBox], xywhr: npt.NDArray[np.float32], image: int, category: int
+    ) -> Any:
+        """What COCOeval.computeIoU returns for one class: IoUs with the detections in the order of their scores."""
+        truth, found = scorer._gts[image, category], scorer._dts[image, category]
+        found = sorted(found, key=lambda item: -item["score"])[: self._counted[-1]]
+        if not truth or not found:
+            return []
+        own = [boxes[item["id"] - 1] for item in truth]
+        upright = [(x + w / 2, y + h / 2, w, h, 0.0) for x, y, w, h in (box.xywh for box in own)]
+        rotated = [other if box.xywhr is None else box.xywhr for box, other in zip(own, upright, strict=True)]
+        return overlaps(xywhr[[item["id"] - 1 for item in found]], rotated, [box.is_crowd for box in own])
 
     def _index(self, items: list[dict[str, Any]], categories: Sequence[int]) -> Any:
         index = self._coco()

@@ -17,6 +17,7 @@ from retinasdk.evaluation.categories import ScoredClasses, scored_classes
 from retinasdk.evaluation.coco import METRICS, SIZES, CocoNumbers, CocoScorer, check_pycocotools
 from retinasdk.evaluation.operating_point import best_f1, worst_images
 from retinasdk.evaluation.results import ClassResult, Evaluation, SizeResult
+from retinasdk.evaluation.rotated import is_rotated
 from retinasdk.tiling.grid import TilesOption, check_tiles
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ def evaluate(
     progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
 ) -> Evaluation:
     """Measures the average precision of a detector on annotated images, as COCO defines it.
+
+    If the model detects rotated boxes, overlaps are those of rotated boxes. They are read from a `segmentation` of 4
+    corners, else from a `bbox` of 5 numbers (x, y, width, height, angle); see the guide on rotated boxes.
 
     Categories are matched with the model's labels by name. Categories that the model does not know are left out and
     listed in the result. Crowd boxes (iscrowd 1) are ignored, as in COCO. Memory does not grow with the number of
@@ -90,6 +94,11 @@ def evaluate(
     truth = read_annotations(Path(annotations))
     scored = scored_classes(truth, detector.labels, rename=rename or {}, classes=classes)
     paths = truth.paths(Path(images))
+    if is_rotated(detector) and not any(box.xywhr is not None for boxes in truth.boxes for box in boxes):
+        raise ValueError(
+            f"{annotations} has upright boxes only, but the model detects rotated boxes; each annotation needs a "
+            "segmentation of 4 corners, or a bbox of 5 numbers: x, y, width, height, angle"
+        )
     run = _Run(detector, scored, paths, [_scored_boxes(boxes, scored) for boxes in truth.boxes], tiles)
 
     scorer = CocoScorer(scored.labels, counted)
@@ -130,7 +139,8 @@ class _Run:
             **options,
         )
         return [
-            Detections(item.xyxy, item.scores, number_of_class[item.class_ids], self.scored.labels) for item in found
+            Detections(item.xyxy, item.scores, number_of_class[item.class_ids], self.scored.labels, xywhr=item.xywhr)
+            for item in found
         ]
 
     def draw_worst(self, scorer: CocoScorer, numbers: CocoNumbers, score_threshold: float) -> Iterator[DrawnImage]:

@@ -6,12 +6,15 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from retinasdk._util.lazy import require
-from retinasdk.detections import Detections
-from retinasdk.drawing import LabelFont, font_size, line_width
+from retinasdk.detections import Detections, rotated_corners
+from retinasdk.drawing import LabelFont, draw_polygon, font_size, line_width
 from retinasdk.evaluation.annotations import TrueBox
 from retinasdk.evaluation.charts import FALSE, MISSED, TRUE
 from retinasdk.evaluation.coco import ImageMatches
+from retinasdk.evaluation.rotated import Rotated
 from retinasdk.images import ImageInput, as_rgb
 
 _MANY = 20  # with more mistakes, names and scores would hide the picture
@@ -53,16 +56,18 @@ def draw_mistakes(
     found = list(detections)
     for item, is_true in zip(found, matches.true, strict=True):
         if is_true:
-            _mark(draw, picture.size, _scaled(item.xyxy, scale), TRUE, width, "", font)
+            _mark(draw, picture.size, _scaled(item.xyxy, scale), TRUE, width, "", font, _turned(item.xywhr, scale))
     for item, is_false in zip(found, matches.false, strict=True):
         if is_false:
             text = f"{item.label} {item.score:.2f}" if has_names else f"{item.score:.2f}"
-            _mark(draw, picture.size, _scaled(item.xyxy, scale), FALSE, width, text if has_words else "", font)
+            text = text if has_words else ""
+            _mark(draw, picture.size, _scaled(item.xyxy, scale), FALSE, width, text, font, _turned(item.xywhr, scale))
     for box, name, is_missed in zip(boxes, names, matches.missed, strict=True):
         if is_missed:
             x, y, w, h = box.xywh
             box_in_picture = _scaled((x, y, x + w, y + h), scale)
-            _mark(draw, picture.size, box_in_picture, MISSED, width, name if has_names else "", font)
+            turned = _turned(None if detections.xywhr is None else box.xywhr, scale)
+            _mark(draw, picture.size, box_in_picture, MISSED, width, name if has_names else "", font, turned)
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=90, subsampling=0)  # chroma subsampling would blur thin colored lines
     return file.getvalue()
@@ -73,11 +78,31 @@ def _scaled(xyxy: Box, scale: float) -> Box:
     return x1, y1, x2, y2
 
 
-def _mark(draw: Any, size: tuple[int, int], box: Box, color: str, width: int, text: str, font: LabelFont) -> None:
-    """Draws a box clipped to the picture, with `text` above it, or inside if there is no room above."""
+def _turned(xywhr: Rotated | None, scale: float) -> list[list[float]] | None:
+    """Returns the corners of a rotated box in the picture."""
+    return None if xywhr is None else (rotated_corners(np.array([xywhr], np.float32))[0] * scale).tolist()
+
+
+def _mark(
+    draw: Any,
+    size: tuple[int, int],
+    box: Box,
+    color: str,
+    width: int,
+    text: str,
+    font: LabelFont,
+    corners: list[list[float]] | None,
+) -> None:
+    """Draws a box clipped to the picture, with `text` above it, or inside if there is no room above.
+
+    `corners` are those of a rotated box, which is drawn in place of `box` around it.
+    """
     x1, x2 = (min(max(x, 0.0), size[0] - 1.0) for x in (box[0], box[2]))
     y1, y2 = (min(max(y, 0.0), size[1] - 1.0) for y in (box[1], box[3]))
-    draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=color, width=width)
+    if corners is None:
+        draw.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=color, width=width)
+    else:
+        draw_polygon(draw, corners, size, color, width)
     if not text:
         return
     label_width, label_height = font.label_size(text)

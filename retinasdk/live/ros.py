@@ -99,7 +99,8 @@ def detection_array(detections: Detections, header: Any, types: Mapping[str, Any
     """Returns detections as a `vision_msgs/msg/Detection2DArray` (vision_msgs 4, ROS 2 Humble and later).
 
     Each detection has one hypothesis, with the class label as `class_id` and the score. Boxes are in pixels of the
-    image, as center and size. The pose of the hypothesis is not estimated: position and covariance are zero.
+    image, as center and size; `theta` is the angle of rotated boxes, else 0. The pose of the hypothesis is not
+    estimated: position and covariance are zero.
 
     Args:
         detections: The detections in an image.
@@ -113,8 +114,10 @@ def detection_array(detections: Detections, header: Any, types: Mapping[str, Any
 
     def one(item: Any) -> Any:
         x1, y1, x2, y2 = item.xyxy
-        center = make("vision_msgs/msg/Point2D", x=(x1 + x2) / 2, y=(y1 + y2) / 2)
-        pose = make("vision_msgs/msg/Pose2D", position=center, theta=0.0)
+        upright = ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, 0.0)
+        x, y, width, height, theta = upright if item.xywhr is None else item.xywhr
+        center = make("vision_msgs/msg/Point2D", x=x, y=y)
+        pose = make("vision_msgs/msg/Pose2D", position=center, theta=theta)
         hypothesis = make("vision_msgs/msg/ObjectHypothesis", class_id=item.label, score=item.score)
         zero_pose = make(
             "geometry_msgs/msg/Pose",
@@ -123,7 +126,7 @@ def detection_array(detections: Detections, header: Any, types: Mapping[str, Any
         )
         pose_estimate = make("geometry_msgs/msg/PoseWithCovariance", pose=zero_pose, covariance=np.zeros(36))
         result = make("vision_msgs/msg/ObjectHypothesisWithPose", hypothesis=hypothesis, pose=pose_estimate)
-        box = make("vision_msgs/msg/BoundingBox2D", center=pose, size_x=x2 - x1, size_y=y2 - y1)
+        box = make("vision_msgs/msg/BoundingBox2D", center=pose, size_x=width, size_y=height)
         return make("vision_msgs/msg/Detection2D", header=header, results=[result], bbox=box, id="")
 
     return make(ARRAY_TYPE, header=header, detections=[one(item) for item in detections])

@@ -121,7 +121,7 @@ def check_fits(inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], spec
     by_name = {item.name: item for item in outputs}
     anchors, classes = spec.anchors_per_cell, len(spec.labels)
     for level in spec.levels:
-        for name, channels in ((level.logits, anchors * classes), (level.deltas, anchors * 4)):
+        for name, channels in ((level.logits, anchors * classes), (level.deltas, anchors * spec.box_coder.deltas)):
             if name not in by_name:
                 raise ModelError(
                     f"{path} must have an output named {name!r}, got {', '.join(by_name)}; check that the spec belongs "

@@ -33,8 +33,8 @@ def fuse(
 
     Raises:
         TypeError: If `detections` is not a list of `Detections`.
-        ValueError: If `detections` is empty, the labels differ, a weight is not valid, or `iou_threshold` is not from
-            0 to 1.
+        ValueError: If `detections` is empty or has rotated boxes, the labels differ, a weight is not valid, or
+            `iou_threshold` is not from 0 to 1.
 
     Example:
         >>> import numpy as np, retinasdk
@@ -47,6 +47,8 @@ def fuse(
         raise TypeError("detections must be a list of Detections, one for each model: retinasdk.fuse([first, second])")
     if not detections:
         raise ValueError("detections must have one entry for each model, got an empty list")
+    if any(item.xywhr is not None for item in detections):
+        raise ValueError("rotated boxes cannot be fused; use Detections.join to put the detections side by side")
     labels = detections[0].labels
     if any(item.labels != labels for item in detections):
         raise ValueError("all detections must have the same labels in the same order, but they differ")

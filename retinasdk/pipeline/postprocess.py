@@ -30,6 +30,7 @@ from retinasdk import _native
 from retinasdk.detections import Detections
 from retinasdk.pipeline.call_options import Thresholds
 from retinasdk.pipeline.preprocess import Transform
+from retinasdk.pipeline.rotated import to_xywhr
 from retinasdk.pipeline.rules import (
     base_anchors,
     clip_limit,
@@ -152,7 +153,7 @@ def suppress(
         thresholds = np.array(each_class(score_threshold, spec), dtype=np.float32)
         kept, counts, decayed = _native.soft_nms(*arrays, score_thresholds=thresholds, max_detections=limit, **rules)
     else:
-        kept, counts = _native.nms(*arrays, max_detections=limit, **rules)
+        kept, counts = getattr(_native, op)(*arrays, max_detections=limit, **rules)
     results = []
     for image, count in enumerate(counts):
         best = kept[image, :count]
@@ -170,8 +171,14 @@ def to_original(kept: Sequence[Kept], spec: ModelSpec, transforms: Sequence[Tran
         transforms: One transform for each image.
 
     Returns:
-        The boxes of each image, in pixels of the original image.
+        The boxes of each image, in pixels of the original image. Rotated boxes are (n, 5) from here on: center x,
+        center y, width, height and angle.
     """
+    if spec.is_rotated:
+        return [
+            Kept(to_xywhr(image.boxes, transform), image.scores, image.class_ids)
+            for image, transform in zip(kept, transforms, strict=True)
+        ]
     results = []
     for image, transform in zip(kept, transforms, strict=True):
         xyxy = transform.to_original(image.boxes)
@@ -187,6 +194,8 @@ def to_original(kept: Sequence[Kept], spec: ModelSpec, transforms: Sequence[Tran
 
 def as_detections(kept: Kept, spec: ModelSpec) -> Detections:
     """Returns boxes that are in pixels of the original image as `Detections` with the labels of the spec."""
+    if spec.is_rotated:
+        return Detections.rotated(kept.boxes, kept.scores, kept.class_ids, spec.labels)
     return Detections(xyxy=kept.boxes, scores=kept.scores, class_ids=kept.class_ids, labels=spec.labels)
 
 

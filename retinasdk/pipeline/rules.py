@@ -25,6 +25,8 @@ _SUPPRESSION_OPS: dict[str, tuple[str, dict[str, str]]] = {
     "soft_gaussian": ("soft_nms", {"decay": "gaussian"}),
     "fusion": ("fuse", {}),
 }
+# Where the half turn of angles begins, in radians.
+_FIRST_ANGLES = {"le90": -math.pi / 2, "le135": -math.pi / 4}
 
 
 def logit(score: float) -> float:
@@ -70,14 +72,33 @@ def decode_rules(spec: ModelSpec) -> dict[str, Any]:
     return {
         "top_k": spec.top_k,
         "top_k_anchors": spec.top_k_unit == "anchor",
-        "coder_kind": coder.kind,
-        "coder_weights": coder.weights,
-        "coder_means": coder.means,
+        "coder_kind": "center" if coder.is_rotated else coder.kind,
+        "coder_weights": coder.weights[:4],
+        "coder_means": coder.means[:4],
         "coder_clamp_max": math.inf if coder.clamp_max is None else coder.clamp_max,
         "coder_clamp_min": -math.inf if coder.clamp_min is None else coder.clamp_min,
         "inclusive_pixels": spec.inclusive_pixels,
         "or_equal": spec.score_comparison == ">=",
         "drop_empty": spec.drop_empty == "before_nms",
+        "rotated": rotated_coder(spec) if spec.is_rotated else None,
+    }
+
+
+def rotated_coder(spec: ModelSpec) -> dict[str, Any]:
+    """Returns the fields of RotatedCoder, see csrc/include/retinasdk/rotated_box_coder.h, for rotated boxes."""
+    coder = spec.box_coder
+    return {
+        "coding": "delta" if coder.kind == "center_angle" else "sin_cos",
+        "weights": (*coder.weights, 1.0)[:5],
+        "means": (*coder.means, 0.0)[:5],
+        "clamp_max": math.inf if coder.clamp_max is None else coder.clamp_max,
+        "clamp_min": -math.inf if coder.clamp_min is None else coder.clamp_min,
+        "angle_unit": 1.0 if coder.norm_factor is None else coder.norm_factor * math.pi,
+        "limits_angle": coder.angle_version in _FIRST_ANGLES,
+        "first_angle": _FIRST_ANGLES.get(coder.angle_version, 0.0),
+        "swaps_edges": coder.edge_swap,
+        "turns_offsets": coder.proj_xy,
+        "inclusive_pixels": spec.inclusive_pixels,
     }
 
 
@@ -93,6 +114,8 @@ def suppression_op(suppression: Suppression, spec: ModelSpec) -> tuple[str, dict
         both devices.
     """
     op, rules = _SUPPRESSION_OPS[suppression.rule]
+    if spec.is_rotated:
+        return _rotated_suppression(suppression, spec)
     arguments: dict[str, Any] = {
         "iou_threshold": spec.nms_iou_threshold if suppression.iou_threshold is None else suppression.iou_threshold,
         "or_equal": spec.nms_comparison == ">=",
@@ -111,6 +134,26 @@ def suppression_op(suppression: Suppression, spec: ModelSpec) -> tuple[str, dict
 def suppresses_across_classes(suppression: Suppression, spec: ModelSpec) -> bool:
     """Returns whether boxes of different classes suppress each other: if the caller asks for it or the spec says so."""
     return suppression.across_classes or spec.nms_across_classes
+
+
+def check_suppression(suppression: Suppression, spec: ModelSpec) -> None:
+    """Raises `ValueError` if the boxes of the model cannot be resolved by this rule."""
+    if spec.is_rotated and suppression.rule != "greedy":
+        raise ValueError(
+            f"Suppression({suppression.rule!r}) does not work with rotated boxes; leave it out, or use "
+            "Suppression('greedy') with iou_threshold, across_classes or max_per_class"
+        )
+
+
+def _rotated_suppression(suppression: Suppression, spec: ModelSpec) -> tuple[str, dict[str, Any]]:
+    check_suppression(suppression, spec)
+    return "rotated_nms", {
+        "iou_threshold": spec.nms_iou_threshold if suppression.iou_threshold is None else suppression.iou_threshold,
+        "or_equal": spec.nms_comparison == ">=",
+        "across_classes": suppresses_across_classes(suppression, spec),
+        "max_per_class": suppression.max_per_class or spec.max_per_class or MAX_PER_IMAGE,
+        "shares_angle": spec.nms_angle == "lower_score",
+    }
 
 
 def detection_limit(suppression: Suppression, spec: ModelSpec) -> int:
@@ -143,7 +186,7 @@ def level_strides(
                 f"{spec.anchors_per_cell * len(spec.labels)} channels, got {logits}. The spec does not fit "
                 "the model: convert the model again, so that both files are written together"
             )
-        expected = (logits[0], spec.anchors_per_cell * 4, rows, columns)
+        expected = (logits[0], spec.anchors_per_cell * spec.box_coder.deltas, rows, columns)
         if deltas != expected:
             raise ModelError(
                 f"output {level.deltas} must have shape {expected}, got {deltas}. The spec does not fit the model: "
@@ -180,7 +223,10 @@ def candidate_limit(spec: ModelSpec) -> int:
 
 
 def base_anchors(spec: ModelSpec) -> list[npt.NDArray[np.float32]]:
-    """Returns the base anchors of each level, (A, 4) float32 xyxy around the center of a cell."""
+    """Returns the base anchors of each level, (A, 4) float32 xyxy around the center of a cell.
+
+    For rotated boxes they are (A, 5): (center x, center y, width, height, angle).
+    """
     return [np.array(level.base_anchors, dtype=np.float32) for level in spec.levels]
 
 

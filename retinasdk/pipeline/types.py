@@ -19,7 +19,7 @@ class HeadOutputs:
 
     Attributes:
         logits: (N, A * K, h, w) float32: classification outputs before the sigmoid.
-        deltas: (N, A * 4, h, w) float32: encoded bounding-box deltas.
+        deltas: (N, A * D, h, w) float32: encoded bounding-box deltas, see `BoxCoder.deltas`.
     """
 
     logits: tuple[npt.NDArray[np.float32], ...]
@@ -33,7 +33,8 @@ class Candidates:
     Only the first `counts[i]` entries of image i are valid. They are ordered by level, best first inside a level.
 
     Attributes:
-        boxes: (N, C, 4) float32 xyxy in network-input pixels.
+        boxes: (N, C, 4) float32 xyxy in network-input pixels. For rotated boxes (N, C, 6), see
+            csrc/include/retinasdk/rotated_box_coder.h.
         logits: (N, C) float32: classification outputs before the sigmoid.
         class_ids: (N, C) int32: class indices.
         counts: (N,) int32: number of valid entries of each image.
@@ -51,7 +52,7 @@ class Kept:
 
     Attributes:
         boxes: (n, 4) float32 xyxy in network-input pixels, or in pixels of the original image after
-            `postprocess.to_original`.
+            `postprocess.to_original`. Rotated boxes are (n, 6), and (n, 5) after it.
         scores: (n,) float32: confidence scores, 0 to 1.
         class_ids: (n,) int32: class indices.
     """

@@ -75,7 +75,8 @@ class FramePlan:
         batch, capacity = shape[0], candidate_limit(spec)
         room = min(detection_limit(suppression, spec), capacity)
         self.suppress_op, self._suppress_rules = suppression_op(suppression, spec)
-        self.gives_logits = self.suppress_op == "nms"
+        self.gives_logits = self.suppress_op in ("nms", "rotated_nms")
+        values = 6 if spec.is_rotated else 4  # Of a box, see csrc/include/retinasdk/rotated_box_coder.h.
         self._spec = spec
         self._dtype = outputs[spec.levels[0].logits][1]
         self._strides = level_strides(levels, spec, (shape[2], shape[3]))
@@ -88,7 +89,7 @@ class FramePlan:
         self.input: Field = device.add(shape, input_dtype)
         self.outputs: dict[str, Field] = {name: device.add(*described) for name, described in outputs.items()}
         self._candidates = {
-            "boxes": device.add((batch, capacity, 4), np.float32),
+            "boxes": device.add((batch, capacity, values), np.float32),
             "logits": device.add((batch, capacity), np.float32),
             "class_ids": device.add((batch, capacity), np.int32),
             "counts": device.add((batch,), np.int32),
@@ -119,7 +120,7 @@ class FramePlan:
         results = Layout(alignment=4)
         self.counts: Field = results.add((batch,), np.int32)
         self.rescans: Field = results.add((batch,), np.int32)
-        self.boxes: Field = results.add((batch, room, 4), np.float32)
+        self.boxes: Field = results.add((batch, room, values), np.float32)
         self.scores: Field = results.add((batch, room), np.float32)
         self.class_ids: Field = results.add((batch, room), np.int32)
         self.result_bytes = results.size_bytes

@@ -26,7 +26,8 @@ def comparisons(path: Path, folder: Path) -> list[Comparison]:
         results = []
         for item in case.pictures:
             found = detector(item.pixels())
-            results.append(compare(item, found.xyxy, found.scores, found.class_ids))
+            boxes = found.xyxy if found.xywhr is None else found.xywhr
+            results.append(compare(item, boxes, found.scores, found.class_ids))
     return results
 
 

@@ -10,7 +10,11 @@ from paths import ROOT
 from retinasdk.convert.flavours import list_flavours, load_preset
 
 PAGES = ROOT / "docs" / "convert"
-PAGE_OF = {"mmdet": "mmdetection"}
+PAGE_OF = {"mmdet": "mmdetection", "odtk-rotated": "odtk"} | {
+    f"mmrotate-{version}": "mmrotate" for version in ("le90", "le135", "oc")
+}
+# Their pages have the table of another one: of mmdetection, of ODTK for upright boxes, and of mmrotate's le90.
+WITHOUT_TABLE = {"mmdeploy", "odtk-rotated", "mmrotate-le135", "mmrotate-oc"}
 SECTIONS = ["Export", "Import", "Rules", "What to check", "Known limits"]
 
 
@@ -30,7 +34,7 @@ def test_every_framework_has_its_page(flavour: str) -> None:
     assert "retinasdk import" in text
 
 
-@pytest.mark.parametrize("flavour", sorted(set(list_flavours()) - {"mmdeploy"}))  # Its page refers to mmdetection's.
+@pytest.mark.parametrize("flavour", sorted(set(list_flavours()) - WITHOUT_TABLE))
 def test_the_table_of_rules_is_that_of_the_preset(flavour: str) -> None:
     preset, table = load_preset(flavour), rules(flavour)
     for side in preset.resize.size:

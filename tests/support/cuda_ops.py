@@ -121,7 +121,7 @@ class CudaOps:
         }
         scratch_bytes = self._native.decode_scratch_bytes(**shape)
         results = {
-            "boxes": memory.room((batch, capacity, 4), np.float32),
+            "boxes": memory.room((batch, capacity, 6 if rules.get("rotated") else 4), np.float32),
             "out_logits": memory.room((batch, capacity), np.float32),
             "class_ids": memory.room((batch, capacity), np.int32),
             "counts": memory.room((batch,), np.int32),
@@ -155,18 +155,39 @@ class CudaOps:
         self, boxes: Array, logits: Array, class_ids: Array, counts: Array, *, max_detections: int, **rules: Any
     ) -> tuple[Array, Array]:
         """As `_native.nms`; that kept candidates were gathered rightly is asserted here."""
+        return self._greedy("nms", boxes, logits, class_ids, counts, max_detections=max_detections, **rules)
+
+    def rotated_nms(
+        self, boxes: Array, logits: Array, class_ids: Array, counts: Array, *, max_detections: int, **rules: Any
+    ) -> tuple[Array, Array]:
+        """As `_native.rotated_nms`."""
+        return self._greedy("rotated_nms", boxes, logits, class_ids, counts, max_detections=max_detections, **rules)
+
+    def _greedy(
+        self,
+        op: str,
+        boxes: Array,
+        logits: Array,
+        class_ids: Array,
+        counts: Array,
+        *,
+        max_detections: int,
+        **rules: Any,
+    ) -> tuple[Array, Array]:
         memory = self._memory()
         batch, capacity = logits.shape
         room = max(1, min(max_detections, capacity))
-        scratch_bytes = self._native.nms_scratch_bytes(batch=batch, capacity=max(1, capacity), max_detections=room)
+        scratch_bytes = getattr(self._native, f"{op}_scratch_bytes")(
+            batch=batch, capacity=max(1, capacity), max_detections=room
+        )
         results = {
             "kept": memory.room((batch, room), np.int32),
             "kept_counts": memory.room((batch,), np.int32),
-            "kept_boxes": memory.room((batch, room, 4), np.float32),
+            "kept_boxes": memory.room((batch, room, boxes.shape[2]), np.float32),
             "kept_logits": memory.room((batch, room), np.float32),
             "kept_class_ids": memory.room((batch, room), np.int32),
         }
-        self._native.nms(
+        getattr(self._native, op)(
             batch=batch,
             capacity=max(1, capacity),
             boxes=memory.put(boxes),

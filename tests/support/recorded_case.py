@@ -144,7 +144,7 @@ def compare(
     is_free = np.ones(len(found), bool)
     agreeing, missing, worst_pixels, worst_score = 0, [], 0.0, 0.0
     for box, score, class_id in zip(expected.boxes, expected.scores, expected.classes, strict=True):
-        pixels = np.abs(found - np.asarray(box)).max(axis=1) if len(found) else np.empty(0)
+        pixels = _distances(found, np.asarray(box))
         difference = np.abs(found_scores - score)
         fits = is_free & (found_classes == class_id) & (pixels <= PIXELS) & (difference <= SCORE)
         if not fits.any():
@@ -155,6 +155,18 @@ def compare(
         agreeing += 1
         worst_pixels, worst_score = max(worst_pixels, pixels[best]), max(worst_score, difference[best])
     return Comparison(len(expected.boxes), len(found), agreeing, worst_pixels, worst_score, tuple(missing))
+
+
+def _distances(found: npt.NDArray[Any], box: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """How far each found box is from one box, in pixels: the largest difference of a coordinate.
+
+    A difference of the angle counts as the way of the box's corners. Whole turns do not count.
+    """
+    difference = np.abs(found - box)
+    if len(box) == 5:
+        turned = np.abs((found[:, 4] - box[4] + np.pi) % (2 * np.pi) - np.pi)
+        difference[:, 4] = turned * np.hypot(box[2], box[3]) / 2
+    return difference.max(axis=1, initial=0.0)  # type: ignore[no-any-return]
 
 
 def summary(results: Sequence[tuple[RecordedCase, Mapping[str, Any]]]) -> str:

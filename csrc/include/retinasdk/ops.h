@@ -19,6 +19,7 @@
 
 #include "retinasdk/box_coder.h"
 #include "retinasdk/overlap_rules.h"
+#include "retinasdk/rotated_box_coder.h"
 
 namespace retinasdk {
 
@@ -96,6 +97,10 @@ struct DecodeOptions {
   // Whether top_k counts anchors instead of (anchor, class) pairs: the anchors with the highest logit of any class are
   // selected, and all pairs of these that pass become candidates, up to top_k * K per level.
   bool top_k_anchors = false;
+  // How deltas become rotated boxes, or null for upright boxes. With it, `coder` is not used, HeadLevel::base_anchors
+  // is (A, 5), HeadLevel::deltas has deltas_of(rotated->coding) channels for each anchor, and Candidates::boxes is (N,
+  // C, 6). See rotated_box_coder.h, and Note [Clipping rotated boxes] in csrc/math/rotated_math.h.
+  const RotatedCoder* rotated = nullptr;
 };
 
 // Returns the highest number of candidates of an image.
@@ -151,6 +156,21 @@ struct NmsOptions {
 // index. Entries behind the count are left unchanged.
 // kept_counts: (N,), the number of kept candidates of each image.
 void nms(int batch, const Candidates& candidates, const NmsOptions& options, int32_t* kept, int32_t* kept_counts);
+
+// -- rotated boxes ---------------------------------------------------------------------------------------------------
+
+// Greedy, class-aware non-maximum suppression of rotated boxes, with the rules of nms().
+//
+// candidates: `boxes` is (N, C, 6), see rotated_box_coder.h.
+// shares_angle: whether both boxes of a pair take the direction of the one with the lower score, as ODTK does.
+// kept, kept_counts: as in nms().
+void rotated_nms(int batch, const Candidates& candidates, const NmsOptions& options, bool shares_angle, int32_t* kept,
+                 int32_t* kept_counts);
+
+// Computes the IoU of each of `count` rotated boxes (count, 6) with each of `other_count` ones (other_count, 6).
+//
+// ious: (count, other_count). NaN if both boxes have no area.
+void rotated_ious(const float* boxes, int count, const float* others, int other_count, float* ious);
 
 // -- soft NMS --------------------------------------------------------------------------------------------------------
 

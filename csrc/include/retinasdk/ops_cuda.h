@@ -26,6 +26,7 @@
 
 #include "retinasdk/box_coder.h"
 #include "retinasdk/overlap_rules.h"
+#include "retinasdk/rotated_box_coder.h"
 
 namespace retinasdk::cuda {
 
@@ -162,6 +163,7 @@ struct DeviceDecodeOptions {
   const float* ignored = nullptr;           // In device memory.
   int ignored_regions = 0;
   bool top_k_anchors = false;
+  const RotatedCoder* rotated = nullptr;  // In host memory. As in DecodeOptions.
 };
 
 // Candidates of ops.h in device memory.
@@ -211,6 +213,11 @@ size_t nms_scratch_bytes(int batch, int capacity, const DeviceNmsOptions& option
 // Greedy, class-aware non-maximum suppression, as nms() of ops.h.
 void nms(int batch, const DeviceCandidates& candidates, const DeviceNmsOptions& options,
          const DeviceDetections& detections, Scratch scratch, Stream stream);
+
+// Greedy, class-aware non-maximum suppression of rotated boxes, as rotated_nms() of ops.h. It needs the scratch size of
+// nms(). The boxes of candidates and detections have kRotatedValues values.
+void rotated_nms(int batch, const DeviceCandidates& candidates, const DeviceNmsOptions& options, bool shares_angle,
+                 const DeviceDetections& detections, Scratch scratch, Stream stream);
 
 // -- soft NMS and weighted boxes fusion ------------------------------------------------------------------------------
 

@@ -6,14 +6,13 @@ import argparse
 import functools
 import itertools
 import json
+import math
 import os
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from retinasdk import Detections, Detector, ImageError, list_images
 from retinasdk.cli.arguments import (
@@ -139,8 +138,7 @@ def _marked(path: str, detections: Detections, tiles: TilesOption) -> Any:
         height, width = windows.size
         scale = min(1.0, _PICTURE_SIDE / max(height, width)) if isinstance(windows, FileWindows) else 1.0
         picture = windows.whole((max(1, round(height * scale)), max(1, round(width * scale))))
-        boxes = detections.xyxy * np.float32(scale)
-        return Detections(boxes, detections.scores, detections.class_ids, detections.labels).draw(picture)
+        return detections.scaled(scale).draw(picture)
 
 
 def _image_paths(inputs: Iterable[str]) -> list[str]:
@@ -185,5 +183,6 @@ def _table(title: str, detections: Detections) -> str:
     else:
         for item in detections:
             x1, y1, x2, y2 = item.xyxy
-            lines.append(f"  {item.score:.2f}  {item.label:20s} ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})")
+            turned = "" if item.xywhr is None else f", turned by {math.degrees(item.xywhr[4]):.0f} degrees"
+            lines.append(f"  {item.score:.2f}  {item.label:20s} ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f}){turned}")
     return "\n".join(lines)

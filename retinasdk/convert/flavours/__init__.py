@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from retinasdk._util.dataclass_json import from_json_object
 from retinasdk.convert.flavours.preset import Preset
@@ -42,8 +43,14 @@ def load_preset(flavour: str) -> Preset:
     name = _ALIASES.get(flavour, flavour)
     if name not in list_flavours():
         raise ModelError(f"the flavour {flavour!r} is unknown; choose one of {', '.join(list_flavours())}")
-    content = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    return from_json_object(Preset, {"flavour": name, **content})
+    return from_json_object(Preset, {"flavour": name, **_content(name)})
+
+
+def _content(name: str) -> dict[str, Any]:
+    """Returns the fields in a file, and those that it shares with the file that it names under "like"."""
+    content: dict[str, Any] = json.loads((_FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    shared = content.pop("like", None)
+    return content if shared is None else {**_content(shared), **content}
 
 
 def flavour_spec(flavour: str, *, labels: Sequence[str] | None = None, name: str | None = None) -> ModelSpec:

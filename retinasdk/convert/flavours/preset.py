@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from retinasdk.convert.flavours.coco import COCO_80, COCO_91
+from retinasdk.convert.flavours.dota import DOTA_15
 from retinasdk.convert.flavours.openimages import OPENIMAGES_264
 from retinasdk.spec import BoxCoder, Level, ModelSpec, Normalise, Resize
 
-BaseAnchors = tuple[tuple[float, float, float, float], ...]
+BaseAnchors = tuple[tuple[float, ...], ...]
 
 FIRST_LEVEL = 3  # P3, the level of stride 8.
 ANCHORS_PER_CELL = 9  # In every framework here.
 OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-_LABELS = {"coco80": COCO_80, "coco91": COCO_91, "openimages264": OPENIMAGES_264}
+_LABELS = {"coco80": COCO_80, "coco91": COCO_91, "openimages264": OPENIMAGES_264, "dota15": DOTA_15}
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class AnchorRule:
         centre: Center of the anchors of cell (0, 0), in strides: 0.0, or 0.5 (ODTK, keras-retinanet,
             pytorch-retinanet).
         scales: Factors of the base size.
+        angles: Angles of the rotated anchors in radians. Each has all sizes and ratios, before those of the next angle
+            (ODTK with rotated boxes). Empty: one angle of 0.
+        whole_strides: Whether the sides of an anchor as large as a stride are rounded half to even before they are
+            scaled (ODTK with rotated boxes).
     """
 
     sizes: tuple[float, ...]
@@ -41,11 +46,13 @@ class AnchorRule:
     whole_pixels: bool
     centre: float
     scales: tuple[float, ...] = OCTAVES
+    angles: tuple[float, ...] = ()
+    whole_strides: bool = False
 
     @property
     def count(self) -> int:
         """Number of anchors per cell."""
-        return len(self.scales) * len(self.ratios)
+        return len(self.scales) * len(self.ratios) * max(1, len(self.angles))
 
     def base_anchors(self, level: int, stride: float | None = None) -> BaseAnchors:
         """Computes the anchors of the cell in row 0, column 0.
@@ -60,18 +67,43 @@ class AnchorRule:
         sizes = [self.sizes[level] * scale for scale in self.scales]
         if self.whole_pixels:
             sizes = [float(int(size)) for size in sizes]
-        by_ratio = [[_around_origin(size, ratio) for size in sizes] for ratio in self.ratios]
+        nominal = 2 ** (level + FIRST_LEVEL)
+        step = (nominal if stride is None else stride) if self.whole_strides else None
+        by_ratio = [[_around_origin(size, ratio, step) for size in sizes] for ratio in self.ratios]
         rows = by_ratio if self.order == "ratio" else [list(row) for row in zip(*by_ratio, strict=True)]
-        centre = self.centre * (2 ** (level + FIRST_LEVEL) if stride is None else stride)
+        centre = self.centre * (nominal if stride is None else stride)
         boxes = (half_sides for row in rows for half_sides in row)
         if self.whole_pixels:
             boxes = ((round(x), round(y)) for x, y in boxes)
-        return tuple((centre - x, centre - y, centre + x, centre + y) for x, y in boxes)
+        return tuple((centre - x, centre - y, centre + x, centre + y) for x, y in boxes) * max(1, len(self.angles))
+
+    def rotated(self, boxes: BaseAnchors) -> BaseAnchors:
+        """Converts the anchors of `base_anchors` to rotated ones: center x, center y, width, height, angle.
+
+        Anchors that are rotated already stay as they are.
+        """
+        angles = self.angles or (0.0,)
+        each = len(boxes) // len(angles) or 1
+        return tuple(
+            box if len(box) == 5 else _with_angle(box, angles[index // each % len(angles)])
+            for index, box in enumerate(boxes)
+        )
 
 
-def _around_origin(size: float, ratio: float) -> tuple[float, float]:
-    """Returns half the width and half the height of a box with area size * size."""
-    return size / math.sqrt(ratio) / 2, size * math.sqrt(ratio) / 2
+def _with_angle(box: tuple[float, ...], angle: float) -> tuple[float, ...]:
+    """Returns center x, center y, width, height and angle of a box xyxy."""
+    return (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, box[2] - box[0], box[3] - box[1], angle
+
+
+def _around_origin(size: float, ratio: float, step: float | None) -> tuple[float, float]:
+    """Returns half the width and half the height of a box with area size * size.
+
+    With `step`, the sides of a box with area step * step are rounded, and then scaled.
+    """
+    if step is None:
+        return size / math.sqrt(ratio) / 2, size * math.sqrt(ratio) / 2
+    width = round(step / math.sqrt(ratio))
+    return width * (size / step) / 2, round(width * ratio) * (size / step) / 2
 
 
 @dataclass(frozen=True)
@@ -84,7 +116,8 @@ class Preset:
         flavour: Name of the framework, as in `list_flavours()`.
         title: Default model name, for people.
         labels: Default class labels: "coco80" (80 COCO names), "coco91" (indexed by COCO category id, with a background
-            and unused ids; torchvision, KerasHub), or "openimages264" (MLPerf).
+            and unused ids; torchvision, KerasHub), "openimages264" (MLPerf), or
+            "dota15" (mmrotate).
         classes: Number of classes of the published models.
         anchors: How base anchors are computed.
         fixed_strides: True: strides are 8, 16, 32, 64 and 128 pixels (detectron2, mmdetection, mmdeploy,
@@ -92,7 +125,7 @@ class Preset:
             each axis (torchvision, MLPerf, ODTK, KerasHub).
         stride_from_width: Whether a network of a fixed size has one stride for both axes, the input width divided by
             the number of columns and rounded down, and anchors in proportion to it (ODTK).
-        box_coder: How deltas become boxes: center and size with exp, or corner offsets (keras-retinanet).
+        box_coder: How deltas become boxes: center and size with exp, corner offsets (keras-retinanet), or rotated.
         clip: What boxes are clipped to: "resized" image before NMS (torchvision, MLPerf, mmdetection), "padded"
             network input before NMS (mmdeploy, keras-retinanet), the cells of their "level" before NMS (ODTK),
             "original" image after NMS (detectron2), or "none" (KerasHub).
@@ -112,6 +145,7 @@ class Preset:
         pad_at_least: Pixels by which the network input grows at least before it is rounded up (pytorch-retinanet: 1).
         rescale: How boxes return to the original image: with a scale for each axis ("per_axis"), or with the one scale
             of the resize ("uniform"; ODTK, keras-retinanet, pytorch-retinanet).
+        nms_angle: Angle of two rotated boxes in NMS: "own", or "lower_score" (ODTK).
         nms_comparison: Whether an IoU equal to the threshold suppresses: ">" (it does not), or ">=" (KerasHub).
         nms_across_classes: Whether boxes of different classes suppress each other (KerasHub).
         source: Framework, version and source files that the rules were read from.
@@ -138,6 +172,7 @@ class Preset:
     drop_empty: str = "never"
     inclusive_pixels: bool = False
     rescale: str = "per_axis"
+    nms_angle: str = "own"
     nms_comparison: str = ">"
     nms_across_classes: bool = False
     pad_at_least: int = 0
@@ -185,11 +220,16 @@ class Preset:
             drop_empty=self.drop_empty,
             inclusive_pixels=self.inclusive_pixels,
             rescale=self.rescale,
+            nms_angle=self.nms_angle,
             nms_comparison=self.nms_comparison,
             nms_across_classes=self.nms_across_classes,
             pad_at_least=self.pad_at_least,
             source=self.source,
         )
+
+    def stored(self, anchors: BaseAnchors) -> BaseAnchors:
+        """Returns anchors xyxy as `Level.base_anchors` has them: the same, or rotated ones."""
+        return self.anchors.rotated(anchors) if self.box_coder.is_rotated else anchors
 
     def class_names(self) -> tuple[str, ...]:
         """Returns the labels of the published models."""
@@ -197,6 +237,7 @@ class Preset:
 
     def _level(self, anchors: BaseAnchors, stride: int) -> Level:
         name = level_name(stride)
+        anchors = self.stored(anchors)
         return Level(f"logits_{name}", f"deltas_{name}", anchors, (stride, stride) if self.fixed_strides else None)
 
 

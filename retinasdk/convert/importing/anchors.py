@@ -28,7 +28,7 @@ class LevelGeometry:
     """Anchors and strides of all levels, and where they come from.
 
     Attributes:
-        base_anchors: Boxes xyxy around cell (0, 0) of each level, pixels of the network input.
+        base_anchors: Anchors of cell (0, 0) of each level, as `Level.base_anchors` has them.
         strides: (y, x) of each level in pixels; None: input side divided by the number of cells, rounded down.
         findings: Origin of both.
     """
@@ -90,7 +90,7 @@ def decide_geometry(
                 "or insist on them with --force (in Python: force=True)"
             )
         finding = Finding("given", "base_anchors", options.given("base_anchors", "the base anchors"))
-        return LevelGeometry(tuple(given), strides, (finding, stride_finding))
+        return LevelGeometry(tuple(map(preset.stored, given)), strides, (finding, stride_finding))
     usual = _usual_anchors(preset.anchors, count, nominal, steps)
     if found is not None:
         if usual is not None and np.allclose(found, np.array(usual), atol=_CLOSE):
@@ -115,7 +115,9 @@ def decide_geometry(
             f"{preset.flavour} --anchors FILE.json (in Python: base_anchors=)"
         )
     text = f"the base anchors, the usual ones of {preset.flavour}; the graph contains none"
-    return LevelGeometry(tuple(usual), strides, (Finding("assumed", "base_anchors", text), stride_finding))
+    return LevelGeometry(
+        tuple(map(preset.stored, usual)), strides, (Finding("assumed", "base_anchors", text), stride_finding)
+    )
 
 
 def _strides(
@@ -205,10 +207,11 @@ def _given_anchors(
             values = np.asarray(options.base_anchors, np.float64)
         except ValueError:
             values = np.empty(0)
-        if values.shape != (len(nominal), count, 4):
+        size, numbers = (5, "x y width height angle") if preset.box_coder.is_rotated else (4, "x1 y1 x2 y2")
+        if values.shape != (len(nominal), count, size):
             raise ModelError(
                 f"base_anchors has shape {values.shape if values.size else '(levels of different length)'}; this "
-                f"network needs ({len(nominal)}, {count}, 4): levels, anchors per cell, x1 y1 x2 y2 (--anchors)"
+                f"network needs ({len(nominal)}, {count}, {size}): levels, anchors per cell, {numbers} (--anchors)"
             )
         return [_boxes(level) for level in values]
     if not options.has_anchor_rule:
@@ -238,4 +241,4 @@ def _given_anchors(
 
 
 def _boxes(values: npt.NDArray[np.float64]) -> BaseAnchors:
-    return tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in values.tolist())
+    return tuple(map(tuple, values.tolist()))

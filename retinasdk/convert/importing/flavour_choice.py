@@ -26,14 +26,15 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _CORNER_STD = 0.2  # keras-retinanet scales the deltas of all four corners by this.
+_MMROTATE = ("mmrotate-le90", "mmrotate-le135", "mmrotate-oc")
 # Names that the modules of a framework leave in node and weight names. They are habits, not rules.
 _NAMES = {
     r"(?<![a-z_])head[./]classification_head": ("torchvision", "mlperf"),
-    r"(?<![a-z_])bbox_head|retina_cls|retina_reg": ("mmdet", "mmdeploy"),
+    r"(?<![a-z_])bbox_head|retina_cls|retina_reg": ("mmdet", "mmdeploy", *_MMROTATE),
     r"classification_submodel|regression_submodel": ("keras-retinanet",),
     r"classificationModel|regressionModel": ("pytorch-retinanet",),
     r"(?<![a-z_])head[./](?:cls_score|bbox_pred)": ("detectron2",),
-    r"(?<![a-z_])(?:cls_head|box_head)\.\d": ("odtk",),
+    r"(?<![a-z_])(?:cls_head|box_head)\.\d": ("odtk", "odtk-rotated"),
     r"(?<![a-z_])(?:box|classification)_head(?:_\d+)?[./](?:prediction|logits)_layer": ("keras-hub",),
 }
 
@@ -74,11 +75,19 @@ def collect_evidence(
         *_output_evidence(view, heads),
         *_naming_evidence(view, heads),
         _class_count_evidence(heads),
+        _delta_count_evidence(heads),
     ]
 
 
 def _flavours_where(condition: Callable[[Preset], bool]) -> frozenset[str]:
     return frozenset(name for name in list_flavours() if condition(load_preset(name)))
+
+
+def _delta_count_evidence(heads: HeadPair) -> Evidence:
+    """The number of deltas of an anchor tells rotated boxes from upright ones."""
+    flavours = _flavours_where(lambda preset: preset.box_coder.deltas == heads.values)
+    text = f"the box head has {heads.values} channels for each of {heads.anchors} anchors"
+    return Evidence(text, flavours, "excluding" if heads.values == 4 else "decisive", contradicts=True)
 
 
 def _normalise_evidence(network: NetworkInput) -> list[Evidence]:
@@ -177,7 +186,7 @@ def _output_evidence(view: GraphView, heads: HeadPair) -> list[Evidence]:
     }
     if len(scores) == len(heads.logits.tensors) and set(view.outputs) == scores | set(heads.deltas.tensor_names):
         text = "the outputs are the sigmoid of the logits and the raw deltas of each level"
-        return [Evidence(text, frozenset({"odtk"}), "hint")]
+        return [Evidence(text, frozenset({"odtk", "odtk-rotated"}), "hint")]
     return []
 
 

@@ -240,6 +240,8 @@ def _scalar(view: GraphView, name: str) -> set[float]:
 
 def _read_base_anchors(view: GraphView, heads: HeadPair) -> tuple[BaseAnchors, ...] | None:
     """Finds one constant of A boxes around a common center for each level, smallest level first."""
+    if heads.values != 4:
+        return None
     found: dict[bytes, npt.NDArray[np.float64]] = {}
     names = [*view.initializers, *(node.output[0] for node in view.nodes if node.op_type == "Constant")]
     network = {name for index in view.ancestors(heads.tensor_names) for name in view.inputs_of(index)}

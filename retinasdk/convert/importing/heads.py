@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -18,8 +19,12 @@ from retinasdk.errors import ModelError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+# Names of the last layers of both heads: mmdetection and mmrotate, detectron2, torchvision, ODTK, keras-retinanet.
+_CLASS_NAME = re.compile(r"retina_cls|cls_score|cls_logits|cls_head|classification")
+_BOX_NAME = re.compile(r"retina_reg|bbox_pred|bbox_reg|box_head|regression")
 COMMAND = "retinasdk import THEIRS.onnx -o MODEL.onnx"
 LEVELS = range(3, 8)  # Supported numbers of pyramid levels.
+DELTAS = (4, 5, 6)  # Supported numbers of deltas of an anchor: upright boxes, with an angle, with its sine and cosine.
 
 # Operators that move values and compute none.
 _MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "Concat", "Slice"})
@@ -71,19 +76,21 @@ class HeadPair:
 
     Attributes:
         logits: The classification head, A * K channels.
-        deltas: The box regression head, A * 4 channels.
+        deltas: The box regression head, A * `values` channels.
         is_usual: Whether the heads were told apart only by the usual number of anchors, with nothing in the graph that
             shows which is which.
+        values: Number of deltas of an anchor: 4, or 5 or 6 for rotated boxes.
     """
 
     logits: HeadBranch
     deltas: HeadBranch
     is_usual: bool = False
+    values: int = 4
 
     @property
     def anchors(self) -> int:
         """Number of anchors per cell (A)."""
-        return self.deltas.channels // 4
+        return self.deltas.channels // self.values
 
     @property
     def classes(self) -> int:
@@ -96,7 +103,14 @@ class HeadPair:
         return self.logits.tensor_names + self.deltas.tensor_names
 
 
-def find_heads(view: GraphView, *, anchors: int, box_head: str | None = None, command: str = COMMAND) -> HeadPair:
+def find_heads(
+    view: GraphView,
+    *,
+    anchors: int,
+    box_head: str | None = None,
+    values: Sequence[int] = DELTAS,
+    command: str = COMMAND,
+) -> HeadPair:
     """Finds the classification head and the box regression head.
 
     Args:
@@ -104,6 +118,8 @@ def find_heads(view: GraphView, *, anchors: int, box_head: str | None = None, co
         anchors: Usual number of anchors per cell. It decides where the channels allow several numbers.
         box_head: Name of a tensor, node or weight of the box regression head. Needed only where both heads have the
             same shape and nothing after them tells which is which.
+        values: Possible numbers of deltas of an anchor. The first one that fits the channels counts, so upright boxes
+            go before rotated ones.
         command: The command that the user can repeat with further options; quoted in error messages.
 
     Raises:
@@ -113,7 +129,8 @@ def find_heads(view: GraphView, *, anchors: int, box_head: str | None = None, co
     refuse_unknown_layers(view)
     last = _last_convolutions(view)
     first, second = _two_sets(view, last)
-    return _assign_roles(view, _branch(view, first), _branch(view, second), anchors, box_head, command)
+    branches = _branch(view, first), _branch(view, second)
+    return _assign_roles(view, *branches, anchors, box_head, values, command)
 
 
 def _refuse_other_detectors(view: GraphView) -> None:
@@ -270,14 +287,32 @@ def _becomes_scores(view: GraphView, tensor: str) -> bool:
 
 
 def _assign_roles(
-    view: GraphView, first: HeadBranch, second: HeadBranch, anchors: int, box_head: str | None, command: str
+    view: GraphView,
+    first: HeadBranch,
+    second: HeadBranch,
+    anchors: int,
+    box_head: str | None,
+    values: Sequence[int],
+    command: str,
 ) -> HeadPair:
     """Decides which of two heads is the box regression head."""
-    choices = [
-        HeadPair(logits, deltas)
+    fitting = [
+        HeadPair(logits, deltas, values=count)
+        for count in values
         for logits, deltas in ((first, second), (second, first))
-        if deltas.channels % 4 == 0 and logits.channels % (deltas.channels // 4) == 0
+        if deltas.channels % count == 0 and logits.channels % (deltas.channels // count) == 0
     ]
+    named = [heads for heads in fitting if not _has_name_of_other_head(view, heads)]
+    if fitting and not named and box_head is None:
+        raise ModelError(
+            f"{fitting[0].deltas.tensors[0].tensor!r} has the channels of a box head with {fitting[0].values} deltas "
+            "for each anchor, but its name or that of the other head says the reverse. If the model detects rotated "
+            f"boxes, or is of another framework, name that: {command} --flavour NAME. Otherwise name a tensor of the "
+            "box head: "
+            f"{command} --box-head {shlex.quote(fitting[0].deltas.tensors[0].tensor)} (in Python: box_head=)"
+        )
+    fitting = fitting if box_head is not None else named
+    choices = [heads for heads in fitting if heads.values == fitting[0].values]
     if box_head is not None:
         choices = [heads for heads in choices if box_head in _names_around(view, heads.deltas)]
         if not choices:
@@ -293,7 +328,8 @@ def _assign_roles(
     if not choices:
         raise ModelError(
             f"this is not a RetinaNet: its last convolutions have {first.channels} and {second.channels} channels. The "
-            "heads of a RetinaNet have A * K and A * 4 channels, and no number of anchors A fits these"
+            f"heads of a RetinaNet have A * K and {' or '.join(f'A * {count}' for count in values)} channels, and no "
+            "number of anchors A fits these"
         )
     if len(choices) > 1:
         ways = "".join(
@@ -306,6 +342,15 @@ def _assign_roles(
             f"head, and nothing after them tells which. Name a tensor of the box head (in Python: box_head=):{ways}"
         )
     return choices[0]
+
+
+def _has_name_of_other_head(view: GraphView, heads: HeadPair) -> bool:
+    """Whether the last layer of one head has the name that frameworks give to the other one."""
+    deltas, logits = (" ".join(_names_around(view, head)) for head in (heads.deltas, heads.logits))
+    return any(
+        name.search(own) is not None and other.search(own) is None
+        for own, name, other in ((deltas, _CLASS_NAME, _BOX_NAME), (logits, _BOX_NAME, _CLASS_NAME))
+    )
 
 
 def _names_around(view: GraphView, head: HeadBranch) -> set[str]:

@@ -21,7 +21,7 @@ from retinasdk.convert.importing.from_config import compare_classes, preset_of_c
 from retinasdk.convert.importing.graph import GraphView, count_ops
 from retinasdk.convert.importing.graph_anchors import read_anchors
 from retinasdk.convert.importing.graph_postprocessing import read_postprocessing
-from retinasdk.convert.importing.heads import HeadPair, find_heads
+from retinasdk.convert.importing.heads import DELTAS, HeadPair, find_heads
 from retinasdk.convert.importing.inputs import NetworkInput, find_input
 from retinasdk.convert.importing.keras_hub import keep_exported_size
 from retinasdk.convert.importing.levels import MatchedLevel, match_levels
@@ -166,20 +166,21 @@ def import_onnx(
 
 def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportReport, Any]:
     command = shlex.join(["retinasdk", "import", str(path), "-o", str(output)])
-    if options.flavour != "auto":
-        load_preset(options.flavour)  # An unknown name is an error before anything else.
+    # An unknown name is an error before anything else.
+    named = None if options.flavour == "auto" else load_preset(options.flavour)
 
     # What is read in the graph.
     model = load_model(path)
     move_padding_behind_transposes(model)
     view = GraphView(model)
-    usual_anchors = options.anchors_per_cell or ANCHORS_PER_CELL
-    heads = find_heads(view, anchors=usual_anchors, box_head=options.box_head, command=command)
+    usual_anchors = options.anchors_per_cell or (ANCHORS_PER_CELL if named is None else named.anchors.count)
+    values = DELTAS if named is None else (named.box_coder.deltas,)
+    heads = find_heads(view, anchors=usual_anchors, box_head=options.box_head, values=values, command=command)
     compare_classes(heads, options)
     network = find_input(view, heads)
     validate_network(view, network, heads)
     postprocessing = read_postprocessing(view, heads)
-    grid = read_anchors(view, network, heads)
+    grid = read_anchors(view, network, heads) if heads.values == 4 else None
 
     # What is concluded from it.
     in_graph = postprocessing.base_anchors if grid is None else [level.base_anchors for level in grid.levels]
@@ -228,7 +229,7 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     )
     findings = [flavour_finding, *findings, *channel_findings]
     if heads.is_usual:
-        others = heads.logits.channels // 4
+        others = heads.logits.channels // heads.values
         text = (
             f"{heads.anchors} anchors per cell and {heads.classes} classes; the channels also allow "
             f"{others} anchors and {heads.deltas.channels // others} classes: then name a tensor of the box head: "

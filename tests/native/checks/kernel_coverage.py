@@ -39,6 +39,7 @@ def run_tests(folder: Path) -> None:
         cuda / "test_device.py",
         pipeline / "test_soft_nms.py",
         pipeline / "test_fusion.py",
+        pipeline / "test_rotated.py",
     )
     tests = ["pytest", "-q", "-x", *map(str, files)]
     subprocess.run(tests, check=True, env={**os.environ, "RETINASDK_EMULATED_CUDA": str(folder)})

@@ -86,11 +86,15 @@ class Nvrtc:
 _KERNELS = "retinasdk::cuda::"
 _INSTANCES = {
     "decode_cuda.cu": [
-        f"{_KERNELS}{kernel}<{scalar}>"
-        for kernel in ("filter_logits", "select_best", "make_boxes")
+        f"{_KERNELS}{kernel}<{scalar}>" for kernel in ("filter_logits", "select_best") for scalar in ("float", "__half")
+    ]
+    + [
+        f"{_KERNELS}make_boxes<{scalar}, {_KERNELS}{boxes}>"
+        for boxes in ("UprightBoxes", "RotatedBoxes")
         for scalar in ("float", "__half")
     ],
-    "nms_cuda.cu": [f"{_KERNELS}nms_kernel"],
+    "nms_cuda.cu": [f"{_KERNELS}nms_kernel<{_KERNELS}UprightRule>"],
+    "rotated_nms_cuda.cu": [f"{_KERNELS}nms_kernel<{_KERNELS}RotatedRule>"],
     "soft_nms_cuda.cu": [f"{_KERNELS}soft_nms_kernel"],
     "fusion_cuda.cu": [f"{_KERNELS}fusion_kernel"],
     "preprocess_cuda.cu": [f"{_KERNELS}fill_taps"]

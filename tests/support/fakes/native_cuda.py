@@ -35,7 +35,7 @@ def native_cuda_module(gpu: FakeGpu) -> ModuleType:
     }
     module.runtime_version = lambda: 12060
     module.driver_version = lambda: 12060
-    for name in ("preprocess", "decode", "nms", "soft_nms", "fuse"):
+    for name in ("preprocess", "decode", "nms", "rotated_nms", "soft_nms", "fuse"):
         setattr(module, name, _launched(gpu, name, getattr(kernels, name)))
         scratch = f"{name}_scratch_bytes"
         setattr(module, scratch, getattr(kernels, scratch))
