@@ -245,6 +245,7 @@ QUESTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "filelock": partial(_package, "filelock", "filelock"),
     "onnx": partial(_package, "onnx", "onnx"),
     "pycocotools": partial(_package, "pycocotools.mask", "pycocotools"),
+    "pyyaml": partial(_package, "yaml", "pyyaml"),
     "torch": partial(_package, "torch", "torch"),
     "torchvision": partial(_package, "torchvision", "torchvision"),
     "av": partial(_package, "av", "av"),
