@@ -1,7 +1,7 @@
 """Exports of the frameworks themselves give the boxes that the frameworks themselves computed.
 
 The boxes were recorded by the scripts in tests/support/record, with the frameworks' own code. Run
-`python tests/convert/test_frameworks.py` to see the table of all cases.
+`PYTHONPATH=tests/support python tests/convert/test_frameworks.py` to see the table of all cases.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 from recorded_case import Comparison, RecordedCase, compare, recorded_cases, summary
 
 import retinasdk
@@ -38,6 +39,15 @@ def test_boxes_of_the_framework(path: Path, tmp_path: Path) -> None:
     for item, result in zip(RecordedCase.read(path).pictures, comparisons(path, tmp_path), strict=True):
         assert result.expected >= 10, "a case without detections proves nothing"
         assert result.is_equal, f"picture {item.height} x {item.width}: {result}"
+
+
+def test_the_page_lists_every_case() -> None:
+    page = (ROOT / "docs" / "how" / "frameworks.md").read_text(encoding="utf-8")
+    for path in recorded_cases():
+        case = RecordedCase.read(path)
+        boxes = sum(len(item.boxes) for item in case.pictures)
+        row = f"| {case.framework} | {case.version} | {case.setting} | {boxes} of {boxes} |"
+        assert row in page, f"{path.stem}: write the table anew, see the page"
 
 
 if __name__ == "__main__":
