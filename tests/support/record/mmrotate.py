@@ -47,11 +47,11 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "top-k": {
         "version": "oc",
-        "setting": "oc, the best 60 anchors of a level, resize 192",
+        "setting": "oc, the best 40 anchors of a level, score 0.005, resize 192",
         "size": 192,
         "seed": 8,
-        "test": {"nms_pre": 60},
-        "options": {"top_k": 60},
+        "test": {"nms_pre": 40, "score_thr": 0.005},
+        "options": {"top_k": 40, "score_threshold": 0.005},
     },
     "strict": {
         "version": "le90",
