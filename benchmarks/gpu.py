@@ -35,13 +35,13 @@ from timing import interleave
 
 import retinasdk
 from retinasdk._util.files import write_atomically
-from retinasdk.cuda.device import CudaDevice, why_no_gpu
+from retinasdk.cuda.device import CudaDevice, gpu_identity
 from retinasdk.errors import RetinaSdkError
 from retinasdk.models import find_model
 from retinasdk.pipeline.preprocess import Transform, preprocess
 from retinasdk.pipeline.rules import logit
 from retinasdk.tensorrt.engine_info import ENGINE_SUFFIX, EngineInfo
-from retinasdk.tensorrt.versions import import_tensorrt
+from retinasdk.tensorrt.installed import import_tensorrt, why_no_gpu
 
 RANDOM_PRIOR = 0.001  # around which the random scores lie: as in overhead.py
 CALIBRATION_IMAGES = 8
@@ -109,7 +109,8 @@ def machine(device: CudaDevice) -> dict[str, str]:
     def version(number: int) -> str:
         return f"{number // 1000}.{number % 1000 // 10}"
 
-    trt, native = import_tensorrt("benchmarks/gpu.py"), device.native
+    native = device.native
+    trt = import_tensorrt("benchmarks/gpu.py", gpu=gpu_identity(native))
     properties = native.device_properties(0)
     clocks = "clocks.sm,clocks.max.sm,clocks.mem,clocks.max.mem,power.limit,persistence_mode"
     facts = {

@@ -28,6 +28,7 @@ INSTALL = {
     "tqdm": "tqdm",
     "trackers": "retinasdk[supervision]",
     "uvicorn": "retinasdk[web]",
+    "yaml": "retinasdk[onnx]",
 }
 
 

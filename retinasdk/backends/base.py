@@ -153,11 +153,7 @@ def open_backend(
         raise ValueError(f"convolution must be one of {', '.join(CONVOLUTIONS)}; got {convolution!r}")
     is_engine = path.suffix == ENGINE_SUFFIX
     if device == "auto":
-        from retinasdk.cuda.device import why_no_gpu
-
-        reason = None if is_engine else why_no_gpu()
-        device = "cpu" if reason else "cuda"
-        _log.info("%s runs on %s%s", path.name, device, f": {reason}" if reason else "")
+        device = "cuda" if is_engine else _device_here(path.name)
     if device == "cuda":
         from retinasdk.tensorrt.backend import TensorRtBackend
 
@@ -170,3 +166,15 @@ def open_backend(
     from retinasdk.backends.onnx_cpu import OnnxCpuBackend
 
     return OnnxCpuBackend(path, spec=spec, threads=threads, suppression=suppression, convolution=convolution)
+
+
+def _device_here(name: str) -> str:
+    """Chooses the device for an ONNX file, and logs why."""
+    from retinasdk.tensorrt.installed import choose_for_gpu
+
+    choice = choose_for_gpu()
+    device = "cpu" if choice.tensorrt is None else "cuda"
+    # Whoever installed a TensorRT for this GPU expects that it is used.
+    is_surprise = choice.tensorrt is None and bool(choice.refused)
+    _log.log(logging.WARNING if is_surprise else logging.INFO, "%s runs on %s: %s", name, device, choice.why)
+    return device

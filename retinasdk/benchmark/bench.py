@@ -285,7 +285,7 @@ def _setups(
 def _resolved(device: str) -> str:
     if device != "auto":
         return device
-    from retinasdk.cuda.device import why_no_gpu
+    from retinasdk.tensorrt.installed import why_no_gpu
 
     return "cpu" if why_no_gpu() else "cuda"
 

@@ -11,7 +11,6 @@ from retinasdk.pipeline.postprocess import postprocess
 from retinasdk.pipeline.preprocess import Batch, Transform, preprocess
 from retinasdk.pipeline.types import HeadOutputs
 from retinasdk.tensorrt.engine_info import EngineInfo
-from retinasdk.tensorrt.versions import import_tensorrt
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -61,10 +60,9 @@ class Contestant:
             return {}
         backend: Any = self.detector._backend
         capability = ".".join(map(str, backend._gpu.compute_capability))
-        trt = import_tensorrt("benchmarks on the GPU")
         return {
             "GPU": f"{backend._gpu.name}, compute capability {capability}",
-            "TensorRT": f"{trt.__name__} {trt.__version__}",
+            "TensorRT": backend._engine.tensorrt,
         }
 
     def _engine_info(self) -> EngineInfo:

@@ -113,6 +113,8 @@ def _torchvision(
     if source.startswith(TORCHVISION):
         architecture, _, chosen = source.removeprefix(TORCHVISION).partition(":")
         check_architecture(architecture)
+        if chosen and weights is not None:
+            raise ValueError(f"weights must not be given for {source}, which names torchvision's weights {chosen}")
     elif Path(source).suffix.lower() == ".onnx":
         raise ValueError(
             f"{source} is an ONNX file already; convert it with: retinasdk import {shlex.quote(source)} -o OUT.onnx"

@@ -14,7 +14,6 @@ from retinasdk.errors import DeviceError
 
 ORDINAL = 0  # The first visible GPU. CUDA_VISIBLE_DEVICES decides which one that is.
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: the stream does not wait for work on the default stream.
-_TENSORRT_PACKAGES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
 
 
 @dataclass(frozen=True)
@@ -32,10 +31,10 @@ class GpuIdentity:
     cuda: str | None = None
 
 
-def why_no_gpu() -> str | None:
-    """Returns in a few words what is missing to run on the GPU, or None if nothing is.
+def why_no_cuda() -> str | None:
+    """Returns in a few words what is missing to use the GPU at all, or None if nothing is.
 
-    Looks for everything that can be found without loading TensorRT.
+    `retinasdk.tensorrt.installed.why_no_gpu` also looks for a TensorRT that runs on it.
     """
     try:
         native = importlib.import_module("retinasdk._native_cuda")
@@ -44,12 +43,11 @@ def why_no_gpu() -> str | None:
         return f"no CUDA kernels ({error})"
     if count == 0:
         return f"no usable GPU ({reason})"
-    if not _is_installed("pycuda"):
-        return "pycuda is not installed"
-    return None if any(map(_is_installed, _TENSORRT_PACKAGES)) else "TensorRT is not installed"
+    return None if is_installed("pycuda") else "pycuda is not installed"
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Returns whether a package can be found. It is not imported, so it may still be broken."""
     try:
         return importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):  # ValueError: the module is in sys.modules but has no spec.

@@ -15,7 +15,7 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,10 +24,11 @@ from typing import Any
 
 import retinasdk
 from retinasdk.doctor import probe as _probe
-from retinasdk.doctor.gpu import check_driver, check_jetson, check_kernels, check_pycuda, check_tensorrt
+from retinasdk.doctor.gpu import check_driver, check_jetson, check_kernels, check_pycuda
 from retinasdk.doctor.jetson import Jetson, read_jetson
 from retinasdk.doctor.packages import PACKAGES, Finding, check_extras, check_native, check_package
 from retinasdk.doctor.probe import Answer
+from retinasdk.doctor.tensorrt import check_other_tensorrt, check_tensorrt
 from retinasdk.doctor.text import as_text
 
 __all__ = ["Diagnosis", "Finding", "diagnose"]
@@ -108,17 +109,19 @@ def diagnose(*, root: Path = Path("/"), ask: Callable[[str], Answer] = _probe.as
         add("CPU", package.name, partial(check_package, "CPU", package, answers[package.name]))
     add("GPU", "driver", lambda: check_driver(driver, _nvidia_version(root), os.environ.get("CUDA_VISIBLE_DEVICES")))
     add("GPU", "CUDA kernels", lambda: check_kernels(answers["native_cuda"], driver, jetson))
+    used, unused = _used_and_unused(answers)
     add(
         "GPU",
         "TensorRT",
         lambda: check_tensorrt(
-            answers["tensorrt"],
+            used,
             numpy_version=numpy.facts["version"] if numpy.facts else None,
             driver=driver,
             jetson=jetson,
             is_closed_venv=_is_closed_venv(),
         ),
     )
+    add("GPU", "other TensorRT", lambda: check_other_tensorrt(unused, driver))
     add("GPU", "pycuda", lambda: check_pycuda(answers["pycuda"], driver))
     for package in extra:
         add("extras", package.name, partial(check_package, "extras", package, answers[package.name]))
@@ -246,6 +249,15 @@ def _installed_hashes() -> dict[Path, str]:
     }
 
 
+def _used_and_unused(answers: Mapping[str, Answer]) -> tuple[Answer, Answer]:
+    """The product that device="auto" chooses, or else the first that is installed, and the other one."""
+    products = ("tensorrt", "tensorrt_rtx")
+    auto = answers["auto"].facts or {}
+    installed = (name for name in products if not answers[name].is_missing)
+    used = auto.get("product") or next(installed, products[0])
+    return answers[used], answers[products[used == products[0]]]
+
+
 # -- the conclusion ----------------------------------------------------------------------------------------------------
 
 
@@ -254,7 +266,7 @@ def _conclusion(findings: Sequence[Finding], auto: Answer) -> tuple[str, bool]:
 
     Args:
         findings: The result of each check.
-        auto: Why the GPU cannot be used, as device="auto" finds it.
+        auto: What device="auto" chooses, and why.
 
     Returns:
         A sentence, and whether a `Detector` works.
@@ -268,16 +280,14 @@ def _conclusion(findings: Sequence[Finding], auto: Answer) -> tuple[str, bool]:
     nothing_works = fault("native core", "numpy")
     if nothing_works or auto.facts is None:
         return f'device="auto" cannot be used: retinasdk itself does not work ({nothing_works or auto.problem}).', False
-    if auto.facts["reason"] is not None:
+    if auto.facts["product"] is None:
         problem = fault("onnxruntime")
         outcome = f", which will fail ({problem})" if problem else ""
-        return f'device="auto" will use the CPU{outcome}: {auto.facts["reason"]}.', problem is None
+        return f'device="auto" will use the CPU{outcome}: {auto.facts["why"]}.', problem is None
     problem = fault("driver", "CUDA kernels", "TensorRT", "pycuda")
     if problem:
         return f'device="auto" will use the GPU and fail ({problem}); until this is repaired, use device="cpu".', False
-    gpu = next((finding for finding in findings if finding.name in ("GPU", "GPU 0")), None)
-    name = gpu.facts.get("name", "the GPU") if gpu else "the GPU"
-    return f'device="auto" will use {name}, with TensorRT {by_name["TensorRT"].facts["version"]}.', True
+    return f'device="auto" will use {auto.facts["why"]}.', True
 
 
 def main(*, as_json: bool) -> int:

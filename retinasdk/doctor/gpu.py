@@ -1,13 +1,12 @@
-"""Judges what was found of the GPU, TensorRT and a Jetson: a `Finding` for each."""
+"""Judges what was found of the GPU and a Jetson: a `Finding` for each. `tensorrt.py` judges TensorRT."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from retinasdk.doctor.jetson import Jetson
-from retinasdk.doctor.packages import PACKAGES, Finding, State, check_package, numbers, worst
+from retinasdk.doctor.packages import PACKAGES, Finding, State, check_package
 from retinasdk.doctor.probe import Answer
 
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE: a driver without a GPU
@@ -93,131 +92,6 @@ def check_pycuda(answer: Answer, driver: Answer) -> Finding:
     if answer.facts is None and not answer.is_missing and driver.is_missing and "libcuda" in answer.problem:
         return Finding("GPU", "pycuda", "note", "installed; cannot be loaded without the driver")
     return check_package("GPU", package, answer)
-
-
-# -- TensorRT ----------------------------------------------------------------------------------------------------------
-
-
-def is_known_tensorrt(product: str, version: str) -> bool:
-    """Returns whether retinasdk supports the version: 8.5, 8.6, 10.3 to 11, and 1.x of TensorRT for RTX."""
-    first = numbers(version)
-    if product == "tensorrt_rtx":
-        return first[:1] == (1,)
-    return first[:2] in ((8, 5), (8, 6)) or (10, 3) <= first < (12,)
-
-
-def check_tensorrt(
-    answer: Answer, *, numpy_version: str | None, driver: Answer, jetson: Jetson | None, is_closed_venv: bool
-) -> Finding:
-    """Judges TensorRT, with the problems that are known of its versions.
-
-    Args:
-        answer: What was found of TensorRT.
-        numpy_version: The version of NumPy, if it is installed.
-        driver: What the driver answered.
-        jetson: The Jetson, if this is one.
-        is_closed_venv: Whether this is a virtual environment that does not see the system's packages.
-
-    Returns:
-        The finding.
-    """
-    if answer.facts is None:
-        if answer.is_missing:
-            advice = _how_to_get_jetpacks(is_closed_venv) if jetson else ()
-            return Finding("GPU", "TensorRT", "missing", "not installed; needed for networks on the GPU", {}, advice)
-        advice = _how_to_get_jetpacks(is_closed_venv) if jetson else ("pip install --force-reinstall 'retinasdk[gpu]'",)
-        return Finding("GPU", "TensorRT", "broken", f"cannot be imported: {answer.problem}", {}, advice)
-    facts = answer.facts
-    remarks = [
-        remark
-        for remark in (
-            _wheel_of_newer_cuda(facts, driver, jetson),
-            _other_than_jetpacks(facts, jetson),
-            _wrong_boxes_on_thor(facts, jetson),
-            _nptype(facts, numpy_version),
-            _unknown_version(facts),
-        )
-        if remark is not None
-    ]
-    is_rtx = facts["product"] == "tensorrt_rtx"
-    text = f"{facts['version']}{' for RTX' if is_rtx else ''} (package {facts['package']})"
-    return Finding(
-        "GPU",
-        "TensorRT",
-        worst([state for state, _, _ in remarks]),
-        "; ".join([text, *(said for _, said, _ in remarks)]),
-        facts,
-        tuple(advice for _, _, advice in remarks if advice),
-    )
-
-
-def _how_to_get_jetpacks(is_closed_venv: bool) -> tuple[str, ...]:
-    install = "sudo apt install python3-libnvinfer  (JetPack's own; the one from pip does not support its GPU)"
-    if is_closed_venv:
-        return (
-            install,
-            "recreate the virtual environment with --system-site-packages, to see JetPack's packages",
-        )
-    return (install,)
-
-
-_Remark = tuple[State, str, str]  # the state, the problem, and what to do
-
-
-def _wheel_of_newer_cuda(facts: Mapping[str, Any], driver: Answer, jetson: Jetson | None) -> _Remark | None:
-    """Finds a wheel for a CUDA that the driver does not support, such as those for CUDA 13 on JetPack 5 and 6."""
-    prefix = "tensorrt_rtx_cu" if facts["product"] == "tensorrt_rtx" else "tensorrt_cu"
-    found = {re.match(rf"{prefix}(\d+)", name) for name in facts["installed"]}
-    majors = {int(match[1]) for match in found if match}
-    here = driver.facts["version"] if driver.facts else None
-    if here is None and jetson is not None and jetson.jetpack is not None:
-        here = jetson.jetpack.cuda[0] * 1000 + jetson.jetpack.cuda[1] * 10
-    if here is None or not majors or min(majors) <= here // 1000:
-        return None
-    advice = (
-        "remove it and use JetPack's: pip uninstall " + " ".join(sorted(facts["installed"]))
-        if jetson
-        else f"pip install tensorrt-cu{here // 1000}, or install a newer driver"
-    )
-    return "broken", f"its wheel is for CUDA {min(majors)}, the driver supports CUDA up to {cuda_version(here)}", advice
-
-
-def _other_than_jetpacks(facts: Mapping[str, Any], jetson: Jetson | None) -> _Remark | None:
-    if (
-        jetson is None
-        or jetson.jetpack is None
-        or numbers(facts["version"])[:2] == numbers(jetson.jetpack.tensorrt)[:2]
-    ):
-        return None
-    by_pip = [name for name, item in sorted(facts["installed"].items()) if item["installer"]]
-    advice = f"pip uninstall {' '.join(by_pip)}" if by_pip else "sudo apt install --reinstall python3-libnvinfer"
-    return (
-        "note",
-        f"JetPack {jetson.jetpack.name} comes with {jetson.jetpack.tensorrt}, and this one hides it",
-        advice,
-    )
-
-
-def _wrong_boxes_on_thor(facts: Mapping[str, Any], jetson: Jetson | None) -> _Remark | None:
-    if jetson is None or jetson.chip != "Thor" or numbers(facts["version"])[:2] != (10, 13):
-        return None
-    return "note", "wrong boxes were reported for 10.13 on Thor", "compare with the CPU: retinasdk verify people"
-
-
-def _nptype(facts: Mapping[str, Any], numpy_version: str | None) -> _Remark | None:
-    if facts["product"] == "tensorrt_rtx" or numbers(facts["version"])[:2] != (8, 5):
-        return None
-    if numpy_version is None or numbers(numpy_version) < (1, 24):
-        return None
-    said = f"its trt.nptype() fails with NumPy {numpy_version}, which retinasdk does not call; other programs may"
-    return "note", said, "if another program fails because of it: pip install 'numpy<1.24'"
-
-
-def _unknown_version(facts: Mapping[str, Any]) -> _Remark | None:
-    if is_known_tensorrt(facts["product"], facts["version"]):
-        return None
-    known = "1.x" if facts["product"] == "tensorrt_rtx" else "8.5, 8.6, and 10.3 to 11"
-    return "note", f"retinasdk supports {known}", "compare with the CPU: retinasdk verify people"
 
 
 # -- Jetson ------------------------------------------------------------------------------------------------------------

@@ -72,6 +72,7 @@ PACKAGES = (
     Package("pycocotools", "2.0.7", "`retinasdk eval`", extra="eval"),
     Package("matplotlib", "3.7", "the charts of `retinasdk eval` and `retinasdk bench`", extra="eval"),
     Package("onnx", "1.16", "`retinasdk import` and `quantize`, and engines in float16 and int8", extra="onnx"),
+    Package("pyyaml", "6", "YAML configurations for `retinasdk import --config`", extra="onnx"),
     Package("rasterio", "1.4", "large TIFF and PNG files, read in parts", extra="large"),
     Package("pandas", "2.0", "`Detections.to_pandas()`", extra="pandas"),
     Package("av", "14.2", "videos and network streams", extra="video"),

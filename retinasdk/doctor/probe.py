@@ -187,14 +187,14 @@ def _gpu(cuda: Any, ordinal: int) -> dict[str, Any]:
     }
 
 
-def _tensorrt() -> dict[str, Any]:
-    from retinasdk.tensorrt.versions import import_tensorrt, product
+def _tensorrt(product: str) -> dict[str, Any]:
+    from retinasdk.tensorrt.installed import import_tensorrt
 
     try:
-        trt = import_tensorrt("`retinasdk doctor`")
+        trt = import_tensorrt("`retinasdk doctor`", only=product)
     except ImportError as error:
         cause = error.__cause__ or error
-        if isinstance(cause, ModuleNotFoundError) and cause.name == "tensorrt":
+        if isinstance(cause, ModuleNotFoundError) and cause.name == product:
             raise _MissingError("not installed") from error
         raise cause from None
     installed = {}
@@ -205,16 +205,17 @@ def _tensorrt() -> dict[str, Any]:
     return {
         "package": trt.__name__,
         "version": trt.__version__,
-        "product": product(trt),
+        "product": product,
         "file": getattr(trt, "__file__", None),
         "installed": installed,
     }
 
 
 def _auto() -> dict[str, Any]:
-    from retinasdk.cuda.device import why_no_gpu
+    from retinasdk.tensorrt.installed import choose_for_gpu
 
-    return {"reason": why_no_gpu()}
+    choice = choose_for_gpu()
+    return {"product": choice.tensorrt.product if choice.tensorrt else None, "why": choice.why}
 
 
 def _cache() -> dict[str, Any]:
@@ -232,7 +233,8 @@ QUESTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "native": _native,
     "native_cuda": _native_cuda,
     "driver": _driver,
-    "tensorrt": _tensorrt,
+    "tensorrt": partial(_tensorrt, "tensorrt"),
+    "tensorrt_rtx": partial(_tensorrt, "tensorrt_rtx"),
     "auto": _auto,
     "cache": _cache,
     "numpy": partial(_package, "numpy", "numpy"),
@@ -243,6 +245,7 @@ QUESTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "filelock": partial(_package, "filelock", "filelock"),
     "onnx": partial(_package, "onnx", "onnx"),
     "pycocotools": partial(_package, "pycocotools.mask", "pycocotools"),
+    "pyyaml": partial(_package, "yaml", "pyyaml"),
     "torch": partial(_package, "torch", "torch"),
     "torchvision": partial(_package, "torchvision", "torchvision"),
     "av": partial(_package, "av", "av"),

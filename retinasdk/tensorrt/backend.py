@@ -68,7 +68,7 @@ class TensorRtBackend:
             suppression: How overlapping boxes are resolved.
 
         Raises:
-            DeviceError: If there is no usable GPU, or it fails.
+            DeviceError: If there is no usable GPU, it fails, or no TensorRT that is installed runs on it.
             ModelError: If the file is not a model or engine for this machine, or does not fit its spec.
             MissingDependencyError: If TensorRT or pycuda cannot be imported.
             OSError: If a file cannot be read or written.

@@ -24,7 +24,8 @@ from retinasdk.spec import ModelSpec
 from retinasdk.tensorrt.builder import BuildOptions, Built, Progress, build_plan
 from retinasdk.tensorrt.engine_info import ENGINE_SUFFIX, PRECISIONS, EngineInfo, Fingerprint, Profile
 from retinasdk.tensorrt.float16 import to_float16
-from retinasdk.tensorrt.versions import import_tensorrt, is_strongly_typed, needs_gpu_to_build, product
+from retinasdk.tensorrt.installed import gpu_here, import_tensorrt, installed_tensorrts
+from retinasdk.tensorrt.versions import is_strongly_typed, needs_gpu_to_build, product
 
 _log = logging.getLogger("retinasdk")
 
@@ -52,8 +53,9 @@ def build_engine(
     """Builds a TensorRT engine from an ONNX model and writes it, with its `EngineInfo` beside it as JSON.
 
     An engine runs with the version of TensorRT and on the type of GPU that it was built with. An engine of TensorRT for
-    RTX runs on every GPU that TensorRT for RTX supports, and can be built without one. If the build fails or is
-    interrupted with Ctrl-C, no file is written.
+    RTX runs on every GPU that TensorRT for RTX supports, and can be built without one. If both are installed, the one
+    that runs on the GPU of this machine builds the engine, or TensorRT for RTX on a machine without a GPU. If the build
+    fails or is interrupted with Ctrl-C, no file is written.
 
     Args:
         onnx: The name of a bundled model, or the path of an ONNX file whose outputs are the raw heads.
@@ -81,7 +83,7 @@ def build_engine(
         ValueError: If an option has a value that is not allowed or does not fit the network, or if "int8" gets no
             calibration images.
         ModelError: If the model or its spec cannot be read, or TensorRT cannot build it. The message names the node.
-        DeviceError: If TensorRT needs a GPU to build and there is none.
+        DeviceError: If TensorRT needs a GPU to build and there is none, or does not support the GPU of this machine.
         MissingDependencyError: If TensorRT or the package onnx cannot be imported.
         ImageError: If a calibration image cannot be read.
         OSError: If a file cannot be read or written.
@@ -100,8 +102,7 @@ def build_engine(
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, but got {precision!r}.")
     source, target = find_model(onnx), Path(engine)
     _check_target(target)
-    trt = import_tensorrt("building engines")
-    gpu = _gpu_to_build_for(trt)
+    trt, gpu = _tensorrt_to_build_with()
     read = read_model(source, spec=spec, purpose="building engines")
     model, model_spec, fixed_batch = read.graph, read.spec, read.fixed_batch
     profile = _profile(model_spec, _batches(batch, fixed_batch), sizes)
@@ -193,11 +194,24 @@ def _check_target(target: Path) -> None:
         )
 
 
-def _gpu_to_build_for(trt: Any) -> GpuIdentity | None:
-    """The GPU of this machine, or None if none is needed. It must be found before any TensorRT object is created."""
+def _tensorrt_to_build_with() -> tuple[Any, GpuIdentity | None]:
+    """The TensorRT module, and the GPU to build for: None if the engine runs on any GPU.
+
+    The GPU must be found before any TensorRT object is created.
+    """
+    gpu = gpu_here()
+    needs_none = any(item.product == "tensorrt_rtx" for item in installed_tensorrts())
+    trt = import_tensorrt(
+        "building engines",
+        gpu=gpu,
+        only="tensorrt_rtx" if gpu is None and needs_none else None,
+        otherwise="build for other GPUs with this one hidden: CUDA_VISIBLE_DEVICES= retinasdk build ..."
+        if needs_none
+        else "run the ONNX file with device='cpu'",
+    )
     if not needs_gpu_to_build(trt):
-        return None
-    return gpu_identity(usable_kernels("building an engine"))
+        return trt, None
+    return trt, gpu or gpu_identity(usable_kernels("building an engine"))
 
 
 def _batches(batch: Batch | None, fixed: int | None) -> tuple[int, int, int]:

@@ -13,7 +13,8 @@ from retinasdk.errors import ModelError
 from retinasdk.spec import ModelSpec
 from retinasdk.tensorrt.build import build_engine, expected_fingerprint
 from retinasdk.tensorrt.engine_info import EngineInfo
-from retinasdk.tensorrt.versions import import_tensorrt, needs_gpu_to_build
+from retinasdk.tensorrt.installed import import_tensorrt
+from retinasdk.tensorrt.versions import needs_gpu_to_build
 
 _log = logging.getLogger("retinasdk")
 
@@ -37,12 +38,12 @@ def cached_engine(path: Path, *, spec: ModelSpec | None, precision: str, gpu: Gp
     Raises:
         MissingDependencyError: If TensorRT or the package onnx cannot be imported.
         ModelError: If the model cannot be read or built.
-        DeviceError: If there is no usable GPU.
+        DeviceError: If there is no usable GPU, or no TensorRT that is installed runs on it.
         OSError: If a file cannot be read or written.
     """
     import filelock
 
-    trt = import_tensorrt("running on the GPU")
+    trt = import_tensorrt("running on the GPU", gpu=gpu)
     key = hashlib.sha256(f"{path.resolve()}\n{precision}".encode()).hexdigest()[:16]
     engine = cache_dir() / f"{path.stem}-{precision}-{key}.engine"
     with filelock.FileLock(engine.with_suffix(".lock")):

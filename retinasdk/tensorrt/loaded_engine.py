@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from retinasdk.cuda.device import CudaDevice
+from retinasdk.cuda.device import CudaDevice, GpuIdentity, gpu_identity
 from retinasdk.cuda.memory import DeviceBuffer, Layout
 from retinasdk.errors import DeviceError, ModelError
 from retinasdk.pipeline.rules import base_anchors
 from retinasdk.spec import ModelSpec
 from retinasdk.tensorrt.engine_info import EngineInfo, Fingerprint, Profile
+from retinasdk.tensorrt.installed import InstalledTensorRt, import_tensorrt, installed_tensorrts
+from retinasdk.tensorrt.supported_chips import how_to_install, runs_on
 from retinasdk.tensorrt.versions import (
     collected_errors,
     dtype_of,
-    import_tensorrt,
     plan_header,
     product,
     reason,
@@ -26,6 +28,7 @@ from retinasdk.tensorrt.versions import (
 
 _log = logging.getLogger("retinasdk")
 
+_BUILD = "retinasdk build model.onnx -o model.engine"
 _HEAD_DTYPES = (np.dtype(np.float32), np.dtype(np.float16))  # The types that the kernels support.
 
 
@@ -41,6 +44,7 @@ class Engine:
         profile: The input shapes that the engine accepts.
         input_dtype: Type of the network's input.
         output_dtypes: Type of each output of the network, by name.
+        tensorrt: Name and version of the TensorRT module that runs the engine.
         base_anchors: GPU address of the base anchors of each feature level.
     """
 
@@ -54,7 +58,7 @@ class Engine:
 
         Raises:
             ModelError: If the file is not an engine for this machine, or does not fit the spec.
-            DeviceError: If the GPU fails or has too little memory.
+            DeviceError: If the GPU fails, has too little memory, or is not supported by the TensorRT of the engine.
             MissingDependencyError: If TensorRT cannot be imported.
         """
         self.device = device
@@ -65,13 +69,16 @@ class Engine:
         self._engine: Any = None
         self._anchors = DeviceBuffer(device, "anchors")
         try:
-            self._open(import_tensorrt("running engines"), spec)
+            self._open(spec)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, trt: Any, spec: ModelSpec | None) -> None:
-        plan, info = _read_checked(self.path, trt, self.device)
+    def _open(self, spec: ModelSpec | None) -> None:
+        info, gpu = EngineInfo.load(self.path), gpu_identity(self.device.native)
+        trt = _import_tensorrt_of(self.path, info, gpu)
+        plan = _read_checked(self.path, info, trt, self.device)
+        self.tensorrt: str = f"{trt.__name__} {trt.__version__}"
         self.spec: ModelSpec = spec or info.spec
         self.profile: Profile = info.profile
         with collected_errors() as errors:
@@ -80,8 +87,7 @@ class Engine:
         if self._engine is None:
             raise ModelError(
                 f"{self.path}: {product(trt)} {trt.__version__} cannot load this engine: "
-                f"{reason(errors, 'it gives no reason')}. By its header, {plan_header(plan)}. "
-                "Build it again on this machine with: retinasdk build model.onnx -o model.engine"
+                f"{reason(errors, 'it gives no reason')}. By its header, {plan_header(plan)}. {_advice(trt, gpu)}"
             )
         self.input_dtype, self.output_dtypes = self._checked_tensors(trt)
         self.base_anchors: list[int] = self._upload_anchors()
@@ -151,33 +157,90 @@ class Engine:
         self._runtime = None
 
 
-def _read_checked(path: Path, trt: Any, device: CudaDevice) -> tuple[bytes, EngineInfo]:
-    """Reads the plan and its info.
+def _import_tensorrt_of(path: Path, info: EngineInfo, gpu: GpuIdentity) -> Any:
+    """Imports the product that built the engine: neither product can load the engines of the other.
+
+    Raises:
+        ModelError: If only the other product is installed.
+        DeviceError: If the product does not run on the GPU.
+        MissingDependencyError: If it cannot be imported.
+    """
+    built, here = info.fingerprint, installed_tensorrts()
+    same = [item for item in here if built.tensorrt in (None, item.product)]
+    others = [item for item in here if item not in same]
+    if others and not same:
+        raise ModelError(
+            f"{path} was built by {built.tensorrt} {built.tensorrt_version}, but {others[0].product} "
+            f"{others[0].version} is installed here. {_other_way(others, gpu)}"
+        )
+    if _any_runs(others, gpu) and not _any_runs(same, gpu):
+        raise DeviceError(
+            f"{path} is an engine of {same[0]}, which does not support compute capability {_dotted(gpu)} ({gpu.name}). "
+            f"Build the engine again for {others[0]} with: {_BUILD}"
+        )
+    return import_tensorrt(
+        f"running {path.name}",
+        gpu=gpu,
+        only=built.tensorrt,
+        otherwise="run the ONNX file of the model with device='cpu'",
+    )
+
+
+def _any_runs(found: Sequence[InstalledTensorRt], gpu: GpuIdentity) -> bool:
+    return any(item.runs_on(gpu) is not False for item in found)
+
+
+def _other_way(here: Sequence[InstalledTensorRt], gpu: GpuIdentity) -> str:
+    """What to do if the product that built an engine is missing. Building again helps only if it runs then."""
+    if _any_runs(here, gpu):
+        return f"Build the engine again on this machine with: {_BUILD}"
+    return (
+        f"That one does not support this GPU, a {gpu.name}: {how_to_install(gpu.compute_capability, gpu.cuda)}, and "
+        f"build the engine again with: {_BUILD}"
+    )
+
+
+def _advice(trt: Any, gpu: GpuIdentity) -> str:
+    """What to do about an engine that TensorRT refuses."""
+    if runs_on(product(trt), trt.__version__, gpu.compute_capability):
+        return f"Build it again on this machine with: {_BUILD}"
+    return (
+        f"It is unknown whether this version supports compute capability {_dotted(gpu)}. If the engine was built on "
+        f"this machine, building it again does not help: {how_to_install(gpu.compute_capability, gpu.cuda)}, or run "
+        f"the ONNX file with device='cpu'. Otherwise, build it again with: {_BUILD}"
+    )
+
+
+def _dotted(gpu: GpuIdentity) -> str:
+    return ".".join(map(str, gpu.compute_capability))
+
+
+def _read_checked(path: Path, info: EngineInfo, trt: Any, device: CudaDevice) -> bytes:
+    """Reads the plan.
 
     The info decides whether the plan may fit this machine, and TensorRT whether it does.
 
     Raises:
         ModelError: If they do not belong together or do not fit this machine.
     """
-    info = EngineInfo.load(path)
     plan = path.read_bytes()
     info.check_belongs(plan, path)
     built = info.fingerprint
     # The package's version may have a fifth number. The first three are always there.
     versions = [text and text.split(".")[:3] for text in (built.tensorrt_version, trt.__version__)]
-    if built.tensorrt not in (None, product(trt)) or (versions[0] is not None and versions[0] != versions[1]):
+    if versions[0] is not None and versions[0] != versions[1]:
         raise ModelError(
             f"{path} was built by {built.tensorrt} {built.tensorrt_version}, but {product(trt)} {trt.__version__} is "
-            "installed here. Build the engine again on this machine with: retinasdk build model.onnx -o model.engine"
+            f"installed here. Build the engine again on this machine with: {_BUILD}"
         )
     if product(trt) == "tensorrt":
         mismatch = info.mismatch(Fingerprint(compute_capability=device.compute_capability))
         if mismatch is not None:
             raise ModelError(
                 f"{path} does not fit this machine: {mismatch}. Use the ONNX file, or build the engine again with: "
-                "retinasdk build model.onnx -o model.engine"
+                f"{_BUILD}"
             )
         other_gpu = info.mismatch(Fingerprint(gpu=device.name))
         if other_gpu is not None:
             _log.warning("%s: %s. It works, but it is optimized for the other GPU.", path, other_gpu)
-    return plan, info
+    return plan

@@ -1,12 +1,12 @@
 """Hides how the versions of TensorRT differ: 8.5 to 11, and TensorRT for RTX.
 
 What a version can do is found by looking for a name, never by comparing version numbers: from one release to the next,
-flags change their values or disappear. `builder.py` builds engines; `backend.py` runs them.
+flags change their values or disappear. `installed.py` chooses a version, `builder.py` builds engines, and `backend.py`
+runs them.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
 import threading
 from collections.abc import Iterator
@@ -15,61 +15,28 @@ from typing import Any
 
 import numpy as np
 
-from retinasdk.errors import MissingDependencyError, ModelError
+from retinasdk.errors import ModelError
 
 _log = logging.getLogger("retinasdk.tensorrt")
 
 # NumPy dtypes by the names of TensorRT's. TensorRT 8.5's own trt.nptype() fails with every NumPy from 1.24 on.
 NUMPY_DTYPES = {"FLOAT": np.float32, "HALF": np.float16, "INT8": np.int8, "INT32": np.int32, "BOOL": np.bool_}
 
-# The names under which TensorRT can be imported. The third is the package of TensorRT for RTX on PyPI.
-_MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
-_LIBRARIES = {"tensorrt_rtx_bindings": "tensorrt_rtx_libs"}  # must be imported first
-
 # Which product wrote a plan, by its first bytes, and where they are followed by the version. See `plan_header`.
 _WRITERS = {b"ptrt": "TensorRT 8.5", b"ftrt": "TensorRT", b"vtrt": "TensorRT for RTX"}
 _VERSION_AT = {b"ftrt": 24, b"vtrt": 24}
 
 
-# -- which TensorRT is installed ---------------------------------------------------------------------------------------
-
-
-def import_tensorrt(purpose: str) -> Any:
-    """Imports TensorRT or TensorRT for RTX, whichever is installed.
-
-    Args:
-        purpose: What it is needed for, as the beginning of the error message.
-
-    Returns:
-        The module.
-
-    Raises:
-        MissingDependencyError: If neither can be imported. The message says how to install it.
-    """
-    failures = []
-    for name in _MODULES:
-        try:
-            if name in _LIBRARIES:
-                importlib.import_module(_LIBRARIES[name])
-            return importlib.import_module(name)
-        except ImportError as error:
-            failures.append(error)
-    # The error of a package that is installed but broken says more than "no such module".
-    cause = next((error for error in failures if not isinstance(error, ModuleNotFoundError)), failures[0])
-    raise MissingDependencyError(
-        f"{purpose} needs TensorRT, which cannot be imported ({cause}). On a Jetson, TensorRT is part of JetPack: "
-        "install it with: sudo apt install python3-libnvinfer, and create the virtual environment with "
-        "--system-site-packages. On a desktop, install it with: pip install 'retinasdk[gpu]'. To run without "
-        "TensorRT, use device='cpu'."
-    ) from cause
+# -- what a version can do ---------------------------------------------------------------------------------------------
 
 
 def product(trt: Any) -> str:
     """Returns which product the module is: "tensorrt", or "tensorrt_rtx" for TensorRT for RTX.
 
-    Neither can load the engines of the other.
+    Neither can load the engines of the other. The name of the module tells them apart, because one product may get the
+    functions of the other in a later version.
     """
-    return "tensorrt_rtx" if hasattr(trt, "ComputeCapability") else "tensorrt"
+    return "tensorrt_rtx" if trt.__name__.startswith("tensorrt_rtx") else "tensorrt"
 
 
 def needs_gpu_to_build(trt: Any) -> bool:

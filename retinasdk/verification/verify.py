@@ -14,7 +14,6 @@ import numpy as np
 
 from retinasdk._util.pictures import seeded_picture
 from retinasdk.backends.base import Backend, open_backend
-from retinasdk.cuda.device import why_no_gpu
 from retinasdk.detections import Detections
 from retinasdk.errors import DeviceError, ModelError
 from retinasdk.images import ImageInput, as_rgb
@@ -24,6 +23,7 @@ from retinasdk.pipeline.preprocess import Transform, preprocess
 from retinasdk.pipeline.types import Candidates, HeadOutputs, Kept
 from retinasdk.spec import ModelSpec
 from retinasdk.tensorrt.engine_info import ENGINE_SUFFIX, PRECISIONS, EngineInfo
+from retinasdk.tensorrt.installed import why_no_gpu
 from retinasdk.verification.compare import TensorTally, are_among, pair_boxes
 from retinasdk.verification.results import TOLERANCES, ImageDifference, TensorDifference, Tolerance, Verification
 

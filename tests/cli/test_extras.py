@@ -14,7 +14,7 @@ from retinasdk.doctor.packages import EXTRAS, PACKAGES
 
 NOT_FOR_USERS = {"docs", "lint", "test"}
 NOT_IN_ALL = {"all", "export", "gpu", *NOT_FOR_USERS}
-DISTRIBUTIONS = {"PIL": "pillow", "prometheus_client": "prometheus-client"}
+DISTRIBUTIONS = {"PIL": "pillow", "prometheus_client": "prometheus-client", "yaml": "pyyaml"}
 
 
 def read_extras() -> dict[str, list[str]]:

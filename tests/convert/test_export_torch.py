@@ -178,6 +178,10 @@ def test_what_is_no_checkpoint(small: Any, tmp_path: Path, monkeypatch: pytest.M
         (["torchvision:retinanet_vgg"], "'retinanet_vgg' is unknown; choose one of retinanet_resnet50_fpn"),
         (["retinanet_resnet50_fpn"], "retinanet_resnet50_fpn does not exist; check the path of the checkpoint"),
         (["torchvision:retinanet_resnet50_fpn:COCO_V7"], "torchvision has no weights 'COCO_V7'"),
+        (
+            ["torchvision:retinanet_resnet50_fpn:COCO_V1", "--weights", "a.pth"],
+            "which names torchvision's weights",
+        ),
         (["theirs.onnx"], "is an ONNX file already; convert it with: retinasdk import theirs.onnx"),
         (["mine.pth", "--weights", "other.pth"], "--weights must not be given for the checkpoint mine.pth"),
         (["torchvision:retinanet_resnet18_fpn"], "torchvision has no weights for retinanet_resnet18_fpn"),

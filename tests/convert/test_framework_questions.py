@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 from recorded_case import FOLDER
 
@@ -41,8 +43,23 @@ def test_odtk_at_a_size_that_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_limit_of_all_levels_is_refused(tmp_path: Path) -> None:
-    """mmdeploy's pre_top_k: 60 of all levels, where each level keeps 1000."""
+    """mmdeploy's pre_top_k, 5000 by default: as if it had been set to 60, where each level keeps 1000."""
+    model = onnx.load(str(FOLDER / "mmdeploy/dynamic-usual.onnx"))
+    constants = [attribute.t for node in model.graph.node for attribute in node.attribute if attribute.name == "value"]
+    changed = 0
+    for tensor in [*constants, *model.graph.initializer]:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == np.int64 and values.size == 1 and int(values.reshape(-1)[0]) == 5000:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full_like(values, 60), tensor.name))
+            changed += 1
+    assert changed
+    onnx.save(model, str(tmp_path / "theirs.onnx"))
     message = "the graph keeps at most 60 candidates of all levels together, after 1000 of each of 5 levels"
-    refused("mmdeploy/dynamic-limits", tmp_path, message)
-    spec = imported("mmdeploy/dynamic-limits", tmp_path, force=True)
+    with pytest.raises(ModelError, match=message):
+        import_onnx(tmp_path / "theirs.onnx", tmp_path / "model.onnx")
+
+
+def test_a_limit_of_each_class_is_kept(tmp_path: Path) -> None:
+    """mmdeploy's max_output_boxes_per_class, in a graph where it is below the maximum of detections."""
+    spec = imported("mmdeploy/dynamic-limits", tmp_path)
     assert (spec.max_per_class, spec.top_k, spec.top_k_unit) == (12, 1000, "anchor")

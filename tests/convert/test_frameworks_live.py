@@ -152,7 +152,7 @@ def predicted(forest: Any) -> Callable[[Any], tuple[Any, Any, Any]]:
     return lambda pixels: script("deepforest").predict(forest, pixels)
 
 
-@pytest.mark.parametrize("config", [{}, {"score_thresh": 0.35, "nms_thresh": 0.3}], ids=["defaults", "own"])
+@pytest.mark.parametrize("config", [{}, {"score_thresh": 0.07, "nms_thresh": 0.3}], ids=["defaults", "own"])
 def test_a_deepforest_checkpoint(config: dict[str, Any], forests: tuple[Any, Path], tmp_path: Path) -> None:
     """`retinasdk export deepforest:mine.ckpt` gives the boxes of predict_image of the loaded checkpoint."""
     deepforest_main, folder = forests

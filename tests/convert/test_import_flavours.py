@@ -134,7 +134,7 @@ def test_boxes(flavour: str, coder: BoxCoder, clip: tuple[str, str], drop_empty:
         ("odtk", Resize("shortest", (800, 1333), antialias=True, eight_bit=True), RGB, 128, 80),
         (
             "keras-retinanet",
-            Resize("shortest", (800, 1333), "half_even", source_step="scale"),
+            Resize("shortest", (800, 1333), "half_even", source_step="scale", eight_bit=True),
             Normalise((103.939, 116.779, 123.68), (1, 1, 1), "BGR"),
             1,
             80,

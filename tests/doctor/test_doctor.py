@@ -20,13 +20,15 @@ from paths import ROOT
 import retinasdk
 from retinasdk.doctor import probe as _probe
 from retinasdk.doctor.diagnose import Diagnosis, Finding, diagnose
-from retinasdk.doctor.gpu import is_known_tensorrt
 from retinasdk.doctor.jetson import read_jetson
 from retinasdk.doctor.packages import EXTRAS, PACKAGES
 from retinasdk.doctor.probe import QUESTIONS, Answer, ask
+from retinasdk.doctor.tensorrt import is_known_tensorrt
 
 MISSING = Answer(is_missing=True, problem="not installed")
 ORIN = {"name": "Orin", "compute_capability": [8, 7], "integrated": True, "memory_bytes": 32 << 30}
+THOR = {"name": "NVIDIA Thor", "compute_capability": [11, 0], "integrated": True, "memory_bytes": 128 << 30}
+ADA = {"name": "NVIDIA L4", "compute_capability": [8, 9], "integrated": False, "memory_bytes": 24 << 30}
 H100 = {"name": "NVIDIA H100", "compute_capability": [9, 0], "integrated": False, "memory_bytes": 80 << 30}
 
 
@@ -45,6 +47,10 @@ def tensorrt(version: str = "10.13.3", *, rtx: bool = False, **installed: str) -
     return Answer(facts)
 
 
+def auto(product: str | None, why: str) -> Answer:
+    return Answer({"product": product, "why": why})
+
+
 def package(version: str | None) -> Answer:
     return Answer({"version": version, "file": "x"})
 
@@ -56,13 +62,17 @@ def answers(**changes: Answer) -> dict[str, Answer]:
         "native_cuda": kernels(),
         "driver": driver(),
         "tensorrt": tensorrt(),
-        "auto": Answer({"reason": None}),
+        "tensorrt_rtx": MISSING,
+        "auto": auto("tensorrt", "NVIDIA H100 with TensorRT 10.13.3"),
         "cache": Answer({"folder": os.sep, "note": ""}),
         **{item.name: package(item.minimum) for item in PACKAGES},
     }
     assert set(healthy) == set(QUESTIONS)
     assert set(changes) <= set(healthy)
-    return {**healthy, **changes}
+    merged = {**healthy, **changes}
+    if "auto" not in changes and merged["tensorrt"].is_missing and not merged["tensorrt_rtx"].is_missing:
+        merged["auto"] = auto("tensorrt_rtx", "a GPU with TensorRT for RTX")
+    return merged
 
 
 @pytest.fixture
@@ -127,7 +137,7 @@ def test_json_round_trip(look: Callable[..., Diagnosis]) -> None:
 
 
 def test_auto_is_told_as_it_is(run_python: Any) -> None:
-    program = "from retinasdk.cuda.device import why_no_gpu; print(why_no_gpu())"
+    program = "from retinasdk.tensorrt.installed import why_no_gpu; print(why_no_gpu())"
     reason = run_python(["-c", program]).stdout.strip()
     conclusion = diagnose().conclusion
     assert reason in conclusion or reason == "None"
@@ -367,7 +377,7 @@ def test_a_cpu_machine_is_not_told_what_it_lacks_line_by_line(look: Callable[...
         driver=NO_DRIVER,
         native_cuda=kernels(count=0),
         tensorrt=MISSING,
-        auto=Answer({"reason": "no usable GPU"}),
+        auto=auto(None, "no usable GPU"),
         **dict.fromkeys(absent, MISSING),
     )
     text = diagnosis.to_text()
@@ -392,7 +402,7 @@ def test_a_broken_optional_package_keeps_its_line(look: Callable[..., Diagnosis]
 
 
 def test_without_a_gpu_package_a_gpu_machine_is_told(look: Callable[..., Diagnosis]) -> None:
-    text = look(tensorrt=MISSING, auto=Answer({"reason": "TensorRT is not installed"})).to_text()
+    text = look(tensorrt=MISSING, auto=auto(None, "TensorRT is not installed")).to_text()
     assert re.search(r"^  missing +TensorRT +not installed", text, re.MULTILINE)
 
 
@@ -402,7 +412,7 @@ def test_without_a_gpu_package_a_gpu_machine_is_told(look: Callable[..., Diagnos
 def test_a_machine_with_everything(look: Callable[..., Diagnosis]) -> None:
     diagnosis = look()
     assert {item.state for item in diagnosis.findings} == {"ok"}
-    assert diagnosis.conclusion == 'device="auto" will use NVIDIA H100, with TensorRT 10.13.3.'
+    assert diagnosis.conclusion == 'device="auto" will use NVIDIA H100 with TensorRT 10.13.3.'
     assert diagnosis.can_detect
     assert finding(diagnosis, "GPU").text == "NVIDIA H100, compute capability 9.0, 80.0 GiB"
     assert finding(diagnosis, "CUDA kernels").text == "built with CUDA 13.0"
@@ -504,9 +514,9 @@ def test_nvidias_own_version(look: Callable[..., Diagnosis], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "conclusion"),
     [
-        ({"auto": Answer({"reason": "pycuda is not installed"})}, "will use the CPU: pycuda is not installed."),
+        ({"auto": auto(None, "pycuda is not installed")}, "will use the CPU: pycuda is not installed."),
         (
-            {"auto": Answer({"reason": "no usable GPU"}), "onnxruntime": MISSING},
+            {"auto": auto(None, "no usable GPU"), "onnxruntime": MISSING},
             "will use the CPU, which will fail (onnxruntime: not installed; needed for networks on the CPU): no usable",
         ),
         (
@@ -627,9 +637,10 @@ def test_a_driver_that_cannot_be_loaded(
 )
 def test_known_versions(product: str, version: str, known: bool, look: Callable[..., Diagnosis]) -> None:
     assert is_known_tensorrt(product, version) == known
-    found = finding(look(tensorrt=tensorrt(version, rtx=product == "tensorrt_rtx")), "TensorRT")
+    answers = {"tensorrt": MISSING, product: tensorrt(version, rtx=product == "tensorrt_rtx")}
+    found = finding(look(driver=driver(gpus=(ADA,)), **answers), "TensorRT")
     assert ("retinasdk supports" in found.text) == (not known)
-    assert not known or found.state == ("note" if version.startswith("8.5") else "ok")
+    assert not known or found.state == ("note" if version.startswith(("8.5", "11.5")) else "ok")
 
 
 @pytest.mark.parametrize(
@@ -649,13 +660,87 @@ def test_known_versions(product: str, version: str, known: bool, look: Callable[
 def test_tensorrt_and_what_it_meets(
     look: Callable[..., Diagnosis], answer: Answer, numpy: str, cuda: int, state: str, text: str
 ) -> None:
+    assert answer.facts is not None
     diagnosis = look(
-        tensorrt=answer, numpy=package(numpy), driver=driver(cuda), native_cuda=kernels(cuda // 1000 * 1000)
+        **{"tensorrt": MISSING, answer.facts["product"]: answer},
+        numpy=package(numpy),
+        driver=driver(cuda, gpus=(ADA,)),
+        native_cuda=kernels(cuda // 1000 * 1000),
     )
     found = finding(diagnosis, "TensorRT")
     assert found.state == state
     assert text in found.text
     assert bool(found.advice) == (state != "ok")
+
+
+def gpu_of(chip: tuple[int, int]) -> dict[str, Any]:
+    return {"name": "A GPU", "compute_capability": list(chip), "integrated": False, "memory_bytes": 8 << 30}
+
+
+@pytest.mark.parametrize(
+    ("chip", "of_tensorrt", "of_rtx"),
+    [
+        ((7, 2), "broken", "broken"),
+        ((7, 5), "ok", "ok"),
+        ((8, 0), "ok", "note"),
+        ((8, 6), "ok", "ok"),
+        ((8, 7), "note", "broken"),
+        ((8, 9), "ok", "ok"),
+        ((9, 0), "ok", "broken"),
+        ((10, 0), "ok", "broken"),
+        ((10, 1), "note", "broken"),
+        ((10, 3), "ok", "broken"),
+        ((11, 0), "ok", "broken"),
+        ((12, 0), "ok", "ok"),
+        ((12, 1), "note", "ok"),
+    ],
+)
+def test_every_chip(look: Callable[..., Diagnosis], chip: tuple[int, int], of_tensorrt: str, of_rtx: str) -> None:
+    """Of TensorRT 10.13.3 and TensorRT for RTX 1.7.1, each alone and both."""
+    gpu, rtx = driver(gpus=(gpu_of(chip),)), tensorrt("1.7.1", rtx=True)
+    words = {"ok": "(package ", "note": "it is unknown whether this version supports", "broken": "does not support"}
+    chosen = "tensorrt" if of_tensorrt == "ok" or of_rtx != "ok" else "tensorrt_rtx"
+    for state, wanted in (
+        (finding(look(driver=gpu), "TensorRT"), of_tensorrt),
+        (finding(look(driver=gpu, tensorrt=MISSING, tensorrt_rtx=rtx), "TensorRT"), of_rtx),
+        (
+            finding(look(driver=gpu, tensorrt_rtx=rtx, auto=auto(chosen, "...")), "TensorRT"),
+            of_rtx if chosen == "tensorrt_rtx" else of_tensorrt,
+        ),
+    ):
+        assert state.state == wanted
+        assert words[wanted] in state.text
+        assert bool(state.advice) == (wanted != "ok")
+    other = finding(look(driver=gpu, tensorrt_rtx=rtx, auto=auto(chosen, "...")), "other TensorRT")
+    of_other = of_tensorrt if chosen == "tensorrt_rtx" else of_rtx
+    assert other.state == ("ok" if of_other == "ok" else "note")
+    assert "; not used: " in other.text
+    assert words[of_other] in other.text
+
+
+def test_which_product_and_why(look: Callable[..., Diagnosis]) -> None:
+    why = "NVIDIA H100 with TensorRT 10.13.3; TensorRT for RTX 1.7.1 does not support compute capability 9.0"
+    diagnosis = look(tensorrt_rtx=tensorrt("1.7.1", rtx=True), auto=auto("tensorrt", why))
+    assert diagnosis.conclusion == f'device="auto" will use {why}.'
+    assert not diagnosis.is_broken
+    assert (
+        finding(diagnosis, "other TensorRT").text == "1.7.1 for RTX (package tensorrt_rtx); not used: does not "
+        "support compute capability 9.0 (NVIDIA H100)"
+    )
+    broken = look(tensorrt_rtx=Answer(problem="libtensorrt_rtx.so.1: cannot open"))
+    assert finding(broken, "other TensorRT").text == (
+        "not used, and cannot be imported: libtensorrt_rtx.so.1: cannot open"
+    )
+    assert "other TensorRT" not in {item.name for item in look().findings}
+
+
+def test_the_wrong_product_alone(look: Callable[..., Diagnosis]) -> None:
+    """As on the H200, where the doctor said that all was well."""
+    why = "TensorRT for RTX 1.7.1 does not support compute capability 9.0 (NVIDIA H100). To use it, install TensorRT"
+    diagnosis = look(tensorrt=MISSING, tensorrt_rtx=tensorrt("1.7.1", rtx=True), auto=auto(None, why))
+    assert diagnosis.conclusion == f'device="auto" will use the CPU: {why}.'
+    assert (diagnosis.can_detect, diagnosis.is_broken) == (True, True)
+    assert finding(diagnosis, "TensorRT").advice == ("install TensorRT with: pip install 'tensorrt-cu13'",)
 
 
 # -- Jetson ------------------------------------------------------------------------------------------------------------
@@ -805,7 +890,7 @@ def test_a_closed_environment_hides_jetpacks_tensorrt(
 
 def test_thor(tmp_path: Path, look: Callable[..., Diagnosis]) -> None:
     make_jetson(tmp_path, "R38 (release), REVISION: 2.0", chip="tegra264")
-    found = finding(look(**on_orin(tensorrt=tensorrt("10.13.3"))), "TensorRT")
+    found = finding(look(**on_orin(tensorrt=tensorrt("10.13.3"), driver=driver(gpus=(THOR,)))), "TensorRT")
     assert found.state == "note"
     assert "wrong boxes" in found.text
     assert found.advice == ("compare with the CPU: retinasdk verify people",)

@@ -11,8 +11,8 @@ from fakes import fake_gpu
 from gpu_device import IMAGE_SIZES, Gpu
 
 from retinasdk import Detector, DeviceError, MissingDependencyError
-from retinasdk.cuda.device import CudaDevice, CudaStream
-from retinasdk.tensorrt.versions import import_tensorrt
+from retinasdk.cuda.device import CudaDevice, CudaStream, gpu_identity
+from retinasdk.tensorrt.installed import import_tensorrt
 
 _FAKE = os.environ.get("RETINASDK_GPU_TESTS") == "fake"
 _REQUIRED = os.environ.get("RETINASDK_REQUIRE_CUDA") == "1"
@@ -79,10 +79,10 @@ def gpu(_chip: CudaDevice | str | None) -> Iterator[Gpu]:
 
 @pytest.fixture
 def engine_gpu(gpu: Gpu) -> Gpu:
-    """The device under test, with TensorRT."""
+    """The device under test, with a TensorRT that runs on it."""
     try:
-        import_tensorrt("tests/gpu")
-    except MissingDependencyError as error:
+        import_tensorrt("tests/gpu", gpu=gpu_identity(gpu.device.native))
+    except (DeviceError, MissingDependencyError) as error:
         _leave_out(str(error))
     return gpu
 

@@ -198,8 +198,8 @@ def decode(
     """Candidates of one image. The threshold is given as a logit or as a score; both are exclusive, unless or_equal.
 
     class_thresholds: (K,) logits that each class is held to besides. ignored: (R, 4) regions that a box may lie in with
-    at most half of its area; those from the first without area on do not count. level_clips: in place of clip_size, where
-    not negative. top_k_anchors: the best anchors, with all their pairs that pass.
+    at most half of its area; those from the first without area on do not count. level_clips: in place of clip_size,
+    where not negative. top_k_anchors: the best anchors, with all their pairs that pass.
     """
     parts = []
     for index, level in enumerate(levels):

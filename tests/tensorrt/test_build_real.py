@@ -23,7 +23,8 @@ from retinasdk.errors import MissingDependencyError
 from retinasdk.tensorrt.build import build_engine
 from retinasdk.tensorrt.builder import BuildOptions, build_plan
 from retinasdk.tensorrt.engine_info import EngineInfo, Profile
-from retinasdk.tensorrt.versions import import_tensorrt, plan_header, shared_logger
+from retinasdk.tensorrt.installed import import_tensorrt
+from retinasdk.tensorrt.versions import plan_header, shared_logger
 
 pytestmark = pytest.mark.tensorrt
 

@@ -69,9 +69,11 @@ def decide_geometry(
             f"{len(options.strides)} strides are given (--strides or --anchors), but the network has {len(nominal)} "
             f"levels: {', '.join(map(level_name, nominal))}"
         )
+    growth = [1.0] * len(nominal)
     if preset.stride_from_width and from_width is not None and len(preset.anchors.sizes) == len(nominal):
-        sizes = [size * s / n for size, s, n in zip(preset.anchors.sizes, from_width, nominal, strict=True)]
-        preset = dataclasses.replace(preset, anchors=dataclasses.replace(preset.anchors, sizes=tuple(sizes)))
+        growth = [stride / usual for stride, usual in zip(from_width, nominal, strict=True)]
+        sizes = tuple(size * factor for size, factor in zip(preset.anchors.sizes, growth, strict=True))
+        preset = dataclasses.replace(preset, anchors=dataclasses.replace(preset.anchors, sizes=sizes))
     else:
         from_width = None
     strides, stride_finding = _strides(preset, options, nominal, from_width, grid)
@@ -79,7 +81,7 @@ def decide_geometry(
         max(stride) if stride is not None else float(usual) for stride, usual in zip(strides, nominal, strict=True)
     ]
     found = _found_anchors(preset, nominal, grid, constants)
-    given = _given_anchors(preset, options, count, steps, nominal)
+    given = _given_anchors(preset, options, count, steps, nominal, growth)
     if given is not None:
         if found is not None and not np.allclose(given, np.array(found), atol=_CLOSE) and not options.force:
             origin = options.origin("base_anchors")
@@ -189,9 +191,17 @@ def _found_anchors(
 
 
 def _given_anchors(
-    preset: Preset, options: ImportOptions, count: int, steps: Sequence[float], nominal: Sequence[int]
+    preset: Preset,
+    options: ImportOptions,
+    count: int,
+    steps: Sequence[float],
+    nominal: Sequence[int],
+    growth: Sequence[float],
 ) -> list[BaseAnchors] | None:
-    """Returns the anchors that the user gave, as boxes or as a rule. Raises `ModelError` if they do not fit."""
+    """Returns the anchors that the user gave, as boxes or as a rule. Raises `ModelError` if they do not fit.
+
+    Sizes are given for the nominal strides. They grow with the strides where the framework does so.
+    """
     if options.base_anchors is not None:
         try:
             values = np.asarray(options.base_anchors, np.float64)
@@ -206,10 +216,14 @@ def _given_anchors(
         return [_boxes(level) for level in values]
     if not options.has_anchor_rule:
         return None
-    usual = preset.anchors
+    usual, sizes = preset.anchors, preset.anchors.sizes
+    if options.anchor_sizes is not None:
+        sizes = tuple(options.anchor_sizes)
+        if len(sizes) == len(growth):  # Otherwise the number of sizes is an error below.
+            sizes = tuple(size * factor for size, factor in zip(sizes, growth, strict=True))
     rule = dataclasses.replace(
         usual,
-        sizes=tuple(usual.sizes if options.anchor_sizes is None else options.anchor_sizes),
+        sizes=sizes,
         ratios=tuple(usual.ratios if options.anchor_ratios is None else options.anchor_ratios),
         scales=tuple(usual.scales if options.anchor_scales is None else options.anchor_scales),
     )

@@ -17,7 +17,7 @@ Every stand-in encodes beliefs about the real thing. Each module lists its belie
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -33,12 +33,15 @@ __all__ = ["FakeGpu", "fake_gpu"]
 
 
 @contextmanager
-def fake_gpu(*, tensorrt: str = "10.3.0", rtx: bool = False, **options: Any) -> Iterator[FakeGpu]:
+def fake_gpu(
+    *, tensorrt: str = "10.3.0", rtx: bool = False, products: Mapping[str, str] | None = None, **options: Any
+) -> Iterator[FakeGpu]:
     """Makes retinasdk find a GPU, pycuda and TensorRT while the block runs.
 
     Args:
         tensorrt: Version of TensorRT.
-        rtx: Whether it is TensorRT for RTX.
+        rtx: Whether it is TensorRT for RTX. The GPU is then one that TensorRT for RTX supports.
+        products: Instead of the two: the version of each installed product by the name of its module.
         **options: Options of `FakeGpu`.
 
     Yields:
@@ -47,6 +50,10 @@ def fake_gpu(*, tensorrt: str = "10.3.0", rtx: bool = False, **options: Any) -> 
     Raises:
         AssertionError: At the end, if something was not released or a fault was recorded.
     """
+    if products is None:
+        products = {"tensorrt_rtx" if rtx else "tensorrt": tensorrt}
+    if rtx:
+        options.setdefault("compute_capability", (8, 9))
     gpu = FakeGpu(**options)
     pycuda = ModuleType("pycuda")
     with pytest.MonkeyPatch.context() as patch:
@@ -54,9 +61,14 @@ def fake_gpu(*, tensorrt: str = "10.3.0", rtx: bool = False, **options: Any) -> 
         modules: dict[str, Any] = {
             "pycuda": pycuda,
             "pycuda.driver": driver,
-            "tensorrt": tensorrt_module(gpu, tensorrt, rtx=rtx),
             "retinasdk._native_cuda": native_cuda_module(gpu),
         }
+        if "tensorrt_rtx_bindings" in products:
+            modules["tensorrt_rtx_libs"] = ModuleType("tensorrt_rtx_libs")
+        for name, version in products.items():
+            modules[name] = tensorrt_module(gpu, version, rtx=name != "tensorrt")
+        for name in ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"):
+            patch.setitem(sys.modules, name, None)  # What is really installed must not be found.
         pycuda.driver = driver  # type: ignore[attr-defined]
         for name, module in modules.items():
             module.__spec__ = sys.__spec__  # find_spec() needs one, whichever it is.

@@ -80,6 +80,7 @@ class FakeGpu:
     Attributes:
         devices: Number of devices that `device_count()` reports.
         reason: Reason that it reports for there being none.
+        compute_capability: Compute capability.
         integrated: Whether the GPU shares the memory of the CPU, as on Jetson.
         eager: Whether launched work runs at once. Otherwise it runs when someone waits for its stream. A real GPU may
             do either.
@@ -98,12 +99,14 @@ class FakeGpu:
         *,
         devices: int = 1,
         reason: str = "",
+        compute_capability: tuple[int, int] = (8, 7),
         integrated: bool = False,
         eager: bool = False,
         fail_at: int | None = None,
         refuse: str = "",
     ) -> None:
         self.devices, self.reason, self.integrated = devices, reason, integrated
+        self.compute_capability = compute_capability
         self.eager, self.fail_at, self.refuse = eager, fail_at, refuse
         self.steps: list[str] = []
         self.faults: list[str] = []

@@ -5,7 +5,7 @@ Beliefs about the real module:
 - The kernels give the same bits on a GPU as built for the CPU. CONFIRMED on the H200.
 - An error of the driver becomes a `DeviceError`. UNCONFIRMED: nothing failed on the H200.
 
-The properties of the device (compute capability 8.7, CUDA 12.6) are made up.
+The properties of the device (compute capability 8.7 unless a test asks for another, CUDA 12.6) are made up.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def native_cuda_module(gpu: FakeGpu) -> ModuleType:
     module.device_count = lambda: (gpu.devices, gpu.reason)
     module.device_properties = lambda device: {
         "name": "Fake GPU",
-        "compute_capability": (8, 7),
+        "compute_capability": gpu.compute_capability,
         "multiprocessors": 1,
         "memory_bytes": 1 << 30,
         "integrated": gpu.integrated,

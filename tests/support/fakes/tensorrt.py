@@ -92,7 +92,9 @@ def save_engine(
     """
     plan = make_plan(onnx.read_bytes(), smallest, largest, version=version, rtx=rtx, dtypes=dtypes)
     path.write_bytes(plan)
-    facts: dict[str, Any] = {"compute_capability": (8, 7), "gpu": "Fake GPU", **fingerprint}
+    made_by = "tensorrt_rtx" if rtx else "tensorrt"
+    made_for = {} if rtx else {"compute_capability": (8, 7), "gpu": "Fake GPU"}
+    facts: dict[str, Any] = {"tensorrt": made_by, **made_for, **fingerprint}
     info = EngineInfo(
         spec=spec,
         fingerprint=Fingerprint(**facts),
@@ -128,7 +130,7 @@ def make_plan(
 
 def tensorrt_module(gpu: FakeGpu, version: str, *, rtx: bool) -> ModuleType:
     """Returns the module for a GPU."""
-    module: Any = ModuleType("tensorrt")
+    module: Any = ModuleType("tensorrt_rtx" if rtx else "tensorrt")
     module.__version__ = version
     module.ILogger, module.TensorIOMode, module.DataType = ILogger, TensorIOMode, DataType
     if rtx:

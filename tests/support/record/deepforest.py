@@ -101,6 +101,8 @@ def predict(model: Any, pixels: Any) -> tuple[Any, Any, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # It misses the path of the picture.
         table = model.predict_image(image=pixels.astype("float32"))
+    if table is None:  # Nothing was found.
+        return np.empty((0, 4)), np.empty(0), np.empty(0, int)
     classes = np.array([model.label_dict[label] for label in table["label"]])
     return table[["xmin", "ymin", "xmax", "ymax"]].to_numpy(float), table["score"].to_numpy(float), classes
 

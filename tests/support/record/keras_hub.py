@@ -264,8 +264,9 @@ def run_case(name: str, path: Path) -> Callable[[Any], tuple[Any, Any, Any]]:
 
 
 def without_traces(path: Path) -> None:
-    """Removes the names of source files that PyTorch writes to every node, which are most of a small file."""
+    """Removes the source files and shapes that PyTorch writes to every node, which are most of a small file."""
     model = onnx.load(path)
+    del model.graph.value_info[:]
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""

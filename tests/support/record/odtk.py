@@ -157,8 +157,9 @@ SETTINGS = {
         options={
             "score_threshold": 0.2,
             "max_detections": 30,
+            "anchor_sizes": [8, 16, 32, 64, 128],  # Nominal strides: ODTK's anchors are strides times scales.
             "anchor_ratios": RATIOS,
-            "anchor_scales": [scale / 4 for scale in SCALES],
+            "anchor_scales": SCALES,
         },
     ),
 }

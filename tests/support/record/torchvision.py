@@ -195,8 +195,9 @@ def export(model: Any, path: Path, *, opset_version: int, dynamic: bool = False,
 
 
 def without_traces(path: Path) -> None:
-    """Removes the names of source files that PyTorch writes to every node, which are most of a small file."""
+    """Removes the source files and shapes that PyTorch writes to every node, which are most of a small file."""
     model = onnx.load(path)
+    del model.graph.value_info[:]
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
