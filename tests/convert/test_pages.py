@@ -54,7 +54,8 @@ def test_the_table_of_rules_is_that_of_the_preset(flavour: str) -> None:
     assert ("all classes together" in table["NMS"]) == preset.nms_across_classes
     most = "no limit" if preset.max_detections == 65536 else f"at most {preset.max_detections} "
     assert most in table["Detections"]
-    top_k = "no limit" if preset.top_k == 65536 else f"{preset.top_k} (anchor, class) pairs"
+    unit = {"pair": "(anchor, class) pairs", "anchor": "anchors"}[preset.top_k_unit]
+    top_k = "no limit" if preset.top_k == 65536 else f"{preset.top_k} {unit}"
     assert top_k in table["Candidates (top-k)"]
     assert ("+ 1" in table["Box decoding"]) == preset.inclusive_pixels
     assert ("corner" in table["Box decoding"]) == (preset.box_coder.kind == "corner")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -42,6 +43,15 @@ def test_anchors_of_odtk() -> None:
         for turn, angle in enumerate((-math.pi / 6, 0, math.pi / 6)):
             assert first.base_anchors[9 * turn + number] == pytest.approx((4, 4, width, height, angle))
     assert last.base_anchors[1] == pytest.approx((64, 64, 91 * 4, 182 * 4, -math.pi / 6))
+
+
+def test_anchors_of_odtk_at_another_stride() -> None:
+    """At a fixed size that the strides do not divide, ODTK computes the anchors from the stride that results."""
+    rule = load_preset("odtk-rotated").anchors
+    scaled = dataclasses.replace(rule, sizes=tuple(size * 7 / 8 for size in rule.sizes))
+    first = scaled.rotated(scaled.base_anchors(0, 7.0))
+    for box, sides in zip(first, ((28, 28), (20, 40), (40, 20)), strict=False):
+        assert box == pytest.approx((3.5, 3.5, *sides, -math.pi / 6))
 
 
 def test_anchors_of_mmrotate() -> None:

@@ -255,6 +255,53 @@ void run_hostile_nms(Random& random) {
 }
 
 // Merges the boxes of random tiles. Some boxes could not come from a tile.
+// Decodes rotated boxes from hostile numbers and suppresses them: the boxes are finite, and the kept ones ordered.
+void run_rotated(Random& random) {
+  const int anchors = random.integer(1, 3), classes = random.integer(1, 3), top_k = random.integer(1, 40);
+  retinasdk::RotatedCoder coder;
+  coder.coding = random.chance(2) ? retinasdk::AngleCoding::kSinCos : retinasdk::AngleCoding::kDelta;
+  coder.limits_angle = random.chance(2);
+  coder.swaps_edges = random.chance(2);
+  coder.turns_offsets = random.chance(2);
+  coder.inclusive_pixels = random.chance(2);
+  const int height = random.integer(1, 9), width = random.integer(1, 9);
+  const auto number = [&] { return random.chance(4) ? random.hostile() : random.real(-2.0f, 2.0f); };
+  std::vector<float> logits(static_cast<size_t>(anchors * classes * height * width));
+  std::vector<float> deltas(static_cast<size_t>(anchors * retinasdk::deltas_of(coder.coding) * height * width));
+  std::vector<float> base(static_cast<size_t>(anchors * retinasdk::kRotatedAnchorValues));
+  for (float& value : logits) value = number();
+  for (float& value : deltas) value = number();
+  for (float& value : base) value = random.real(1.0f, 60.0f);
+  retinasdk::DecodeOptions options{};
+  options.batch = 1;
+  options.anchors = anchors;
+  options.classes = classes;
+  options.logit_threshold = -1.0f;
+  options.top_k = top_k;
+  options.rotated = &coder;
+  const float clip_sizes[] = {random.chance(3) ? -1.0f : 60.0f, 60.0f};
+  std::vector<float> boxes(static_cast<size_t>(top_k * retinasdk::kRotatedValues)), found(static_cast<size_t>(top_k));
+  std::vector<int32_t> class_ids(static_cast<size_t>(top_k)), kept(static_cast<size_t>(top_k));
+  int32_t count = 0, kept_count = 0;
+  const retinasdk::Candidates candidates{boxes.data(), found.data(), class_ids.data(), &count, top_k};
+  retinasdk::decode({{logits.data(), deltas.data(), base.data(), height, width, 8.0f, 8.0f}}, options, clip_sizes,
+                    candidates);
+  for (int i = 0; i < count * retinasdk::kRotatedValues; ++i) {
+    check(std::isfinite(boxes[static_cast<size_t>(i)]), "rotated boxes are finite");
+  }
+  for (int i = 0; i < count; ++i) {  // The NMS also takes boxes that decoding never gives.
+    if (random.chance(6)) boxes[static_cast<size_t>(i * retinasdk::kRotatedValues + random.integer(0, 5))] = number();
+  }
+  const retinasdk::NmsOptions nms{random.real(-0.1f, 1.0f), top_k, random.chance(2)};
+  retinasdk::rotated_nms(1, candidates, nms, random.chance(2), kept.data(), &kept_count);
+  check(kept_count <= count, "as many rotated boxes are kept as there are, or fewer");
+  for (int i = 1; i < kept_count; ++i) {
+    check(found[static_cast<size_t>(kept[static_cast<size_t>(i - 1)])] >=
+              found[static_cast<size_t>(kept[static_cast<size_t>(i)])],
+          "kept rotated boxes are ordered");
+  }
+}
+
 void run_merge(Random& random) {
   const int extent = random.integer(1, 400);
   const int length = random.integer(1, extent);
@@ -372,6 +419,7 @@ int main(int argc, char** argv) {
                         random.integer(1, 90)));
     run(make_heads(random));
     run_hostile_nms(random);
+    run_rotated(random);
     run_merge(random);
     run_filter(random);
     if (round % 20 == 0) {

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[0] = str(Path(__file__).parents[1])  # In place of this folder: its files have names of packages.
 from recorded_case import RecordedCase, RecordedPicture, picture
 
 VERSION = "0.3.4"
@@ -44,6 +44,14 @@ CASES: dict[str, dict[str, Any]] = {
         "size": 160,
         "seed": 21,
         "gain": 0.3,
+    },
+    "top-k": {
+        "version": "oc",
+        "setting": "oc, the best 40 anchors of a level, score 0.005, resize 192",
+        "size": 192,
+        "seed": 8,
+        "test": {"nms_pre": 40, "score_thr": 0.005},
+        "options": {"top_k": 40, "score_threshold": 0.005},
     },
     "strict": {
         "version": "le90",

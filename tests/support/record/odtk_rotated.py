@@ -34,7 +34,7 @@ import PIL.Image
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[0] = str(Path(__file__).parents[1])  # In place of this folder: its files have names of packages.
 from recorded_case import RecordedCase, RecordedPicture, picture
 
 COMMIT = "65e6310"
