@@ -63,3 +63,23 @@ def test_a_limit_of_each_class_is_kept(tmp_path: Path) -> None:
     """mmdeploy's max_output_boxes_per_class, in a graph where it is below the maximum of detections."""
     spec = imported("mmdeploy/dynamic-limits", tmp_path)
     assert (spec.max_per_class, spec.top_k, spec.top_k_unit) == (12, 1000, "anchor")
+
+
+def test_anchors_in_separate_constants(tmp_path: Path) -> None:
+    """pytorch-retinanet's whole export has widths, heights and centers as constants; here they are made smaller."""
+    usual = imported("pytorch-retinanet/whole", tmp_path, flavour="pytorch-retinanet", resize="fit")
+    model = onnx.load(str(FOLDER / "pytorch-retinanet/whole.onnx"))
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            values = onnx.numpy_helper.to_array(attribute.t) if attribute.name == "value" else np.empty(0)
+            if values.size == 2313 and values.dtype == np.float32 and values.std() > 0:
+                is_size = len(np.unique(values.reshape(-1)[:9].round(3))) > 1
+                changed = values * np.float32(0.75) if is_size else values
+                attribute.t.CopyFrom(onnx.numpy_helper.from_array(changed))
+    onnx.save(model, str(tmp_path / "theirs.onnx"))
+    report = import_onnx(tmp_path / "theirs.onnx", tmp_path / "model.onnx", flavour="pytorch-retinanet", resize="fit")
+    assert any("not the usual ones of pytorch-retinanet" in text for text in report.texts("read"))
+    for level, other in zip(report.spec.levels, usual.levels, strict=True):
+        center = level.stride[0] / 2 if level.stride else 0
+        expected = (np.array(other.base_anchors) - center) * 0.75 + center
+        np.testing.assert_allclose(level.base_anchors, expected, rtol=1e-5, atol=1e-4)

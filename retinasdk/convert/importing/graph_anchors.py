@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,8 @@ def read_anchors(view: GraphView, network: NetworkInput, heads: HeadPair) -> Gra
         The anchors. None if the graph contains none, computes them in an unknown way or cannot run.
     """
     used, others = _candidates(view, heads)
-    if not used and not others:
+    parts = _centers_and_sizes(view, heads)
+    if not used and not others and not parts:
         return None
     values = _run(view, network, heads, [*used, *others])
     if values is None:
@@ -90,8 +92,9 @@ def read_anchors(view: GraphView, network: NetworkInput, heads: HeadPair) -> Gra
     shapes = [values[name].shape for name in heads.logits.tensor_names]
     cells = sorted(((int(shape[2]), int(shape[3])) for shape in shapes), reverse=True)
     height, width = values[network.tensor].shape[2:]
-    for names in (used, others):  # What meets the heads itself, before what that is computed from.
-        found = _grids([values[name] for name in names if name in values], cells, heads.anchors)
+    # What meets the heads itself, before what that is computed from.
+    for arrays in ([values[name] for name in used if name in values] + parts, [values[name] for name in others]):
+        found = _grids(arrays, cells, heads.anchors)
         if found is not None:
             return GraphAnchors((int(height), int(width)), found)
     return None
@@ -105,6 +108,29 @@ def _candidates(view: GraphView, heads: HeadPair) -> tuple[list[str], list[str]]
     behind = {name for index in view.ancestors(border) for name in view.nodes[index].output} - pixels - border
     network = {name for index in view.ancestors(heads.tensor_names) for name in view.inputs_of(index)}
     return _boxes_among(view, border - network), _boxes_among(view, behind - network)
+
+
+def _centers_and_sizes(view: GraphView, heads: HeadPair) -> list[npt.NDArray[Any]]:
+    """Returns the boxes of a graph that contains the centers and the sizes of all anchors as separate constants.
+
+    PyTorch writes them so where a model slices its anchors: `dx * width + center`, for each axis (pytorch-retinanet).
+    Anchors are listed row by row, so x is the axis whose centers change first.
+    """
+    axes: dict[bytes, tuple[npt.NDArray[Any], npt.NDArray[Any]]] = {}
+    for index in sorted(view.descendants(heads.deltas.tensor_names)):
+        if view.nodes[index].op_type != "Add":
+            continue
+        for center_name, moved_name in itertools.permutations(view.nodes[index].input):
+            center, moved = view.constant(center_name), view.producing_node(moved_name)
+            if center is None or moved is None or moved.op_type != "Mul":
+                continue
+            sizes = [value for name in moved.input if (value := view.constant(name)) is not None]
+            if center.size > 1 and len(sizes) == 1 and sizes[0].size == center.size:
+                axes[center.tobytes()] = (center.reshape(-1), sizes[0].reshape(-1))
+    if len(axes) != 2:
+        return []
+    (x, width), (y, height) = sorted(axes.values(), key=lambda axis: int(np.argmax(np.abs(axis[0] - axis[0][0]) > 0.5)))
+    return [np.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], axis=1)]
 
 
 def _boxes_among(view: GraphView, names: set[str]) -> list[str]:
