@@ -35,7 +35,7 @@ import torch
 from torch import nn
 
 sys.path[0] = str(Path(__file__).parents[1])  # In place of this folder: its files have names of packages.
-from recorded_case import RecordedCase, RecordedPicture, picture
+from recorded_case import RecordedCase, RecordedPicture, picture  # noqa: E402
 
 COMMIT = "65e6310"
 CLASSES = 3
