@@ -25,8 +25,10 @@ import numpy as np
 import torch
 from torch import nn
 
-sys.path[0] = str(Path(__file__).parents[1])  # In place of this folder: its files have names of packages.
-from recorded_case import RecordedCase, RecordedPicture, picture  # noqa: E402
+# The folder above, and not this one: its files have the names of packages.
+sys.path.pop(0)
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from recorded_case import RecordedCase, RecordedPicture, picture
 
 VERSION = "0.3.4"
 CLASSES = 4
