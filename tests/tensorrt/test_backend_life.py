@@ -59,7 +59,7 @@ def test_many_threads_get_what_one_gets(
 def test_a_second_context_that_tensorrt_does_not_create(
     engine: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch, profile: int
 ) -> None:
-    """Nobody has seen what TensorRT 8.5 does with a second context. With either answer, one context serves all calls."""
+    """Nobody has seen what TensorRT 8.5 does with a second context. Either way, one context serves all calls."""
     create = fakes.tensorrt.Engine.create_execution_context
 
     def only_once(self: Any) -> Any:
