@@ -17,9 +17,9 @@ Beliefs about the real TensorRT, most of them UNCONFIRMED, because retinasdk has
 - The first run of a context for a shape cannot be captured in a CUDA graph, and a graph is not valid any more when the
   shape or an address of its context has changed. UNCONFIRMED.
 - TensorRT for RTX alone can be asked whether a stream can be captured. CONFIRMED by its names, not by a run.
-- TensorRT and TensorRT for RTX can be loaded by one process. CONFIRMED for the import of TensorRT 10.13.3 (its bindings,
-  with empty libraries) and TensorRT for RTX 1.7.1, which still makes its builder then. It does not if the libraries of
-  the other one are loaded with RTLD_GLOBAL, which NVIDIA's packages do not do. UNCONFIRMED for engines of both.
+- TensorRT and TensorRT for RTX can be loaded by one process. CONFIRMED for the import of TensorRT 10.13.3 (with
+  empty libraries) and TensorRT for RTX 1.7.1, which still makes its builder then. It does not if the libraries of the
+  other one are loaded with RTLD_GLOBAL, which NVIDIA's packages do not do. UNCONFIRMED for engines of both.
 - Not modeled: GPUs that a product does not support. The table in retinasdk/tensorrt/supported_chips.py lists them with
   sources; of its rows only 9.0 was seen on a GPU.
 """
