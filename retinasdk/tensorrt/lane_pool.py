@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from retinasdk.errors import DeviceError
 from retinasdk.tensorrt.lane import Lane
+
+_log = logging.getLogger("retinasdk")
 
 CLOSED = "The Detector is closed. Create a new one."
 
@@ -75,18 +78,34 @@ class LanePool:
                 return made
 
     def _new_lane(self) -> Lane | None:
-        """Creates a lane, which `_count` already includes. None: no further lane can be created from now on."""
+        """Creates a lane, which `_count` already includes. None: no further lane can be created from now on.
+
+        Whether TensorRT fails to create a further context or creates one that cannot be used depends on its version.
+        One lane is enough in both cases.
+        """
         try:
             with self._making:
                 made = self._make()
+        except DeviceError as error:
+            if self._is_only_one_forgotten(str(error)):
+                raise
+            return None
         except BaseException:
             self._forget_one()
             raise
-        if made is None:
-            with self._changed:
-                self._limit = self._count - 1
-            self._forget_one()
+        if made is None and self._is_only_one_forgotten("the engine's profile serves one context at a time"):
+            raise DeviceError("TensorRT creates no execution context that can use the engine's profile.")
         return made
+
+    def _is_only_one_forgotten(self, why: str) -> bool:
+        """Gives up the lane that could not be created, and further ones. Returns whether there is no other one."""
+        with self._changed:
+            is_only_one = self._count == 1
+            self._limit = max(1, self._count - 1)
+        self._forget_one()
+        if not is_only_one:
+            _log.info("%d calls can run at the same time, not more: %s", self._limit, why)
+        return is_only_one
 
     def _forget_one(self) -> None:
         with self._changed:

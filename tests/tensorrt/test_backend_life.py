@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import fakes.tensorrt
 import numpy as np
 import pytest
 from fakes import fake_gpu
@@ -52,6 +53,37 @@ def test_many_threads_get_what_one_gets(
             assert future.result() == wanted[i]
         contexts = gpu.live["ExecutionContext"]
     assert contexts == 1 if version == "8.5.2" else 2 <= contexts <= 4
+
+
+@pytest.mark.parametrize("profile", [0, -1])
+def test_a_second_context_that_tensorrt_does_not_create(
+    engine: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch, profile: int
+) -> None:
+    """Nobody has seen what TensorRT 8.5 does with a second context. Either way, one context serves all calls."""
+    create = fakes.tensorrt.Engine.create_execution_context
+
+    def only_once(self: Any) -> Any:
+        context = create(self) if not self._children[0] or profile < 0 else None
+        if context is not None and self._children[0] > 1:
+            context.active_optimization_profile = profile
+        return context
+
+    monkeypatch.setattr("fakes.tensorrt.Engine.create_execution_context", only_once)
+    image = blocks()
+    with fake_gpu() as gpu, Detector(engine, device="cuda") as on_gpu, ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(on_gpu, [image] * 24)) == [detector(image)] * 24
+        assert gpu.live["ExecutionContext"] == 1
+
+
+def test_no_usable_context_at_all_is_told(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile of -1 from the first context on made the first call wait forever."""
+    monkeypatch.setattr("retinasdk.tensorrt.lane.Lane.is_usable", False)
+    with (
+        fake_gpu(),
+        Detector(engine, device="cuda") as on_gpu,
+        pytest.raises(DeviceError, match="no execution context that can use the engine's profile"),
+    ):
+        on_gpu(blocks())
 
 
 def test_one_thread_makes_one_context(engine: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from fakes import fake_gpu
 from fakes.tensorrt import save_engine
+from paths import ROOT
 from pictures import blocks
 
 from retinasdk import Detector, DeviceError, MissingDependencyError, ModelError, ModelSpec
@@ -107,6 +108,20 @@ def test_versions_of_the_table(product: str, chip: tuple[int, int], answers: dic
 )
 def test_what_to_install(chip: tuple[int, int], cuda: str | None, command: str) -> None:
     assert command in how_to_install(chip, cuda)
+
+
+def test_the_page_says_the_same() -> None:
+    rows = re.findall(r"^\| (\d+)\.(\d) \| .* \| (.*) \| (.*) \|$", (ROOT / "docs/guides/gpu.md").read_text(), re.M)
+    assert [(int(major), int(minor)) for major, minor, _, _ in rows] == list(CHIPS)
+    for major, minor, of_tensorrt, of_rtx in rows:
+        for product, newest, words in (("tensorrt", "11.4.1", of_tensorrt), ("tensorrt_rtx", "1.7.1", of_rtx)):
+            answer = runs_on(product, "8.5.2" if "8.5" in words else newest, (int(major), int(minor)))
+            assert answer == {"no": False, "unknown": None}.get(words, True), (major, minor, product)
+            first = re.match(r"(\d+)\.(\d+) or newer", words)
+            if first:
+                before = f"{first[1]}.{int(first[2]) - 1}.0"
+                assert runs_on(product, first[0], (int(major), int(minor)))
+                assert not runs_on(product, before, (int(major), int(minor)))
 
 
 # -- the choice --------------------------------------------------------------------------------------------------------

@@ -13,10 +13,15 @@ Beliefs about the real TensorRT, most of them UNCONFIRMED, because retinasdk has
 - Objects must be released in the order contexts, engine, runtime. UNCONFIRMED.
 - Addresses of tensors must be aligned to 256 bytes. UNCONFIRMED.
 - Up to 8.6, a profile serves one context at a time, if the profile is dynamic; further contexts have the profile -1.
-  UNCONFIRMED.
+  UNCONFIRMED. retinasdk does not depend on it: tests give None for further contexts, or no usable context.
 - The first run of a context for a shape cannot be captured in a CUDA graph, and a graph is not valid any more when the
   shape or an address of its context has changed. UNCONFIRMED.
 - TensorRT for RTX alone can be asked whether a stream can be captured. CONFIRMED by its names, not by a run.
+- TensorRT and TensorRT for RTX can be loaded by one process. CONFIRMED for the import of TensorRT 10.13.3 (with
+  empty libraries) and TensorRT for RTX 1.7.1, which still makes its builder then. It does not if the libraries of the
+  other one are loaded with RTLD_GLOBAL, which NVIDIA's packages do not do. UNCONFIRMED for engines of both.
+- Not modeled: GPUs that a product does not support. The table in retinasdk/tensorrt/supported_chips.py lists them with
+  sources; of its rows only 9.0 was seen on a GPU.
 """
 
 from __future__ import annotations
