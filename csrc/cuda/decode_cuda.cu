@@ -44,6 +44,8 @@ struct Level {
   int first_block;       // The level's first block in the grid of the filter.
   uint64_t first_key;    // Where the level's part of an image's buffer begins.
   uint32_t buffer_keys;  // How many keys that part holds.
+  // Scratch with top_k_anchors, (images, A, height, width): the best logit of each anchor that passes, or -infinity.
+  float* maxima;
 };
 
 // The arguments of the kernels. They are passed by value, so nothing has to be copied to the device before a launch.
@@ -120,15 +122,9 @@ __device__ inline bool is_candidate(float logit, float threshold, uint32_t offse
 
 // -- best of anchors -------------------------------------------------------------------------------------------------
 
-// Where best_of_anchors() writes: for each level (images, A, height, width), the best logit of each anchor that passes,
-// or -infinity.
-struct Maxima {
-  float* levels[kLevels];
-};
-
 // Computes the best logit of each anchor. Grid: (blocks, images, levels); neighboring threads read neighboring cells.
 template <typename T>
-__global__ void __launch_bounds__(kFilterThreads) best_of_anchors(Plan plan, Maxima maxima) {
+__global__ void __launch_bounds__(kFilterThreads) best_of_anchors(Plan plan) {
   const Level& level = plan.levels[blockIdx.z];
   const uint32_t cells = static_cast<uint32_t>(level.height) * static_cast<uint32_t>(level.width);
   const uint32_t count = cells * static_cast<uint32_t>(plan.anchors);
@@ -143,7 +139,7 @@ __global__ void __launch_bounds__(kFilterThreads) best_of_anchors(Plan plan, Max
       const float logit = to_float(channels[uint64_t{class_id} * cells]);
       if (passes(logit, threshold) && logit > best && is_wanted(logit, class_id, plan)) best = logit;
     }
-    maxima.levels[blockIdx.z][uint64_t{blockIdx.y} * count + i] = best;
+    level.maxima[uint64_t{blockIdx.y} * count + i] = best;
   }
 }
 
@@ -536,7 +532,8 @@ Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOpti
                       pairs,
                       static_cast<int>(blocks),
                       plan.image_keys,
-                      keys};
+                      keys,
+                      nullptr};
     plan.image_keys += keys;
     plan.aligned = plan.aligned && reinterpret_cast<uintptr_t>(level.logits) % 16 == 0;
     blocks += options.input == Scalar::kFloat16 ? filter_blocks<__half>(pairs) : filter_blocks<float>(pairs);
@@ -557,9 +554,8 @@ void lay_out(Plan& plan, int batch, ScratchLayout& scratch) {
 
 // The plans of the launches. They differ with top_k_anchors only, see Note [Top-k over anchors].
 struct Plans {
-  Plan select;    // Of the filter and the selection.
-  Plan boxes;     // Of the boxes.
-  Maxima maxima;  // Where the filter reads, with top_k_anchors.
+  Plan select;  // Of the filter and the selection.
+  Plan boxes;   // Of the boxes.
 };
 
 // Checks the arguments, and lays out the scratch memory.
@@ -574,8 +570,8 @@ Plans make_plans(const std::vector<DeviceLevel>& levels, const DeviceDecodeOptio
   std::vector<DeviceLevel> of_anchors = levels;
   for (size_t l = 0; l < levels.size(); ++l) {
     const int64_t anchors = int64_t{levels[l].height} * levels[l].width * options.anchors;
-    plans.maxima.levels[l] = scratch.take<float>(static_cast<size_t>(options.batch * anchors));
-    of_anchors[l].logits = plans.maxima.levels[l];
+    plans.boxes.levels[l].maxima = scratch.take<float>(static_cast<size_t>(options.batch * anchors));
+    of_anchors[l].logits = plans.boxes.levels[l].maxima;
   }
   DeviceDecodeOptions one_class = options;
   one_class.classes = 1;
@@ -607,7 +603,7 @@ void launch_decode(const Plans& plans, const DeviceDecodeOptions& options, const
   if (options.top_k_anchors) {
     const auto levels = static_cast<unsigned>(plans.boxes.level_count);
     launch("best_of_anchors", best_of_anchors<T>, dim3(kAnchorBlocks, images, levels), dim3(kFilterThreads), stream,
-           plans.boxes, plans.maxima);
+           plans.boxes);
     launch_selection<float>(plans.select, images, stream);
   } else {
     launch_selection<T>(plans.select, images, stream);

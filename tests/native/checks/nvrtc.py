@@ -86,7 +86,9 @@ class Nvrtc:
 _KERNELS = "retinasdk::cuda::"
 _INSTANCES = {
     "decode_cuda.cu": [
-        f"{_KERNELS}{kernel}<{scalar}>" for kernel in ("filter_logits", "select_best") for scalar in ("float", "__half")
+        f"{_KERNELS}{kernel}<{scalar}>"
+        for kernel in ("best_of_anchors", "filter_logits", "select_best")
+        for scalar in ("float", "__half")
     ]
     + [
         f"{_KERNELS}make_boxes<{scalar}, {_KERNELS}{boxes}>"
@@ -97,9 +99,10 @@ _INSTANCES = {
     "rotated_nms_cuda.cu": [f"{_KERNELS}nms_kernel<{_KERNELS}RotatedRule>"],
     "soft_nms_cuda.cu": [f"{_KERNELS}soft_nms_kernel"],
     "fusion_cuda.cu": [f"{_KERNELS}fusion_kernel"],
-    "preprocess_cuda.cu": [f"{_KERNELS}fill_taps"]
+    "preprocess_cuda.cu": [f"{_KERNELS}fill_taps", f"{_KERNELS}fill_whole_taps"]
     + [
-        f"{_KERNELS}resize<{_KERNELS}{source}, {scalar}>"
+        f"{_KERNELS}{kernel}<{_KERNELS}{source}, {scalar}>"
+        for kernel in ("resize", "resize_eight_bit")
         for source in ("Interleaved", "Nv12")
         for scalar in ("float", "__half")
     ],
