@@ -16,7 +16,8 @@ from pathlib import Path
 
 _ARCHITECTURES = ("75", "80", "86", "87", "89", "90", "110", "120")
 _SOURCES = (
-    "decode_cuda.cu", "nms_cuda.cu", "rotated_nms_cuda.cu", "soft_nms_cuda.cu", "fusion_cuda.cu", "preprocess_cuda.cu", "device_cuda.cu",
+    "decode_cuda.cu", "nms_cuda.cu", "rotated_nms_cuda.cu", "soft_nms_cuda.cu", "fusion_cuda.cu",
+    "preprocess_cuda.cu", "device_cuda.cu",
 )  # fmt: skip
 _CSRC = Path(__file__).parents[3] / "csrc"
 _FLAGS = (
@@ -25,7 +26,8 @@ _FLAGS = (
 )  # fmt: skip
 # Threads of a block, as the sources have it.
 _THREADS = {
-    "best_of_anchors": 256, "filter_logits": 256, "select_best": 512, "make_boxes": 256, "nms_kernel": 512, "soft_nms_kernel": 512,
+    "best_of_anchors": 256, "filter_logits": 256, "select_best": 512, "make_boxes": 256, "nms_kernel": 512,
+    "soft_nms_kernel": 512,
     "fusion_kernel": 256, "fill_taps": 128, "fill_whole_taps": 128, "resize": 256,
     "resize_eight_bit": 256,
 }  # fmt: skip
