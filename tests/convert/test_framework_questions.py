@@ -83,3 +83,18 @@ def test_anchors_in_separate_constants(tmp_path: Path) -> None:
         center = level.stride[0] / 2 if level.stride else 0
         expected = (np.array(other.base_anchors) - center) * 0.75 + center
         np.testing.assert_allclose(level.base_anchors, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_a_fixed_size_that_was_padded(tmp_path: Path) -> None:
+    """mmdeploy resizes to its input_shape and pads that to a multiple of 32; the graph shows the padded size alone."""
+    report = import_onnx(FOLDER / "mmdeploy/static.onnx", tmp_path / "model.onnx")
+    assert any("which is padded to a multiple of 32" in text for text in report.texts("concluded"))
+    spec = imported("mmdeploy/static", tmp_path, resize="squash:120x180")
+    assert spec.resize.target(300, 400) == (120, 180)
+    assert (spec.padded(120, 180), spec.pad_multiple) == ((128, 192), 32)
+    spec = imported("mmdeploy/static", tmp_path, resize="fit:120x180")
+    assert (spec.resize.target(300, 400), spec.padded(120, 160)) == ((120, 160), (128, 192))
+    for resize in ("squash:90x180", "fit:129x192", "shortest:128,192"):
+        message = "the network accepts only 128 x 192, so the resize rule must be"
+        with pytest.raises(ModelError, match=message):
+            imported("mmdeploy/static", tmp_path, resize=resize)

@@ -28,7 +28,7 @@ from retinasdk.convert.importing.levels import MatchedLevel, match_levels
 from retinasdk.convert.importing.loading import MAX_BYTES, load_model
 from retinasdk.convert.importing.network_shape import NetworkShape, declared_size, find_network_shape
 from retinasdk.convert.importing.nhwc_padding import move_padding_behind_transposes
-from retinasdk.convert.importing.options import ImportOptions, LevelAnchors, read_resize
+from retinasdk.convert.importing.options import ImportOptions, LevelAnchors, padded_size, read_resize
 from retinasdk.convert.importing.original_run import OriginalRun, run_original
 from retinasdk.convert.importing.report import Finding, FoundLevel, ImportReport
 from retinasdk.convert.importing.spec_builder import SQUASHING, build_spec, with_findings
@@ -192,6 +192,8 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
         given_resize = None  # A config has the resize of the training, which these replace by a fixed size.
     # A graph that resizes its images decides itself how large they are.
     fixed_size = None if given_resize is None or "Resize" in network.steps else given_resize.fixed_size
+    if fixed_size is not None and padded_size(fixed_size, options.pad_multiple or preset.pad_multiple) == declared:
+        fixed_size = declared  # Images are smaller than the input, and padded.
     original = run_original(view, network, heads, fixed_size)
     shape = find_network_shape(view, network, heads, original, fixed_size)
     if preset.flavour == "keras-hub" and not options.force:

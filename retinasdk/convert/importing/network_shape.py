@@ -76,7 +76,7 @@ def find_network_shape(
         ) from error
     onnx = require("onnx", "importing ONNX models")
     kind = onnx.helper.tensor_dtype_to_np_dtype(view.element_type(network.tensor) or onnx.TensorProto.FLOAT)
-    fixed_batch, fixed = known[0] or 1, size or (known[2] or DYNAMIC_SIZE[0], known[3] or DYNAMIC_SIZE[1])
+    fixed_batch = known[0] or 1
 
     def run(images: npt.NDArray[Any]) -> list[npt.NDArray[Any]] | str:
         try:
@@ -87,6 +87,9 @@ def find_network_shape(
     def noise(batch: int, size: tuple[int, int]) -> npt.NDArray[Any]:
         return np.random.default_rng(SEED).standard_normal((batch, 3, *size)).astype(kind)
 
+    if size is not None and isinstance(run(noise(fixed_batch, size)), str):
+        size = None  # The size that the network does accept is found below, and named in the error that follows.
+    fixed = size or (known[2] or DYNAMIC_SIZE[0], known[3] or DYNAMIC_SIZE[1])
     first, second = (run(noise(fixed_batch, tried)) for tried in (DYNAMIC_SIZE, _SECOND_SIZE))
     is_dynamic = size is None and not isinstance(first, str) and not isinstance(second, str)
     used = DYNAMIC_SIZE if is_dynamic else fixed

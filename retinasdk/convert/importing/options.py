@@ -98,6 +98,11 @@ def read_resize(given: Resize | str | None, usual: Resize, fixed: tuple[int, int
     return parse_resize(given, usual, fixed) if isinstance(given, str) else given
 
 
+def padded_size(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """Returns (height, width) in pixels, rounded up to a multiple."""
+    return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
+
+
 def parse_resize(text: str, usual: Resize, fixed: tuple[int, int] | None) -> Resize:
     """Reads a resize rule such as "shortest:800,1333", "longest:768", "squash:800x800" or "fit".
 

@@ -13,7 +13,7 @@ from retinasdk.convert.flavours import Preset, list_flavours, load_preset
 from retinasdk.convert.importing.anchors import LevelGeometry
 from retinasdk.convert.importing.graph_postprocessing import GraphPostprocessing
 from retinasdk.convert.importing.inputs import GraphNormalise, NetworkInput
-from retinasdk.convert.importing.options import ImportOptions, resize_like
+from retinasdk.convert.importing.options import ImportOptions, padded_size, resize_like
 from retinasdk.convert.importing.report import KINDS, Finding
 from retinasdk.convert.importing.subgraph import Dimension
 from retinasdk.errors import ModelError
@@ -218,11 +218,12 @@ def _resize(
     """Returns the fields of the spec that determine the size of the network's input."""
     _, height, width = dimensions
     fixed = (height, width) if isinstance(height, int) and isinstance(width, int) else None
-    resize = preset.resize
+    resize, multiple = preset.resize, options.pad_multiple or preset.pad_multiple
     if given is not None:
         resize = given
         findings.append(Finding("given", "resize", f"the resize rule {_in_words(resize)}{options.origin('resize')}"))
-        if fixed is not None and (resize.rule not in ("squash", "fit") or resize.size != fixed):
+        is_padded = resize.fixed_size is not None and padded_size(resize.fixed_size, multiple) == fixed
+        if fixed is not None and resize.fixed_size != fixed and not is_padded:
             raise ModelError(
                 f"the network accepts only {fixed[0]} x {fixed[1]}, so the resize rule must be --resize squash or "
                 f"--resize fit (in Python: resize='squash' or resize='fit'), and not {_in_words(resize)}"
@@ -243,8 +244,10 @@ def _resize(
     changes: dict[str, Any] = {"resize": resize}
     if resize.rule == "squash":
         changes["rescale"] = "per_axis"  # After a squash each axis has its own scale.
-    if fixed is not None:
+    if fixed is not None and resize.fixed_size == fixed:
         changes |= {"pad_multiple": 1, "pad_at_least": 0}
+    elif fixed is not None:
+        changes |= {"pad_multiple": multiple, "pad_at_least": 0}
     elif options.pad_multiple is not None:
         changes["pad_multiple"] = options.pad_multiple
         text = f"padding to a multiple of {options.pad_multiple} pixels{options.origin('pad_multiple')}"
@@ -270,7 +273,8 @@ def _fixed_resize(preset: Preset, fixed: tuple[int, int], findings: list[Finding
         )
     text = (
         f"images are resized to exactly {fixed[0]} x {fixed[1]} and lose their aspect ratio, because the network "
-        f"accepts only that size and {preset.flavour} does so"
+        f"accepts only that size and {preset.flavour} does so. If your configuration has a smaller size, which is "
+        f"padded to a multiple of {preset.pad_multiple}, give it: --resize squash:HEIGHTxWIDTH"
     )
     findings.append(Finding("concluded", "resize", text))
     return resize_like(preset.resize, "squash", fixed)
