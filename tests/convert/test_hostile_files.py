@@ -282,7 +282,6 @@ def test_what_is_no_file(path: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "retinasdk", "import", path, "-o", "model.onnx"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
         timeout=SECONDS,
