@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 
 # Against the installed wheel: the pytest command, unlike python -m pytest, leaves the source tree out of sys.path.
 test: $(VENV)/test-tools
-	$(BIN)/pytest -m "not heavy"
+	$(BIN)/pytest -n auto --dist loadfile -m "not heavy"
 
 lint: $(VENV)/lint-tools
 	$(BIN)/ruff check .

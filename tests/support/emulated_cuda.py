@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from filelock import FileLock
 from paths import ROOT
 
 _BUILD = ROOT / "build" / f"cuda_on_cpu-{sys.implementation.cache_tag}"
@@ -46,7 +47,10 @@ def _build() -> Path:
         "-DRETINASDK_CUDA=OFF",
         "-DRETINASDK_CUDA_ON_CPU=ON",
     ]
-    for command in (configure, [cmake, "--build", str(_BUILD), "--target", "_native_cuda"]):
-        done = subprocess.run(command, env={**os.environ, "PATH": tools}, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+    _BUILD.parent.mkdir(exist_ok=True)
+    with FileLock(f"{_BUILD}.lock"):  # Several processes may run the tests.
+        for command in (configure, [cmake, "--build", str(_BUILD), "--target", "_native_cuda"]):
+            environment = {**os.environ, "PATH": tools}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
     return _BUILD
