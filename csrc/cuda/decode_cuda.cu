@@ -134,7 +134,7 @@ __global__ void __launch_bounds__(kFilterThreads) best_of_anchors(Plan plan) {
   for (uint32_t i = blockIdx.x * kFilterThreads + threadIdx.x; i < count; i += gridDim.x * kFilterThreads) {
     const uint32_t anchor = i / cells;
     const T* channels = logits + uint64_t{anchor} * classes * cells + (i - anchor * cells);
-    float best = -kUnbounded;
+    float best = minus_infinity();
     for (uint32_t class_id = 0; class_id < classes; ++class_id) {
       const float logit = to_float(channels[uint64_t{class_id} * cells]);
       if (passes(logit, threshold) && logit > best && is_wanted(logit, class_id, plan)) best = logit;

@@ -191,6 +191,14 @@ RETINASDK_HOST_DEVICE float strict_limit(float threshold, bool or_equal) {
   return below;
 }
 
+// Returns -infinity. NVRTC does not know the macro INFINITY.
+RETINASDK_HOST_DEVICE float minus_infinity() {
+  const uint32_t bits = 0xff800000u;
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 // Whether a logit is above the limit. NaN never is. filter_cpu.cpp contains the same comparison for vectors.
 RETINASDK_HOST_DEVICE bool passes(float logit, float threshold) { return logit > threshold; }
 
