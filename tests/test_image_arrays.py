@@ -56,7 +56,9 @@ def test_sides_over_the_limit(detector: Detector) -> None:
         detector(huge)
 
 
-@pytest.mark.parametrize("item", [None, 5, object(), {"a": 1}, iter(())], ids=["none", "number", "object", "dict", "iterator"])
+@pytest.mark.parametrize(
+    "item", [None, 5, object(), {"a": 1}, iter(())], ids=["none", "number", "object", "dict", "iterator"]
+)
 def test_things_that_are_no_image(detector: Detector, item: Any) -> None:
     with pytest.raises(TypeError, match="image must be a path, a PIL image or an RGB uint8 array"):
         detector(item)
