@@ -146,7 +146,8 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "10,000 heads": (lambda: many_heads(10_000), "10005 with 27 channels, .* One head is used more often than"),
     "strides of 0": (
         lambda: with_convolution("strides", [0, 0]),
-        "ONNX Runtime cannot load the network without its post-processing: Node .* strides must only contain positive",
+        # ONNX Runtime 1.23, the last for Python 3.10, notices it when the network runs.
+        "ONNX Runtime cannot (load the network .*: Node .* strides must only contain positive|run the network .* Conv node)",
     ),
     "padding of 2^40": (
         lambda: with_convolution("pads", [1 << 40] * 4),
