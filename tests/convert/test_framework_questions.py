@@ -124,3 +124,15 @@ def test_tf_models_needs_a_threshold_of_nms_from_half_on(tmp_path: Path) -> None
     options: dict[str, Any] = {"flavour": "tf-models", "resize": "fit", "nms_iou_threshold": 0.45}
     refused("tf-models/defaults", tmp_path, "the NMS threshold is 0.45. Below 0.5 .* nms_version v1", **options)
     assert imported("tf-models/defaults", tmp_path, force=True, **options).nms_iou_threshold == 0.45
+
+
+def test_tf_models_needs_a_size_that_the_coarsest_stride_divides(tmp_path: Path) -> None:
+    """It would pad 200 x 300 to 256 x 384 and clip boxes to 200 x 300."""
+    options: dict[str, Any] = {"flavour": "tf-models", "resize": "fit:200x300", "pad_multiple": 128}
+    refused("tf-models/defaults", tmp_path, "the resize rule is fit 200 x 300, but .* sides 128 divides", **options)
+    assert imported("tf-models/defaults", tmp_path, force=True, **options).pad_multiple == 128
+
+
+def test_tf_models_needs_a_class_besides_the_background(tmp_path: Path) -> None:
+    message = "only one class, which is the background of tf-models"
+    refused("keras-hub/four-levels", tmp_path, message, flavour="tf-models", resize="squash")

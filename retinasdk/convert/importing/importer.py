@@ -33,7 +33,7 @@ from retinasdk.convert.importing.original_run import OriginalRun, run_original
 from retinasdk.convert.importing.report import Finding, FoundLevel, ImportReport
 from retinasdk.convert.importing.spec_builder import SQUASHING, build_spec, with_findings
 from retinasdk.convert.importing.subgraph import ModelOutput, build_heads_model
-from retinasdk.convert.importing.tf_models import refuse_low_nms_threshold
+from retinasdk.convert.importing.tf_models import refuse_unlike_tf_models
 from retinasdk.convert.importing.validate import validate_network
 from retinasdk.errors import ModelError
 from retinasdk.spec import METADATA_KEY, ModelSpec, Resize
@@ -236,7 +236,7 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
         source=_origin(path, view, network),
         command=command,
     )
-    refuse_low_nms_threshold(spec, options, command)
+    refuse_unlike_tf_models(spec, levels[-1].stride, options, command)
     findings = [flavour_finding, *findings, *channel_findings]
     if heads.is_usual:
         others = heads.logits.channels // heads.values
