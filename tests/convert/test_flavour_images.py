@@ -26,7 +26,7 @@ UPRIGHT = [name for name in list_flavours() if not load_preset(name).box_coder.i
 
 TORCHVISION_SIZES = ((32, 40, 50), (64, 80, 101), (128, 161, 203), (256, 322, 406), (512, 645, 812))
 ROUNDED = ("torchvision", "mlperf", "keras-hub")
-CENTRED = ("odtk", "keras-retinanet", "pytorch-retinanet")  # Anchors are centered half a stride inside the cell.
+CENTRED = ("odtk", "keras-retinanet", "pytorch-retinanet", "tf-models")  # Half a stride inside the cell.
 
 
 def oracle_anchors(
@@ -40,8 +40,8 @@ def oracle_anchors(
             sizes = [float(size) for size in TORCHVISION_SIZES[index]]
         else:
             sizes = [4 * nominal * 2 ** (octave / 3) for octave in range(3)]
-        ratios = [1.0, 2.0, 0.5] if flavour == "odtk" else [0.5, 1.0, 2.0]
-        if flavour in ("detectron2", "odtk"):
+        ratios = {"odtk": [1.0, 2.0, 0.5], "tf-models": [2.0, 1.0, 0.5]}.get(flavour, [0.5, 1.0, 2.0])
+        if flavour in ("detectron2", "odtk", "tf-models"):
             pairs = [(size, ratio) for size in sizes for ratio in ratios]
         else:
             pairs = [(size, ratio) for ratio in ratios for size in sizes]

@@ -98,3 +98,41 @@ def test_a_fixed_size_that_was_padded(tmp_path: Path) -> None:
         message = "the network accepts only 128 x 192, so the resize rule must be"
         with pytest.raises(ModelError, match=message):
             imported("mmdeploy/static", tmp_path, resize=resize)
+
+
+def test_tf_models_has_no_background_and_another_order_of_deltas(tmp_path: Path) -> None:
+    """Its heads have 7 classes, and deltas in the order y, x, height, width."""
+    path = FOLDER / "tf-models/defaults.onnx"
+    report = import_onnx(path, tmp_path / "model.onnx", flavour="tf-models", resize="fit")
+    assert (report.classes, len(report.spec.labels), report.channel_order) == (6, 6, "anchor by anchor")
+    assert [item.text for item in report.findings if "class 0 is left out" in item.text]
+    gathers = {
+        node.output[0]: node.input[1]
+        for node in onnx.load(tmp_path / "model.onnx").graph.node
+        if node.op_type == "Gather"
+    }
+    orders = {
+        item.name: onnx.numpy_helper.to_array(item).tolist()
+        for item in onnx.load(tmp_path / "model.onnx").graph.initializer
+    }
+    assert orders[gathers["logits_p3"]][:8] == [1, 2, 3, 4, 5, 6, 8, 9]
+    assert orders[gathers["deltas_p7"]][:8] == [1, 0, 3, 2, 5, 4, 7, 6]
+
+
+def test_tf_models_needs_a_threshold_of_nms_from_half_on(tmp_path: Path) -> None:
+    """The framework compares with 0.5 too, so that it removes more boxes with a lower threshold."""
+    options: dict[str, Any] = {"flavour": "tf-models", "resize": "fit", "nms_iou_threshold": 0.45}
+    refused("tf-models/defaults", tmp_path, "the NMS threshold is 0.45. Below 0.5 .* nms_version v1", **options)
+    assert imported("tf-models/defaults", tmp_path, force=True, **options).nms_iou_threshold == 0.45
+
+
+def test_tf_models_needs_a_size_that_the_coarsest_stride_divides(tmp_path: Path) -> None:
+    """It would pad 200 x 300 to 256 x 384 and clip boxes to 200 x 300."""
+    options: dict[str, Any] = {"flavour": "tf-models", "resize": "fit:200x300", "pad_multiple": 128}
+    refused("tf-models/defaults", tmp_path, "the resize rule is fit 200 x 300, but .* sides 128 divides", **options)
+    assert imported("tf-models/defaults", tmp_path, force=True, **options).pad_multiple == 128
+
+
+def test_tf_models_needs_a_class_besides_the_background(tmp_path: Path) -> None:
+    message = "only one class, which is the background of tf-models"
+    refused("keras-hub/four-levels", tmp_path, message, flavour="tf-models", resize="squash")

@@ -47,6 +47,12 @@ P3 = {
         (-12, -12, 20, 20),
     ],
 }
+P3["tf-models"] = [  # Width / height 0.5, 1 and 2, around (4, 4).
+    (-7.3137, -18.6274, 15.3137, 26.6274),
+    (-12, -12, 20, 20),
+    (-18.6274, -7.3137, 26.6274, 15.3137),
+    (-10.2544, -24.5088, 18.2544, 32.5088),
+]
 P3["mmdeploy"] = P3["mmdet"]
 P3["keras-hub"] = P3["torchvision"]
 P3["pytorch-retinanet"] = P3["keras-retinanet"]
@@ -104,6 +110,7 @@ def test_strides(flavour: str) -> None:
             300,
         ),
         ("pytorch-retinanet", BoxCoder((10.0, 10.0, 5.0, 5.0), clamp_max=None), ("padded", "edge"), "never", 65536),
+        ("tf-models", BoxCoder(clamp_max=LN_1000_16), ("padded", "edge"), "never", 100),
     ],
 )
 def test_boxes(flavour: str, coder: BoxCoder, clip: tuple[str, str], drop_empty: str, most: int) -> None:
@@ -112,7 +119,7 @@ def test_boxes(flavour: str, coder: BoxCoder, clip: tuple[str, str], drop_empty:
     assert (spec.clip, spec.clip_limit) == clip
     assert (spec.drop_empty, spec.max_detections) == (drop_empty, most)
     assert spec.inclusive_pixels == (flavour == "odtk")
-    assert spec.top_k == (65536 if flavour in ("keras-retinanet", "pytorch-retinanet") else 1000)
+    assert spec.top_k == (65536 if flavour in ("keras-retinanet", "pytorch-retinanet", "tf-models") else 1000)
     assert spec.top_k_unit == ("anchor" if flavour == "mmdeploy" else "pair")
     assert (spec.score_threshold, spec.nms_iou_threshold) == (0.05, 0.5)
 
@@ -140,6 +147,7 @@ def test_boxes(flavour: str, coder: BoxCoder, clip: tuple[str, str], drop_empty:
             80,
         ),
         ("pytorch-retinanet", Resize("shortest", (608, 1024), "half_up", antialias=True), RGB, 32, 80),
+        ("tf-models", Resize("fit", (640, 640), "half_even"), RGB, 1, 90),
     ],
 )
 def test_images(flavour: str, resize: Resize, normalise: Normalise, multiple: int, classes: int) -> None:

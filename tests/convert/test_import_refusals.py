@@ -201,7 +201,7 @@ def test_torchvision_and_detectron2_look_alike_without_anchors(tmp_path: Path) -
     onnx.save(foreign, str(tmp_path / "foreign.onnx"))
     assert_refused(
         tmp_path,
-        r"fits detectron2, torchvision, .* --flavour NAME \(in Python: flavour='NAME'\)",
+        r"fits detectron2, tf-models, torchvision, .* --flavour NAME \(in Python: flavour='NAME'\)",
         flavour="auto",
     )
 

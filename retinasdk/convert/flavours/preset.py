@@ -16,7 +16,13 @@ BaseAnchors = tuple[tuple[float, ...], ...]
 FIRST_LEVEL = 3  # P3, the level of stride 8.
 ANCHORS_PER_CELL = 9  # In every framework here.
 OCTAVES = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-_LABELS = {"coco80": COCO_80, "coco91": COCO_91, "openimages264": OPENIMAGES_264, "dota15": DOTA_15}
+_LABELS = {
+    "coco80": COCO_80,
+    "coco90": COCO_91[1:],
+    "coco91": COCO_91,
+    "openimages264": OPENIMAGES_264,
+    "dota15": DOTA_15,
+}
 
 
 @dataclass(frozen=True)
@@ -28,11 +34,11 @@ class AnchorRule:
             `scales`. A size is the square root of an anchor's area.
         ratios: Height / width of the anchors.
         order: Which varies slowest in the list of nine anchors: "ratio" (torchvision, MLPerf, mmdetection, mmdeploy,
-            keras-retinanet, KerasHub) or "size" (detectron2, ODTK).
+            keras-retinanet, KerasHub) or "size" (detectron2, ODTK, TF Model Garden).
         whole_pixels: Whether sizes are truncated to integers and half sides rounded half to even (torchvision, MLPerf,
             KerasHub).
         centre: Center of the anchors of cell (0, 0), in strides: 0.0, or 0.5 (ODTK, keras-retinanet,
-            pytorch-retinanet).
+            pytorch-retinanet, TF Model Garden).
         scales: Factors of the base size.
         angles: Angles of the rotated anchors in radians. Each has all sizes and ratios, before those of the next angle
             (ODTK with rotated boxes). Empty: one angle of 0.
@@ -116,22 +122,22 @@ class Preset:
         flavour: Name of the framework, as in `list_flavours()`.
         title: Default model name, for people.
         labels: Default class labels: "coco80" (80 COCO names), "coco91" (indexed by COCO category id, with a background
-            and unused ids; torchvision, KerasHub), "openimages264" (MLPerf), or
-            "dota15" (mmrotate).
+            and unused ids; torchvision, KerasHub), "coco90" (the same without the background; TF Model Garden),
+            "openimages264" (MLPerf), or "dota15" (mmrotate).
         classes: Number of classes of the published models.
         anchors: How base anchors are computed.
         fixed_strides: True: strides are 8, 16, 32, 64 and 128 pixels (detectron2, mmdetection, mmdeploy,
-            keras-retinanet). False: a stride is the padded input side divided by the number of cells, rounded down, for
-            each axis (torchvision, MLPerf, ODTK, KerasHub).
+            keras-retinanet, TF Model Garden). False: a stride is the padded input side divided by the number of cells,
+            rounded down, for each axis (torchvision, MLPerf, ODTK, KerasHub).
         stride_from_width: Whether a network of a fixed size has one stride for both axes, the input width divided by
             the number of columns and rounded down, and anchors in proportion to it (ODTK).
         box_coder: How deltas become boxes: center and size with exp, corner offsets (keras-retinanet), or rotated.
         clip: What boxes are clipped to: "resized" image before NMS (torchvision, MLPerf, mmdetection), "padded"
-            network input before NMS (mmdeploy, keras-retinanet), the cells of their "level" before NMS (ODTK),
-            "original" image after NMS (detectron2), or "none" (KerasHub).
+            network input before NMS (mmdeploy, keras-retinanet, TF Model Garden), the cells of their "level" before
+            NMS (ODTK), "original" image after NMS (detectron2), or "none" (KerasHub).
         score_threshold: Candidates have a score strictly above this, 0 to 1.
         top_k: Candidates per level, counted as `top_k_unit` says. 65536 stands for no limit (keras-retinanet,
-            KerasHub, pytorch-retinanet).
+            KerasHub, pytorch-retinanet, TF Model Garden).
         top_k_unit: "pair": `top_k` counts pairs of anchor and class. "anchor": it counts anchors (mmdeploy).
         nms_iou_threshold: NMS removes a box if its IoU with a better one of its class is strictly above this.
         max_detections: Detections per image, all classes together. 65536 stands for no limit (pytorch-retinanet).
@@ -146,8 +152,13 @@ class Preset:
         rescale: How boxes return to the original image: with a scale for each axis ("per_axis"), or with the one scale
             of the resize ("uniform"; ODTK, keras-retinanet, pytorch-retinanet).
         nms_angle: Angle of two rotated boxes in NMS: "own", or "lower_score" (ODTK).
-        nms_comparison: Whether an IoU equal to the threshold suppresses: ">" (it does not), or ">=" (KerasHub).
+        nms_comparison: Whether an IoU equal to the threshold suppresses: ">" (it does not), or ">=" (KerasHub,
+            TF Model Garden).
         nms_across_classes: Whether boxes of different classes suppress each other (KerasHub).
+        first_class: First class of the class head that is detected. 1: class 0 is a background that the framework never
+            reports, so the import leaves it out (TF Model Garden).
+        delta_order: Order of the four deltas of an anchor in the box head: "xywh", or "yxhw" (TF Model Garden), which
+            the import reorders.
         source: Framework, version and source files that the rules were read from.
     """
 
@@ -176,6 +187,8 @@ class Preset:
     nms_comparison: str = ">"
     nms_across_classes: bool = False
     pad_at_least: int = 0
+    first_class: int = 0
+    delta_order: str = "xywh"
     source: Mapping[str, str] = field(default_factory=dict)
 
     def spec(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retinasdk.convert.flavours import Preset
 from retinasdk.convert.importing.graph import GraphView
 from retinasdk.convert.importing.heads import HeadBranch
 from retinasdk.convert.importing.onnx_runner import OnnxRunner
@@ -67,6 +68,32 @@ def channel_order(
         f"the channels of the {kind} head are ordered neither anchor by anchor nor value by value: the graph reshapes "
         f"them to {moved.shape} in another order. Export the network up to its head convolutions only"
     )
+
+
+def framework_order(
+    order: tuple[int, ...] | None, preset: Preset, anchors: int, each: int, kind: str
+) -> tuple[int, ...] | None:
+    """Adds what a framework stores otherwise than a spec: classes that it never reports, and the order of deltas.
+
+    Args:
+        order: The original channel of each channel that is stored anchor by anchor, as of `channel_order`.
+        preset: Rules of the framework.
+        anchors: Number of anchors per cell.
+        each: Number of channels of an anchor.
+        kind: "logits" or "deltas".
+
+    Returns:
+        The original channel of each channel of the output, or None if the order is right already.
+    """
+    own = list(range(each))
+    if kind == "logits":
+        own = own[preset.first_class :]
+    elif preset.delta_order == "yxhw":
+        own = [1, 0, 3, 2]
+    if own == list(range(each)):
+        return order
+    stored = [anchor * each + index for anchor in range(anchors) for index in own]
+    return tuple(stored if order is None else (order[index] for index in stored))
 
 
 def _trace_numbered_values(

@@ -201,9 +201,8 @@ def _naming_evidence(view: GraphView, heads: HeadPair) -> list[Evidence]:
             evidence.append(Evidence(f"nodes or weights are named {match!r}", frozenset(flavours), "name"))
     producer = view.model.producer_name
     if producer in ("tf2onnx", "keras2onnx"):
-        evidence.append(
-            Evidence(f"the file was written by {producer}", frozenset({"keras-retinanet", "keras-hub"}), "name")
-        )
+        of_tensorflow = frozenset({"keras-retinanet", "keras-hub", "tf-models"})
+        evidence.append(Evidence(f"the file was written by {producer}", of_tensorflow, "name"))
     return evidence
 
 

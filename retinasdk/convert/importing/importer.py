@@ -13,7 +13,7 @@ from retinasdk.convert.configs import read_config
 from retinasdk.convert.flavours import Preset, load_preset
 from retinasdk.convert.flavours.preset import ANCHORS_PER_CELL, level_name
 from retinasdk.convert.importing.anchors import decide_geometry
-from retinasdk.convert.importing.channels import channel_order
+from retinasdk.convert.importing.channels import channel_order, framework_order
 from retinasdk.convert.importing.check import check_heads, check_model, check_preprocessing
 from retinasdk.convert.importing.check_boxes import check_boxes
 from retinasdk.convert.importing.flavour_choice import Evidence, choose_flavour, collect_evidence, contradictions
@@ -33,6 +33,7 @@ from retinasdk.convert.importing.original_run import OriginalRun, run_original
 from retinasdk.convert.importing.report import Finding, FoundLevel, ImportReport
 from retinasdk.convert.importing.spec_builder import SQUASHING, build_spec, with_findings
 from retinasdk.convert.importing.subgraph import ModelOutput, build_heads_model
+from retinasdk.convert.importing.tf_models import refuse_unlike_tf_models
 from retinasdk.convert.importing.validate import validate_network
 from retinasdk.errors import ModelError
 from retinasdk.spec import METADATA_KEY, ModelSpec, Resize
@@ -201,7 +202,13 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     if given_resize is None and declared is not None and shape.dimensions[1:] != declared:
         _ask_for_size(preset, declared, options, command)
     levels = match_levels(heads, shape)
-    outputs, channel_findings = _outputs(view, heads, levels, original)
+    if heads.classes <= preset.first_class:
+        raise ModelError(
+            f"the network has only one class, which is the background of {preset.flavour}. Export a network with a "
+            "class to detect, or name the framework that trained it with --flavour"
+        )
+    classes = heads.classes - preset.first_class
+    outputs, is_by_value, channel_findings = _outputs(view, heads, levels, original, preset)
     geometry = decide_geometry(
         preset,
         options,
@@ -218,7 +225,7 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     spec, findings = build_spec(
         preset,
         options,
-        classes=heads.classes,
+        classes=classes,
         names=[level_name(level.stride) for level in levels],
         geometry=geometry,
         network=network,
@@ -229,6 +236,7 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
         source=_origin(path, view, network),
         command=command,
     )
+    refuse_unlike_tf_models(spec, levels[-1].stride, options, command)
     findings = [flavour_finding, *findings, *channel_findings]
     if heads.is_usual:
         others = heads.logits.channels // heads.values
@@ -256,8 +264,8 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
         opset=view.opset,
         levels=tuple(_describe(heads, level) for level in levels),
         anchors=heads.anchors,
-        classes=heads.classes,
-        channel_order="value by value" if any(item.channel_order for item in outputs) else "anchor by anchor",
+        classes=classes,
+        channel_order="value by value" if is_by_value else "anchor by anchor",
         shared_heads=heads.logits.shares_weights and heads.deltas.shares_weights,
         input_dimensions=shape.dimensions,
         image_input=network.image,
@@ -311,27 +319,40 @@ def _strides_from_width(levels: Sequence[MatchedLevel], shape: NetworkShape) -> 
 
 
 def _outputs(
-    view: GraphView, heads: HeadPair, levels: Sequence[MatchedLevel], original: OriginalRun | str
-) -> tuple[list[ModelOutput], list[Finding]]:
-    """Returns the outputs of the new model, logits of all levels and then deltas, and the origin of their order."""
-    outputs, assumed = [], []
+    view: GraphView, heads: HeadPair, levels: Sequence[MatchedLevel], original: OriginalRun | str, preset: Preset
+) -> tuple[list[ModelOutput], bool, list[Finding]]:
+    """Returns the outputs of the new model, logits of all levels and then deltas.
+
+    Also returns whether the channels of the original are ordered value by value, and the origin of their order.
+    """
+    outputs, assumed, is_by_value = [], [], False
     for kind, head, indices in (
         ("logits", heads.logits, [level.logits for level in levels]),
         ("deltas", heads.deltas, [level.deltas - len(levels) for level in levels]),
     ):
         order, is_shown = channel_order(view, head, heads.anchors, kind, original)
         assumed += [] if is_shown else [kind]
+        is_by_value |= order is not None
+        order = framework_order(order, preset, heads.anchors, head.channels // heads.anchors, kind)
+        channels = head.channels if order is None else len(order)
         outputs += [
-            ModelOutput(f"{kind}_{level_name(level.stride)}", head.tensors[index], head.channels, order)
+            ModelOutput(f"{kind}_{level_name(level.stride)}", head.tensors[index], channels, order)
             for level, index in zip(levels, indices, strict=True)
         ]
+    findings = []
+    if preset.first_class:
+        text = f"class 0 is left out, the background that {preset.flavour} never reports; class 1 is class 0 here"
+        findings.append(Finding("concluded", "labels", text))
+    if preset.delta_order != "xywh":
+        text = f"the deltas are reordered: {preset.flavour} stores y, x, height, width"
+        findings.append(Finding("concluded", "channels", text))
     if not assumed:
-        return outputs, [Finding("read", "channels", "the order of the channels of both heads")]
+        return outputs, is_by_value, [*findings, Finding("read", "channels", "the order of the channels of both heads")]
     text = (
         f"the channel order of the {' and '.join(assumed)}, anchor by anchor, as in every known framework; nothing in "
         "the graph shows it"
     )
-    return outputs, [Finding("assumed", "channels", text)]
+    return outputs, is_by_value, [*findings, Finding("assumed", "channels", text)]
 
 
 def _describe(heads: HeadPair, level: MatchedLevel) -> FoundLevel:
