@@ -70,6 +70,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
 }
 # "score_threshold must be" and "devices are some of" at the beginning; "labels=" and "flavour='odtk'" anywhere.
 _SUBJECT = re.compile(r"^([a-z_]+) (must|are(?= some of))\b")
+_IN_PYTHON = re.compile(r" \(in Python: (?:[^()]|\([^()]*\))*\)")  # Behind the option, which says the same.
 _KEYWORD = re.compile(r"(?<![\w.\[/&?(-])([a-z_]+)=(?:'([\w./-]+)')?(?=(\w?))")
 
 
@@ -82,8 +83,9 @@ def in_option_names(message: str, arguments: argparse.Namespace) -> str:
 
     Returns:
         The message, in which "score_threshold must be ..." reads "--score must be ..." and "flavour='odtk'" reads
-        "--flavour odtk".
+        "--flavour odtk". Hints for Python in brackets are left out.
     """
+    message = _IN_PYTHON.sub("", message)
     subject = _SUBJECT.match(message)
     if subject is not None and (option := _option(subject[1], arguments)):
         message = f"{option} {'must' if subject[2] == 'must' else 'must be'}{message[subject.end() :]}"

@@ -466,6 +466,10 @@ def test_errors_name_the_option_that_was_typed(message: str, said: str) -> None:
 def test_errors_of_import_name_its_options() -> None:
     arguments = parsed("import", "a.onnx", "-o", "b.onnx")
     assert in_option_names("say flavour='odtk' or labels=", arguments) == "say --flavour odtk or --labels"
+    both = (
+        "name them with --labels A,B (in Python: labels=[...]), or --flavour odtk (in Python: f(flavour='odtk')). End"
+    )
+    assert in_option_names(both, arguments) == "name them with --labels A,B, or --flavour odtk. End"
     exported = parsed("export", "torchvision:retinanet_resnet50_fpn", "-o", "b.onnx")
     assert in_option_names("give weights=FILE.pth, got classes=3", exported) == (
         "give --weights FILE.pth, got --num-classes 3"
