@@ -8,7 +8,8 @@ them in the framework's environment, so this module needs numpy alone, and must 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,32 @@ class RecordedCase:
         content = json.loads(path.read_text())
         content["pictures"] = [RecordedPicture(**item) for item in content["pictures"]]
         return cls(**content)
+
+
+def record_cases(
+    framework: str, cases: Mapping[str, Sequence[Any]], run_case: Callable[[str, Path], Any], script: str, **about: Any
+) -> None:
+    """Records the cases that the command line names, or all.
+
+    Args:
+        framework: Name of the framework, and of its folder.
+        cases: By name: the setting first, the options of the import and the sizes of the pictures last.
+        run_case: Exports a case to a path, and returns the function from pixels to boxes, scores and classes.
+        script: Name of the script in `tests/support/record/`.
+        **about: `version` and `environment` of `RecordedCase`.
+    """
+    for name in sys.argv[1:] or cases:
+        setting, *_, options, sizes = cases[name]
+        found = run_case(name, FOLDER / framework / f"{name}.onnx")
+        pictures = []
+        for seed, (height, width) in enumerate(sizes, 1):
+            pictures.append(RecordedPicture.of(seed, height, width, *found(picture(seed, height, width))))
+            scores = pictures[-1].scores
+            print(f"{name}: {len(scores)} boxes, scores {min(scores):.2f} to {max(scores):.2f}")
+        recorded_by = f"tests/support/record/{script}"
+        RecordedCase(
+            framework=framework, setting=setting, recorded_by=recorded_by, pictures=pictures, options=options, **about
+        ).write(name)
 
 
 def recorded_cases() -> list[Path]:

@@ -39,5 +39,5 @@ def raise_of(logits: npt.NDArray[Any], score_threshold: float, wanted: int | Non
 def best(values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
     """Returns the largest values, largest first."""
     count = min(count, len(values))
-    best: npt.NDArray[Any] = np.sort(np.partition(values, len(values) - count)[len(values) - count :])[::-1]
-    return best
+    largest: npt.NDArray[Any] = np.sort(np.partition(values, len(values) - count)[len(values) - count :])[::-1]
+    return largest

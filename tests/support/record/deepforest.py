@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from deepforest import main as deepforest_main
 from deepforest.models import retinanet as deepforest_retinanet
-from recorded_case import FOLDER, RecordedCase, RecordedPicture, picture
+from recorded_case import record_cases
 
 # What is special, the class names, DeepForest's configuration, options of `import_onnx`, picture sizes.
 Case = tuple[str, list[str], dict[str, Any], dict[str, Any], list[tuple[int, int]]]
@@ -117,23 +117,8 @@ def run_case(name: str, path: Path) -> Callable[[Any], tuple[Any, Any, Any]]:
 
 
 def main() -> None:
-    for name in sys.argv[1:] or CASES:
-        setting, _, _, options, sizes = CASES[name]
-        found = run_case(name, FOLDER / "deepforest" / f"{name}.onnx")
-        pictures = []
-        for seed, (height, width) in enumerate(sizes, 1):
-            pictures.append(RecordedPicture.of(seed, height, width, *found(picture(seed, height, width))))
-            scores = pictures[-1].scores
-            print(f"{name}: {len(scores)} boxes, scores {min(scores):.2f} to {max(scores):.2f}")
-        RecordedCase(
-            framework="deepforest",
-            version=deepforest.__version__,
-            setting=setting,
-            recorded_by="tests/support/record/deepforest.py",
-            pictures=pictures,
-            options=options,
-            environment={"torch": torch.__version__, "torchvision": deepforest_retinanet.torchvision.__version__},
-        ).write(name)
+    about = {"torch": torch.__version__, "torchvision": deepforest_retinanet.torchvision.__version__}
+    record_cases("deepforest", CASES, run_case, "deepforest.py", version=deepforest.__version__, environment=about)
 
 
 if __name__ == "__main__":

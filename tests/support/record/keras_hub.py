@@ -27,7 +27,7 @@ import numpy as np
 import onnx
 import torch
 from keras_hub.src.models.retinanet import retinanet_backbone, retinanet_object_detector
-from recorded_case import FOLDER, RecordedCase, RecordedPicture, picture
+from recorded_case import picture, record_cases
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # Of the published models.
 WIDTH = 8
@@ -275,23 +275,8 @@ def without_traces(path: Path) -> None:
 
 
 def main() -> None:
-    for name in sys.argv[1:] or CASES:
-        setting, _, options, sizes = CASES[name]
-        predict = run_case(name, FOLDER / "keras-hub" / f"{name}.onnx")
-        pictures = []
-        for seed, (height, width) in enumerate(sizes, 1):
-            pictures.append(RecordedPicture.of(seed, height, width, *predict(picture(seed, height, width))))
-            scores = pictures[-1].scores
-            print(f"{name}: {len(scores)} boxes, scores {min(scores):.2f} to {max(scores):.2f}")
-        RecordedCase(
-            framework="keras-hub",
-            version=keras_hub.__version__,
-            setting=setting,
-            recorded_by="tests/support/record/keras_hub.py",
-            pictures=pictures,
-            options=options,
-            environment={"keras": keras.__version__, "torch": torch.__version__, "backend": keras.backend.backend()},
-        ).write(name)
+    about = {"keras": keras.__version__, "torch": torch.__version__, "backend": keras.backend.backend()}
+    record_cases("keras-hub", CASES, run_case, "keras_hub.py", version=keras_hub.__version__, environment=about)
 
 
 if __name__ == "__main__":

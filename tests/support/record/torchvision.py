@@ -22,7 +22,7 @@ if __name__ == "__main__":  # In place of this folder, whose files have the name
 import onnx
 import torch
 import torchvision
-from recorded_case import FOLDER, RecordedCase, RecordedPicture, picture
+from recorded_case import picture, record_cases
 from torch import nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
@@ -220,23 +220,8 @@ def run_case(name: str, path: Path) -> Callable[[Any], tuple[Any, Any, Any]]:
 
 
 def main() -> None:
-    for name in sys.argv[1:] or CASES:
-        setting, _, _, options, sizes = CASES[name]
-        found = run_case(name, FOLDER / "torchvision" / f"{name}.onnx")
-        pictures = []
-        for seed, (height, width) in enumerate(sizes, 1):
-            pictures.append(RecordedPicture.of(seed, height, width, *found(picture(seed, height, width))))
-            scores = pictures[-1].scores
-            print(f"{name}: {len(scores)} boxes, scores {min(scores):.2f} to {max(scores):.2f}")
-        RecordedCase(
-            framework="torchvision",
-            version=torchvision.__version__,
-            setting=setting,
-            recorded_by="tests/support/record/torchvision.py",
-            pictures=pictures,
-            options=options,
-            environment={"torch": torch.__version__, "onnx": onnx.__version__},
-        ).write(name)
+    about = {"torch": torch.__version__, "onnx": onnx.__version__}
+    record_cases("torchvision", CASES, run_case, "torchvision.py", version=torchvision.__version__, environment=about)
 
 
 if __name__ == "__main__":
