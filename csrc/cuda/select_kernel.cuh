@@ -162,7 +162,7 @@ __device__ void close_gaps(const Plan& plan, uint32_t image, uint32_t classes_of
     const uint32_t found = plan.found[first_slot + static_cast<uint32_t>(l)];
     const uint32_t usable = __ldcg(plan.usable + first_slot + static_cast<uint32_t>(l));
     for (uint32_t i = 0; from > to && i < usable; i += kSelectThreads) {
-      Candidate<Boxes> candidate;
+      Candidate<Boxes> candidate{};
       const bool is_mine = i + threadIdx.x < usable;
       if (is_mine) {
         const uint64_t at = first + from + i + threadIdx.x;
@@ -214,7 +214,7 @@ __global__ void __launch_bounds__(kSelectThreads, 1) select_best(Plan plan, Outp
   int turn = 1;
   for (uint32_t first = 0; first < selected * classes_of_key; first += kSelectThreads) {
     const uint32_t i = first + threadIdx.x;
-    Candidate<Boxes> candidate;
+    Candidate<Boxes> candidate{};
     const bool is_usable = i < selected * classes_of_key && decode_candidate<T>(plan, level, image, best, i, candidate);
     uint32_t total;
     const uint32_t place = usable + places.place(is_usable ? 1 : 0, turn, total);
