@@ -1,7 +1,7 @@
 """Proves that every kernel compiles without a warning, spill or local memory for all architectures.
 
-Prints what each takes, as the page docs/how/kernel-resources.md: registers of a thread, static shared memory of a block,
-and the share of the warps of a multiprocessor that fit.
+Prints what each takes, as the page docs/how/kernel-resources.md: registers of a thread, static shared memory of a
+block, and the share of the warps of a multiprocessor that fit.
 
     python tests/native/checks/kernel_resources.py [--check | --write]        needs nvcc 13
 
@@ -110,8 +110,8 @@ def page(table: dict[str, dict[str, tuple[int, int]]], release: str) -> str:
         "# Kernel resources",
         "",
         "Registers of a thread and, behind the slash, the share of the warps of a multiprocessor that fit, for each",
-        "architecture. Shared memory is in bytes of a block. No kernel spills registers or uses local memory: the compiler",
-        f"would have failed. Examples of chips: {chips}.",
+        "architecture. Shared memory is in bytes of a block. No kernel spills registers or uses local memory: the",
+        f"compiler would have failed. Examples of chips: {chips}.",
         "",
         f"From nvcc {release}. `python tests/native/checks/kernel_resources.py --write` writes this page.",
         "",
