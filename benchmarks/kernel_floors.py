@@ -117,12 +117,9 @@ def page() -> Iterator[str]:
         *([chip.name, chip.memory, f"{chip.gbs:g}", chip.source] for chip in CHIPS),
     )
     yield ""
-    yield f"Floor = bytes / bandwidth. Expected = bytes / ({REACHED:.0%} of the bandwidth) + the start of a kernel in a CUDA"
-    yield (
-        f"graph, assumed to take {START_US['Jetson']:g} us on a Jetson and {START_US['card']:g} us on a card. Each entry is "
-        "**floor / expected in"
-    )
-    yield "microseconds**."
+    yield f"Floor = bytes / bandwidth. Expected = bytes / ({REACHED:.0%} of the bandwidth) + the start of a kernel in a"
+    yield f"CUDA graph, assumed to take {START_US['Jetson']:g} us on a Jetson and {START_US['card']:g} us on a card. Each entry"
+    yield "is **floor / expected in microseconds**."
     for frame in FRAMES:
         yield ""
         yield from table(
