@@ -118,8 +118,9 @@ def page() -> Iterator[str]:
     )
     yield ""
     yield f"Floor = bytes / bandwidth. Expected = bytes / ({REACHED:.0%} of the bandwidth) + the start of a kernel in a"
-    yield f"CUDA graph, assumed to take {START_US['Jetson']:g} us on a Jetson and {START_US['card']:g} us on a card. Each entry"
-    yield "is **floor / expected in microseconds**."
+    jetson, card = START_US["Jetson"], START_US["card"]
+    yield f"CUDA graph, assumed to take {jetson:g} us on a Jetson and {card:g} us on a card. Each entry is **floor / expected"
+    yield "in microseconds**."
     for frame in FRAMES:
         yield ""
         yield from table(
