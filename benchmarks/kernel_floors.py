@@ -117,10 +117,10 @@ def page() -> Iterator[str]:
         *([chip.name, chip.memory, f"{chip.gbs:g}", chip.source] for chip in CHIPS),
     )
     yield ""
-    yield f"Floor = bytes / bandwidth. Expected = bytes / ({REACHED:.0%} of the bandwidth) + the start of a kernel in a"
     jetson, card = START_US["Jetson"], START_US["card"]
-    yield f"CUDA graph, assumed to take {jetson:g} us on a Jetson and {card:g} us on a card. Each entry is **floor / expected"
-    yield "in microseconds**."
+    yield f"Floor = bytes / bandwidth. Expected = bytes / ({REACHED:.0%} of the bandwidth) + the start of a kernel in a"
+    yield f"CUDA graph, assumed to take {jetson:g} us on a Jetson and {card:g} us on a card. Each entry is"
+    yield "**floor / expected in microseconds**."
     for frame in FRAMES:
         yield ""
         yield from table(
