@@ -117,8 +117,8 @@ class EngineInfo:
         size_bytes: Size of the engine file in bytes.
         engine_sha256: SHA-256 of the engine file, as hexadecimal text.
         input_dtype: Type of the network's input, "float32" or "float16".
-        head_dtype: Type of the head outputs, "float32" or "float16". Both default to "float32", which is what engines
-            have whose JSON file does not name the types.
+        head_dtype: Type of the head outputs, "float32" or "float16". Both types are those that TensorRT was told, and
+            default to "float32", as engines have whose JSON file does not name them. A loaded engine is asked for them.
 
     Raises:
         ModelError: If a field has a value that is not allowed.

@@ -9,7 +9,8 @@ Beliefs about the real TensorRT:
 - Models with float16 and int8 types in the graph are built as they are. CONFIRMED by TensorRT for RTX 1.7, which builds
   all our models (tests/tensorrt/test_build_real.py). UNCONFIRMED for TensorRT 10 and 11.
 - Up to 8.6, the flags FP16 and INT8 choose the precision, and a type can be set for inputs and outputs. CONFIRMED for
-  the flag FP16 by TensorRT 8.5.3, which built `people` on the H200. UNCONFIRMED for INT8 and for float16 outputs.
+  the flag FP16 by TensorRT 8.5.3, which built `people` on the H200. UNCONFIRMED for INT8 and for float16 outputs: only
+  the names were seen, in the Python bindings of 8.6.1. retinasdk runs an engine whose types differ from those it asked.
 - From 10 on, inputs and outputs have their types in the graph, and setting another one is an error. CONFIRMED for the
   types by TensorRT for RTX 1.7. retinasdk sets none there.
 - The progress monitor reports nested phases, and the build ends when a step returns False. CONFIRMED by TensorRT for
