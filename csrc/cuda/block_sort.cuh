@@ -15,6 +15,7 @@ constexpr int kSharedKeys = 2048;  // Keys that are sorted in shared memory at a
 // One step of the sort: each thread compares, and maybe exchanges, two keys that are `stride` apart. `keys` is a part
 // of `count` keys of the array, and `first` is the position of keys[0] in the array.
 __device__ inline void bitonic_step(uint64_t* keys, int count, int first, int size, int stride) {
+#pragma unroll 1  // There are few pairs for each thread.
   for (int pair = threadIdx.x; pair < count / 2; pair += blockDim.x) {
     const int i = 2 * pair - (pair & (stride - 1));
     const bool ascending = ((first + i) & size) == 0;

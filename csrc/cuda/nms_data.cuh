@@ -65,10 +65,13 @@ struct Candidates {
         class_ids(input.class_ids + image * static_cast<uint64_t>(input.capacity)),
         count(input.counts[image] < input.capacity ? input.counts[image] : input.capacity) {}
 
-  // Returns the key of candidate i, or kUnusable.
+  // Returns the key of candidate i, or kUnusable. There must be candidates, but i may lie behind the last one.
+  // Something is loaded in any case, so that the loads for several keys can overlap.
   __device__ uint64_t key(const Rule& rule, int i) const {
-    const bool usable = i < count && logits[i] == logits[i] && rule.is_usable(boxes, static_cast<uint64_t>(i));
-    return usable ? rank_key(logits[i], static_cast<uint32_t>(i)) : kUnusable;
+    const int at = i < count ? i : count - 1;
+    const float logit = logits[at];
+    const bool is_usable = rule.is_usable(boxes, static_cast<uint64_t>(at));
+    return i < count && logit == logit && is_usable ? rank_key(logit, static_cast<uint32_t>(i)) : kUnusable;
   }
 };
 

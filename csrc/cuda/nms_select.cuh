@@ -23,6 +23,8 @@
 namespace retinasdk::cuda {
 namespace {
 
+constexpr int kWordsAhead = 8;  // Column words that a thread loads before it uses the first, to hide latency.
+
 // Shared memory of select().
 template <int kWords>
 struct Selection {
@@ -47,11 +49,6 @@ __device__ int select(Selection<kWords>& shared, const uint32_t* columns, int co
   const int thread = static_cast<int>(threadIdx.x);
   const int own_word = thread / 32;
   const uint32_t earlier = (1u << (thread % 32)) - 1u;
-  uint32_t column[kWords];  // All indices are constants, so the words stay in registers.
-#pragma unroll
-  for (int word = 0; word < kWords; ++word) {
-    column[word] = member.alive && word <= own_word ? columns[word * kMembers + thread] : 0u;
-  }
   uint32_t rivals = 0;  // The earlier members of the word that have the same class.
   if (limits_classes) {
     shared.class_ids[thread] = member.class_id;
@@ -60,32 +57,51 @@ __device__ int select(Selection<kWords>& shared, const uint32_t* columns, int co
     }
     rivals &= earlier;
   }
+  // The next words are loaded while these are used. All indices are constants, so the words stay in registers.
+  uint32_t next[kWordsAhead];
+  const auto load_next = [&](int first) {
+#pragma unroll
+    for (int w = 0; w < kWordsAhead; ++w) {
+      const bool matters = member.alive && first + w <= own_word;
+      next[w] = matters ? columns[(first + w) * kMembers + thread] : 0u;
+    }
+  };
+  load_next(0);
   int place = -1;
   kept = 0;
+#pragma unroll 1
+  for (int first = 0; first < kWords; first += kWordsAhead) {
+    uint32_t column[kWordsAhead];
 #pragma unroll
-  for (int word = 0; word < kWords; ++word) {
-    if (32 * word >= count || kept == most) break;
-    if (word == own_word) {
-      unsigned chosen = __ballot_sync(kAllLanes, member.alive);
-      for (unsigned last = 0; chosen != last;) {
-        last = chosen;
-        const bool has_place = !limits_classes || __popc(rivals & last) < member.places;
-        chosen = __ballot_sync(kAllLanes, member.alive && (column[word] & last) == 0u && has_place);
+    for (int w = 0; w < kWordsAhead; ++w) column[w] = next[w];
+    load_next(first + kWordsAhead);
+#pragma unroll
+    for (int w = 0; w < kWordsAhead; ++w) {
+      const int word = first + w;
+      if (32 * word >= count || kept == most) return place;
+      if (word == own_word) {
+        unsigned chosen = __ballot_sync(kAllLanes, member.alive);
+        for (unsigned last = 0; chosen != last;) {
+          last = chosen;
+          const bool has_place = !limits_classes || __popc(rivals & last) < member.places;
+          chosen = __ballot_sync(kAllLanes, member.alive && (column[w] & last) == 0u && has_place);
+        }
+        const int before = kept + __popc(chosen & earlier);
+        const bool is_kept = (chosen >> (thread % 32) & 1u) != 0u && before < most;
+        chosen = __ballot_sync(kAllLanes, is_kept);
+        if (is_kept) place = before;
+        if (thread % 32 == 0) shared.kept[word] = chosen;
       }
-      const int before = kept + __popc(chosen & earlier);
-      const bool is_kept = (chosen >> (thread % 32) & 1u) != 0u && before < most;
-      chosen = __ballot_sync(kAllLanes, is_kept);
-      if (is_kept) place = before;
-      if (thread % 32 == 0) shared.kept[word] = chosen;
-    }
-    __syncthreads();
-    uint32_t chosen = shared.kept[word];
-    kept += __popc(chosen);
-    if ((column[word] & chosen) != 0u) member.alive = false;
-    if (limits_classes) {
-      for (; chosen != 0u; chosen &= chosen - 1u) {
-        const int bit = __ffs(static_cast<int>(chosen)) - 1;
-        if (shared.class_ids[32 * word + bit] == member.class_id) --member.places;
+      __syncthreads();
+      uint32_t chosen = shared.kept[word];
+      kept += __popc(chosen);
+      if ((column[w] & chosen) != 0u) member.alive = false;
+      if (limits_classes) {
+#pragma unroll 1
+        for (; chosen != 0u; chosen &= chosen - 1u) {
+          const int bit = __ffs(static_cast<int>(chosen)) - 1;
+          if (shared.class_ids[32 * word + bit] == member.class_id) --member.places;
+        }
       }
     }
   }
