@@ -223,9 +223,7 @@ class Lane:
                 on_device[id(image)] = self._on_device(image, places)
             pixels = on_device[id(image)]
             self._native.preprocess(
-                format="rgb",
-                pixels=pixels.address,
-                row_bytes=pixels.row_bytes,
+                **pixels.source_arguments(),
                 **size,
                 source_step=step,
                 eight_bit=spec.resize.eight_bit,
