@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
 
-Stage = Literal["preprocess", "inference", "postprocess"]
+Stage = Literal["queue", "preprocess", "inference", "postprocess"]
 
 _collected: ContextVar[dict[str, float] | None] = ContextVar("retinasdk_stages", default=None)
 _adding = threading.Lock()  # Several workers of one call may add at the same time.

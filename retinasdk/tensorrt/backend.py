@@ -117,7 +117,7 @@ class TensorRtBackend:
         count, missing = len(images), self._engine.profile.min[0] - len(images)
         if missing > 0:  # The batch is filled with copies, whose results are dropped.
             images, transforms = [*images, *[images[-1]] * missing], [*transforms, *[transforms[-1]] * missing]
-        with self._lane((len(images), 3, *transforms[0].padded)) as lane, stage("inference"):
+        with self._lane((len(images), 3, *transforms[0].padded)) as lane:
             kept = lane.detect(images, transforms, score_threshold=score_threshold, class_ids=class_ids, ignore=ignore)
             return kept[:count]
 
@@ -159,7 +159,9 @@ class TensorRtBackend:
                 f"height, width), but got {shape}. Build an engine for that size: retinasdk.build_engine(..., "
                 "batch=..., sizes=...)"
             )
-        with self._gpu.current(), self._pool.lane(shape) as lane:
+        with self._gpu.current(), ExitStack() as lent:
+            with stage("queue"):
+                lane = lent.enter_context(self._pool.lane(shape))
             yield lane
 
     def close(self) -> None:

@@ -56,11 +56,15 @@ def test_another_callable_has_no_stages() -> None:
         assert (frames.metrics.detect.count, frames.metrics.inference.count) == (4, 0)
 
 
-def test_on_the_gpu_all_is_inference(model_path: Path, spec: ModelSpec, tmp_path: Path) -> None:
+def test_stages_on_the_gpu(model_path: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    """Upload to download is one piece of work. Before it, images are copied to pinned memory; after it, results read.
+
+    A call may also wait for one that another thread makes.
+    """
     engine = save_engine(tmp_path / "tiny.engine", model_path, spec)
     with fake_gpu(), Detector(engine, device="cuda") as detector, collect() as seconds:
         detector(PICTURES)
-    assert set(seconds) == {"inference", "postprocess"}  # the latter: scores and pixels of the photo, on the host
+    assert set(seconds) == {"queue", "preprocess", "inference", "postprocess"}
 
 
 def test_collecting_is_of_one_thread_and_one_block(detector: Detector) -> None:

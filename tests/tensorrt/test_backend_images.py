@@ -75,6 +75,36 @@ def test_cuda_arrays(gpu: FakeGpu, engine: Path, detector: Detector, version: in
         assert gpu.launches["upload"] == 2  # thresholds of a plain and of a recorded frame
 
 
+@pytest.mark.parametrize(("count", "graphs"), [(1, 1), (4, 5), (15, 16), (20, 1)])
+def test_surfaces_in_turn(gpu: FakeGpu, engine: Path, detector: Detector, count: int, graphs: int) -> None:
+    """A decoder's surfaces come back in turn. Each has a graph of its own, unless there are more than are kept.
+
+    Of several, the second made a graph of what does not depend on its address.
+    """
+    images = [blocks(seed=seed) for seed in range(count)]
+    wanted = [detector(image) for image in images]
+    with Detector(engine, device="cuda") as on_gpu:
+        surfaces = [CudaArray(gpu, image) for image in images]
+        for _ in range(3):
+            gpu.launches.clear()
+            assert [on_gpu(surface) for surface in surfaces] == wanted
+        assert gpu.live["graph"] == graphs
+        apart = {"preprocess": count} if count > graphs else {}
+        assert gpu.launches == {"wait": count, "graph": count} | apart
+        for surface in surfaces:
+            surface.free()
+
+
+def test_what_lies_at_an_address_may_change_its_layout(gpu: FakeGpu, engine: Path, detector: Detector) -> None:
+    image = blocks()
+    with Detector(engine, device="cuda") as on_gpu:
+        whole = DlpackArray(gpu, image)
+        gpu.synchronize(1)
+        for part in (whole.values, whole.values[:, :100], whole.values[::2]) * 3:
+            whole.values, whole.shape = part, part.shape
+            assert on_gpu(whole) == detector(part)
+
+
 def test_a_cuda_array_that_is_ready(gpu: FakeGpu, engine: Path, detector: Detector) -> None:
     with Detector(engine, device="cuda") as on_gpu:
         image = CudaArray(gpu, blocks(), stream=None)

@@ -90,7 +90,8 @@ class FakeGpu:
         steps: The driver calls so far.
         faults: Errors that a real GPU would not report.
         live: Number of living objects by kind.
-        launches: Number of launches by kind.
+        launches: Number of launches by kind, recorded ones included.
+        recorded: Number of launches by kind that did not run but became a part of a graph.
         primary_context_users: Number of holders of the primary context.
     """
 
@@ -112,6 +113,7 @@ class FakeGpu:
         self.faults: list[str] = []
         self.live: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
+        self.recorded: Counter[str] = Counter()
         self.primary_context_users = 0
         self._lock = threading.RLock()
         self._blocks: dict[int, Block] = {}
@@ -210,6 +212,7 @@ class FakeGpu:
         stream = self._streams[handle]
         self.launches[what] += 1
         if stream.recorded is not None:
+            self.recorded[what] += 1
             stream.recorded.append(work)
         elif self.eager:
             self._run(stream, [work])
