@@ -106,6 +106,9 @@ def test_numbers_are_the_streams(client: Any, detector: Detector) -> None:
         assert counted == {(name, outcome): value for name in expected for outcome, value in expected[name].items()}
         for stage in frames.metrics.STAGES:
             histogram = getattr(frames.metrics, stage)
+            if stage == "output":  # That of the last frame was not over yet.
+                assert found["retinasdk_stream_stage_seconds_count", labels(stage=stage)] == histogram.count - 1
+                continue
             assert found["retinasdk_stream_stage_seconds_count", labels(stage=stage)] == histogram.count
             assert found["retinasdk_stream_stage_seconds_sum", labels(stage=stage)] == pytest.approx(histogram.sum_s)
             buckets = [
@@ -116,6 +119,12 @@ def test_numbers_are_the_streams(client: Any, detector: Detector) -> None:
             assert len(buckets) == 26
             assert buckets == sorted(buckets)
             assert buckets[-1] == histogram.count
+        load = frames.metrics.load
+        for stage in load.STAGES:
+            seconds = found["retinasdk_stream_busy_seconds_total", labels(stage=stage)]
+            assert seconds == 0 if stage == "queue" else 0 < seconds <= load.busy_s(stage)
+        for reason in ("source", "limit"):
+            assert found["retinasdk_stream_awaited_frames_total", labels(reason=reason)] == load.awaited(reason)
     assert samples(client.generate_latest(registry).decode()) == {}  # closed
 
 
@@ -325,10 +334,13 @@ def test_metrics_print_and_export() -> None:
         "capture",
         "wait",
         "detect",
+        "convert",
+        "queue",
         "preprocess",
         "inference",
         "postprocess",
         "hand_over",
+        "output",
         "age",
     ]
     lines = str(metrics).splitlines()
