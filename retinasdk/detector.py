@@ -288,7 +288,7 @@ class Detector:
         Raises:
             TypeError: If an option has the wrong type or an unknown name; raised at once.
             ValueError: If an option is out of range; raised at once.
-            DeviceError: If the detector is closed.
+            DeviceError: If the detector is closed, or the device fails on ten images in a row.
         """
         if not isinstance(batch, int) or not 1 <= batch <= _MAX_IMAGES:
             raise ValueError(f"batch must be an integer from 1 to {_MAX_IMAGES}, got {batch!r}")

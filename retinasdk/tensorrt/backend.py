@@ -13,7 +13,7 @@ import numpy as np
 
 from retinasdk.cuda.device import CudaDevice, gpu_identity
 from retinasdk.cuda.device_image import DeviceImage, as_device_image
-from retinasdk.errors import DeviceError
+from retinasdk.errors import ClosedError
 from retinasdk.images import as_rgb
 from retinasdk.pipeline.call_options import Thresholds
 from retinasdk.pipeline.preprocess import Transform
@@ -146,12 +146,12 @@ class TensorRtBackend:
     def _lane(self, shape: tuple[int, ...]) -> Iterator[Lane]:
         """Lends a lane to this call and makes the GPU's context current in this thread."""
         if os.getpid() != self._process:
-            raise DeviceError(
+            raise ClosedError(
                 "The Detector was created before this process was forked, and CUDA does not work across a fork. Create "
                 'it after the fork, or start processes with multiprocessing.get_context("spawn").'
             )
         if not self._finalizer.alive:
-            raise DeviceError(CLOSED)
+            raise ClosedError(CLOSED)
         profile = self._engine.profile
         if not profile.holds(shape):
             raise ValueError(

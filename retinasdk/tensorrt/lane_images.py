@@ -57,6 +57,9 @@ class LaneImages:
         # If the GPU shares the CPU's memory, data that is read once is not copied.
         self._block = SharedBuffer(device, "images", mapped=device.integrated)
         self._scratch = DeviceBuffer(device, "resizing")
+        # How often a block has grown. Graphs of before would use memory that was freed, also where only one address of
+        # a block changed, so this is a part of their keys.
+        self._moves = 0
         resize, normalise = spec.resize, spec.normalise
         self._constant: dict[str, Any] = {
             "eight_bit": resize.eight_bit,
@@ -99,13 +102,13 @@ class LaneImages:
             for image, transform in zip(images, transforms, strict=True)
         ]
         scratch_bytes = max(self._native.preprocess_scratch_bytes(**size) for size in sizes)
-        self._scratch.reserve(max(scratch_bytes, ALIGNMENT))
+        self._moves += self._scratch.reserve(max(scratch_bytes, ALIGNMENT))
         uploads = Layout()
         # Each image once: a batch may be padded with copies of one image.
         on_host = {id(image): image for image in images if not isinstance(image, DeviceImage)}
         places = {name: uploads.add(image.shape, np.uint8) for name, image in on_host.items()}
         if places:
-            self._block.reserve(uploads.size_bytes)
+            self._moves += self._block.reserve(uploads.size_bytes)
         pixels: dict[int, DevicePixels] = {}
         for image in images:
             if id(image) not in pixels:
@@ -122,9 +125,8 @@ class LaneImages:
             "scratch_bytes": scratch_bytes,
         }
         return PreparedImages(
-            # A block that has grown lies elsewhere, which makes another key.
-            key=(self._scratch.address, tuple(tuple(one.items()) for one in described)),
-            upload_bytes=uploads.size_bytes,
+            key=(self._moves, tuple(tuple(one.items()) for one in described)),
+            upload_bytes=max((place.offset + math.prod(place.shape) for place in places.values()), default=0),
             arguments=tuple(
                 {**one, **shared, "output": address + index * bytes_of_one} for index, one in enumerate(described)
             ),

@@ -16,7 +16,11 @@ from pictures import LABELS, Image, blocks
 from PIL import Image as PillowImage
 
 from retinasdk import Detections, Detector, ModelError, ModelSpec, Normalise, Resize
+from retinasdk.cuda.device import CudaDevice, CudaStream
+from retinasdk.cuda.memory import Field
+from retinasdk.pipeline.preprocess import Transform
 from retinasdk.tensorrt.engine_info import EngineInfo, Fingerprint
+from retinasdk.tensorrt.lane_images import LaneImages
 from retinasdk.tensorrt.versions import plan_header
 
 SIZES = ((90, 120), (90, 120), (120, 90), (61, 47), (90, 121), (30, 400), (400, 30), (1, 1))
@@ -244,6 +248,33 @@ def test_graphs_survive_neither_their_memory_nor_their_shape(engine: Path, detec
         for seed, size in enumerate(sizes):
             assert_same(on_gpu(blocks(*size, seed=seed)), detector(blocks(*size, seed=seed)))
         assert gpu.live["graph"] == 1
+
+
+def test_a_block_that_has_grown_makes_other_graphs_even_at_the_same_address(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver may place the GPU's part of a block where the old one was, and the host's part elsewhere."""
+    with fake_gpu():
+        device = CudaDevice()
+        with device.current():
+            stream = CudaStream(device)
+            images = LaneImages(device, spec, stream)
+            monkeypatch.setattr("retinasdk.cuda.memory.DeviceBuffer.address", 4096)
+
+            def key_of(size: tuple[int, int]) -> Any:
+                transform = Transform.plan(size, spec)
+                field = Field(0, (1, 3, *transform.padded), np.dtype(np.float32))
+                return images.prepare([blocks(*size)], [transform], field, 8192).key
+
+            small = key_of((90, 120))
+            assert key_of((90, 120)) == small
+            large = key_of((180, 240))
+            assert large != small
+            assert key_of((180, 240)) == large
+            assert key_of((90, 120)) not in (small, large)
+            images.free()
+            stream.close()
+        device.close()
 
 
 def test_the_number_of_graphs_is_bounded(engine: Path, detector: Detector) -> None:
