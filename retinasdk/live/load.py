@@ -160,21 +160,32 @@ class Load:
         with self._lock:
             return self._awaited[reason]
 
-    def bottleneck(self) -> Bottleneck | None:
-        """Returns what limited the rate so far, or None before the second frame."""
+    def shares(self) -> dict[str, float]:
+        """Returns the share of the time for which each stage was busy, 0 to 1, by name. Empty before the second frame.
+
+        The time is that from the start of the first detection to when the last frame was handed over.
+        """
         with self._lock:
-            frames, run_s = self._passed, self._last_s - self._first_s
-            if frames < 2 or run_s <= 0.0:
-                return None
-            frame_s = run_s / frames
-            for reason in ("limit", "source"):
-                if 2 * self._awaited[reason] > self._taken - 1:
-                    return Bottleneck(reason, frame_s, frame_s, min(self._awaited[reason], frames), frames)
+            run_s = self._last_s - self._first_s
+            if self._passed < 2 or run_s <= 0.0:
+                return {}
             now = self._clock.now()
             busy = {stage: self._busy_until(stage, now) for stage in self.STAGES}
-            busy["output"] = self._busy_s["output"]  # The run ends where the last frame was handed over.
-            inside = sum(busy[stage] for stage in ("convert", "queue", "preprocess", "inference", "postprocess"))
-            busy["detect"] = max(0.0, busy["detect"] - inside)
-            stage = max(_NAMES, key=busy.__getitem__)
-            awaited = min(sum(self._awaited.values()), frames)
-            return Bottleneck(stage, min(busy[stage], run_s) / frames, frame_s, awaited, frames)
+            busy["output"] = self._busy_s["output"]  # What the caller does with the last frame is after that time.
+            return {stage: min(1.0, seconds / run_s) for stage, seconds in busy.items()}
+
+    def bottleneck(self) -> Bottleneck | None:
+        """Returns what limited the rate so far, or None before the second frame."""
+        shares = self.shares()
+        if not shares:
+            return None
+        with self._lock:
+            frames, frame_s = self._passed, (self._last_s - self._first_s) / self._passed
+            awaited = {reason: min(self._awaited[reason], frames) for reason in ("limit", "source")}
+        for reason, count in awaited.items():
+            if 2 * count > frames - 1:
+                return Bottleneck(reason, frame_s, frame_s, count, frames)
+        inside = sum(shares[stage] for stage in ("convert", "queue", "preprocess", "inference", "postprocess"))
+        shares["detect"] = max(0.0, shares["detect"] - inside)
+        stage = max(_NAMES, key=shares.__getitem__)
+        return Bottleneck(stage, shares[stage] * frame_s, frame_s, sum(awaited.values()), frames)

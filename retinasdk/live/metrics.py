@@ -99,8 +99,8 @@ class Histogram:
 class Metrics:
     """Duration of each stage of a stream, as one `Histogram` per stage, and what limits the rate.
 
-    For every frame, age = wait + detect + hand_over. `print(metrics)` shows a table in milliseconds, and
-    `print(metrics.load.bottleneck())` the stage that holds the rate back.
+    For every frame, age = wait + detect + hand_over. `print(metrics)` shows a table in milliseconds, with the share of
+    the time for which a stage was busy. `print(metrics.load.bottleneck())` names the stage that holds the rate back.
 
     Attributes:
         STAGES: The names of the stages, in the order below.
@@ -155,9 +155,11 @@ class Metrics:
         return {name: getattr(self, name).to_dict() for name in self.STAGES}
 
     def __str__(self) -> str:
-        lines = [f"{'stage':11s} {'count':>7s} {'mean':>9s} {'p50':>9s} {'p95':>9s} {'max':>9s}  ms"]
+        shares = self.load.shares()
+        lines = [f"{'stage':11s} {'count':>7s} {'mean':>9s} {'p50':>9s} {'p95':>9s} {'max':>9s}  ms {'busy':>6s}"]
         for name in self.STAGES:
             row = getattr(self, name).to_dict()
             numbers = [f"{1000 * row[key]:9.1f}" for key in ("mean_s", "p50_s", "p95_s", "max_s") if key in row]
-            lines.append(" ".join([f"{name:11s} {row['count']:7d}", *numbers]))
+            busy = f"{'':3s} {shares[name]:6.0%}" if numbers and name in shares else ""
+            lines.append(" ".join([f"{name:11s} {row['count']:7d}", *numbers, busy]).rstrip())
         return "\n".join(lines)

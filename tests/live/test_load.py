@@ -142,6 +142,36 @@ def test_frames_at_a_time_are_not_counted_twice() -> None:
     assert 0.9 * found.frame_s < found.busy_s <= found.frame_s
 
 
+def test_shares_of_the_time() -> None:
+    """Of one call at a time, what the thread does fills the time."""
+    world = World()
+    detector = Staged(world, preprocess=0.01, inference=0.03, postprocess=0.005, rest=0.005)
+    with stream(Camera(world, 0.001, live=False), detector, policy="all", clock=world) as frames:
+        for _ in itertools.islice(frames, 100):
+            world.sleep(0.05)
+        metrics = frames.metrics
+        shares = metrics.load.shares()
+        assert shares["preprocess"] == pytest.approx(0.1, abs=0.01)
+        assert shares["inference"] == pytest.approx(0.3, abs=0.01)
+        assert shares["postprocess"] == pytest.approx(0.05, abs=0.01)
+        assert shares["detect"] == pytest.approx(0.5, abs=0.01)
+        assert shares["output"] == pytest.approx(0.5, abs=0.01)
+        assert shares["detect"] + shares["output"] == pytest.approx(1.0)
+        assert (shares["convert"], shares["queue"]) == (0.0, 0.0)
+        table = {line.split()[0]: line.split()[-1] for line in str(metrics).splitlines()}
+    assert (table["stage"], table["inference"], table["output"]) == ("busy", "30%", "50%")
+    assert table["age"].endswith(".0")  # no stage that is busy, so only its longest duration
+
+
+def test_a_slow_caller_of_two_calls_at_a_time() -> None:
+    """Both calls are done before the caller wants their frames. Their time does not matter then."""
+    world = World()
+    detector = Staged(world, calls_at_once=2, preprocess=0.01, inference=0.03)
+    found = run_of(world, Camera(world, 0.001, live=False), detector, output_s=0.045).bottleneck()
+    assert found is not None
+    assert (found.stage, found.frame_s) == ("output", pytest.approx(0.045, rel=0.05))
+
+
 def test_several_sources_count_frames() -> None:
     world = World()
     cameras = [Camera(world, 0.01, name=name) for name in "abcd"]
