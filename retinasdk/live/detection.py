@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,7 @@ class Detection:
         self._clock = clock
         self._changed = changed
         self._metrics = metrics
+        self._is_converting = False
 
     @property
     def calls_at_once(self) -> int:
@@ -84,11 +86,13 @@ class Detection:
         taken_s = self._clock.now()
         load = self._metrics.load
         with load.during("detect"):
-            with load.during("convert"):
+            with self._converting_alone(), load.during("convert"):
+                start_s = self._clock.now()
                 members, images = self._converted(batch)
+                convert_s = self._clock.now() - start_s
             if not images:
                 return []
-            self._metrics.convert.add(self._clock.now() - taken_s)
+            self._metrics.convert.add(convert_s)
             with collect(load.during) as stages:
                 results = self._call(images)
         done_s = self._clock.now()
@@ -99,6 +103,20 @@ class Detection:
             Done(capture, waiting, image, result, taken_s, done_s)
             for (capture, waiting), image, result in zip(members, images, results, strict=True)
         ]
+
+    @contextmanager
+    def _converting_alone(self) -> Iterator[None]:
+        """Lets one thread at a time convert: the frames of a source may share a converter."""
+        with self._changed:
+            while self._is_converting:
+                self._changed.wait()
+            self._is_converting = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._is_converting = False
+                self._changed.notify_all()
 
     def _converted(self, batch: Batch) -> tuple[Batch, list[npt.NDArray[np.uint8]]]:
         members, images = [], []

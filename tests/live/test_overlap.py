@@ -176,6 +176,31 @@ def test_the_limit_on_frames_per_second_holds() -> None:
     assert np.diff(times)[2:] == pytest.approx(0.1)
 
 
+def test_frames_are_converted_one_at_a_time() -> None:
+    """Frames of a source may share a converter, and nothing says that two threads may use it."""
+    world = World()
+    inside: list[int] = []
+
+    class Converted(Camera):
+        def read(self) -> RawFrame | None:
+            raw = super().read()
+            return None if raw is None else RawFrame(functools.partial(self._rgb, raw))
+
+        def _rgb(self, raw: RawFrame) -> Any:
+            inside.append(1)
+            assert len(inside) == 1
+            world.sleep(0.02)
+            inside.pop()
+            return raw.rgb()
+
+    source = Converted(world, 0.001, live=False, count=20)
+    detector = Gpu(world, 0.001, 0.02)
+    with stream(source, detector, policy="all", clock=world) as frames:
+        assert [number_of(frame.image) for frame in frames] == list(range(20))
+        assert frames.counters["camera"].failed == 0
+    assert world.now() - 100.0 < 20 * 0.03
+
+
 def test_several_sources_share_batches() -> None:
     world = World()
     detector = Gpu(world, 0.01, 0.02)
