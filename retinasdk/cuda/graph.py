@@ -15,8 +15,8 @@ _log = logging.getLogger("retinasdk")
 
 # Of one runner. A decoder hands out a few surfaces in turn, and each has a graph of its own.
 MAX_GRAPHS = 16
-# The run in which a key is recorded. Recording takes much longer than a graph saves in one frame. So once as many
-# graphs were recorded as are kept, only keys that keep coming are worth another one.
+# The run in which a key is recorded. Recording goes through all launches once more and builds a graph of them, so it
+# pays over many frames only. Once as many graphs were recorded as are kept, a key has to come often for another one.
 _RECORDED_IN_RUN = 2
 _LATER_RECORDED_IN_RUN = 32
 
