@@ -138,7 +138,7 @@ def launch_plainly(detector: retinasdk.Detector, image: Image) -> None:
     detector(image)
     backend: Any = detector._backend
     for lane in backend._pool._idle:
-        lane._graph.run = lambda key, stream, launch: launch()
+        lane._graphs.run = lambda key, stream, launch, directly=None: launch()
 
 
 def frames_per_second(detector: retinasdk.Detector, image: Image, threads: int, seconds: float) -> float:
