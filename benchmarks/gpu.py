@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from gpu_heads import use_driver
 from gpu_stages import DeviceArray, copy_bandwidth, kernel_times, opened_lane, stage_times
 from inputs import photo, random_model, read_or_make, size
 from timing import interleave
@@ -328,6 +329,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=SECONDS_OF_THROUGHPUT, help="of each throughput run")
     parser.add_argument("--json", type=Path, help="write the numbers there too")
     arguments = parser.parse_args()
+    use_driver()
     missing = why_no_gpu()
     if missing is not None:
         print(f"benchmarks/gpu.py measures the GPU path, which cannot be used here: {missing}", file=sys.stderr)
@@ -346,11 +348,11 @@ def main() -> int:
                 with opened_lane(device, engine) as lane:
                     bandwidth = copy_bandwidth(lane, COPY_BYTES, arguments.rounds)
             cases.append(measure(device, engine, image, arguments))
+            if arguments.json is not None:  # After each case, as a run may be ended early.
+                numbers = {"machine": facts, "copy_gb_s": bandwidth, "cases": [_numbers(case) for case in cases]}
+                write_atomically(arguments.json, json.dumps(numbers, indent=2).encode() + b"\n")
             print(f"measured: {cases[-1].precision} {cases[-1].input}", file=sys.stderr)
     print(page(facts, bandwidth, cases), end="")
-    if arguments.json is not None:
-        numbers = {"machine": facts, "copy_gb_s": bandwidth, "cases": [_numbers(case) for case in cases]}
-        write_atomically(arguments.json, json.dumps(numbers, indent=2).encode() + b"\n")
     return 0
 
 

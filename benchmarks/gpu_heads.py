@@ -59,13 +59,13 @@ def normal_heads(spec: ModelSpec, size: tuple[int, int]) -> tuple[Levels, Levels
     return levels(anchors * len(spec.labels), 1.0), levels(anchors * 4, 0.2)
 
 
-def shift(spec: ModelSpec, passing: float) -> np.float32:
+def shift(spec: ModelSpec, passing: float) -> Any:
     """What moves normal logits so that this share of them is above the spec's threshold."""
     deviations = 8.0 if passing >= 1 else -NormalDist().inv_cdf(1 - passing)
-    return np.float32(logit(spec.score_threshold) + deviations)
+    return np.float32(float(logit(spec.score_threshold)) + deviations)
 
 
-def batched(levels: Levels, batch: int, added: np.float32, dtype: str) -> list[npt.NDArray[Any]]:
+def batched(levels: Levels, batch: int, added: Any, dtype: str) -> list[npt.NDArray[Any]]:
     """The levels for a batch: the same values for each image, at other places."""
     images = [[np.roll(level, 997 * image) for image in range(batch)] for level in levels]
     return [np.concatenate([image + added for image in level]).astype(dtype) for level in images]

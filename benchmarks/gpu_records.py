@@ -1,4 +1,4 @@
-"""Records of runs on GPUs: their fields, a check of them, and their Markdown. benchmarks/records/README.md explains them.
+"""Records of runs on GPUs: fields, a check, and their Markdown. benchmarks/records/README.md explains the fields.
 
     python benchmarks/gpu_records.py           # checks every record, and writes its Markdown anew
 

@@ -156,7 +156,9 @@ def main() -> int:
     """The process's exit code: 2 where no GPU can be used."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", type=shape, nargs="+", default=SHAPES, help="HEIGHTxWIDTHxCLASSES")
-    parser.add_argument("--passing", type=float, nargs="+", default=PASSING, help="shares of logits above the threshold")
+    parser.add_argument(
+        "--passing", type=float, nargs="+", default=PASSING, help="shares of logits above the threshold"
+    )
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "float16"), default=["float32", "float16"])
     parser.add_argument("--rounds", type=int, default=50)

@@ -59,7 +59,9 @@ def _heading(record: Record) -> str:
     facts = [f"{name} {record['machine'][name]}" for name in ("driver", "CUDA") if name in record["machine"]]
     where = ", ".join([record["machine"].get("GPU", "unknown GPU"), *facts])
     changed = record["changed_files"]
-    return f"{where}; {record['date']}, commit {record['commit'][:7]}{f' with {changed} files changed' * bool(changed)}."
+    return (
+        f"{where}; {record['date']}, commit {record['commit'][:7]}{f' with {changed} files changed' * bool(changed)}."
+    )
 
 
 def _run(record: Record) -> list[str]:

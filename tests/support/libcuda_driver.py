@@ -1,7 +1,7 @@
-"""The part of pycuda.driver that retinasdk uses, over libcuda by ctypes: for machines with a driver and without pycuda.
+"""The part of pycuda.driver that retinasdk uses, over libcuda by ctypes: for machines without pycuda.
 
-pycuda has no wheels, and building it takes minutes and a whole CUDA toolkit. So tests/gpu and the benchmarks run over this
-where it is missing. It is not part of retinasdk: users have pycuda, and a record says which of the two was used.
+pycuda has no wheels, and building it takes minutes and a whole CUDA toolkit. So tests/gpu and the benchmarks run over
+this where it is missing. It is not part of retinasdk: users have pycuda, and a record says which of the two was used.
 
 It has not run on a GPU yet. Its calls follow the documentation of the CUDA driver API; tests run it over a library that
 has the same functions and works on the host's memory.

@@ -1,4 +1,4 @@
-"""Runs a script over the stand-ins of support/fakes, as a program of its own: python over_stand_ins.py SCRIPT ARGUMENTS.
+"""Runs a script over the stand-ins of support/fakes: python over_stand_ins.py SCRIPT ARGUMENTS.
 
 What comes out is marked by whoever runs it: times mean nothing, and no kernel has met a GPU.
 """
