@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def facts(chip: Chip) -> dict[str, str]:
         "board": content("/proc/device-tree/model"),
         "L4T": content("/etc/nv_tegra_release").partition("\n")[0],
         "power mode": said(("nvpmodel", "-q")),
-        "host": content("/proc/sys/kernel/osrelease"),
+        "host": f"{platform.machine()}, {os.cpu_count()} cores",
     }
     return {name: fact for name, fact in found.items() if fact}
 

@@ -19,7 +19,11 @@ from gpu_tools import nsight_arguments, nsight_kernels, program, reports
 
 ROOT = Path(__file__).resolve().parent.parent
 # Tests in which every kernel runs, and which end in time although a sanitizer slows them 10 to 100 times.
-SANITIZED = ("tests/gpu/test_kernels.py", "-k", "not any_ and not batches and not three_hundred and not resnet50")
+SANITIZED = (
+    "tests/gpu/test_kernels.py",
+    "-k",
+    "not any_ and not batches and not three_hundred and not resnet50 and not test_preprocess",
+)
 _NETWORK_OPTIONS: dict[bool, list[str]] = {  # by whether it runs over stand-ins
     False: ["--rounds", "100"],
     True: ["--sizes", "64x96", "--precisions", "fp32", "--rounds", "2", "--seconds", "0.05", "--threads", "1"],

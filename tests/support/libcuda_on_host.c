@@ -1,5 +1,6 @@
 /* The functions of libcuda that libcuda_driver.py calls, on the host's memory and at once. A belief of it: they have these
  * arguments (from the documentation of the CUDA driver API). */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -14,6 +15,20 @@ static double now(void) {
   if (pushed < 1) return 201
 int cuInit(unsigned flags) { return flags ? 1 : 0; }
 int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, ordinal ? 101 : 0; }
+int cuDeviceGetCount(int* count) { return *count = 1, 0; }
+int cuDeviceGetName(char* name, int size, int device) { return snprintf(name, (size_t)size, "NVIDIA RTX 4090"), device; }
+int cuDeviceTotalMem_v2(size_t* size, int device) { return *size = 1ULL << 34, device; }
+int cuDriverGetVersion(int* version) { return *version = 13000, 0; }
+int cuDeviceGetAttribute(int* value, int attribute, int device) {
+  switch (attribute) {
+    case 75: return *value = 8, device;         /* CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR */
+    case 76: return *value = 9, device;         /* ..._MINOR */
+    case 16: return *value = 128, device;       /* CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT */
+    case 13: return *value = 2520000, device;   /* CU_DEVICE_ATTRIBUTE_CLOCK_RATE, in kHz */
+    case 36: return *value = 10501000, device;  /* CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE, in kHz */
+    default: return 1;
+  }
+}
 int cuDevicePrimaryCtxRetain(void** context, int device) { return *context = &retained, ++retained, device; }
 int cuDevicePrimaryCtxRelease_v2(int device) { return retained-- > 0 ? device : 201; }
 int cuCtxPushCurrent_v2(void* context) { return context == &retained ? (++pushed, 0) : 201; }
