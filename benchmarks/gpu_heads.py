@@ -61,7 +61,7 @@ def normal_heads(spec: ModelSpec, size: tuple[int, int]) -> tuple[Levels, Levels
 
 def shift(spec: ModelSpec, passing: float) -> Any:
     """What moves normal logits so that this share of them is above the spec's threshold."""
-    deviations = 8.0 if passing >= 1 else -NormalDist().inv_cdf(1 - passing)
+    deviations = 6.0 if passing >= 1 else -NormalDist().inv_cdf(1 - passing)
     return np.float32(float(logit(spec.score_threshold)) + deviations)
 
 

@@ -24,8 +24,8 @@ import numpy as np
 import torchvision_gpu
 from gpu_heads import GpuHeads, batched, normal_heads, opened_heads, shift, spec_of, use_driver
 from gpu_kernels import other_kernels
-from gpu_records import number, postprocess_table, table
 from gpu_stages import copy_bandwidth, graph_time
+from record_page import number, postprocess_table, table
 
 from retinasdk.cuda.device import CudaDevice
 from retinasdk.errors import RetinaSdkError
@@ -110,13 +110,14 @@ class Run:
             "plain_pass_ms": None,
             "torchvision_ms": None,
             "floor_ms": size_bytes / self.numbers["copy_gb_s"] / 1e6,
+            "agreeing": None,
             "worst_pixels": None,
         }
         if self._why_no_torch is None:
             case["plain_pass_ms"] = torchvision_gpu.plain_pass_ms(logits, rounds)
             if logits[0].dtype == np.float32:
                 theirs = torchvision_gpu.postprocess(heads.spec, one[:2], logits, deltas)
-                case["worst_pixels"] = torchvision_gpu.worst_pixels(ours, theirs())
+                case["agreeing"], case["worst_pixels"] = torchvision_gpu.agreement(ours, theirs())
                 case["torchvision_ms"] = torchvision_gpu.median_ms(theirs, TORCHVISION_ROUNDS)
         return case
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from gpu_records import FOLDER, Record, case_name, counts, number, postprocess_table, records, table
+from gpu_records import FOLDER, Record, records
+from record_page import case_name, counts, number, postprocess_table, table
 
 _DOCS = FOLDER.parents[1] / "docs"
 TESTED, PERFORMANCE = _DOCS / "how" / "tested.md", _DOCS / "performance.md"

@@ -90,7 +90,7 @@ def test_a_stand_in_is_marked_and_stays_out_of_the_records(
     with pytest.raises(ValueError, match="real GPUs only"):
         gpu_records.write(first, gpu_records.FOLDER)
     path = gpu_records.write(first, tmp_path)
-    assert f"**{gpu_records.STAND_IN}**" in path.with_suffix(".md").read_text(encoding="utf-8")
+    assert "**This record is of stand-ins for a GPU." in path.with_suffix(".md").read_text(encoding="utf-8")
 
 
 def test_a_renamed_file_is_refused(gpu_records: Any, first: dict[str, Any], tmp_path: Path) -> None:
