@@ -105,7 +105,7 @@ def median_ms(call: Callable[[], object], rounds: int) -> float:
 def agreement(ours: Sequence[Any], theirs: Sequence[dict[str, Any]]) -> tuple[float, float | None]:
     """The share of our boxes with an equal one among theirs, and the largest difference of those in pixels.
 
-    Equal: of the same class, and within `EQUAL_PIXELS`. Boxes are not compared by rank: their scores, which are sigmoids
+    Equal: of the same class, and within `EQUAL_PIXELS`. Boxes are not compared by rank: their scores, sigmoids
     in float32, tie where many logits are high, and then order and choice are arbitrary.
     """
     distances = []
