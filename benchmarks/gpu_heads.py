@@ -72,7 +72,7 @@ def batched(levels: Levels, batch: int, added: Any, dtype: str) -> list[npt.NDAr
 
 
 class _NoNetwork:
-    """An execution context whose outputs are there already."""
+    """An execution context and its engine, whose outputs are there already: row-major, as `batched` makes them."""
 
     active_optimization_profile = 0
 
@@ -84,6 +84,13 @@ class _NoNetwork:
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self._shapes[name]
+
+    def get_tensor_strides(self, name: str) -> tuple[int, ...]:
+        shape = self._shapes[name]
+        return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+
+    def get_tensor_vectorized_dim(self, name: str) -> int:
+        return -1
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         return True
@@ -97,14 +104,14 @@ class _HeadsEngine(Engine):
 
     def __init__(self, device: CudaDevice, spec: ModelSpec, shapes: dict[str, tuple[int, ...]], dtype: str) -> None:
         self.device, self.spec, self.path = device, spec, Path("no network")
-        self._shapes, self._runtime, self._engine = shapes, None, None
+        self._runtime, self._engine = None, _NoNetwork(shapes)
         self._anchors = DeviceBuffer(device, "anchors")
         self.input_dtype = np.dtype(dtype)
         self.output_dtypes = dict.fromkeys(shapes, np.dtype(dtype))
         self.base_anchors = self._upload_anchors()
 
     def new_context(self) -> Any:
-        return _NoNetwork(self._shapes)
+        return self._engine
 
 
 class GpuHeads:
