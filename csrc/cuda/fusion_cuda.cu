@@ -64,7 +64,7 @@ __device__ inline int limit_classes(const FusionInput& input, const Cluster* clu
 }
 
 // Fuses the candidates of one image. Grid: (images).
-__global__ void __launch_bounds__(kFusionThreads) fusion_kernel(FusionInput input, FusionOutput output) {
+__global__ void __launch_bounds__(kFusionThreads, 1) fusion_kernel(FusionInput input, FusionOutput output) {
   __shared__ int reported;
   const int thread = static_cast<int>(threadIdx.x);
   const uint64_t image = blockIdx.x;

@@ -17,13 +17,12 @@ from retinasdk.cuda.device import GpuIdentity, gpu_identity, usable_kernels
 from retinasdk.errors import ModelError
 from retinasdk.images import ImageInput
 from retinasdk.models import find_model
-from retinasdk.onnx_graph.layers import layers_before
 from retinasdk.onnx_graph.model_file import read_model
 from retinasdk.pipeline.preprocess import Transform
 from retinasdk.spec import ModelSpec
 from retinasdk.tensorrt.builder import BuildOptions, Built, Progress, build_plan
 from retinasdk.tensorrt.engine_info import ENGINE_SUFFIX, PRECISIONS, EngineInfo, Fingerprint, Profile
-from retinasdk.tensorrt.float16 import to_float16
+from retinasdk.tensorrt.float16 import half_tensors, to_float16
 from retinasdk.tensorrt.installed import gpu_here, import_tensorrt, installed_tensorrts
 from retinasdk.tensorrt.versions import is_strongly_typed, needs_gpu_to_build, product
 
@@ -60,8 +59,8 @@ def build_engine(
     Args:
         onnx: The name of a bundled model, or the path of an ONNX file whose outputs are the raw heads.
         engine: The file to write. Its name must end in `.engine`; the `EngineInfo` goes to `<engine>.json`.
-        precision: "fp32", "fp16" or "int8". With "int8", layers that are not quantized run in float16. The input, the
-            outputs and the last convolution of each head are float32 in all three.
+        precision: "fp32", "fp16" or "int8". With "int8", layers that are not quantized run in float16. The head
+            outputs are float16 unless it is "fp32", and so is the network's input where its first layers read float16.
         batch: Number of images per call: one number, or (smallest, optimized for, largest). GPU memory is reserved for
             the largest. Defaults to the network's own batch size if it is fixed, else to 1.
         sizes: Sizes (height, width) of the images to come, in pixels, the most frequent first. Defaults to images of
@@ -125,12 +124,16 @@ def build_engine(
         calibration = _calibration_images(images)
         model = quantize(model, model_spec, calibration, batch=fixed_batch or 1, half_scales=is_strongly_typed(trt))
     if precision != "fp32" and is_strongly_typed(trt):
-        model = to_float16(model, heads)
+        model = to_float16(model)
+    half = half_tensors(model)
+    if precision != "fp32" and not is_strongly_typed(trt):
+        # In "int8", the first layer may quantize its input: float16 would round it twice.
+        half |= {*heads, model_spec.input} if precision == "fp16" else set(heads)
     options = BuildOptions(
         model_spec.input,
         profile,
         precision,
-        [name for node in layers_before(model.graph, heads) for name in node.output],
+        half,
         workspace_bytes,
         optimization_level,
     )
@@ -144,6 +147,8 @@ def build_engine(
         build_seconds=round(time.monotonic() - began, 3),
         size_bytes=len(built.plan),
         engine_sha256=hashlib.sha256(built.plan).hexdigest(),
+        input_dtype="float16" if model_spec.input in half else "float32",
+        head_dtype="float16" if half.issuperset(heads) else "float32",
     )
     write_together({target: built.plan, EngineInfo.path_for(target): info.to_json().encode()})
     return info

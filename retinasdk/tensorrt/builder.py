@@ -27,8 +27,8 @@ class BuildOptions:
         input: Name of the network's input.
         profile: Input shapes that the engine has to accept.
         precision: "fp32", "fp16" or "int8".
-        keep_float: Outputs of the nodes that stay float32. Used up to TensorRT 8.6, where the builder chooses the
-            types; from 10 on, the types in the graph decide.
+        half_tensors: Names of the inputs and outputs that are float16. Used up to TensorRT 8.6, where the builder
+            chooses the types; from 10 on, the types in the graph decide.
         workspace_bytes: Limit of the scratch memory on the GPU, in bytes. None: TensorRT's own.
         optimization_level: 0 (fastest build) to 5 (fastest engine). None: TensorRT's own.
     """
@@ -36,7 +36,7 @@ class BuildOptions:
     input: str
     profile: Profile
     precision: str
-    keep_float: Collection[str] = ()
+    half_tensors: Collection[str] = ()
     workspace_bytes: int | None = None
     optimization_level: int | None = None
 
@@ -133,6 +133,8 @@ def _build(
         _configure(trt, config, options, origin)
         if not is_strongly_typed(trt):
             _choose_types(trt, config, network, options)
+        for tensor in _inputs_and_outputs(network):  # The kernels write and read no other layout.
+            tensor.allowed_formats = 1 << int(trt.TensorFormat.LINEAR)
         _add_profile(builder, config, options, origin, errors)
         cache = _open_timing_cache(config, timing_cache)
         # The variable keeps the monitor alive: TensorRT only keeps a pointer to it.
@@ -197,19 +199,20 @@ def _configure(trt: Any, config: Any, options: BuildOptions, origin: str) -> Non
 
 
 def _choose_types(trt: Any, config: Any, network: Any, options: BuildOptions) -> None:
-    """Tells the builder which types it may use, and which layers must stay float32. Only up to TensorRT 8.6."""
+    """Tells the builder which types it may use, and those of the inputs and outputs. Only up to TensorRT 8.6."""
     if options.precision == "fp32":
         return
     config.set_flag(trt.BuilderFlag.FP16)
     if options.precision == "int8":
         config.set_flag(trt.BuilderFlag.INT8)  # The scales are in the graph.
-    config.set_flag(trt.BuilderFlag.OBEY_PRECISION_CONSTRAINTS)
-    keep = frozenset(options.keep_float)
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        if layer.num_outputs == 1 and layer.get_output(0).name in keep:
-            layer.precision = trt.float32
-            layer.set_output_type(0, trt.float32)
+    for tensor in _inputs_and_outputs(network):
+        if tensor.name in options.half_tensors:
+            tensor.dtype = trt.float16
+
+
+def _inputs_and_outputs(network: Any) -> list[Any]:
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    return inputs + [network.get_output(index) for index in range(network.num_outputs)]
 
 
 def _add_profile(builder: Any, config: Any, options: BuildOptions, origin: str, errors: list[str]) -> None:

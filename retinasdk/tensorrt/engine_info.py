@@ -21,6 +21,7 @@ from retinasdk.spec import ModelSpec
 ENGINE_SUFFIX = ".engine"
 FORMAT = 1
 PRECISIONS = ("fp32", "fp16", "int8")
+DTYPES = ("float32", "float16")  # of a network's input and heads
 
 _REBUILD = "build the engine again on this machine with: retinasdk build model.onnx -o model.engine"
 
@@ -111,10 +112,13 @@ class EngineInfo:
         spec: The spec of the model.
         fingerprint: What the engine was built from, with and for.
         profile: The input shapes that the engine accepts.
-        precision: "fp32", "fp16" or "int8". The input and the outputs of the engine are float32 in all three.
+        precision: "fp32", "fp16" or "int8".
         build_seconds: Duration of TensorRT's build in seconds, without calibration.
         size_bytes: Size of the engine file in bytes.
         engine_sha256: SHA-256 of the engine file, as hexadecimal text.
+        input_dtype: Type of the network's input, "float32" or "float16".
+        head_dtype: Type of the head outputs, "float32" or "float16". Both types are those that TensorRT was told, and
+            default to "float32", as engines have whose JSON file does not name them. A loaded engine is asked for them.
 
     Raises:
         ModelError: If a field has a value that is not allowed.
@@ -127,9 +131,13 @@ class EngineInfo:
     build_seconds: float
     size_bytes: int
     engine_sha256: str
+    input_dtype: str = "float32"
+    head_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         _check(self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}", self.precision)
+        for dtype in (self.input_dtype, self.head_dtype):
+            _check(dtype in DTYPES, f"input_dtype and head_dtype must be one of {', '.join(DTYPES)}", dtype)
         _check(self.build_seconds >= 0, "build_seconds must be at least 0", self.build_seconds)
         _check(self.size_bytes > 0, "size_bytes must be above 0", self.size_bytes)
 

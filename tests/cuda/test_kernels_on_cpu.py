@@ -63,11 +63,11 @@ def test_logits_of_images_that_begin_inside_a_vector(
 
 
 def test_more_candidates_than_the_buffer_holds(cuda: CudaOps, cuda_half: CudaOps) -> None:
-    """40,500 candidates pass but the buffer holds 32,768, so the level is read again."""
+    """101,250 candidates pass but the buffer holds 65,536, or 73,728 with the largest top_k. The level is read again."""
     random = np.random.default_rng(3)
-    case = random_heads(70, batch=2, anchors=9, classes=5, sizes=[(30, 30), (3, 3)], logit_threshold=-INF)
+    case = random_heads(70, batch=2, anchors=9, classes=5, sizes=[(50, 45), (3, 3)], logit_threshold=-INF)
     pairs = case.logits[0][0].size
-    assert pairs > 32_768
+    assert pairs > 73_728
     fewer = np.where(np.arange(pairs) < 30_000, 0.5, -INF)
     for logits in (
         random.normal(size=pairs),
@@ -76,7 +76,7 @@ def test_more_candidates_than_the_buffer_holds(cuda: CudaOps, cuda_half: CudaOps
         -np.arange(pairs) / 64,
         random.integers(0, 2, pairs),
     ):
-        for top_k in (1, 1000, 2500):
+        for top_k in (1, 1000, 2500, 5000):
             crowded = with_logits(case, logits.astype(np.float32), top_k=top_k)
             assert_same_candidates(crowded, cuda)
             assert cuda.rescans == [1, 1]
@@ -89,13 +89,13 @@ def test_more_candidates_than_the_buffer_holds(cuda: CudaOps, cuda_half: CudaOps
 
 
 def test_the_buffer_grows_with_the_level(cuda: CudaOps) -> None:
-    """The buffer holds one in 64 of 4,320,000 candidates: enough for a crowded photo, but not for noise."""
+    """The buffer holds one in 64 of 4,320,000 candidates, in whole segments of 8192: enough for a crowded photo, but not for noise."""
     case = random_heads(72, anchors=9, classes=12, sizes=[(200, 200)], logit_threshold=-INF)
     pairs = case.logits[0][0].size
     random = np.random.default_rng(4)
     values = random.normal(size=pairs).astype(np.float32)
     places = random.permutation(pairs)
-    for passing, rescans in ((50_000, [0]), (67_500, [0]), (67_501, [1])):
+    for passing, rescans in ((50_000, [0]), (73_728, [0]), (73_729, [1])):
         logits = np.full(pairs, -INF, np.float32)
         logits[places[:passing]] = values[:passing]
         assert_same_candidates(with_logits(case, logits), cuda)

@@ -106,12 +106,14 @@ def test_heads_of_lower_precision(engine_gpu: Gpu, model: Model, on_cpu: Detecto
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    dtype = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
     with Detector(built(engine_gpu, model, precision), device="cuda") as on_gpu:
         for image in model.images:
             tensor = network_input(image, model.spec)
             ours = heads_by_name(on_gpu._backend.infer(tensor), model.spec)
             exact = heads_by_name(on_cpu._backend.infer(tensor), model.spec)
-            rounded = dict(zip(exact, session.run(list(exact), {model.spec.input: tensor}), strict=True))
+            given = tensor.astype(dtype)
+            rounded = dict(zip(exact, session.run(list(exact), {model.spec.input: given}), strict=True))
             for name, wanted in exact.items():
                 assert (ours[name].shape, ours[name].dtype) == (wanted.shape, wanted.dtype)
                 allowed = ALLOWED[precision] * root_mean_square(rounded[name] - wanted)

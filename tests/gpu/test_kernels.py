@@ -98,9 +98,9 @@ def test_any_heads(gpu: Gpu, stream: CudaStream, seed: int, half: bool) -> None:
 @HALVES
 def test_more_candidates_than_the_buffer_holds(gpu: Gpu, stream: CudaStream, half: bool) -> None:
     """One of two images is crowded: its level is read again, and no candidate is lost."""
-    case = random_heads(70, batch=2, anchors=9, classes=5, sizes=[(30, 30), (3, 3)], top_k=2500, logit_threshold=-INF)
+    case = random_heads(70, batch=2, anchors=9, classes=5, sizes=[(50, 45), (3, 3)], top_k=2500, logit_threshold=-INF)
     pairs = case.logits[0][1].size
-    assert pairs > 32_768
+    assert pairs > 65_536
     case.logits[0][1] = np.where(np.arange(pairs) < 30_000, 0.5, -INF).reshape(case.logits[0][1].shape)
     tried = ops(gpu, stream, half=half)
     assert_same_candidates(halved(case) if half else case, tried)

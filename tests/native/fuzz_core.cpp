@@ -15,6 +15,7 @@
 
 #include "cpu/kernels_cpu.h"
 #include "math/box_math.h"
+#include "math/divisor.h"
 #include "random_cases.h"
 #include "retinasdk/ops.h"
 
@@ -391,6 +392,19 @@ void run_filter(Random& random) {
   check(found == expected, "the filter finds the values that pass");
 }
 
+// Compares the division of the CUDA kernels with that of the language, mostly around multiples of the divisor.
+void run_division(Random& random) {
+  constexpr uint32_t kEnd = uint32_t{1} << 31;
+  const auto number = [&] { return static_cast<uint32_t>(random.integer(0, 0x7ffffffe)) >> random.integer(0, 30); };
+  const uint32_t divisor = random.chance(8) ? kEnd : number() + 1;
+  const retinasdk::Divisor prepared = retinasdk::make_divisor(divisor);
+  const uint32_t multiple = number() / divisor * divisor;
+  for (const uint32_t value : {number(), multiple, multiple + divisor - 1, (kEnd - 1) / divisor * divisor, kEnd - 1}) {
+    if (value >= kEnd) continue;
+    check(retinasdk::divide(value, prepared) == value / divisor, "a division by multiplication is exact");
+  }
+}
+
 // Runs a case in eight threads at the same time.
 template <typename Case>
 void run_in_threads(const Case& made) {
@@ -422,6 +436,7 @@ int main(int argc, char** argv) {
     run_rotated(random);
     run_merge(random);
     run_filter(random);
+    for (int i = 0; i < 50; ++i) run_division(random);
     if (round % 20 == 0) {
       run_in_threads(make_preprocess(random, 70, 50, 60, 90));
       run_in_threads(make_heads(random));

@@ -6,11 +6,15 @@ Marked `tensorrt`: .ci/run has an environment with the package; elsewhere these 
 from __future__ import annotations
 
 import json
+import re
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import engine_report
 import numpy as np
 import onnx
 import pytest
@@ -81,8 +85,37 @@ def test_builds(request: pytest.FixtureRequest, engine: Path, name: str, precisi
         assert {"fp32": share > 0.95, "fp16": 0.45 < share < 0.6, "int8": share < 0.6}[precision]
 
 
-def test_precision_is_in_the_engine(engine: Path, tmp_path: Path, model_path: Path) -> None:
-    """The fp16 engine is smaller, because all weights but those of the last layers are float16."""
+def described(model: str, engine: Path, precision: str) -> tuple[dict[str, str], list[str]]:
+    """What TensorRT says of an engine that it builds: the lines of inputs and outputs by name, and those of layers."""
+    program = [sys.executable, str(Path(engine_report.__file__)), model, str(engine), precision]
+    lines = subprocess.run(program, check=True, capture_output=True, text=True).stdout.splitlines()
+    tensors = {line.split(",")[0].removeprefix("Name: "): line for line in lines if "IOMode: " in line}
+    return tensors, [line for line in lines if "LayerType: " in line]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_types_of_the_heads(engine: Path, precision: str) -> None:
+    """Heads and input are row-major, and float16 unless the engine is "fp32". No layer casts at the end."""
+    tensors, layers = described("people", engine, precision)
+    info = EngineInfo.load(engine)
+    heads = {name for level in info.spec.levels for name in (level.logits, level.deltas)}
+    assert set(tensors) == {info.spec.input, *heads}
+    name, bits, dtype = ("Float", 32, "float32") if precision == "fp32" else ("Half", 16, "float16")
+    for line in tensors.values():
+        assert f"DataType: {name}," in line
+        assert f"Format: Row major linear FP{bits} format" in line
+    assert (info.input_dtype, info.head_dtype) == (dtype, dtype)
+    written = 0
+    for layer in layers:
+        inputs, outputs = layer.split("Constants: ")[0], layer.split("Outputs: ")[1]
+        if any(f"Name: {head}," in outputs for head in heads):
+            assert set(re.findall(r"Datatype: (\w+)", inputs)) == {name}
+            written += 1
+    assert written == len(heads)
+
+
+def test_precision_is_in_the_engine(engine: Path) -> None:
+    """The fp16 engine is smaller, because its weights are float16."""
     sizes = {}
     for precision in ("fp32", "fp16"):
         sizes[precision] = build_engine("blood-cells", engine, precision=precision).size_bytes

@@ -13,18 +13,20 @@ from onnx import TensorProto, helper, numpy_helper
 
 from retinasdk import ModelError, ModelSpec, list_models
 from retinasdk.onnx_graph.layers import layers_before
-from retinasdk.tensorrt.float16 import to_float16
+from retinasdk.tensorrt.float16 import half_tensors, to_float16
 from retinasdk.tensorrt.int8 import quantize
 
 
 def run(model: onnx.ModelProto, tensor: Any) -> dict[str, Any]:
-    """Returns outputs by name, in float32. ONNX Runtime's optimizations are off: they could hide wrong casts."""
+    """Returns outputs by name. ONNX Runtime's optimizations are off: they could hide wrong casts."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [item.name for item in session.get_outputs()]
-    return dict(zip(names, session.run(names, {session.get_inputs()[0].name: tensor}), strict=True))
+    given = session.get_inputs()[0]
+    tensor = tensor.astype(np.float16 if given.type == "tensor(float16)" else np.float32)
+    return dict(zip(names, session.run(names, {given.name: tensor}), strict=True))
 
 
 def heads(spec: ModelSpec) -> list[str]:
@@ -41,33 +43,75 @@ def types(model: onnx.ModelProto) -> dict[str, int]:
 
 def test_the_network_stays_itself(network: onnx.ModelProto, spec: ModelSpec) -> None:
     """The graph is valid and sorted, its tensors have one type each, and its results are close to float32."""
-    half = to_float16(network, heads(spec))
+    half = to_float16(network)
     onnx.checker.check_model(half, full_check=True)
     tensor = np.random.default_rng(0).standard_normal((2, 3, 96, 128)).astype(np.float32)
     exact, rounded = run(network, tensor), run(half, tensor)
     for name, wanted in exact.items():
-        assert rounded[name].dtype == np.float32
+        assert rounded[name].dtype == np.float16
         # Half a unit in the last place of float16 is 2^-11; some ten layers on top of each other.
         assert np.abs(rounded[name] - wanted).max() <= 10 * 2.0**-11 * np.abs(wanted).max()
         assert (rounded[name] != wanted).any()
 
 
-def test_what_stays_float32(network: onnx.ModelProto, spec: ModelSpec) -> None:
-    half = to_float16(network, heads(spec))
+def test_nothing_stays_float32(network: onnx.ModelProto, spec: ModelSpec) -> None:
+    """A plain network has no cast at all: input, weights and heads are float16."""
+    half = to_float16(network)
     of = types(half)
-    producer = {output: node for node in half.graph.node for output in node.output}
-    for name in heads(spec):
-        node = producer[name]
-        assert node.op_type == "Conv"
-        assert {of[tensor] for tensor in node.input} == {TensorProto.FLOAT}
-    assert of[spec.input] == TensorProto.FLOAT
-    inner = [node for node in half.graph.node if node.op_type == "Conv" and node.output[0] not in heads(spec)]
-    assert {of[tensor] for node in inner for tensor in node.input} == {TensorProto.FLOAT16}
+    assert not [node for node in half.graph.node if node.op_type == "Cast"]
+    assert {of[name] for name in (spec.input, *heads(spec))} == {TensorProto.FLOAT16}
+    assert {of[t] for n in half.graph.node if n.op_type == "Conv" for t in n.input} == {TensorProto.FLOAT16}
+    assert half_tensors(half) == {spec.input, *heads(spec)}
+    assert half_tensors(network) == set()
+
+
+def casts(model: onnx.ModelProto) -> list[tuple[str, str]]:
+    return [(node.input[0], node.output[0]) for node in model.graph.node if node.op_type == "Cast"]
+
+
+def test_inputs_that_are_read_in_float32() -> None:
+    """A node that stays float32 reads the exact input. The shape of the input may be read in any type."""
+    exact = [helper.make_node("Softmax", ["x"], ["s"]), helper.make_node("Add", ["x", "s"], ["t"])]
+    half = to_float16(graph(*exact, LAST, weight=WEIGHT))
+    assert half_tensors(half) == {"y"}
+    assert ("x", "x_float16") in casts(half)
+    shape = [helper.make_node("Shape", ["x"], ["sides"]), helper.make_node("Reshape", ["x", "sides"], ["t"])]
+    half = to_float16(graph(*shape, LAST, weight=WEIGHT))
+    onnx.checker.check_model(half, full_check=True)
+    assert half_tensors(half) == {"x", "y"}
+    assert casts(half) == []
+
+
+def test_outputs_of_operators_that_stay_float32() -> None:
+    """All outputs are float16: there the cast stands at the end, and other readers keep the exact tensor."""
+    nodes = [
+        helper.make_node("Conv", ["x", "weight"], ["c"]),
+        helper.make_node("Softmax", ["c"], ["y"]),
+        helper.make_node("ReduceMax", ["y"], ["top"], keepdims=1),
+    ]
+    model = graph(*nodes, weight=WEIGHT)
+    model.graph.output.append(helper.make_tensor_value_info("top", TensorProto.FLOAT, None))
+    half = to_float16(model)
+    onnx.checker.check_model(half, full_check=True)
+    assert casts(half)[-2:] == [("y_float32", "y"), ("top_float32", "top")]
+    assert next(node for node in half.graph.node if node.op_type == "ReduceMax").input[0] == "y_float32"
+    found, wanted = run(half, X), run(model, X)
+    for name, exact in wanted.items():
+        assert found[name].dtype == np.float16
+        assert np.abs(found[name] - exact).max() <= 4 * 2.0**-11 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_how_far_rounding_moves_a_score(side: int) -> None:
+    """The bound of Note [Float16 heads]: scores of rounded logits differ by 1.1e-4 at most."""
+    logits = side * np.linspace(0, 30, 1_000_001, dtype=np.float32)
+    exact, rounded = (1 / (1 + np.exp(-z.astype(np.float64))) for z in (logits, logits.astype(np.float16)))
+    assert 1.0e-4 < np.abs(exact - rounded).max() <= 1.1e-4
 
 
 def test_the_given_model_is_left_alone(network: onnx.ModelProto, spec: ModelSpec) -> None:
     before = network.SerializeToString(deterministic=True)
-    to_float16(network, heads(spec))
+    to_float16(network)
     quantize(network, spec, [np.zeros((40, 50, 3), np.uint8)])
     assert network.SerializeToString(deterministic=True) == before
 
@@ -75,7 +119,7 @@ def test_the_given_model_is_left_alone(network: onnx.ModelProto, spec: ModelSpec
 @pytest.mark.parametrize("name", ["people", "blood-cells", "tree-crowns"])
 def test_bundled_models(name: str) -> None:
     model = next(item for item in list_models() if item.name == name)
-    half = to_float16(onnx.load(model.path), heads(model.spec))
+    half = to_float16(onnx.load(model.path))
     onnx.checker.check_model(half, full_check=True)
     assert half.ByteSize() < 0.65 * Path(model.path).stat().st_size
 
@@ -138,7 +182,7 @@ LAST = helper.make_node("Conv", ["t", "weight"], ["y"])
 )
 def test_patterns(nodes: list[onnx.NodeProto], constants: dict[str, Any]) -> None:
     model = graph(*nodes, LAST, weight=WEIGHT, **constants)
-    half = to_float16(model, ["y"])
+    half = to_float16(model)
     onnx.checker.check_model(half, full_check=True)
     wanted = run(model, X)["y"]
     assert np.abs(run(half, X)["y"] - wanted).max() <= 4 * 2.0**-11 * np.abs(wanted).max()
@@ -153,7 +197,7 @@ def test_scales(opset: int, scale_type: int) -> None:
         helper.make_node("Conv", ["d", "weight"], ["t"]),
     ]
     model = graph(*nodes, LAST, opset=opset, weight=WEIGHT, scale=np.float32(2.0**-7), zero=np.int8(0))
-    half = to_float16(model, ["y"])
+    half = to_float16(model)
     onnx.checker.check_model(half, full_check=True)
     of = types(half)
     assert {of[n.input[1]] for n in half.graph.node if n.op_type == "DequantizeLinear"} == {scale_type}
@@ -164,7 +208,7 @@ def test_scales(opset: int, scale_type: int) -> None:
 def test_weights_that_float16_cannot_hold() -> None:
     model = graph(helper.make_node("Conv", ["x", "huge"], ["t"], name="wide"), LAST, weight=WEIGHT, huge=WEIGHT * 1e5)
     with pytest.raises(ModelError, match=r"Node 'wide' \(Conv\) has the weight 1e\+05 in 'huge', but .* 65504"):
-        to_float16(model, ["y"])
+        to_float16(model)
 
 
 def test_control_flow() -> None:
@@ -173,7 +217,7 @@ def test_control_flow() -> None:
     )
     choice = helper.make_node("If", ["yes"], ["t"], name="either", then_branch=branch, else_branch=branch)
     with pytest.raises(ModelError, match=r"Node 'either' is a branch or loop \(If\), .* Export"):
-        to_float16(graph(choice, LAST, weight=WEIGHT, yes=np.array(True)), ["y"])
+        to_float16(graph(choice, LAST, weight=WEIGHT, yes=np.array(True)))
 
 
 def test_layers_before() -> None:

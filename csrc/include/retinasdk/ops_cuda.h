@@ -173,7 +173,7 @@ struct DeviceCandidates {
   int32_t* class_ids;
   int32_t* counts;
   // (N,), or null. The number of levels whose logits were read twice, because they had more candidates than the scratch
-  // buffer holds. See Note [Rescan] in csrc/cuda/decode_cuda.cu.
+  // buffer holds. See Note [Decoding] in csrc/cuda/decode_cuda.cu.
   int32_t* rescans;
   int capacity;
 };

@@ -1,9 +1,12 @@
 """Proves that every kernel compiles without a warning, spill or local memory for all architectures.
 
-Prints what each takes: registers of a thread, static shared memory of a block, and the share of the warps of an sm_87
-(Orin) multiprocessor that fit.
+Prints what each takes, as the page docs/how/kernel-resources.md: registers of a thread, static shared memory of a
+block, and the share of the warps of a multiprocessor that fit.
 
-    python tests/native/checks/kernel_resources.py [SM ...]        needs nvcc 13
+    python tests/native/checks/kernel_resources.py [--check | --write]        needs nvcc 13
+
+--check: fails if the page is out of date. The release of nvcc on the page must be the one that is here.
+--write: writes the page.
 """
 
 from __future__ import annotations
@@ -12,9 +15,38 @@ import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
-_ARCHITECTURES = ("75", "80", "86", "87", "89", "90", "110", "120")
+
+@dataclass(frozen=True)
+class Multiprocessor:
+    """What fits on a multiprocessor at the same time. All have 65,536 registers."""
+
+    warps: int
+    blocks: int
+    shared_kib: int
+    reserved_bytes: int = 1024  # of shared memory, for each block
+
+
+# max_threads_per_multiprocessor / 32, max_blocks_per_multiprocessor, max_shared_memory_per_multiprocessor and
+# reserved_shared_memory_per_block in <cuda/devices> of CCCL 3.3, which comes with CUDA 13.
+_ARCHITECTURES = {
+    "75": Multiprocessor(32, 16, 64, reserved_bytes=0),
+    "80": Multiprocessor(64, 32, 164),
+    "86": Multiprocessor(48, 16, 100),
+    "87": Multiprocessor(48, 16, 164),
+    "89": Multiprocessor(48, 24, 100),
+    "90": Multiprocessor(64, 32, 228),
+    "100": Multiprocessor(64, 32, 228),
+    "110": Multiprocessor(48, 24, 228),
+    "120": Multiprocessor(48, 24, 100),
+}
+_EXAMPLES = {
+    "75": "T4", "80": "A100", "86": "A10", "87": "Orin", "89": "L4", "90": "H100", "100": "B200", "110": "Thor",
+    "120": "RTX 5090",
+}  # fmt: skip
+_PAGE = Path(__file__).parents[3] / "docs" / "how" / "kernel-resources.md"
 _SOURCES = (
     "decode_cuda.cu", "nms_cuda.cu", "rotated_nms_cuda.cu", "soft_nms_cuda.cu", "fusion_cuda.cu",
     "preprocess_cuda.cu", "device_cuda.cu",
@@ -26,24 +58,24 @@ _FLAGS = (
 )  # fmt: skip
 # Threads of a block, as the sources have it.
 _THREADS = {
-    "best_of_anchors": 256, "filter_logits": 256, "select_best": 512, "make_boxes": 256, "nms_kernel": 512,
+    "best_of_anchors": 256, "filter_values": 256, "shortlist": 512, "select_best": 512, "nms_kernel": 512,
     "soft_nms_kernel": 512,
     "fusion_kernel": 256, "fill_taps": 128, "fill_whole_taps": 128, "resize": 256,
     "resize_eight_bit": 256,
 }  # fmt: skip
-# Compute capability 8.7 in the CUDA C++ Programming Guide, table "Technical Specifications per Compute Capability".
-# Registers are given to a warp in units of 256, shared memory to a block in units of 128 bytes and 1 KiB on top.
-_SM_REGISTERS, _SM_WARPS, _SM_BLOCKS, _SM_SHARED_BYTES = 65536, 48, 16, 164 * 1024
 
 
-def occupancy(registers: int, shared_bytes: int, threads: int) -> float:
-    """Share of the warps of an sm_87 multiprocessor that fit."""
+def occupancy(registers: int, shared_bytes: int, threads: int, limits: Multiprocessor) -> float:
+    """Share of the warps of a multiprocessor that fit.
+
+    Registers are given to a warp in units of 256, shared memory to a block in units of 128 bytes (cuda_occupancy.h).
+    """
     warps = threads // 32
     registers_of_warp = -(-registers * 32 // 256) * 256
-    shared_of_block = -(-shared_bytes // 128) * 128 + 1024
-    by_registers = _SM_REGISTERS // registers_of_warp // warps
-    blocks = min(_SM_BLOCKS, _SM_WARPS // warps, by_registers, _SM_SHARED_BYTES // shared_of_block)
-    return blocks * warps / _SM_WARPS
+    shared_of_block = -(-shared_bytes // 128) * 128 + limits.reserved_bytes
+    by_registers = 65536 // registers_of_warp // warps
+    by_shared = limits.shared_kib * 1024 // shared_of_block if shared_of_block else limits.blocks
+    return min(limits.blocks, limits.warps // warps, by_registers, by_shared) * warps / limits.warps
 
 
 def resources(source: str, architecture: str) -> dict[str, tuple[int, int]]:
@@ -71,21 +103,51 @@ def resources(source: str, architecture: str) -> dict[str, tuple[int, int]]:
     return found
 
 
+def page(table: dict[str, dict[str, tuple[int, int]]], release: str) -> str:
+    """The Markdown page."""
+    chips = ", ".join(f"sm_{architecture} {chip}" for architecture, chip in _EXAMPLES.items())
+    lines = [
+        "# Kernel resources",
+        "",
+        "Registers of a thread and, behind the slash, the share of the warps of a multiprocessor that fit, for each",
+        "architecture. Shared memory is in bytes of a block. No kernel spills registers or uses local memory: the",
+        f"compiler would have failed. Examples of chips: {chips}.",
+        "",
+        f"From nvcc {release}. `python tests/native/checks/kernel_resources.py --write` writes this page.",
+        "",
+        "| kernel | threads | shared | " + " | ".join(f"sm_{architecture}" for architecture in _ARCHITECTURES) + " |",
+        "|---|---|---|" + "---|" * len(_ARCHITECTURES),
+    ]
+    for kernel, row in table.items():
+        threads = _THREADS[kernel.partition("<")[0]]
+        shared_bytes = max(shared for _, shared in row.values())
+        shares = (
+            f"{registers} / {occupancy(registers, shared, threads, _ARCHITECTURES[architecture]):.0%}"
+            for architecture, (registers, shared) in row.items()
+        )
+        lines.append(f"| `{kernel}` | {threads} | {shared_bytes} | {' | '.join(shares)} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
-    """Prints a row for each kernel: registers by architecture."""
-    architectures = sys.argv[1:] or _ARCHITECTURES
+    """Compiles everything, and prints, checks or writes the page."""
     table: dict[str, dict[str, tuple[int, int]]] = {}
     for source in _SOURCES:
-        for architecture in architectures:
+        for architecture in _ARCHITECTURES:
             for kernel, taken in resources(source, architecture).items():
                 table.setdefault(kernel, {})[architecture] = taken
-    print(f"{'registers':32s}" + "".join(f"{'sm_' + a:>8s}" for a in architectures) + "   shared  occupancy on sm_87")
-    for kernel, row in table.items():
-        registers, shared_bytes = row.get("87", next(iter(row.values())))
-        share = occupancy(registers, shared_bytes, _THREADS[kernel.partition("<")[0]])
-        numbers = "".join(f"{row[a][0]:8d}" for a in architectures)
-        print(f"{kernel:32s}{numbers} {shared_bytes:8d}  {share:.0%}")
-    print("no warnings, no spills, no local memory")
+    said = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+    (release,) = re.findall(r"release (\S+),", said)
+    text = page(table, release)
+    if sys.argv[1:] == ["--write"]:
+        _PAGE.write_text(text)
+    elif sys.argv[1:] == ["--check"]:
+        written = _PAGE.read_text()
+        if f"nvcc {release}." in written and written != text:
+            sys.exit(f"{_PAGE.name} is out of date. Run: python {Path(__file__).name} --write")
+    else:
+        print(text)
+    print("no warnings, no spills, no local memory", file=sys.stderr)
 
 
 if __name__ == "__main__":

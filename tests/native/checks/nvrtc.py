@@ -87,11 +87,11 @@ _KERNELS = "retinasdk::cuda::"
 _INSTANCES = {
     "decode_cuda.cu": [
         f"{_KERNELS}{kernel}<{scalar}>"
-        for kernel in ("best_of_anchors", "filter_logits", "select_best")
+        for kernel in ("best_of_anchors", "filter_values", "shortlist")
         for scalar in ("float", "__half")
     ]
     + [
-        f"{_KERNELS}make_boxes<{scalar}, {_KERNELS}{boxes}>"
+        f"{_KERNELS}select_best<{scalar}, {_KERNELS}{boxes}>"
         for boxes in ("UprightBoxes", "RotatedBoxes")
         for scalar in ("float", "__half")
     ],

@@ -30,7 +30,7 @@ RELEASES = (
     ("tensorrt_cu12_bindings", "10.16.1.11", 10),
     ("tensorrt_cu13_bindings", "11.4.0.106", 11),
 )
-ENUMS = ("NetworkDefinitionCreationFlag", "BuilderFlag", "MemoryPoolType", "TensorIOMode", "DataType")
+ENUMS = ("NetworkDefinitionCreationFlag", "BuilderFlag", "MemoryPoolType", "TensorIOMode", "TensorFormat", "DataType")
 SYMBOLS = (
     "createInferBuilder_INTERNAL createInferRefitter_INTERNAL createInferRuntime_INTERNAL getPluginRegistry "
     "createNvOnnxParserRefitter_INTERNAL createNvOnnxParser_INTERNAL getBuilderPluginRegistry getNvOnnxParserVersion "
@@ -95,7 +95,7 @@ def objects(trt: Any) -> dict[str, Any]:
         "ILogger": trt.ILogger,
         "Builder": builder,
         "INetworkDefinition": network,
-        "ILayer": network.get_layer(0),
+        "ITensor": network.get_input(0),
         "OnnxParser": parser,
         "ParserError": error,
         "IOptimizationProfile": profile,

@@ -16,6 +16,8 @@ Beliefs about the real TensorRT, most of them UNCONFIRMED, because retinasdk has
   UNCONFIRMED. retinasdk does not depend on it: tests give None for further contexts, or no usable context.
 - The first run of a context for a shape cannot be captured in a CUDA graph, and a graph is not valid any more when the
   shape or an address of its context has changed. UNCONFIRMED.
+- An engine's inputs and outputs have the types of the graph or, up to 8.6, those that the builder was told. CONFIRMED
+  for the graph by what TensorRT for RTX 1.7 says when it builds. UNCONFIRMED for the others.
 - TensorRT for RTX alone can be asked whether a stream can be captured. CONFIRMED by its names, not by a run.
 - TensorRT and TensorRT for RTX can be loaded by one process. CONFIRMED for the import of TensorRT 10.13.3 (with
   empty libraries) and TensorRT for RTX 1.7.1, which still makes its builder then. It does not if the libraries of the
@@ -60,10 +62,15 @@ class TensorIOMode(enum.Enum):
     NONE, INPUT, OUTPUT = range(3)
 
 
+class TensorFormat(enum.IntEnum):
+    LINEAR, CHW2, HWC8 = range(3)
+
+
 class DataType(enum.Enum):
     FLOAT, HALF, INT8, INT32, BOOL = range(5)
 
 
+_ONNX_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 _DTYPES = {np.dtype(np.float32): DataType.FLOAT, np.dtype(np.float16): DataType.HALF, np.dtype(np.int8): DataType.INT8}
 
 
@@ -89,7 +96,7 @@ def save_engine(
         largest: Largest input shape.
         version: Version of TensorRT, in four numbers.
         rtx: Whether TensorRT for RTX wrote it.
-        dtypes: Types of tensors that are not float32, by name. "heads" means all outputs.
+        dtypes: Types of tensors that differ from those in the graph, by name. "heads" means all outputs.
         **fingerprint: Fields of the fingerprint.
 
     Returns:
@@ -138,6 +145,7 @@ def tensorrt_module(gpu: FakeGpu, version: str, *, rtx: bool) -> ModuleType:
     module: Any = ModuleType("tensorrt_rtx" if rtx else "tensorrt")
     module.__version__ = version
     module.ILogger, module.TensorIOMode, module.DataType = ILogger, TensorIOMode, DataType
+    module.TensorFormat = TensorFormat
     if rtx:
         module.ComputeCapability = enum.Enum("ComputeCapability", ["CURRENT"])
     add_builder(module, gpu, version, rtx=rtx)
@@ -206,18 +214,21 @@ class Network:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
         self.smallest, self.largest = tuple(described["smallest"]), tuple(described["largest"])
-        self._dtypes = described["dtypes"]
         self.inputs = [item.name for item in self._session.get_inputs()]
         self.outputs = [item.name for item in self._session.get_outputs()]
         self.names = self.inputs + self.outputs
+        tensors = (*self._session.get_inputs(), *self._session.get_outputs())
+        self._in_graph = {item.name: _ONNX_DTYPES[item.type] for item in tensors}
+        self._dtypes = {**self._in_graph, **described["dtypes"]}
+        if "heads" in self._dtypes:
+            self._dtypes |= dict.fromkeys(self.outputs, self._dtypes.pop("heads"))
         self._shapes: dict[tuple[int, ...], dict[str, tuple[int, ...]]] = {}
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        of_heads = self._dtypes.get("heads", "float32") if name in self.outputs else "float32"
-        return np.dtype(self._dtypes.get(name, of_heads))
+        return np.dtype(self._dtypes[name])
 
     def run(self, pixels: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-        outputs = self._session.run(self.outputs, {self.inputs[0]: pixels.astype(np.float32)})
+        outputs = self._session.run(self.outputs, {self.inputs[0]: pixels.astype(self._in_graph[self.inputs[0]])})
         return {name: output.astype(self.dtype(name)) for name, output in zip(self.outputs, outputs, strict=True)}
 
     def output_shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -8,8 +8,11 @@ Beliefs about the real TensorRT:
   TensorRT for RTX 1.7, whose texts are those here. UNCONFIRMED for others.
 - Models with float16 and int8 types in the graph are built as they are. CONFIRMED by TensorRT for RTX 1.7, which builds
   all our models (tests/tensorrt/test_build_real.py). UNCONFIRMED for TensorRT 10 and 11.
-- Up to 8.6, the flags FP16 and INT8 and the types of layers choose the precision. CONFIRMED for FP16 by TensorRT 8.5.3,
-  which built `people` on the H200. UNCONFIRMED for INT8.
+- Up to 8.6, the flags FP16 and INT8 choose the precision, and a type can be set for inputs and outputs. CONFIRMED for
+  the flag FP16 by TensorRT 8.5.3, which built `people` on the H200. UNCONFIRMED for INT8 and for float16 outputs: only
+  the names were seen, in the Python bindings of 8.6.1. retinasdk runs an engine whose types differ from those it asked.
+- From 10 on, inputs and outputs have their types in the graph, and setting another one is an error. CONFIRMED for the
+  types by TensorRT for RTX 1.7. retinasdk sets none there.
 - The progress monitor reports nested phases, and the build ends when a step returns False. CONFIRMED by TensorRT for
   RTX 1.7. UNCONFIRMED for 10 and 11.
 - A timing cache that does not fit is rejected with None. UNCONFIRMED.
@@ -20,15 +23,14 @@ Beliefs about the real TensorRT:
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import onnx
 
 from fakes.gpu import FakeGpu
 
+_NAMES = {"FLOAT": "float32", "HALF": "float16"}
 _STEPS = 6  # of the outermost phase, as TensorRT for RTX has
 
 
@@ -40,7 +42,8 @@ class BuildRecord:
         flags: Builder flags that were set.
         cleared: Builder flags that were cleared.
         network_flags: Flags of the network.
-        kept_float: Outputs of layers that were set to float32.
+        dtypes: Types that were set for inputs and outputs, by name.
+        formats: Bit masks of the formats allowed for inputs and outputs, by name.
         workspace_bytes: Limit of the scratch memory.
         optimization_level: Optimization level.
         timing_cache: Content of the timing cache.
@@ -50,7 +53,8 @@ class BuildRecord:
     flags: set[str] = field(default_factory=set)
     cleared: set[str] = field(default_factory=set)
     network_flags: int = 0
-    kept_float: set[str] = field(default_factory=set)
+    dtypes: dict[str, str] = field(default_factory=dict)
+    formats: dict[str, int] = field(default_factory=dict)
     workspace_bytes: int | None = None
     optimization_level: int | None = None
     timing_cache: bytes | None = None
@@ -61,7 +65,6 @@ def add_builder(module: Any, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
     """Adds the names of the parser and builder that a version has. Every build adds a `BuildRecord` to `gpu.built`."""
     major, minor = (int(number) for number in version.split(".")[:2])
     typed_only = rtx or major >= 11
-    layer = Layer if typed_only else WeaklyTypedLayer
     gpu.built = []  # type: ignore[attr-defined]
     # The values of each version: bit 0 changed its meaning.
     if typed_only:
@@ -70,11 +73,11 @@ def add_builder(module: Any, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
         creation = {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
     else:
         creation = {"EXPLICIT_BATCH": 0}
-    flags = ["TF32", "DEBUG"] + ([] if typed_only else ["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"])
+    flags = ["TF32", "DEBUG"] + ([] if typed_only else ["FP16", "INT8"])
     module.NetworkDefinitionCreationFlag = enum.IntEnum("NetworkDefinitionCreationFlag", creation)
     module.BuilderFlag = enum.Enum("BuilderFlag", flags)
     module.MemoryPoolType = enum.Enum("MemoryPoolType", ["WORKSPACE"])
-    module.float32 = module.DataType.FLOAT
+    module.float16 = module.DataType.HALF
     if major >= 10 or rtx:
         module.IProgressMonitor = type("IProgressMonitor", (), {"__init__": lambda self: None})
 
@@ -135,9 +138,12 @@ def add_builder(module: Any, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
         def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
             record = config._record
             record.network_flags, record.model = network._flags, network._model
-            record.kept_float = {output for layer in network._layers for output in layer._kept}
+            record.dtypes = {tensor.name: _NAMES[tensor.dtype.name] for tensor in network._tensors if tensor.dtype}
+            record.formats = {tensor.name: tensor.allowed_formats for tensor in network._tensors}
             record.optimization_level = getattr(config, "builder_optimization_level", None)
             gpu.built.append(record)  # type: ignore[attr-defined]
+            if record.dtypes and "STRONGLY_TYPED" in creation:
+                return self._fail("Error Code 3: the type of a tensor cannot be set in a strongly typed network")
             if not config._profiles:
                 return self._fail("Network has dynamic or shape inputs, but no optimization profile has been defined")
             monitor = getattr(config, "progress_monitor", None)
@@ -149,8 +155,8 @@ def add_builder(module: Any, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
             smallest, _, largest = config._profiles[0][network._model.graph.input[0].name]
             from fakes.tensorrt import make_plan
 
-            numbers = (*version.split("."), "0", "0")[:4]
-            return make_plan(network._model.SerializeToString(), smallest, largest, version=".".join(numbers), rtx=rtx)
+            content, numbers = network._model.SerializeToString(), ".".join((*version.split("."), "0", "0")[:4])
+            return make_plan(content, smallest, largest, version=numbers, rtx=rtx, dtypes=record.dtypes)
 
         def _fail(self, message: str) -> None:
             self._logger.log(self._logger.Severity.ERROR, message)
@@ -172,7 +178,8 @@ def add_builder(module: Any, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
                 if node.op_type == "Det":
                     return self._fail("false", index, node.name, node.op_type)
             self._network._model = model
-            self._network._layers = [layer(list(node.output)) for node in model.graph.node]
+            self._network._inputs = [Tensor(item.name) for item in model.graph.input]
+            self._network._outputs = [Tensor(item.name) for item in model.graph.output]
             return True
 
         def _fail(self, *facts: Any) -> bool:
@@ -203,46 +210,45 @@ class TimingCache:
         return b"timings " + self._version.encode()
 
 
-class Layer:
-    def __init__(self, outputs: Sequence[str]) -> None:
-        self._outputs = outputs
-        self._kept: list[str] = []
-        self.num_outputs = len(outputs)
+@dataclass
+class Tensor:
+    """An input or output of a network.
 
-    def get_output(self, index: int) -> Any:
-        return SimpleNamespace(name=self._outputs[index])
+    Attributes:
+        name: Its name.
+        dtype: The type that was set for it. None: that in the graph.
+        allowed_formats: A bit mask of `TensorFormat`.
+    """
 
-
-class WeaklyTypedLayer(Layer):
-    """A layer whose types the builder can be told, which is so before 11."""
-
-    precision: Any = None
-
-    def set_output_type(self, index: int, dtype: Any) -> None:
-        assert self.precision is dtype
-        self._kept.append(self._outputs[index])
+    name: str
+    dtype: Any = None
+    allowed_formats: int = -1
 
 
 class Network:
     def __init__(self, flags: int) -> None:
         self._flags = flags
         self._model: Any = onnx.ModelProto()
-        self._layers: list[Layer] = []
+        self._inputs: list[Tensor] = []
+        self._outputs: list[Tensor] = []
+
+    @property
+    def _tensors(self) -> list[Tensor]:
+        return self._inputs + self._outputs
 
     @property
     def num_inputs(self) -> int:
-        return len(self._model.graph.input)
+        return len(self._inputs)
 
     @property
     def num_outputs(self) -> int:
-        return len(self._model.graph.output)
+        return len(self._outputs)
 
-    @property
-    def num_layers(self) -> int:
-        return len(self._layers)
+    def get_input(self, index: int) -> Tensor:
+        return self._inputs[index]
 
-    def get_layer(self, index: int) -> Layer:
-        return self._layers[index]
+    def get_output(self, index: int) -> Tensor:
+        return self._outputs[index]
 
 
 class Profile:

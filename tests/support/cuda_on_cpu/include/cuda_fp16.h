@@ -8,6 +8,8 @@ struct __half {
   uint16_t bits;
 };
 
+inline __half __ushort_as_half(uint16_t bits) { return {bits}; }
+
 inline float __half2float(__half value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
   const uint32_t exponent = value.bits >> 10 & 0x1fu;

@@ -63,12 +63,24 @@ T __shfl_xor_sync(unsigned mask, T value, int bits) {
   return __shfl_sync(mask, value, cuda_on_cpu::lane() ^ bits);
 }
 
+inline float __uint_as_float(unsigned value) {
+  float result;
+  std::memcpy(&result, &value, sizeof result);
+  return result;
+}
 inline int __popc(unsigned value) { return __builtin_popcount(value); }
 inline int __ffs(int value) { return __builtin_ffs(value); }
 
+// Blocks may run on several OS threads. An atomic addition after a fence orders what was written before the fence, so
+// it acquires and releases here. The thread sanitizer does not understand fences.
+inline void __threadfence() {}
+template <typename T>
+T __ldcg(const T* source) {
+  return *source;
+}
 template <typename T>
 T atomicAdd(T* target, T value) {
-  return __atomic_fetch_add(target, value, __ATOMIC_RELAXED);
+  return __atomic_fetch_add(target, value, __ATOMIC_ACQ_REL);
 }
 template <typename T>
 T atomicOr(T* target, T value) {
