@@ -69,6 +69,7 @@ def decode_scratch_bytes(
     classes: int,
     top_k: int,
     top_k_anchors: bool = False,
+    cell_strides: list[tuple[int, int]] = ...,
 ) -> int:
     """Returns the scratch memory that `decode` needs, in bytes."""
 
@@ -108,8 +109,14 @@ def decode(
     ignored: int = 0,
     ignored_regions: int = 0,
     top_k_anchors: bool = False,
+    cell_strides: list[tuple[int, int]] = ...,
 ) -> None:
-    """Decodes head outputs of a batch."""
+    """Decodes head outputs of a batch.
+
+    `cell_strides` has a pair for each level, for the logits and the deltas. 0: channels come first, as in
+    (N, C, H, W). Otherwise they come last, as in (N, H, W, C), and it is the number of values from one cell to the next.
+    Values behind the channels of a cell are ignored. An empty list stands for zeros.
+    """
 
 def nms_scratch_bytes(*, batch: int, capacity: int, max_detections: int) -> int:
     """Returns the scratch memory that `nms` needs, in bytes."""

@@ -89,10 +89,24 @@ void preprocess_image(const std::string& format, uintptr_t pixels, std::ptrdiff_
   preprocess(image, options, at<void>(output), {at<void>(scratch), scratch_bytes}, at<void>(stream));
 }
 
+// Sets the cell strides of the logits and the deltas. An empty list stands for channels that come first.
+void set_cell_strides(std::vector<DeviceLevel>& levels, const std::vector<Size>& cell_strides) {
+  if (cell_strides.empty()) return;
+  if (cell_strides.size() != levels.size()) {
+    throw py::value_error("cell_strides needs one pair for each of the " + std::to_string(levels.size()) +
+                          " levels, got " + std::to_string(cell_strides.size()));
+  }
+  for (size_t l = 0; l < levels.size(); ++l) {
+    levels[l].logit_cell_stride = cell_strides[l][0];
+    levels[l].delta_cell_stride = cell_strides[l][1];
+  }
+}
+
 size_t decode_scratch(const std::vector<Size>& sizes, int batch, int anchors, int classes, int top_k,
-                      bool top_k_anchors) {
+                      bool top_k_anchors, const std::vector<Size>& cell_strides) {
   std::vector<DeviceLevel> levels;
   for (const Size& size : sizes) levels.push_back({nullptr, nullptr, nullptr, size[0], size[1], 1.0f, 1.0f});
+  set_cell_strides(levels, cell_strides);
   DeviceDecodeOptions options{};
   options.batch = batch;
   options.anchors = anchors;
@@ -112,7 +126,7 @@ void decode_heads(const std::vector<uintptr_t>& logits, const std::vector<uintpt
                   size_t scratch_bytes, uintptr_t stream, const std::string& coder_kind,
                   std::array<float, 4> coder_means, float coder_clamp_min, bool inclusive_pixels, bool or_equal,
                   bool drop_empty, uintptr_t class_thresholds, uintptr_t ignored, int ignored_regions,
-                  bool top_k_anchors, const py::object& rotated) {
+                  bool top_k_anchors, const std::vector<Size>& cell_strides, const py::object& rotated) {
   const RotatedCoder rotated_coder = rotated.is_none() ? RotatedCoder{} : rotated_coder_of(rotated.cast<py::dict>());
   const size_t count = sizes.size();
   if (!level_clips.empty() && level_clips.size() != count) {
@@ -134,6 +148,7 @@ void decode_heads(const std::vector<uintptr_t>& logits, const std::vector<uintpt
       levels.back().clip_width = level_clips[l][1];
     }
   }
+  set_cell_strides(levels, cell_strides);
   const DeviceDecodeOptions options{
       batch,
       anchors,
@@ -292,7 +307,8 @@ PYBIND11_MODULE(_native_cuda, module) {
              py::arg("scratch"), py::arg("scratch_bytes"), py::arg("stream"),
              "Resizes, normalizes and pads an image into its place in the network's input.");
   module.def("decode_scratch_bytes", &decode_scratch, py::kw_only(), py::arg("sizes"), py::arg("batch"),
-             py::arg("anchors"), py::arg("classes"), py::arg("top_k"), py::arg("top_k_anchors") = false);
+             py::arg("anchors"), py::arg("classes"), py::arg("top_k"), py::arg("top_k_anchors") = false,
+             py::arg("cell_strides") = std::vector<Size>{});
   module.def("decode", &decode_heads, py::kw_only(), py::arg("logits"), py::arg("deltas"), py::arg("base_anchors"),
              py::arg("sizes"), py::arg("strides"), py::arg("level_clips") = std::vector<std::array<float, 2>>{},
              py::arg("batch"), py::arg("anchors"), py::arg("classes"), py::arg("dtype"), py::arg("top_k"),
@@ -303,7 +319,7 @@ PYBIND11_MODULE(_native_cuda, module) {
              py::arg("coder_clamp_min") = -retinasdk::kUnbounded, py::arg("inclusive_pixels") = false,
              py::arg("or_equal") = false, py::arg("drop_empty") = false, py::arg("class_thresholds") = 0,
              py::arg("ignored") = 0, py::arg("ignored_regions") = 0, py::arg("top_k_anchors") = false,
-             py::arg("rotated") = py::none(),
+             py::arg("cell_strides") = std::vector<Size>{}, py::arg("rotated") = py::none(),
              "Decodes head outputs into candidates, at most levels * top_k per image.");
   module.def("nms_scratch_bytes", &nms_scratch, py::kw_only(), py::arg("batch"), py::arg("capacity"),
              py::arg("max_detections"));

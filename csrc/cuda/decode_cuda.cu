@@ -83,6 +83,20 @@ void require_coder(const Coder& coder) {
   }
 }
 
+// Returns where the values of a head output lie. cell_stride: as in DeviceLevel.
+HeadLayout head_layout(const char* name, int cell_stride, int64_t channels, int64_t cells) {
+  if (cell_stride == 0) {
+    return {static_cast<uint32_t>(cells), 1, static_cast<uint64_t>(channels * cells)};
+  }
+  require(cell_stride >= channels, "the cell stride of the " + std::string(name) + " must be 0 or at least " +
+                                       std::to_string(channels) + ", their number of channels, got " +
+                                       std::to_string(cell_stride));
+  require(cells <= std::numeric_limits<int32_t>::max() / cell_stride,
+          "a level has " + std::to_string(cells) + " cells of " + std::to_string(cell_stride) +
+              " values, but at most 2147483647 values are supported");
+  return {1, static_cast<uint32_t>(cell_stride), static_cast<uint64_t>(cells * cell_stride)};
+}
+
 // Checks the arguments and returns the plan without its scratch parts.
 Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOptions& options) {
   require(!levels.empty() && levels.size() <= kMaxLevels,
@@ -106,7 +120,8 @@ Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOpti
   plan.classes = options.classes;
   plan.top_k = options.top_k;
   plan.by_anchor = options.top_k_anchors;
-  plan.key_classes = make_divisor(static_cast<uint32_t>(options.classes));
+  plan.class_divisor = make_divisor(static_cast<uint32_t>(options.classes));
+  plan.channels = static_cast<uint32_t>(options.anchors * (plan.by_anchor ? 1 : options.classes));
   plan.best_keys = power_of_two_from(std::max(options.top_k, kSharedKeys));
   plan.coder = options.coder;
   plan.or_equal = options.or_equal;
@@ -139,9 +154,14 @@ Plan checked_plan(const std::vector<DeviceLevel>& levels, const DeviceDecodeOpti
     level.stride_x = given.stride_x;
     level.clip_height = given.clip_height;
     level.clip_width = given.clip_width;
+    level.logit_layout = head_layout("logits", given.logit_cell_stride, channels, cells);
+    const int64_t deltas = int64_t{options.anchors} * (options.rotated != nullptr ? delta_count(*options.rotated) : 4);
+    level.delta_layout = head_layout("deltas", given.delta_cell_stride, deltas, cells);
     level.values = given.logits;
-    level.value_count = static_cast<uint32_t>(cells * (plan.by_anchor ? options.anchors : channels));
-    level.cells = make_divisor(static_cast<uint32_t>(cells));
+    level.channels_last = !plan.by_anchor && given.logit_cell_stride != 0;
+    level.outer_step = static_cast<uint32_t>(level.channels_last ? given.logit_cell_stride : cells);
+    level.outer = make_divisor(level.outer_step);
+    level.value_count = static_cast<uint32_t>(plan.by_anchor ? cells * options.anchors : level.logit_layout.image_step);
     level.first_block = static_cast<uint32_t>(blocks);
     level.blocks = !plan.by_anchor && options.input == Scalar::kFloat16 ? filter_blocks<__half>(level.value_count)
                                                                         : filter_blocks<float>(level.value_count);

@@ -17,19 +17,34 @@ constexpr int kLevels = 16;  // kMaxLevels of ops_cuda.h, which device-only comp
 constexpr int kBins = 2048;  // Of the histogram of logits, see bin_of().
 constexpr unsigned kAllLanes = 0xffffffffu;
 
+// Where the values of a head output lie.
+struct HeadLayout {
+  uint32_t channel_step, cell_step;  // From one channel to the next, and from one cell to the next.
+  uint64_t image_step;
+
+  __device__ uint64_t at(uint32_t image, uint32_t channel, uint32_t cell) const {
+    return image * image_step + uint64_t{channel} * channel_step + uint64_t{cell} * cell_step;
+  }
+};
+
 // A feature level.
 struct Level {
   const void* logits;
   const void* deltas;
   const float* base_anchors;
+  HeadLayout logit_layout, delta_layout;
   int height, width;
   float stride_y, stride_x;
   float clip_height, clip_width;
   // What the filter reads for each image: the logits, or with top_k_anchors the best logit of each anchor.
+  // They lie by channel and cell, or by cell and channel. The channels are the pairs of an anchor and a class, or the
+  // anchors. Behind the channels of a cell there may be values without a meaning.
   const void* values;
   float* maxima;           // Scratch, the same array as `values`, to be written. With top_k_anchors only.
-  uint32_t value_count;    // For each image: A * K * height * width, or A * height * width.
-  Divisor cells;           // height * width.
+  uint32_t value_count;    // For each image.
+  bool channels_last;      // Whether values lie by cell and channel.
+  uint32_t outer_step;     // Values of a channel, or with channels_last of a cell.
+  Divisor outer;           // outer_step.
   uint32_t first_block;    // The level's first block in the grid of the filter.
   uint32_t blocks;         // How many blocks filter one image of the level.
   uint32_t first_segment;  // The level's first segment in an image's buffer.
@@ -43,9 +58,10 @@ struct Level {
 struct Plan {
   Level levels[kLevels];
   int level_count, anchors, classes, top_k;
-  bool by_anchor;       // top_k_anchors, see Note [Top-k over anchors].
-  Divisor key_classes;  // K, or 1 with top_k_anchors: how many keys an anchor of a cell has.
-  uint64_t image_keys;  // The sum of buffer_keys over all levels.
+  bool by_anchor;         // top_k_anchors, see Note [Top-k over anchors].
+  Divisor class_divisor;  // classes.
+  uint32_t channels;      // Of the values: A * K, or A with top_k_anchors.
+  uint64_t image_keys;    // The sum of buffer_keys over all levels.
   uint32_t image_segments;
   uint32_t segment_keys;  // How many keys a segment of the buffer holds.
   int best_keys;          // How many keys `best` holds for each slot. A power of two.
@@ -98,13 +114,23 @@ __device__ inline bool is_wanted(float logit, uint32_t class_id, const Plan& pla
          passes(logit, strict_limit(plan.class_thresholds[class_id], plan.or_equal));
 }
 
-// Returns the key of the value at `offset` among the values of an image, see Note [Rank]. Values lie by anchor, class
-// and cell. Their index in the key counts cells first, then anchors, then classes, as on the CPU.
+// The channel and the cell of a value.
+struct Place {
+  uint32_t channel, cell;
+};
+
+// Returns the place of the value at `offset` among the values of an image.
+__device__ inline Place place_of(uint32_t offset, const Level& level) {
+  const uint32_t outer = divide(offset, level.outer);
+  const uint32_t inner = offset - outer * level.outer_step;
+  return level.channels_last ? Place{inner, outer} : Place{outer, inner};
+}
+
+// Returns the key of the value at `offset` among the values of an image, see Note [Rank]. The index in the key counts
+// cells first, then anchors, then classes, as on the CPU.
 __device__ inline uint64_t key_at(float value, uint32_t offset, const Plan& plan, const Level& level) {
-  const uint32_t channel = divide(offset, level.cells);
-  const uint32_t cell = offset - channel * static_cast<uint32_t>(level.height * level.width);
-  const uint32_t channels = static_cast<uint32_t>(plan.anchors * (plan.by_anchor ? 1 : plan.classes));
-  return rank_key(value, cell * channels + channel);
+  const Place place = place_of(offset, level);
+  return rank_key(value, place.cell * plan.channels + place.channel);
 }
 
 // 16 bytes that are loaded at once.
@@ -192,8 +218,9 @@ __device__ inline uint32_t candidates_in(const Vector<T>& vector, uint32_t offse
   if (plan.by_anchor) return passing;  // The best logits of anchors are of wanted classes only.
   uint32_t wanted = 0;
   for_each_bit(vector, passing, [&](float logit, int i) {
-    const uint32_t channel = divide(offset + static_cast<uint32_t>(i), level.cells);
-    const uint32_t anchor = divide(channel, plan.key_classes);
+    const uint32_t channel = place_of(offset + static_cast<uint32_t>(i), level).channel;
+    if (channel >= plan.channels) return;
+    const uint32_t anchor = divide(channel, plan.class_divisor);
     if (is_wanted(logit, channel - anchor * static_cast<uint32_t>(plan.classes), plan)) wanted |= 1u << i;
   });
   return wanted;

@@ -13,16 +13,15 @@ constexpr int kFilterVectors = 4;  // Vectors of 16 bytes that a thread loads at
 template <typename T>
 __global__ void __launch_bounds__(kFilterThreads) best_of_anchors(Plan plan) {
   const Level& level = plan.levels[blockIdx.z];
-  const auto cells = static_cast<uint32_t>(level.height * level.width);
   const auto classes = static_cast<uint32_t>(plan.classes);
-  const T* logits = static_cast<const T*>(level.logits) + uint64_t{blockIdx.y} * level.value_count * classes;
+  const T* logits = static_cast<const T*>(level.logits);
   const float threshold = strict_limit(*plan.logit_threshold, plan.or_equal);
   for (uint32_t i = blockIdx.x * kFilterThreads + threadIdx.x; i < level.value_count; i += gridDim.x * kFilterThreads) {
-    const uint32_t anchor = divide(i, level.cells);
-    const T* channels = logits + uint64_t{anchor} * classes * cells + (i - anchor * cells);
+    const Place place = place_of(i, level);  // The channels of the best logits are the anchors.
+    const T* first = logits + level.logit_layout.at(blockIdx.y, place.channel * classes, place.cell);
     float best = minus_infinity();
     for (uint32_t class_id = 0; class_id < classes; ++class_id) {
-      const float logit = to_float(channels[uint64_t{class_id} * cells]);
+      const float logit = to_float(first[uint64_t{class_id} * level.logit_layout.channel_step]);
       if (passes(logit, threshold) && logit > best && is_wanted(logit, class_id, plan)) best = logit;
     }
     level.maxima[uint64_t{blockIdx.y} * level.value_count + i] = best;

@@ -121,31 +121,30 @@ __device__ inline bool decode_candidate(const Plan& plan, const Level& level, ui
   const uint64_t key = best[plan.by_anchor ? i / classes : i];
   const uint32_t pair = plan.by_anchor ? index_of(key) : index_of(key) / classes;
   const uint32_t class_id = plan.by_anchor ? i % classes : index_of(key) - pair * classes;
-  const int64_t cell = pair / static_cast<uint32_t>(plan.anchors);
-  const int64_t anchor = pair - cell * plan.anchors;
-  const int64_t cells = int64_t{level.height} * level.width;
+  const uint32_t cell = pair / static_cast<uint32_t>(plan.anchors);
+  const uint32_t anchor = pair - cell * static_cast<uint32_t>(plan.anchors);
   candidate.class_id = static_cast<int32_t>(class_id);
   candidate.logit = logit_of(key);
   if (plan.by_anchor) {
-    const T* logits = static_cast<const T*>(level.logits) + uint64_t{image} * level.value_count * classes;
-    candidate.logit = to_float(logits[(anchor * classes + class_id) * cells + cell]) + 0.0f;  // +0 in place of -0.
+    const uint64_t at = level.logit_layout.at(image, anchor * classes + class_id, cell);
+    candidate.logit = to_float(static_cast<const T*>(level.logits)[at]) + 0.0f;  // +0 in place of -0.
     const float threshold = strict_limit(*plan.logit_threshold, plan.or_equal);
     if (!passes(candidate.logit, threshold) || !is_wanted(candidate.logit, class_id, plan)) return false;
   }
-  const int count_of_deltas = Boxes::deltas(plan);
-  const T* deltas = static_cast<const T*>(level.deltas) + int64_t{image} * plan.anchors * count_of_deltas * cells;
+  const auto count_of_deltas = static_cast<uint32_t>(Boxes::deltas(plan));
+  const T* deltas = static_cast<const T*>(level.deltas) + level.delta_layout.at(image, anchor * count_of_deltas, cell);
   float delta[kMaxDeltas];
 #pragma unroll
-  for (int d = 0; d < kMaxDeltas; ++d) {
-    delta[d] = d < count_of_deltas ? to_float(deltas[(anchor * count_of_deltas + d) * cells + cell]) : 0.0f;
+  for (uint32_t d = 0; d < kMaxDeltas; ++d) {
+    delta[d] = d < count_of_deltas ? to_float(deltas[uint64_t{d} * level.delta_layout.channel_step]) : 0.0f;
   }
   const IgnoredRegions ignored{plan.ignored + int64_t{4} * image * plan.ignored_regions, plan.ignored_regions};
   const BoxLimits limits{level.clip_width >= 0.0f ? level.clip_width : plan.clip_sizes[2 * image + 1],
                          level.clip_height >= 0.0f ? level.clip_height : plan.clip_sizes[2 * image], plan.drop_empty,
                          ignored};
   return Boxes::decode(plan, level, level.base_anchors + Boxes::kAnchorValues * anchor,
-                       static_cast<int>(cell / level.width), static_cast<int>(cell % level.width), delta, limits,
-                       candidate.values);
+                       static_cast<int>(cell / static_cast<uint32_t>(level.width)),
+                       static_cast<int>(cell % static_cast<uint32_t>(level.width)), delta, limits, candidate.values);
 }
 
 // Moves the candidates of an image together, where boxes of a level did not meet the limits, and writes their count.

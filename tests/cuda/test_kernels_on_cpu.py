@@ -51,6 +51,13 @@ def test_decode(case: DecodeCase, cuda: CudaOps, cuda_half: CudaOps) -> None:
     assert_same_candidates(halved(case), cuda_half)
 
 
+@pytest.mark.parametrize("padding", [0, 3, 8])
+@pytest.mark.parametrize("case", list(decode_cases()), ids=lambda case: case.name)
+def test_channels_last(case: DecodeCase, padding: int) -> None:
+    assert_same_candidates(case, CudaOps(emulated_native(), padding=padding))
+    assert_same_candidates(halved(case), CudaOps(emulated_native(), half=True, padding=padding))
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3, 8])
 @pytest.mark.parametrize("sizes", [[(1, 1)], [(1, 3), (5, 7), (1, 1)], [(9, 13), (5, 7), (3, 4), (2, 2), (1, 1)]])
 def test_logits_of_images_that_begin_inside_a_vector(
@@ -62,9 +69,12 @@ def test_logits_of_images_that_begin_inside_a_vector(
         assert_same_candidates(halved(case), cuda_half)
 
 
-def test_more_candidates_than_the_buffer_holds(cuda: CudaOps, cuda_half: CudaOps) -> None:
+@pytest.mark.parametrize("padding", [None, 3])
+def test_more_candidates_than_the_buffer_holds(padding: int | None) -> None:
     """101,250 candidates pass but the buffer holds 65,536, or 73,728 with the largest top_k. The level is read again."""
     random = np.random.default_rng(3)
+    cuda = CudaOps(emulated_native(), padding=padding)
+    cuda_half = CudaOps(emulated_native(), half=True, padding=padding)
     case = random_heads(70, batch=2, anchors=9, classes=5, sizes=[(50, 45), (3, 3)], logit_threshold=-INF)
     pairs = case.logits[0][0].size
     assert pairs > 73_728

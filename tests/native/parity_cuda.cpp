@@ -134,17 +134,42 @@ void check_fusion(const HeadsCase& made, Found& found, size_t capacity) {
   check(same_bytes(ours.scores, theirs.scores, 0, theirs.scores.size()), "fused scores are equal");
 }
 
-// Runs decode() and nms() on the emulated device. logits and deltas: one vector per level, of the type `type`.
+// Returns a head output with its channels last and `stride` values for each cell. Those behind the channels are
+// `padding`. values: (images, channels, cells).
 template <typename T>
-Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type, const std::vector<std::vector<T>>& logits,
-               const std::vector<std::vector<T>>& deltas) {
+std::vector<T> channels_last(const std::vector<T>& values, size_t channels, size_t cells, size_t stride, T padding) {
+  std::vector<T> result(values.size() / channels * stride, padding);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const size_t cell = i % cells, channel = i / cells % channels, image = i / cells / channels;
+    result[(image * cells + cell) * stride + channel] = values[i];
+  }
+  return result;
+}
+
+// Runs decode() and nms() on the emulated device. logits and deltas: one vector per level, of the type `type`. With
+// padding, the channels of the logits and the deltas come last, with so many values behind those of each cell.
+template <typename T>
+Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type, std::vector<std::vector<T>> logits,
+               std::vector<std::vector<T>> deltas, T highest, int padding = -1) {
   const auto batch = static_cast<size_t>(made.options.batch);
   const auto room = static_cast<size_t>(made.nms.max_detections);
   std::vector<cuda::DeviceLevel> levels;
   for (size_t l = 0; l < made.levels.size(); ++l) {
     const retinasdk::HeadLevel& level = made.levels[l];
+    const auto cells = static_cast<size_t>(level.height * level.width);
+    const int channels = made.options.anchors * made.options.classes;
+    if (padding >= 0) {
+      const auto stride = [&](int count) { return static_cast<size_t>(count + padding); };
+      logits[l] = channels_last(logits[l], static_cast<size_t>(channels), cells, stride(channels), highest);
+      const int count = 4 * made.options.anchors;
+      deltas[l] = channels_last(deltas[l], static_cast<size_t>(count), cells, stride(count), highest);
+    }
     levels.push_back({logits[l].data(), deltas[l].data(), level.base_anchors, level.height, level.width, level.stride_y,
                       level.stride_x, level.clip_height, level.clip_width});
+    if (padding >= 0) {
+      levels.back().logit_cell_stride = channels + padding;
+      levels.back().delta_cell_stride = 4 * made.options.anchors + padding;
+    }
   }
   std::vector<uint8_t> mask(static_cast<size_t>(made.options.classes), made.options.class_ids.empty() ? 1 : 0);
   for (const int32_t class_id : made.options.class_ids) mask[static_cast<size_t>(class_id)] = 1;
@@ -186,10 +211,12 @@ Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type, const 
 // Soft NMS and fusion are slow on the emulated device, so they run up to this number of candidates only.
 constexpr size_t kManyCandidates = 300;
 
-void check_heads(HeadsCase made) {
+void check_heads(HeadsCase made, int padding) {
   const size_t capacity = static_cast<size_t>(retinasdk::candidate_limit(made.levels.size(), made.options));
   Found found = run_cpu(made, capacity);
-  check_same(run_cuda(made, capacity, cuda::Scalar::kFloat32, made.logits, made.deltas), found, capacity);
+  check_same(run_cuda(made, capacity, cuda::Scalar::kFloat32, made.logits, made.deltas, kInfinity), found, capacity);
+  check_same(run_cuda(made, capacity, cuda::Scalar::kFloat32, made.logits, made.deltas, kInfinity, padding), found,
+             capacity);
   if (capacity <= kManyCandidates) {
     check_soft_nms(made, found, capacity);
     check_fusion(made, found, capacity);
@@ -208,7 +235,10 @@ void check_heads(HeadsCase made) {
   };
   const std::vector<std::vector<__half>> logits = to_half(made.logits);
   const std::vector<std::vector<__half>> deltas = to_half(made.deltas);
-  check_same(run_cuda(made, capacity, cuda::Scalar::kFloat16, logits, deltas), run_cpu(made, capacity), capacity);
+  const Found rounded = run_cpu(made, capacity);
+  const __half highest = __float2half_rn(kInfinity);
+  check_same(run_cuda(made, capacity, cuda::Scalar::kFloat16, logits, deltas, highest), rounded, capacity);
+  check_same(run_cuda(made, capacity, cuda::Scalar::kFloat16, logits, deltas, highest, padding), rounded, capacity);
 }
 
 void check_preprocess(const PreprocessCase& made) {
@@ -258,7 +288,7 @@ int main(int argc, char** argv) {
   for (int round = 0; round < rounds; ++round) {
     check_preprocess(make_preprocess(random, random.integer(1, 40), random.integer(1, 40), random.integer(1, 40),
                                      random.integer(1, 40)));
-    check_heads(make_heads(random));
+    check_heads(make_heads(random), random.integer(0, 9));
   }
   std::printf("parity_cuda: %d rounds with seed %llu: all results are equal\n", rounds,
               static_cast<unsigned long long>(seed));

@@ -53,12 +53,21 @@ class CudaOps:
     """preprocess_into(), decode(), nms(), soft_nms() and fuse() of `_native`, computed by `_native_cuda`.
 
     half: logits and deltas go in, and the canvas comes out, as float16.
+    padding: None, or the channels of logits and deltas come last, with so many values behind those of each cell.
     """
 
-    def __init__(self, native: ModuleType, memory: type[Memory] = HostMemory, *, half: bool = False) -> None:
+    def __init__(
+        self,
+        native: ModuleType,
+        memory: type[Memory] = HostMemory,
+        *,
+        half: bool = False,
+        padding: int | None = None,
+    ) -> None:
         self._native: Any = native
         self._memory = memory
         self._float = np.dtype(np.float16 if half else np.float32)
+        self._padding = padding
         self.rescans: list[int] = []  # of the last decode(), one for each image
 
     def preprocess_into(
@@ -118,6 +127,10 @@ class CudaOps:
             "classes": classes,
             "top_k": top_k,
             "top_k_anchors": top_k_anchors,
+            "cell_strides": [
+                tuple(0 if self._padding is None else array.shape[1] + self._padding for array in pair)
+                for pair in zip(logits, deltas, strict=True)
+            ],
         }
         scratch_bytes = self._native.decode_scratch_bytes(**shape)
         results = {
@@ -128,8 +141,8 @@ class CudaOps:
         }
         rescans = memory.room((batch,), np.int32)
         self._native.decode(
-            logits=[memory.put(array.astype(self._float)) for array in logits],
-            deltas=[memory.put(array.astype(self._float)) for array in deltas],
+            logits=[memory.put(self._head(array)) for array in logits],
+            deltas=[memory.put(self._head(array)) for array in deltas],
             base_anchors=[memory.put(array) for array in base_anchors],
             strides=strides,
             **shape,
@@ -150,6 +163,13 @@ class CudaOps:
                 array[image, count:] = 0
         self.rescans = memory.take(rescans).tolist()
         return boxes, out_logits, out_classes, counts
+
+    def _head(self, array: Array) -> Array:
+        """(N, C, H, W) as it lies in memory. Padding holds the highest value, which must not be taken for a logit."""
+        array = array.astype(self._float)
+        if self._padding is None:
+            return array
+        return np.pad(array.transpose(0, 2, 3, 1), ((0, 0), (0, 0), (0, 0), (0, self._padding)), constant_values=np.inf)
 
     def nms(
         self, boxes: Array, logits: Array, class_ids: Array, counts: Array, *, max_detections: int, **rules: Any
