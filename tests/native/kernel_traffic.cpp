@@ -7,9 +7,10 @@
 //     batch=1
 //     passing=0.003           share of the logits of each level that pass a score of 0.05
 //     half=0                  1: float16 heads
+//     channels_last=0         1: the channels of a cell lie together, padded to a multiple of eight
 //     seed=1
 //
-// Kernels have their address in the program's symbol table; tests/support/kernel_traffic.py finds the names.
+// A kernel is given by its address in the symbol table of the program. tests/support/traffic_counts.py finds its name.
 #include <cuda_fp16.h>
 #include <cuda_on_cpu_traffic.h>
 
@@ -37,7 +38,7 @@ constexpr float kLogitThreshold = -2.9444389f;  // A score of 0.05.
 struct Options {
   int height = 800, width = 1344, classes = 91, anchors = 9, top_k = 1000, detections = 300, batch = 1;
   double passing = 0.003;
-  bool half = false;
+  bool half = false, channels_last = false;
   unsigned seed = 1;
 };
 
@@ -58,6 +59,8 @@ Options parse(int argc, char** argv) {
       options.passing = value;
     } else if (name == "half") {
       options.half = value != 0.0;
+    } else if (name == "channels_last") {
+      options.channels_last = value != 0.0;
     } else if (name == "seed") {
       options.seed = static_cast<unsigned>(value);
     } else {
@@ -89,9 +92,11 @@ T from_float(float value) {
   }
 }
 
-// Fills logits with normally distributed values, moved so that the share `passing` of them is above the threshold.
-template <typename T>
-void fill_logits(T* logits, size_t count, double passing, std::mt19937_64& random) {
+float to_float(float value) { return value; }
+float to_float(__half value) { return __half2float(value); }
+
+// Returns normally distributed values, moved so that the share `passing` of them is above the score threshold.
+std::vector<float> make_logits(size_t count, double passing, std::mt19937_64& random) {
   std::vector<float> values(count);
   std::normal_distribution<float> normal;
   for (float& value : values) value = normal(random);
@@ -101,7 +106,8 @@ void fill_logits(T* logits, size_t count, double passing, std::mt19937_64& rando
                    ordered.end());
   // The largest value that fails becomes the threshold, which does not pass. If none fails, the smallest lies above it.
   const float limit = failing == 0 ? ordered.front() - 0.01f : ordered[failing - 1];
-  for (size_t i = 0; i < count; ++i) logits[i] = from_float<T>(values[i] - limit + kLogitThreshold);
+  for (float& value : values) value += kLogitThreshold - limit;
+  return values;
 }
 
 // The nine anchors of a cell that torchvision's RetinaNet uses, and further ones of the same kind.
@@ -149,44 +155,78 @@ void print_launches(const char* name) {
   std::printf("],\n");
 }
 
+// The head outputs in device memory. The logits of all levels lie in one range.
+template <typename T>
+struct Heads {
+  // Where the logits of a level are: `count` rows of `length` values, `step` values apart.
+  struct Rows {
+    const T* first;
+    size_t count, length, step;
+  };
+  std::vector<cuda::DeviceLevel> levels;
+  std::vector<Rows> logits;
+
+  template <typename Body>
+  void for_each_logit(Body body) const {
+    for (const Rows& rows : logits) {
+      for (size_t row = 0; row < rows.count; ++row) {
+        for (size_t i = 0; i < rows.length; ++i) body(rows.first + row * rows.step + i);
+      }
+    }
+  }
+};
+
+template <typename T>
+Heads<T> make_heads(const Options& options, std::mt19937_64& random) {
+  Heads<T> heads;
+  const int logit_channels = options.anchors * options.classes, delta_channels = 4 * options.anchors;
+  const auto from_cell_to_cell = [&](int channels) {
+    return options.channels_last ? (channels + 7) / 8 * 8 : channels;
+  };
+  for (int l = 0; l < kLevels; ++l) {
+    const int stride = 8 << l;
+    const int height = (options.height + stride - 1) / stride, width = (options.width + stride - 1) / stride;
+    const auto cells = static_cast<size_t>(options.batch * height * width);
+    std::vector<T> deltas(cells * static_cast<size_t>(from_cell_to_cell(delta_channels)));
+    std::normal_distribution<float> normal(0.0f, 0.2f);
+    for (T& delta : deltas) delta = from_float<T>(normal(random));
+    cuda::DeviceLevel level{nullptr,
+                            to_device(deltas),
+                            to_device(base_anchors(options.anchors, 4.0f * static_cast<float>(stride))),
+                            height,
+                            width,
+                            static_cast<float>(stride),
+                            static_cast<float>(stride)};
+    if (options.channels_last) {
+      level.logit_cell_stride = from_cell_to_cell(logit_channels);
+      level.delta_cell_stride = from_cell_to_cell(delta_channels);
+    }
+    heads.levels.push_back(level);
+  }
+  for (cuda::DeviceLevel& level : heads.levels) {
+    const auto cells = static_cast<size_t>(options.batch * level.height * level.width);
+    const auto length = static_cast<size_t>(logit_channels),
+               step = static_cast<size_t>(from_cell_to_cell(logit_channels));
+    // Values behind the channels would pass if they were taken for logits.
+    T* logits = to_device(std::vector<T>(cells * step, from_float<T>(1000.0f)));
+    const std::vector<float> values = make_logits(cells * length, options.passing, random);
+    for (size_t i = 0; i < values.size(); ++i) logits[i / length * step + i % length] = from_float<T>(values[i]);
+    level.logits = logits;
+    heads.logits.push_back({logits, cells, length, step});
+  }
+  return heads;
+}
+
 template <typename T>
 void run(const Options& options) {
   std::mt19937_64 random(options.seed);
   const auto batch = static_cast<size_t>(options.batch), room = static_cast<size_t>(options.detections);
-  const auto anchors = static_cast<size_t>(options.anchors), classes = static_cast<size_t>(options.classes);
-  std::vector<cuda::DeviceLevel> levels;
-  std::vector<size_t> sizes;  // Logits of each level.
-  for (int l = 0; l < kLevels; ++l) {
-    const int stride = 8 << l;
-    const int height = (options.height + stride - 1) / stride, width = (options.width + stride - 1) / stride;
-    const size_t cells = batch * anchors * static_cast<size_t>(height) * static_cast<size_t>(width);
-    sizes.push_back(cells * classes);
-    std::vector<T> deltas(4 * cells);
-    std::normal_distribution<float> normal(0.0f, 0.2f);
-    for (T& delta : deltas) delta = from_float<T>(normal(random));
-    levels.push_back({nullptr, to_device(deltas),
-                      to_device(base_anchors(options.anchors, 4.0f * static_cast<float>(stride))), height, width,
-                      static_cast<float>(stride), static_cast<float>(stride)});
-  }
-  size_t logit_count = 0, passing = 0, span = 0;
-  const T* first = nullptr;
-  for (size_t l = 0; l < levels.size(); ++l) {  // The logits of all levels lie in one range, which is watched.
-    T* logits = allocate<T>(sizes[l]);
-    fill_logits(logits, sizes[l], options.passing, random);
-    levels[l].logits = logits;
-    if (first == nullptr) first = logits;
-    span = static_cast<size_t>(logits - first) + sizes[l];
-    logit_count += sizes[l];
-    for (size_t i = 0; i < sizes[l]; ++i) {
-      float value;
-      if constexpr (std::is_same_v<T, float>)
-        value = logits[i];
-      else
-        value = __half2float(logits[i]);
-      passing += value > kLogitThreshold ? 1 : 0;
-    }
-  }
-  cuda_on_cpu::watch(first, span * sizeof(T), sizeof(T));
+  const auto classes = static_cast<size_t>(options.classes);
+  const Heads<T> heads = make_heads<T>(options, random);
+  const std::vector<cuda::DeviceLevel>& levels = heads.levels;
+  const auto& [last, last_count, last_length, last_step] = heads.logits.back();
+  const auto watched = static_cast<size_t>(last + last_count * last_step - heads.logits.front().first);
+  cuda_on_cpu::watch(heads.logits.front().first, watched * sizeof(T), sizeof(T));
 
   retinasdk::BoxCoder coder;
   coder.clamp_max = 4.135167f;
@@ -224,15 +264,17 @@ void run(const Options& options) {
             scratch(cuda::nms_scratch_bytes(options.batch, static_cast<int>(capacity), nms)), nullptr);
   print_launches("nms");
 
+  size_t logit_count = 0, passing = 0;
   std::map<uint32_t, size_t> reads;  // How many logits were read that often.
-  for (size_t l = 0; l < levels.size(); ++l) {
-    const uint32_t* counts = cuda_on_cpu::reads_of(levels[l].logits);
-    for (size_t i = 0; i < sizes[l]; ++i) ++reads[counts[i]];
-  }
+  heads.for_each_logit([&](const T* logit) {
+    ++logit_count;
+    if (to_float(*logit) > kLogitThreshold) ++passing;
+    ++reads[*cuda_on_cpu::reads_of(logit)];
+  });
   std::printf("\"reads_per_logit\": {");
   const char* separator = "";
-  for (const auto& [times, logits] : reads) {
-    std::printf("%s\"%u\": %zu", std::exchange(separator, ", "), times, logits);
+  for (const auto& [times, count] : reads) {
+    std::printf("%s\"%u\": %zu", std::exchange(separator, ", "), times, count);
   }
   std::printf("},\n\"logits\": %zu, \"logit_bytes\": %zu, \"passing\": %zu, \"candidates\": %d, \"detections\": %d}\n",
               logit_count, logit_count * sizeof(T), passing, candidates.counts[0], detections.counts[0]);

@@ -50,8 +50,8 @@ def _summary(counted: dict[tuple[str, float], Traffic]) -> Iterator[str]:
         busiest = max(traffic.launches, key=lambda launch: launch.busiest.logit_bytes)
         share = busiest.busiest.logit_bytes / traffic.logit_bytes
         yield (
-            f"| {heads}, {_megabytes(traffic.logit_bytes)} MB | {100 * rate:g} % | {read / traffic.logit_bytes:.2f} "
-            f"times | {traffic.most_reads} | {100 * share:.2f} %, `{busiest.kernel}` |"
+            f"| {heads}, {_megabytes(traffic.logit_bytes)} MB | {100 * rate:g}% | {read / traffic.logit_bytes:.2f} "
+            f"times | {traffic.most_reads} | {100 * share:.2f}%, `{busiest.kernel}` |"
         )
 
 
@@ -63,7 +63,7 @@ def _kernels(counted: dict[float, Traffic]) -> Iterator[str]:
         for launch in traffic.launches:
             is_memset = launch.kernel == "cudaMemsetAsync"
             cells = (
-                f"{100 * rate:g} %",
+                f"{100 * rate:g}%",
                 f"`{launch.kernel}`",
                 "" if is_memset else f"{launch.blocks:,} x {launch.threads}",
                 _both(launch, "read_bytes"),
