@@ -103,7 +103,7 @@ _INSTANCES = {
     + [
         f"{_KERNELS}{kernel}<{_KERNELS}{source}, {scalar}>"
         for kernel in ("resize", "resize_eight_bit")
-        for source in ("Interleaved", "Nv12")
+        for source in ("Interleaved", "Nv12", "P010")
         for scalar in ("float", "__half")
     ],
 }
