@@ -21,8 +21,9 @@ _VIRTUAL_HEADERS = {
     "cuda_runtime.h": "",
     "cmath": "",
     "cstring": "",
-    "cstdint": "typedef unsigned char uint8_t; typedef unsigned short uint16_t;"
-    " typedef int int32_t; typedef unsigned uint32_t; typedef long long int64_t; typedef unsigned long long uint64_t; typedef unsigned long long uintptr_t;",
+    "cstdint": "typedef unsigned char uint8_t; typedef unsigned short uint16_t; typedef int int32_t;"
+    " typedef unsigned uint32_t; typedef long long int64_t; typedef unsigned long long uint64_t;"
+    " typedef unsigned long long uintptr_t;",
 }
 
 
