@@ -12,7 +12,18 @@ from retinasdk.live.frame import Counters, Frame
 from retinasdk.live.metrics import Histogram, Metrics
 from retinasdk.live.policies import Policy, bounded, every, latest
 from retinasdk.live.reconnect import Reconnect, StateChange
-from retinasdk.live.sources import Animation, Arrays, Camera, Folder, Pipeline, RawFrame, RosBag, Source, Video
+from retinasdk.live.sources import (
+    Animation,
+    Arrays,
+    Camera,
+    Folder,
+    NvdecVideo,
+    Pipeline,
+    RawFrame,
+    RosBag,
+    Source,
+    Video,
+)
 from retinasdk.live.streaming import Stream, stream
 
 __all__ = [
@@ -26,6 +37,7 @@ __all__ = [
     "Frame",
     "Histogram",
     "Metrics",
+    "NvdecVideo",
     "Pipeline",
     "Policy",
     "RawFrame",

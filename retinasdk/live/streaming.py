@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from retinasdk.cuda.device_frame import DeviceFrame
 from retinasdk.images import as_rgb
 from retinasdk.live.capture import Capture, Waiting
 from retinasdk.live.clock import Clock
@@ -22,7 +23,7 @@ from retinasdk.live.frame import Counters, Frame
 from retinasdk.live.metrics import Metrics
 from retinasdk.live.policies import Playback, Policy, RateCap, as_policy
 from retinasdk.live.reconnect import Reconnect, StateChange
-from retinasdk.live.sources import as_source
+from retinasdk.live.sources import DECODERS, as_source
 from retinasdk.pipeline.stage_timing import collect
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def stream(
     speed: float = 1.0,
     reconnect: Reconnect | None = None,
     max_failures: int = 10,
+    decoder: str = DECODERS[0],
     on_state: Callable[[StateChange], object] | None = None,
     clock: Clock | None = None,
 ) -> Stream:
@@ -78,10 +80,11 @@ def stream(
 
     Args:
         source: A video file, an image folder, a GIF, a URL (rtsp, http and others), a camera (0 or "/dev/video0"), a
-            GStreamer pipeline, a ROS 2 bag folder, an iterator of (H, W, 3) uint8 RGB arrays, or a `Source`. Several
-            sources are passed as a list or as {name: source}; frames that are ready together are processed as a batch.
-        detector: A `Detector`, or any function that is called the same way: with an (H, W, 3) uint8 RGB array, or with
-            a list of such arrays if there are several sources.
+            GStreamer pipeline, a ROS 2 bag folder, an iterator of (H, W, 3) uint8 RGB arrays or of `DeviceFrame`s, or
+            a `Source`. Several sources are passed as a list or as {name: source}; frames that are ready together are
+            processed as a batch.
+        detector: A `Detector`, or any function that is called the same way: with an (H, W, 3) uint8 RGB array (a
+            `DeviceFrame` if the source delivers them), or with a list of them if there are several sources.
         policy: What happens to frames that arrive faster than the detector works. "latest" (the default) keeps only the
             newest, so that the age of frames stays bounded. "all" drops none and slows down the source. "bounded:N" and
             "bounded:N:newest" let N frames wait, see `bounded`. Folders are read on demand, so none of their images is
@@ -93,6 +96,8 @@ def stream(
         reconnect: When and how often cameras and network streams are opened again. Defaults to `Reconnect()`.
         max_failures: If the detector raises an exception on a frame, `frame.error` is set and the stream continues.
             This many failures in a row end it. Default: 10.
+        decoder: What decodes video files and network streams: "ffmpeg" (default) on the CPU, or "nvdec" on the GPU, see
+            `NvdecVideo`. With "nvdec", the detector must run on the GPU.
         on_state: A function that is called with each `StateChange` of a source, in the source's thread. It should
             return quickly, because the source is not read meanwhile. An exception that it raises is logged.
         clock: Only for tests, which pass a simulated clock.
@@ -102,9 +107,10 @@ def stream(
 
     Raises:
         ImageError: If a file or folder does not exist or cannot be used.
+        DeviceError: If the decoder is "nvdec" and there is no GPU that can decode video.
         MissingDependencyError: If a package for this kind of source is not installed.
         TypeError: If an argument has the wrong type.
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or the decoder is "nvdec" and the detector runs on the CPU.
         StreamError: From the iteration, if a source is lost for good, or if the detector fails `max_failures` times in
             a row. If there are several sources, the loss of one is raised when the others have ended too.
     """
@@ -114,6 +120,10 @@ def stream(
         raise ValueError(f"deadline_s must be above 0, got {deadline_s!r}; omit it for no limit")
     if not isinstance(max_failures, int) or max_failures < 1:
         raise ValueError(f"max_failures must be an integer of at least 1, got {max_failures!r}")
+    if decoder == "nvdec" and getattr(detector, "device", None) == "cpu":
+        raise ValueError(
+            "decoder='nvdec' decodes into GPU memory, but the detector runs on the CPU; use Detector(device='cuda')"
+        )
     clock = clock or Clock()
     changed = clock.condition()
     metrics = Metrics()
@@ -131,7 +141,7 @@ def stream(
             changed=changed,
             metrics=metrics,
         )
-        for name, each in _named(source)
+        for name, each in _named(source, decoder)
     ]
     return Stream(
         captures,
@@ -148,12 +158,13 @@ def _is_several(source: Any) -> bool:
     return isinstance(source, (list, tuple, Mapping))
 
 
-def _named(source: Any) -> Iterator[tuple[str, Any]]:
+def _named(source: Any, decoder: str) -> Iterator[tuple[str, Any]]:
     """Yields (name, source) of each source. Names that are not unique get the position appended."""
     if isinstance(source, Mapping):
-        pairs = [(str(name), as_source(item)) for name, item in source.items()]
+        pairs = [(str(name), as_source(item, decoder)) for name, item in source.items()]
     else:
-        pairs = [(item.name, item) for item in map(as_source, source if _is_several(source) else [source])]
+        items = [as_source(item, decoder) for item in (source if _is_several(source) else [source])]
+        pairs = [(item.name, item) for item in items]
     if not pairs:
         raise ValueError("stream needs at least one source, got none")
     names = [name for name, _ in pairs]
@@ -167,7 +178,7 @@ class _Done:
 
     capture: Capture
     waiting: Waiting
-    image: npt.NDArray[np.uint8]
+    image: npt.NDArray[np.uint8] | DeviceFrame
     result: Detections | Exception
     taken_s: float
     done_s: float
@@ -288,10 +299,12 @@ class Stream:
 
     def _detect(self, batch: list[tuple[Capture, Waiting]]) -> None:
         taken_s = self._clock.now()
-        members, images = [], []
+        members: list[tuple[Capture, Waiting]] = []
+        images: list[npt.NDArray[np.uint8] | DeviceFrame] = []
         for capture, waiting in batch:
             try:
-                images.append(as_rgb(waiting.raw.rgb()))
+                image = waiting.raw.rgb()
+                images.append(image if isinstance(image, DeviceFrame) else as_rgb(image))
                 members.append((capture, waiting))
             except Exception as error:
                 capture.warn("rgb", f"frame {waiting.index} cannot be converted to RGB: {error}")
@@ -308,7 +321,7 @@ class Stream:
         for (capture, waiting), image, result in zip(members, images, results, strict=True):
             self._done.append(_Done(capture, waiting, image, result, taken_s, done_s))
 
-    def _call(self, images: list[npt.NDArray[np.uint8]]) -> list[Any]:
+    def _call(self, images: list[npt.NDArray[np.uint8] | DeviceFrame]) -> list[Any]:
         """Returns what the detector returned or raised for each image."""
         if len(images) > 1:
             try:
@@ -325,7 +338,7 @@ class Stream:
                 return results
         return [self._call_one(image) for image in images]
 
-    def _call_one(self, image: npt.NDArray[np.uint8]) -> Any:
+    def _call_one(self, image: npt.NDArray[np.uint8] | DeviceFrame) -> Any:
         try:
             return self._detector([image])[0] if self._several else self._detector(image)
         except Exception as error:
@@ -349,7 +362,7 @@ class Stream:
         self.metrics.hand_over.add(now - done.done_s)
         self.metrics.age.add(now - captured_s)
         return Frame(
-            image=done.image,
+            image=done.image,  # type: ignore[arg-type]  # see Frame.image
             detections=None if isinstance(done.result, Exception) else done.result,
             source=capture.name,
             index=index,
