@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from fakes import FakeGpu, fake_gpu
-from fakes.pynvvideocodec import pynvvideocodec_module
+from fakes.pynvvideocodec import Pixel_Format, PyNvDecoder, pynvvideocodec_module
 from fakes.tensorrt import save_engine
 from pictures import blocks
 
-from retinasdk import Detector, DeviceFrame, ModelSpec, _native
+from retinasdk import Detector, DeviceError, DeviceFrame, MissingDependencyError, ModelSpec, _native
 from retinasdk.cli.main import main
-from retinasdk.live import NvdecVideo, Video, stream
+from retinasdk.live import NvdecVideo, StreamError, Video, stream
 
 av = pytest.importorskip("av", reason="needs PyAV (retinasdk[video])")
 
@@ -61,7 +61,6 @@ def encode(
     codec: str = "libx264",
     pixel_format: str = "yuv420p",
     colors: tuple[int, int] = (1, 1),
-    rotation: int = 0,
 ) -> Path:
     """Pictures whose blocks survive coding. `colors` are FFmpeg's numbers of color space and range."""
     options = {"libx264": {"bf": "2", "qp": "4"}, "libx265": {"x265-params": "log-level=none:qp=4"}}.get(codec, {})
@@ -70,8 +69,6 @@ def encode(
         output.height, output.width = SIZE
         output.pix_fmt = pixel_format
         output.codec_context.colorspace, output.codec_context.color_range = colors
-        if rotation:
-            output.set_display_rotation(rotation) if hasattr(output, "set_display_rotation") else pytest.skip("no API")
         for number in range(COUNT):
             frame = av.VideoFrame.from_ndarray(blocks(*SIZE, seed=number), format="rgb24")
             container.mux(output.encode(frame))
@@ -268,3 +265,115 @@ def test_the_command_without_the_package(
     (line,) = capsys.readouterr().err.splitlines()
     assert "--decoder nvdec needs the package PyNvVideoCodec" in line
     assert line.endswith("install it with: pip install 'pynvvideocodec'")
+
+
+# -- refused -----------------------------------------------------------------------------------------------------------
+
+
+def set_rotation(path: Path) -> None:
+    """Turns the video by 90 degrees, in the matrix of the track header (ISO 14496-12, 8.3.2)."""
+    data = bytearray(path.read_bytes())
+    start = data.index(b"tkhd") + 4 + 4 + 20 + 8 + 8  # after version, times, ids, layer and volume
+    for offset, value in ((0, 0), (4, 1), (12, -1), (16, 0)):
+        data[start + offset : start + offset + 4] = (value * 65536).to_bytes(4, "big", signed=True)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"codec": "mpeg4"},
+            "the video mpeg4 is not supported by decoder='nvdec'; use decoder='ffmpeg' to",
+        ),
+        ({"pixel_format": "yuv444p"}, "the pixel format yuv444p is not supported"),
+        ({"colors": (4, 1)}, r"the color space 4 \(FFmpeg's number\) is not supported"),
+    ],
+)
+def test_video_that_is_not_supported(gpu: FakeGpu, tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    source = NvdecVideo(encode(tmp_path / "clip.mp4", **options))
+    with pytest.raises(StreamError, match=message):
+        read_all(source)
+
+
+def test_rotated_video(gpu: FakeGpu, tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip.mp4")
+    set_rotation(path)
+    with pytest.raises(StreamError, match=r"the rotation (90|270) degrees is not supported by decoder='nvdec'"):
+        read_all(NvdecVideo(path))
+
+
+def test_a_file_without_frames(gpu: FakeGpu, tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip.ts")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(StreamError, match=r"no frame that can be decoded|cannot be opened as video"):
+        read_all(NvdecVideo(path))
+
+
+def test_frames_with_an_odd_height(gpu: FakeGpu, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PyNvDecoder, "GetHeight", lambda decoder: SIZE[0] - 1)
+    monkeypatch.setattr(PyNvDecoder, "GetFrameSize", lambda decoder: SIZE[1] * (SIZE[0] - 1 + SIZE[0] // 2))
+    with pytest.raises(StreamError, match=r"must be even, from 2 to 65536; got 95 x 128.*use decoder='ffmpeg'"):
+        read_all(NvdecVideo(clip))
+
+
+def test_frames_of_an_unknown_layout(gpu: FakeGpu, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames with gaps between rows would be read wrongly."""
+    monkeypatch.setattr(PyNvDecoder, "GetFrameSize", lambda decoder: 256 * 144)
+    with pytest.raises(StreamError, match="frames of 128 x 96 in NV12 have 36864 bytes, which is not the layout"):
+        read_all(NvdecVideo(clip))
+
+
+def test_frames_in_another_format(gpu: FakeGpu, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PyNvDecoder, "GetPixelFormat", lambda decoder: Pixel_Format.YUV444)
+    with pytest.raises(StreamError, match="frames of 128 x 96 in YUV444 have 18432 bytes, which is not the layout"):
+        read_all(NvdecVideo(clip))
+
+
+@pytest.mark.parametrize("where", ["CreateDecoder", "GetNumDecodedFrame"])
+def test_a_decoder_that_fails(gpu: FakeGpu, clip: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("HW decoder not available\nfile.cpp:12")
+
+    if where == "CreateDecoder":
+        monkeypatch.setattr(sys.modules["PyNvVideoCodec"], where, fail)
+    else:
+        monkeypatch.setattr(PyNvDecoder, where, fail)
+    with pytest.raises(StreamError, match=r"the GPU (cannot decode h264|failed to decode): HW decoder not available"):
+        read_all(NvdecVideo(clip))
+
+
+def test_a_package_that_does_not_work(
+    gpu: FakeGpu, clip: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without the driver's libraries for video, importing the package raises RuntimeError."""
+    (tmp_path / "PyNvVideoCodec.py").write_text(
+        'raise RuntimeError("Failed to load NVENC library\\n\\n=== HELP ===")\n'
+    )
+    monkeypatch.delitem(sys.modules, "PyNvVideoCodec")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DeviceError, match="does not work here: Failed to load NVENC library; use decoder='ffmpeg'"):
+        NvdecVideo(clip)
+
+
+def test_the_library_without_the_package(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_gpu():
+        monkeypatch.setitem(sys.modules, "PyNvVideoCodec", None)
+        with pytest.raises(MissingDependencyError, match="pip install 'pynvvideocodec'"):
+            stream(clip, lambda image: None, decoder="nvdec")
+
+
+def test_a_detector_on_the_cpu(gpu: FakeGpu, clip: Path, detector: Detector) -> None:
+    with pytest.raises(ValueError, match=r"but the detector runs on the CPU; use Detector\(device='cuda'\)"):
+        stream(clip, detector, decoder="nvdec")
+
+
+@pytest.mark.parametrize("source", [0, "0", "videotestsrc ! appsink", iter([])])
+def test_other_sources(gpu: FakeGpu, source: Any, detector: Detector) -> None:
+    with pytest.raises((ValueError, MissingDependencyError), match=r"decoder must be left out|needs|OpenCV"):
+        stream(source, lambda image: None, decoder="nvdec")
+
+
+def test_unknown_decoders(clip: Path) -> None:
+    with pytest.raises(ValueError, match="decoder must be one of ffmpeg, nvdec; got 'cuvid'"):
+        stream(clip, lambda image: None, decoder="cuvid")

@@ -82,7 +82,7 @@ class NvdecVideo(Video):
         stream = self._container.streams.video[0]
         name = stream.codec_context.codec.canonical_name
         if name not in _CODECS:
-            raise StreamError(f"{_unsupported('video', name)}: it decodes {', '.join(sorted(_CODECS))}")
+            raise StreamError(_unsupported("video", name))
         codec, bitstream_filter = _CODECS[name]
         stream.thread_type = "SLICE"  # With frame threading, the first frame comes out late.
         self._colors = _colors_of(self._first_frame())
@@ -92,7 +92,7 @@ class NvdecVideo(Video):
             decoder = self._nvc.CreateDecoder(
                 gpuid=ORDINAL, codec=getattr(self._nvc.cudaVideoCodec, codec), usedevicememory=True
             )
-        except Exception as error:  # The package's own errors derive from Exception.
+        except Exception as error:
             raise StreamError(f"the GPU cannot decode {name}: {_first_line(error)}; {_ADVICE}") from error
         self._surfaces = Surfaces(decoder)
 
@@ -165,7 +165,9 @@ class NvdecVideo(Video):
         assert self._surfaces is not None
         try:
             surfaces = self._surfaces.decode(data)
-        except Exception as error:
+        except StreamError:
+            raise
+        except Exception as error:  # The package's own errors derive from Exception.
             raise StreamError(f"the GPU failed to decode: {_first_line(error)}") from error
         stream = self._container.streams.video[0]
         for surface in surfaces:

@@ -89,7 +89,7 @@ class PyNvDecoder:
         self._locked: dict[int, Block] = {}
         self._decoded = self._returned = 0
         self._format = Pixel_Format.NV12
-        self._size = (0, 0)
+        self._size, self._bytes = (0, 0), 0
 
     def GetNumDecodedFrame(self, packet: Any) -> int:
         import av
@@ -127,17 +127,18 @@ class PyNvDecoder:
         return self._format
 
     def GetFrameSize(self) -> int:
-        return self._size[0] * 3 // 2 * self._size[1] * (2 if self._format == Pixel_Format.P016 else 1)
+        return self._bytes
 
     def _show(self, frame: Any) -> None:
         is_wide = frame.format.name == "yuv420p10le"
         self._format = Pixel_Format.P016 if is_wide else Pixel_Format.NV12
         self._size = (frame.height, frame.width)
+        self._bytes = frame.height * 3 // 2 * frame.width * (2 if is_wide else 1)
         if len(self._free) == self._decoded:
-            self._free.append(self._gpu.allocate("surface", self.GetFrameSize()))
+            self._free.append(self._gpu.allocate("surface", self._bytes))
         target = self._free[self._decoded].content
         self._decoded += 1
-        content = _bytes_of(frame.reformat(format="p010le" if is_wide else "nv12"), self.GetFrameSize())
+        content = _bytes_of(frame.reformat(format="p010le" if is_wide else "nv12"), self._bytes)
         self._gpu.enqueue(_DEFAULT_STREAM, "decode", lambda: np.copyto(target, content))
 
     def __del__(self) -> None:
