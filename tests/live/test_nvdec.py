@@ -333,13 +333,15 @@ def test_frames_in_another_format(gpu: FakeGpu, clip: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("where", ["CreateDecoder", "GetNumDecodedFrame"])
 def test_a_decoder_that_fails(gpu: FakeGpu, clip: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     def fail(*arguments: Any, **options: Any) -> Any:
-        raise RuntimeError("HW decoder not available\nfile.cpp:12")
+        raise RuntimeError(
+            "HandleVideoSequence : \nError code : 801\nError Type : Codec not supported\n\nat f.cpp:12\n"
+        )
 
     if where == "CreateDecoder":
         monkeypatch.setattr(sys.modules["PyNvVideoCodec"], where, fail)
     else:
         monkeypatch.setattr(PyNvDecoder, where, fail)
-    with pytest.raises(StreamError, match=r"the GPU (cannot decode h264|failed to decode): HW decoder not available"):
+    with pytest.raises(StreamError, match=r"the GPU (cannot decode h264|failed to decode): Codec not supported"):
         read_all(NvdecVideo(clip))
 
 

@@ -85,7 +85,7 @@ class NvdecVideo(Video):
             raise StreamError(_unsupported("video", name))
         codec, bitstream_filter = _CODECS[name]
         stream.thread_type = "SLICE"  # With frame threading, the first frame comes out late.
-        self._colors = _colors_of(self._first_frame())
+        self._colors = _checked_colors(self._first_frame())
         if bitstream_filter is not None:
             self._filter = self._av.bitstream.BitStreamFilterContext(bitstream_filter, stream)
         try:
@@ -93,7 +93,7 @@ class NvdecVideo(Video):
                 gpuid=ORDINAL, codec=getattr(self._nvc.cudaVideoCodec, codec), usedevicememory=True
             )
         except Exception as error:
-            raise StreamError(f"the GPU cannot decode {name}: {_first_line(error)}; {_ADVICE}") from error
+            raise StreamError(f"the GPU cannot decode {name}: {_reason(error)}; {_ADVICE}") from error
         self._surfaces = Surfaces(decoder)
 
     def read(self) -> RawFrame | None:
@@ -168,7 +168,7 @@ class NvdecVideo(Video):
         except StreamError:
             raise
         except Exception as error:  # The package's own errors derive from Exception.
-            raise StreamError(f"the GPU failed to decode: {_first_line(error)}") from error
+            raise StreamError(f"the GPU failed to decode: {_reason(error)}") from error
         stream = self._container.streams.video[0]
         for surface in surfaces:
             pts = heapq.heappop(self._times) if self._times else None
@@ -206,13 +206,15 @@ def _decoder_package() -> Any:
     except ImportError:
         raise
     except Exception as error:  # The package raises RuntimeError if the driver lacks its libraries for video.
-        raise DeviceError(f"pynvvideocodec does not work here: {_first_line(error)}; {_ADVICE}") from error
+        raise DeviceError(f"pynvvideocodec does not work here: {_reason(error)}; {_ADVICE}") from error
 
 
-def _colors_of(frame: Any) -> dict[str, Any]:
+def _checked_colors(frame: Any) -> dict[str, Any]:
     """The color matrix and range of the video, after checking that the GPU path supports its frames."""
     if round(frame.rotation) % 360:
         raise StreamError(_unsupported("rotation", f"{round(frame.rotation) % 360} degrees"))
+    if frame.width % 2 or frame.height % 2:  # The decoder would add a column.
+        raise StreamError(_unsupported("size", f"{frame.width} x {frame.height}, with an odd side,"))
     if frame.format.name not in _PIXEL_FORMATS:
         raise StreamError(_unsupported("pixel format", frame.format.name))
     if int(frame.colorspace) not in _MATRICES:
@@ -229,5 +231,8 @@ def _itself(frame: DeviceFrame) -> DeviceFrame:
     return frame
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _reason(error: Exception) -> str:
+    """The line that tells the cause. The package writes a function's name and an error code before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line.partition(":")[2].strip() for line in lines if line.startswith("Error Type")]
+    return (causes or lines or [type(error).__name__])[0]
