@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from retinasdk import _native
-from retinasdk.cuda.arrays import LEGACY_STREAM, GpuArray, is_gpu_array, read_array
+from retinasdk.cuda.arrays import LEGACY_STREAM, GpuArray, is_dlpack, is_gpu_array, read_array
 from retinasdk.cuda.download import download
 
 if TYPE_CHECKING:
@@ -133,6 +133,8 @@ class DeviceFrame:
             raise ValueError(
                 f"luma and chroma must both be uint8 (NV12) or both uint16 (P010); got {' and '.join(types)}"
             )
+        for name, plane in zip(("luma", "chroma"), planes, strict=True):
+            _check_rows(name, plane)
         if heights[1] * 2 != heights[0] or widths[1] != widths[0]:
             raise ValueError(
                 "luma must be (H, W) and chroma (H / 2, W / 2, 2) or (H / 2, W), with even H and W; got "
@@ -224,16 +226,18 @@ def _plane(name: str, array: Any) -> GpuArray:
             f"{name} must be an array in GPU memory with DLPack or __cuda_array_interface__, such as a CuPy array or a "
             f"PyTorch tensor on the GPU; got {type(array).__name__}"
         )
-    # With DLPack, the default stream waits for the array, and the frame's reader waits for the default stream.
     plane = read_array(array, LEGACY_STREAM)
-    itemsize = 2 if plane.dtype == "uint16" else 1
+    # With DLPack, the default stream waits for the array, so the frame's reader has to wait for the default stream.
+    return replace(plane, stream=LEGACY_STREAM) if is_dlpack(array) else plane
+
+
+def _check_rows(name: str, plane: GpuArray) -> None:
     inner = [(side, step) for side, step in zip(plane.shape[1:], plane.strides[1:], strict=True) if side > 1]
-    packed = itemsize
+    packed = np.dtype(plane.dtype).itemsize
     for side, step in reversed(inner):
         if step != packed:
             raise ValueError(f"the rows of {name} must have no gaps inside, but its strides are {plane.strides} bytes")
         packed *= side
-    return plane
 
 
 def _row_bytes(plane: GpuArray) -> int:
