@@ -1,12 +1,12 @@
 """Frames that NVIDIA's decoder package pynvvideocodec hands out, read in place.
 
-Their memory belongs to the decoder. Facts about the package, from the published wheels 2.0.0 to 2.2.4 and the source of
-NVIDIA that they are built from:
+Their memory belongs to the decoder. Facts about the package, which its versions 2.0.0 to 2.2.4 showed over a driver
+without a GPU (tests/live/test_pynvvideocodec.py):
 
 - `cuda()` gives both planes of a frame in NV12 or P016, without gaps between rows. Strides are counted in samples, also
   where samples have two bytes.
 - The stream that the planes name is not the decoder's. `__dlpack__(stream=...)` makes that stream wait for the frame.
-- P016 is P010 for video of 10 bits.
+- P016 is P010 for video of 10 bits, by NVIDIA's documentation.
 - `usedevicememory=False`, the default of `CreateDecoder`, gives frames in host memory that look the same.
 - Frames know neither the color matrix nor the range of their video.
 """

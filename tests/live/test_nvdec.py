@@ -13,19 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from clips import COUNT, SIZE, encode
 from fakes import FakeGpu, fake_gpu
 from fakes.pynvvideocodec import Pixel_Format, PyNvDecoder, pynvvideocodec_module
 from fakes.tensorrt import save_engine
-from pictures import blocks
 
 from retinasdk import Detector, DeviceError, DeviceFrame, MissingDependencyError, ModelSpec, _native
 from retinasdk.cli.main import main
 from retinasdk.live import NvdecVideo, StreamError, Video, stream
 
 av = pytest.importorskip("av", reason="needs PyAV (retinasdk[video])")
-
-COUNT = 12
-SIZE = (96, 128)
 
 
 @pytest.fixture
@@ -53,27 +50,6 @@ def copied(monkeypatch: pytest.MonkeyPatch) -> list[DeviceFrame]:
 @pytest.fixture(scope="module")
 def engine(model_path: Path, spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_engine(tmp_path_factory.mktemp("engine") / "tiny.engine", model_path, spec)
-
-
-def encode(
-    path: Path,
-    *,
-    codec: str = "libx264",
-    pixel_format: str = "yuv420p",
-    colors: tuple[int, int] = (1, 1),
-) -> Path:
-    """Pictures whose blocks survive coding. `colors` are FFmpeg's numbers of color space and range."""
-    options = {"libx264": {"bf": "2", "qp": "4"}, "libx265": {"x265-params": "log-level=none:qp=4"}}.get(codec, {})
-    with av.open(str(path), "w") as container:
-        output = container.add_stream(codec, rate=25, options=options)
-        output.height, output.width = SIZE
-        output.pix_fmt = pixel_format
-        output.codec_context.colorspace, output.codec_context.color_range = colors
-        for number in range(COUNT):
-            frame = av.VideoFrame.from_ndarray(blocks(*SIZE, seed=number), format="rgb24")
-            container.mux(output.encode(frame))
-        container.mux(output.encode(None))
-    return path
 
 
 @pytest.fixture(scope="module")

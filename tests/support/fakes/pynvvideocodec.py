@@ -1,17 +1,21 @@
 # ruff: noqa: N802 - the names are the package's.
 """The stand-in for `PyNvVideoCodec`: the names that retinasdk uses. FFmpeg decodes; the frames lie in the fake GPU.
 
-Beliefs about the real package. Names, signatures, defaults and the description of planes were read from the published
-wheels 2.0.0 to 2.2.4 (tests/live/test_pynvvideocodec.py repeats that where the package is installed). What follows is
-from NVIDIA's source of the package, and UNCONFIRMED, because no GPU has decoded with it here:
+Beliefs about the real package. SHOWN means that the package's own code (2.0.0, 2.0.3, 2.1.0, 2.2.0 and 2.2.4) did it
+over a driver that needs no GPU: tests/live/test_pynvvideocodec.py. No GPU has decoded with it here, so what depends on
+one is UNCONFIRMED.
 
-- A decoder writes frames on the default stream if it is given no stream. It may return before they are written.
-- A frame is overwritten by the next call of the decoder, unless it came from `GetLockedFrame`, until `UnlockFrame`.
-- Frames have no gaps between rows. Chroma follows luma.
-- Locked frames are leaked if the decoder is released before they are unlocked.
-- A packet without content makes the decoder give its last frames.
-- Frames come in the order in which they are shown.
-- Video of 10 bits is decoded to P016, with the bits in the upper part.
+- The names, and the description of planes in `__cuda_array_interface__`: SHOWN.
+- A frame is overwritten by the next call of the decoder: SHOWN. Not if it came from `GetLockedFrame`, until
+  `UnlockFrame`: SHOWN.
+- Frames have no gaps between rows. Chroma follows luma: SHOWN.
+- Locked frames are leaked if the decoder is released before they are unlocked: SHOWN.
+- A packet without content makes the decoder give its last frames: SHOWN.
+- `__dlpack__(stream=...)` makes that stream wait for the frame, and refuses 0: SHOWN.
+- A decoder writes frames on the default stream if it is given no stream. The package waits for that stream before it
+  returns a frame, by its source; here it does not, so that retinasdk may not rely on it: UNCONFIRMED.
+- Frames come in the order in which they are shown: UNCONFIRMED.
+- Video of 10 bits is decoded to P016, with the bits in the upper part: UNCONFIRMED, but documented by NVIDIA.
 """
 
 from __future__ import annotations
