@@ -68,7 +68,10 @@ class Block:
 
 @dataclass
 class FakeStream:
+    """A stream. `running` is held by the thread that runs its work, or adds to it: several may wait for one stream."""
+
     handle: int
+    running: threading.RLock = field(default_factory=threading.RLock)
     queue: list[Work] = field(default_factory=list)
     recorded: list[Work] | None = None  # None: the stream is not capturing
     recording_thread: int = 0
@@ -212,14 +215,17 @@ class FakeGpu:
 
     def enqueue(self, handle: int, what: str, work: Work) -> None:
         stream = self._streams[handle]
-        self.launches[what] += 1
-        if stream.recorded is not None:
-            self.recorded[what] += 1
-            stream.recorded.append(work)
-        elif self.eager:
-            self._run(stream, [work])
-        else:
-            stream.queue.append(work)
+        with self._lock:
+            self.launches[what] += 1
+            if stream.recorded is not None:
+                self.recorded[what] += 1
+        with stream.running:
+            if stream.recorded is not None:
+                stream.recorded.append(work)
+            elif self.eager:
+                self._run(stream, [work])
+            else:
+                stream.queue.append(work)
 
     def synchronize(self, handle: int) -> None:
         stream = self._streams[handle]
@@ -227,9 +233,10 @@ class FakeGpu:
             stream.is_spoilt = True
             raise RefusedError("cuStreamSynchronize failed: operation not permitted when stream is capturing")
         self.step("cuStreamSynchronize")
-        queue, stream.queue = stream.queue, []
-        self._run(stream, queue)
-        failure, stream.failure = stream.failure, ""
+        with stream.running:
+            queue, stream.queue = stream.queue, []
+            self._run(stream, queue)
+            failure, stream.failure = stream.failure, ""
         if failure:
             raise RefusedError(f"cuStreamSynchronize failed: {failure}")
 
@@ -239,8 +246,9 @@ class FakeGpu:
         count = len(other.queue)
 
         def run_the_others() -> None:
-            done, other.queue = other.queue[:count], other.queue[count:]
-            self._run(other, done)
+            with other.running:  # Another thread may be running that work now.
+                done, other.queue = other.queue[:count], other.queue[count:]
+                self._run(other, done)
 
         self.enqueue(handle, "wait", run_the_others)
 
