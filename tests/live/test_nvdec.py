@@ -126,11 +126,14 @@ def test_frames(
     assert [raw.progress for raw in frames] == pytest.approx([raw.progress for raw in on_cpu], abs=0.05)
 
 
-def test_colors_are_those_of_the_default_decoder(gpu: FakeGpu, clip: Path) -> None:
+@pytest.mark.parametrize("colors", [(1, 1), (2, 0), (6, 1), (5, 2), (9, 1)])
+def test_colors_are_those_of_the_default_decoder(gpu: FakeGpu, tmp_path: Path, colors: tuple[int, int]) -> None:
     """Chroma is not interpolated, so pixels beside edges differ. Inside the blocks they agree."""
-    for ours, theirs in zip(read_all(NvdecVideo(clip)), read_all(Video(clip)), strict=True):
-        difference = np.abs(ours.rgb().to_rgb().astype(int) - theirs.rgb())
-        assert np.median(difference) <= 2
+    path = encode(tmp_path / "clip.mp4", colors=colors)
+    for ours, theirs in zip(read_all(NvdecVideo(path)), read_all(Video(path)), strict=True):
+        difference = ours.rgb().to_rgb().astype(int) - theirs.rgb()
+        assert np.abs(np.median(difference, axis=(0, 1))).max() <= 2
+        assert np.median(np.abs(difference)) <= 2
 
 
 def test_detections(gpu: FakeGpu, engine: Path, clip: Path, detector: Detector, copied: list[DeviceFrame]) -> None:
@@ -180,6 +183,33 @@ def test_a_source_may_be_opened_again(gpu: FakeGpu, clip: Path) -> None:
     first = [raw.time_s for raw in read_all(source)]
     assert [raw.time_s for raw in read_all(source)] == first
     assert len(first) == COUNT
+
+
+def test_several_sources(gpu: FakeGpu, engine: Path, clip: Path, detector: Detector) -> None:
+    wanted = expected(clip, "bt709", False)
+    with (
+        Detector(engine, device="cuda") as on_gpu,
+        stream({"left": clip, "right": clip}, on_gpu, decoder="nvdec", policy="all") as frames,
+    ):
+        counts = {"left": 0, "right": 0}
+        for frame in frames:
+            assert frame.detections == detector(wanted[frame.index])
+            counts[frame.source] += 1
+        assert counts == {"left": COUNT, "right": COUNT}
+        del frame
+
+
+def test_an_iterator_of_frames(gpu: FakeGpu, engine: Path, clip: Path, detector: Detector) -> None:
+    """A program with a decoder of its own passes its frames on."""
+    given = [raw.rgb() for raw in read_all(NvdecVideo(clip))]
+    wanted = expected(clip, "bt709", False)
+    with Detector(engine, device="cuda") as on_gpu, stream(iter(given), on_gpu, policy="all") as frames:
+        for frame, image in zip(frames, wanted, strict=True):
+            assert frame.detections == detector(image)
+    with stream(iter(given), detector, policy="all", max_failures=2) as frames, pytest.raises(StreamError) as caught:
+        list(frames)
+    assert "2 frames in a row, the last time with: the frame is in GPU memory" in str(caught.value)
+    del frame, frames, given, caught
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
