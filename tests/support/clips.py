@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from pictures import blocks
+
+from retinasdk import _native
 
 COUNT = 12
 SIZE = (96, 128)
@@ -45,3 +50,22 @@ def encode(
             container.mux(output.encode(av.VideoFrame.from_ndarray(blocks(*size, seed=number), format="rgb24")))
         container.mux(output.encode(None))
     return path
+
+
+def rgb_frames(path: Path, matrix: str, full_range: bool) -> list[npt.NDArray[np.uint8]]:
+    """The frames as FFmpeg decodes them, converted with the arithmetic of the kernels."""
+    av = pytest.importorskip("av", reason="needs PyAV (retinasdk[video])")
+    with av.open(str(path)) as container:
+        return [_converted(frame, matrix, full_range) for frame in container.decode(video=0)]
+
+
+def _converted(frame: Any, matrix: str, full_range: bool) -> npt.NDArray[np.uint8]:
+    is_wide = frame.format.name == "yuv420p10le"
+    frame = frame.reformat(format="p010le" if is_wide else "nv12")
+    dtype = np.uint16 if is_wide else np.uint8
+    rows = [
+        np.frombuffer(plane, dtype).reshape(-1, plane.line_size // np.dtype(dtype).itemsize) for plane in frame.planes
+    ]
+    luma = rows[0][: frame.height, : frame.width]
+    pairs = rows[1][: frame.height // 2, : frame.width].reshape(frame.height // 2, frame.width // 2, 2)
+    return _native.yuv_to_rgb(luma, pairs, matrix=matrix, full_range=full_range)
