@@ -194,6 +194,16 @@ def test_an_iterator_of_frames(gpu: FakeGpu, engine: Path, clip: Path, detector:
     del frame, frames, given, caught
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_very_short_video(gpu: FakeGpu, tmp_path: Path, count: int) -> None:
+    """FFmpeg holds back the only frames until the end."""
+    path = encode(tmp_path / "clip.mp4", count=count)
+    frames = read_all(NvdecVideo(path))
+    assert len(frames) == count
+    for raw, image in zip(frames, rgb_frames(path, "bt709", False), strict=True):
+        assert np.array_equal(raw.rgb().to_rgb(), image)
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 

@@ -24,8 +24,9 @@ def encode(
     colors: tuple[int, int] = (1, 1),
     size: tuple[int, int] = SIZE,
     reordered: bool = True,
+    count: int = COUNT,
 ) -> Path:
-    """Writes a clip of `COUNT` pictures at 25 per second. Their blocks survive coding.
+    """Writes a clip of pictures at 25 per second. Their blocks survive coding.
 
     Args:
         path: The file. Its suffix chooses the container.
@@ -34,6 +35,7 @@ def encode(
         colors: FFmpeg's numbers of the color space and range that the clip tells.
         size: (height, width) in pixels.
         reordered: Whether frames of H.264 and HEVC are stored in another order than shown.
+        count: Number of pictures.
     """
     av = pytest.importorskip("av", reason="needs PyAV (retinasdk[video])")
     between = 2 if reordered else 0
@@ -46,7 +48,7 @@ def encode(
         output.height, output.width = size
         output.pix_fmt = pixel_format
         output.codec_context.colorspace, output.codec_context.color_range = colors
-        for number in range(COUNT):
+        for number in range(count):
             container.mux(output.encode(av.VideoFrame.from_ndarray(blocks(*size, seed=number), format="rgb24")))
         container.mux(output.encode(None))
     return path
