@@ -84,6 +84,6 @@ def _format(frame: Any) -> str:
 class _DecodedFrame(DeviceFrame):
     """A frame whose decoder knows when it is complete."""
 
-    def order_before(self, stream: int, native: Any) -> None:
-        """Makes a stream wait for the decoder. See `DeviceFrame.order_before`."""
+    def _order_before(self, stream: int, native: Any) -> None:
+        """Makes a stream wait for the decoder. See `DeviceFrame._order_before`."""
         self.owner.__dlpack__(stream=stream)

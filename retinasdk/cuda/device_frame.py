@@ -34,7 +34,7 @@ class DeviceFrame:
     colors between them are not interpolated.
 
     Example:
-        ```python notest
+        ```python
         luma, chroma = surface[:1080], surface[1080:]  # a CuPy array or PyTorch tensor (1620, 1920), uint8
         frame = retinasdk.DeviceFrame.from_arrays(luma, chroma, matrix="bt709")
         found = detector(frame)
@@ -42,7 +42,7 @@ class DeviceFrame:
 
         The same by addresses, for rows that are 2048 bytes apart:
 
-        ```python notest
+        ```python
         frame = retinasdk.DeviceFrame(
             luma=address, chroma=address + 2048 * 1080, height=1080, width=1920, row_bytes=2048, matrix="bt709"
         )
@@ -205,7 +205,7 @@ class DeviceFrame:
         pairs = chroma.reshape(half, self.width // 2, 2)
         return _native.yuv_to_rgb(luma, pairs, matrix=self.matrix, full_range=self.full_range)
 
-    def order_before(self, stream: int, native: Any) -> None:
+    def _order_before(self, stream: int, native: Any) -> None:
         """Makes a stream wait until the pixels are complete. For the lanes of this package.
 
         Args:

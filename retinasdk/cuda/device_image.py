@@ -106,7 +106,7 @@ def borrow(image: DeviceImage, stream: int, native: Any) -> DevicePixels:
 
 
 def _of_frame(frame: DeviceFrame, stream: int, native: Any) -> DevicePixels:
-    frame.order_before(stream, native)
+    frame._order_before(stream, native)
     return DevicePixels(
         frame.luma,
         frame.row_bytes,

@@ -44,7 +44,7 @@ def download(places: Sequence[tuple[int, int]], frame: DeviceFrame) -> list[npt.
 def _copied(
     gpu: CudaDevice, stream: CudaStream, places: Sequence[tuple[int, int]], frame: Any
 ) -> list[npt.NDArray[np.uint8]]:
-    frame.order_before(stream.handle, gpu.native)
+    frame._order_before(stream.handle, gpu.native)
     parts = [np.empty(size, np.uint8) for _, size in places]
     with gpu.doing("copying a frame to the CPU"):
         for part, (address, _) in zip(parts, places, strict=True):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from gpu_device import IMAGE_SIZES, DeviceArray, Gpu, counted
 from pictures import Image, blocks
 
-from retinasdk import Detector
+from retinasdk import Detector, DeviceFrame, _native
 from retinasdk.cuda.device import CudaStream
 
 
@@ -70,6 +71,23 @@ def test_lists_of_both_kinds(engine_gpu: Gpu, on_gpu: Detector) -> None:
     wanted = on_gpu(images)
     assert on_gpu([images[0], on_device, *images[2:]]) == wanted
     assert on_gpu([on_device] * 3) == [wanted[1]] * 3
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=["NV12", "P010"])
+@pytest.mark.parametrize(("matrix", "full_range"), [("bt709", False), ("bt601", True)])
+def test_camera_frames(
+    engine_gpu: Gpu, on_gpu: Detector, stream: CudaStream, dtype: type, matrix: Any, full_range: bool
+) -> None:
+    """Frames that are still being written are detected in place, with the boxes of their RGB pixels."""
+    luma = blocks(90, 120, seed=5)[..., 0].astype(dtype)
+    chroma = blocks(45, 120, seed=6)[..., 0].astype(dtype)
+    if dtype is np.uint16:
+        luma, chroma = luma << 8, chroma << 8
+    wanted = _native.yuv_to_rgb(luma, chroma.reshape(45, 60, 2), matrix=matrix, full_range=full_range)
+    planes = [DeviceArray(engine_gpu, plane, stream) for plane in (luma, chroma)]
+    frame = DeviceFrame.from_arrays(*planes, matrix=matrix, full_range=full_range)
+    assert_detects_without_upload(engine_gpu, on_gpu, frame, wanted)
+    assert np.array_equal(frame.to_rgb(), wanted)
 
 
 def test_pycuda_arrays(chip: Gpu, on_gpu: Detector) -> None:

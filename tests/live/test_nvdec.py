@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from clips import COUNT, SIZE, encode
+from clips import COUNT, SIZE, encode, rgb_frames
 from fakes import FakeGpu, fake_gpu
 from fakes.pynvvideocodec import Pixel_Format, PyNvDecoder, pynvvideocodec_module
 from fakes.tensorrt import save_engine
 
-from retinasdk import Detector, DeviceError, DeviceFrame, MissingDependencyError, ModelSpec, _native
+from retinasdk import Detector, DeviceError, DeviceFrame, MissingDependencyError, ModelSpec
 from retinasdk.cli.main import main
 from retinasdk.live import NvdecVideo, StreamError, Video, stream
 
@@ -56,24 +56,6 @@ def engine(model_path: Path, spec: ModelSpec, tmp_path_factory: pytest.TempPathF
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """H.264 with reordered frames, tagged BT.709."""
     return encode(tmp_path_factory.mktemp("clip") / "clip.mp4")
-
-
-def expected(path: Path, matrix: str, full_range: bool) -> list[npt.NDArray[np.uint8]]:
-    """The frames as FFmpeg decodes them, converted with the arithmetic of the kernels."""
-    with av.open(str(path)) as container:
-        return [_converted(frame, matrix, full_range) for frame in container.decode(video=0)]
-
-
-def _converted(frame: Any, matrix: str, full_range: bool) -> npt.NDArray[np.uint8]:
-    is_wide = frame.format.name == "yuv420p10le"
-    frame = frame.reformat(format="p010le" if is_wide else "nv12")
-    dtype = np.uint16 if is_wide else np.uint8
-    rows = [
-        np.frombuffer(plane, dtype).reshape(-1, plane.line_size // np.dtype(dtype).itemsize) for plane in frame.planes
-    ]
-    luma = rows[0][: frame.height, : frame.width]
-    pairs = rows[1][: frame.height // 2, : frame.width].reshape(frame.height // 2, frame.width // 2, 2)
-    return _native.yuv_to_rgb(luma, pairs, matrix=matrix, full_range=full_range)
 
 
 def read_all(source: Any) -> list[Any]:
@@ -114,7 +96,7 @@ def test_frames(
         pytest.skip(f"this FFmpeg has no {codec}")
     path = encode(tmp_path / f"clip.{suffix}", codec=codec, pixel_format=pixel_format, colors=colors)
     frames = read_all(NvdecVideo(path))
-    wanted = expected(path, matrix, full_range)
+    wanted = rgb_frames(path, matrix, full_range)
     assert len(frames) == len(wanted) == COUNT
     for raw, image in zip(frames, wanted, strict=True):
         frame = raw.rgb()
@@ -126,16 +108,19 @@ def test_frames(
     assert [raw.progress for raw in frames] == pytest.approx([raw.progress for raw in on_cpu], abs=0.05)
 
 
-def test_colors_are_those_of_the_default_decoder(gpu: FakeGpu, clip: Path) -> None:
+@pytest.mark.parametrize("colors", [(1, 1), (2, 0), (6, 1), (5, 2), (9, 1)])
+def test_colors_are_those_of_the_default_decoder(gpu: FakeGpu, tmp_path: Path, colors: tuple[int, int]) -> None:
     """Chroma is not interpolated, so pixels beside edges differ. Inside the blocks they agree."""
-    for ours, theirs in zip(read_all(NvdecVideo(clip)), read_all(Video(clip)), strict=True):
-        difference = np.abs(ours.rgb().to_rgb().astype(int) - theirs.rgb())
-        assert np.median(difference) <= 2
+    path = encode(tmp_path / "clip.mp4", colors=colors)
+    for ours, theirs in zip(read_all(NvdecVideo(path)), read_all(Video(path)), strict=True):
+        difference = ours.rgb().to_rgb().astype(int) - theirs.rgb()
+        assert np.abs(np.median(difference, axis=(0, 1))).max() <= 2
+        assert np.median(np.abs(difference)) <= 2
 
 
 def test_detections(gpu: FakeGpu, engine: Path, clip: Path, detector: Detector, copied: list[DeviceFrame]) -> None:
     """Frames are detected where they are, with the boxes of their RGB pixels. Pixels are copied when they are read."""
-    wanted = expected(clip, "bt709", False)
+    wanted = rgb_frames(clip, "bt709", False)
     with (
         Detector(engine, device="cuda") as on_gpu,
         stream(clip, on_gpu, decoder="nvdec", policy="all") as frames,
@@ -159,7 +144,7 @@ def test_detections(gpu: FakeGpu, engine: Path, clip: Path, detector: Detector, 
 def test_surfaces_are_not_overwritten_and_are_given_back(gpu: FakeGpu, clip: Path) -> None:
     """The decoder has as many surfaces as frames are in use, and frames survive their source."""
     source = NvdecVideo(clip)
-    wanted = expected(clip, "bt709", False)
+    wanted = rgb_frames(clip, "bt709", False)
     source.open()
     kept = [source.read() for _ in range(3)]
     for number, raw in enumerate(iter(source.read, None), 3):
@@ -182,6 +167,43 @@ def test_a_source_may_be_opened_again(gpu: FakeGpu, clip: Path) -> None:
     assert len(first) == COUNT
 
 
+def test_several_sources(gpu: FakeGpu, engine: Path, clip: Path, detector: Detector) -> None:
+    wanted = rgb_frames(clip, "bt709", False)
+    with (
+        Detector(engine, device="cuda") as on_gpu,
+        stream({"left": clip, "right": clip}, on_gpu, decoder="nvdec", policy="all") as frames,
+    ):
+        counts = {"left": 0, "right": 0}
+        for frame in frames:
+            assert frame.detections == detector(wanted[frame.index])
+            counts[frame.source] += 1
+        assert counts == {"left": COUNT, "right": COUNT}
+        del frame
+
+
+def test_an_iterator_of_frames(gpu: FakeGpu, engine: Path, clip: Path, detector: Detector) -> None:
+    """A program with a decoder of its own passes its frames on."""
+    given = [raw.rgb() for raw in read_all(NvdecVideo(clip))]
+    wanted = rgb_frames(clip, "bt709", False)
+    with Detector(engine, device="cuda") as on_gpu, stream(iter(given), on_gpu, policy="all") as frames:
+        for frame, image in zip(frames, wanted, strict=True):
+            assert frame.detections == detector(image)
+    with stream(iter(given), detector, policy="all", max_failures=2) as frames, pytest.raises(StreamError) as caught:
+        list(frames)
+    assert "2 frames in a row, the last time with: the frame is in GPU memory" in str(caught.value)
+    del frame, frames, given, caught
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_very_short_video(gpu: FakeGpu, tmp_path: Path, count: int) -> None:
+    """FFmpeg holds back the only frames until the end."""
+    path = encode(tmp_path / "clip.mp4", count=count)
+    frames = read_all(NvdecVideo(path))
+    assert len(frames) == count
+    for raw, image in zip(frames, rgb_frames(path, "bt709", False), strict=True):
+        assert np.array_equal(raw.rgb().to_rgb(), image)
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
@@ -199,7 +221,7 @@ def test_the_command(
     arguments = ["live", str(clip), "--decoder", "nvdec", "--model", str(engine), "--jsonl", str(lines)]
     assert main(arguments) == 0, capsys.readouterr().err
     entries = [json.loads(line) for line in lines.read_text().splitlines()]
-    wanted = expected(clip, "bt709", False)
+    wanted = rgb_frames(clip, "bt709", False)
     assert [entry["detections"] for entry in entries] == [detector(image).to_dicts() for image in wanted]
     assert copied == []
     assert f"{COUNT} frames captured, {COUNT} processed" in capsys.readouterr().out

@@ -278,18 +278,12 @@ void check_nms(CandidatesCase made) {
   }
 }
 
-void check_preprocess(const PreprocessCase& made) {
-  const retinasdk::PreprocessOptions& options = made.options;
+// Compares the preprocessing of an image with that of the same image in RGB on the CPU.
+void check_image(const cuda::DeviceImage& image, const retinasdk::ImageView& rgb,
+                 const retinasdk::PreprocessOptions& options) {
   const size_t values = size_t{3} * static_cast<size_t>(options.padded_height * options.padded_width);
   std::vector<float> theirs(values);
-  retinasdk::preprocess(made.view, options, theirs.data());
-  const cuda::DeviceImage image{cuda::PixelFormat::kInterleaved,
-                                made.view.pixels,
-                                made.view.row_bytes,
-                                nullptr,
-                                0,
-                                made.view.height,
-                                made.view.width};
+  retinasdk::preprocess(rgb, options, theirs.data());
   cuda::DevicePreprocessOptions device{options.resized_height,
                                        options.resized_width,
                                        options.padded_height,
@@ -316,6 +310,40 @@ void check_preprocess(const PreprocessCase& made) {
   }
 }
 
+void check_preprocess(const PreprocessCase& made) {
+  check_image({retinasdk::PixelFormat::kInterleaved, made.view.pixels, made.view.row_bytes, nullptr, 0,
+               made.view.height, made.view.width},
+              made.view, made.options);
+}
+
+void check_camera_frame(Random& random) {
+  const int height = 2 * random.integer(1, 20), width = 2 * random.integer(1, 20);
+  const bool is_wide = random.chance(2);
+  const std::ptrdiff_t row = is_wide ? 2 * width : width;
+  const std::ptrdiff_t row_bytes = row + 2 * random.integer(0, 4), chroma_row_bytes = row + 2 * random.integer(0, 4);
+  // The last row ends with its last sample.
+  std::vector<uint8_t> luma(static_cast<size_t>(row_bytes * (height - 1) + row));
+  std::vector<uint8_t> chroma(static_cast<size_t>(chroma_row_bytes * (height / 2 - 1) + row));
+  for (auto* plane : {&luma, &chroma}) {
+    for (uint8_t& sample : *plane) sample = static_cast<uint8_t>(random.integer(0, 255));
+  }
+  const retinasdk::YuvView frame{is_wide ? retinasdk::PixelFormat::kP010 : retinasdk::PixelFormat::kNv12,
+                                 luma.data(),
+                                 row_bytes,
+                                 chroma.data(),
+                                 chroma_row_bytes,
+                                 height,
+                                 width,
+                                 static_cast<retinasdk::ColorMatrix>(random.integer(0, 2)),
+                                 random.chance(2)};
+  std::vector<uint8_t> rgb(static_cast<size_t>(3 * height * width));
+  retinasdk::yuv_to_rgb(frame, rgb.data());
+  const cuda::DeviceImage image{frame.format, luma.data(), row_bytes,    chroma.data(),   chroma_row_bytes,
+                                height,       width,       frame.matrix, frame.full_range};
+  const PreprocessCase made = make_preprocess(random, 1, 1, random.integer(1, 40), random.integer(1, 40));
+  check_image(image, {rgb.data(), height, width, 3 * width}, made.options);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -325,6 +353,7 @@ int main(int argc, char** argv) {
   for (int round = 0; round < rounds; ++round) {
     check_preprocess(make_preprocess(random, random.integer(1, 40), random.integer(1, 40), random.integer(1, 40),
                                      random.integer(1, 40)));
+    check_camera_frame(random);
     check_heads(make_heads(random), random.integer(0, 9));
     check_nms(make_candidates(random));
   }

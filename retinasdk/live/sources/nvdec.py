@@ -13,7 +13,7 @@ from retinasdk._util.lazy import require
 from retinasdk.cuda.device import ORDINAL, why_no_cuda
 from retinasdk.cuda.device_frame import ColorMatrix, DeviceFrame
 from retinasdk.errors import DeviceError
-from retinasdk.live.errors import StreamError
+from retinasdk.live.errors import CorruptFrameError, StreamError
 from retinasdk.live.sources.base import RawFrame
 from retinasdk.live.sources.surfaces import Surfaces
 from retinasdk.live.sources.video import Video
@@ -121,19 +121,21 @@ class NvdecVideo(Video):
 
     def _first_frame(self) -> Any:
         """Decodes the first frame on the CPU, and keeps the packets for the GPU, from the first key frame on."""
+        context = self._container.streams.video[0].codec_context
         for _ in range(_MAX_PROBED):
             packet = self._read_packet()
-            if packet is None:
-                break
-            if not (self._probed or packet.is_keyframe):
-                continue
-            self._probed.append(packet)
+            if packet is not None:
+                if not (self._probed or packet.is_keyframe):
+                    continue
+                self._probed.append(packet)
             try:
-                frames = packet.decode()
+                frames = context.decode(packet)  # At the end, None makes FFmpeg give what it holds back.
             except self._av.error.FFmpegError:
-                continue  # A damaged packet: another one will tell.
+                frames = []  # A damaged packet: another one will tell.
             if frames:
                 return frames[0]
+            if packet is None:
+                break
         raise StreamError("it contains no frame that can be decoded")
 
     def _next_packet(self) -> Any:
@@ -150,7 +152,10 @@ class NvdecVideo(Video):
     def _parts(self, packet: Any) -> Iterator[Any]:
         """What the decoder gets for a packet. Ends with None at the end of the video."""
         if self._filter is not None:
-            yield from self._filter.filter(packet)
+            try:
+                yield from self._filter.filter(packet)
+            except self._av.error.FFmpegError as error:
+                raise CorruptFrameError(f"the packet cannot be read: {error.strerror}") from None
             if packet is not None:
                 return
         yield packet

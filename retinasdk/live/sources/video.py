@@ -101,7 +101,8 @@ class Video:
         frame = self._frames.popleft()
         if frame.is_corrupt:
             raise CorruptFrameError("the decoded image is damaged")
-        length_s = float((frame.duration or 0) * frame.time_base)
+        # The oldest PyAV that is supported does not know the length of a frame.
+        length_s = float((getattr(frame, "duration", None) or 0) * frame.time_base)
         return RawFrame(functools.partial(_rgb, frame), frame.time, self._progress(frame.time, length_s))
 
     def _progress(self, time_s: float | None, length_s: float) -> float | None:
