@@ -2,7 +2,7 @@
 
     RETINASDK_REQUIRE_CUDA=1 pytest tests/gpu          on the GPU; fails with the reason if there is none
     RETINASDK_REQUIRE_CUDA=kernels pytest tests/gpu    the same, but skips what needs TensorRT where none runs on it
-    RETINASDK_GPU_TESTS=fake pytest tests/gpu          over stand-ins (tests/support/fakes); tests the tests, not the GPU
+    RETINASDK_GPU_TESTS=fake pytest tests/gpu          over stand-ins (tests/support/fakes), not on the GPU
 
 Where pycuda is missing, tests/support/libcuda_driver.py takes its place. `make gpu` runs all this and more.
 
