@@ -23,6 +23,7 @@ NEEDED = {
     "hypothesis": "hypothesis",
     "pybind11": "pybind11",
 }
+_QUICKLY = ("--quiet", "--retries", "1", "--timeout", "15")  # Without a network, pip must not eat the budget.
 _PROGRAMS = ("cmake", "ninja")
 
 
@@ -64,7 +65,7 @@ def _tool(session: Session, name: str) -> str | None:
 def _install(session: Session, packages: list[str]) -> str:
     """Installs packages: into the virtual environment that is in use, else into one that sees the system's packages."""
     if sys.prefix != sys.base_prefix:
-        done = session.run("pip", [session.python, "-m", "pip", "install", "--quiet", *packages], 300)
+        done = session.run("pip", [session.python, "-m", "pip", "install", *_QUICKLY, *packages], 300)
         how = "Installed" if done.code == 0 else f"Missing, and pip failed ({last_line(done.text)})"
         return f"{how}: {', '.join(packages)}"
     environment = session.folder / "venv"
@@ -75,7 +76,7 @@ def _install(session: Session, packages: list[str]) -> str:
     still = _missing(session)  # An earlier run may have installed them.
     if not still:
         return f"{', '.join(packages)}: in build/gpu/venv"
-    done = session.run("pip", [session.python, "-m", "pip", "install", "--quiet", *still], 300)
+    done = session.run("pip", [session.python, "-m", "pip", "install", *_QUICKLY, *still], 300)
     if done.code != 0:
         return f"{', '.join(still)} are missing, and pip could not install them: {last_line(done.text)}"
     return f"Installed in build/gpu/venv: {', '.join(still)}"

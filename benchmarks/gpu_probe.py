@@ -27,13 +27,13 @@ def found() -> dict[str, Any]:
             versions[name] = "not installed"
     answer: dict[str, Any] = {"versions": versions, "why_no_kernels": None, "why_no_tensorrt": None}
     try:
-        native = usable_kernels("this benchmark")
+        native = usable_kernels("make gpu")
         version = native.runtime_version()
         versions["CUDA"] = f"{version // 1000}.{version % 1000 // 10}"
     except RetinaSdkError as error:
         return answer | {"why_no_kernels": str(error), "why_no_tensorrt": "there are no kernels"}
     try:
-        trt = import_tensorrt("this benchmark", gpu=gpu_identity(native))
+        trt = import_tensorrt("make gpu", gpu=gpu_identity(native))
         versions["TensorRT"] = f"{trt.__name__} {trt.__version__}"
     except RetinaSdkError as error:
         versions["TensorRT"] = "none that runs here"

@@ -39,6 +39,7 @@ PARTS: dict[str, tuple[_Part, float]] = {
     "nsight": (gpu_steps.nsight, 300),
 }
 BUILD_SECONDS = 600.0
+_SHARE = 0.6  # of the time that is left, at most, for any part but the last: one that hangs must leave some
 _LEAST_SECONDS = 10.0  # A part is not begun with less than that.
 
 
@@ -55,7 +56,9 @@ def parts_of(text: str) -> list[str]:
 
 def carry_out(session: Session, parts: list[str]) -> list[Step]:
     """Every part in turn; one that fails does not stop the next."""
+    begin = time.monotonic()
     steps = [build(session, BUILD_SECONDS)]
+    steps[0]["seconds"] = max(0.1, round(time.monotonic() - begin, 1))
     print(f"build: {steps[0]['outcome']}: {steps[0]['note']}", flush=True)
     for name, (part, seconds) in PARTS.items():
         if name not in parts:
@@ -65,7 +68,8 @@ def carry_out(session: Session, parts: list[str]) -> list[Step]:
         elif session.end - time.monotonic() < _LEAST_SECONDS:
             steps.append(step(name, "left out", "the budget of time was spent"))
         else:
-            steps.append(part(session, seconds))
+            left = session.end - time.monotonic()
+            steps.append(part(session, min(seconds, left if name == parts[-1] else _SHARE * left)))
         done = steps[-1]
         counts = ", ".join(f"{count} {kind}" for kind, count in done["counts"].items())
         print(f"{name}: {'. '.join(said for said in (done['outcome'], counts, done['note']) if said)}", flush=True)

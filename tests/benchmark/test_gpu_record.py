@@ -141,6 +141,24 @@ def test_a_spent_budget_and_missing_kernels_leave_parts_out(
     assert record.carry_out(session, ["tests"])[1]["note"] == "the budget of time was spent"
 
 
+def test_counters_that_the_user_may_not_read(modules: Any, session: Any, tools: Path) -> None:
+    (tools / "ncu").write_text(
+        "#!/bin/sh\necho '==ERROR== ERR_NVGPUCTRPERM - The user does not have permission'\nexit 1\n"
+    )
+    assert modules["gpu_steps"].nsight(session, 60)["outcome"] == "left out"
+
+
+def test_tests_that_do_not_end(modules: Any, session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = modules["gpu_process"].Done(None, "..", 7.0)
+    monkeypatch.setattr(session, "run", lambda *given, **more: ended)
+    session.why_no_tensorrt = "there is none"
+    step = modules["gpu_steps"].tests(session, 7)
+    assert step["outcome"] == "time limit"
+    assert step["note"] == "Tests that need TensorRT were skipped: there is none. Ended after 7 s"
+    assert modules["gpu_steps"].frames(session, 7)["outcome"] == "left out"
+    assert modules["gpu_steps"].postprocess(session, 7)["outcome"] == "time limit"
+
+
 def test_results_of_pytest(modules: Any, tmp_path: Path) -> None:
     (tmp_path / "test_some.py").write_text(
         "import pytest\n"
