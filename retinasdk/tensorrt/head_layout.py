@@ -1,0 +1,174 @@
+"""The layout of head outputs in memory: which one to ask TensorRT for, and which one an engine has.
+
+Note [Channels last]. Convolutions of TensorRT write channels last, (N, H, W, C). If an output must be row-major, it adds
+a kernel that only reorders it. So the builder allows a channels-last format wherever one is known to be allowed, beside
+row-major: one (format, type) pair that this TensorRT does not have makes the whole build fail, also if it may choose
+row-major instead (TensorRT for RTX 1.7.1, seen with HWC8 and float32). How an engine stores its heads is not taken from
+what the builder allowed, nor from the JSON file: the loaded engine is asked.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from retinasdk.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+ROW_MAJOR = "LINEAR"
+_REBUILD = "retinasdk build model.onnx -o model.engine --head-layout channels_first"
+
+# The versions from which on NVIDIA binds the format HWC to a type, by the docstring of TensorFormat.HWC in its Python
+# bindings. 8.6.1, 10.3.0 and 10.5.0: float32. 10.7.0, 10.9.0, 10.11.0, 10.13.3, 10.16.1, 11.0.0, 11.1.0, 11.4.0, and
+# TensorRT for RTX 1.4.0 and 1.7.1: float32 and float16. Only 1.7.1 was seen to build it. For 8.5, NvInferRuntimeBase.h
+# of that time names float32.
+_HWC_SINCE = {
+    "tensorrt": {"FLOAT": (8, 5), "HALF": (10, 7)},
+    "tensorrt_rtx": {"FLOAT": (1, 4), "HALF": (1, 4)},
+}
+# All these bindings bind HWC8 to float16. With other numbers of channels, the output is padded, for which TensorRT for
+# RTX 1.7.1 adds a kernel that costs as much as reordering.
+_HWC8_CHANNELS = 8
+
+
+def formats_to_allow(product: str, version: str, dtype: str, channels: int) -> tuple[str, ...]:
+    """Returns the formats that the builder should allow for a head output.
+
+    Args:
+        product: "tensorrt", or "tensorrt_rtx" for TensorRT for RTX.
+        version: Its version, for example "10.3.0".
+        dtype: Name of the output's `trt.DataType`.
+        channels: Number of channels. -1 if it is unknown.
+
+    Returns:
+        Names of `trt.TensorFormat`. TensorRT chooses one of them.
+
+    Example:
+        >>> formats_to_allow("tensorrt", "10.3.0", "HALF", 720), formats_to_allow("tensorrt", "10.3.0", "HALF", 36)
+        (('HWC8', 'LINEAR'), ('LINEAR',))
+    """
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+    since = _HWC_SINCE[product].get(dtype)
+    if since is not None and numbers >= since:
+        return ("HWC", ROW_MAJOR)
+    if dtype == "HALF" and channels > 0 and channels % _HWC8_CHANNELS == 0:
+        return ("HWC8", ROW_MAJOR)
+    return (ROW_MAJOR,)
+
+
+@dataclass(frozen=True)
+class OutputMemory:
+    """How an output of the network lies in memory.
+
+    Attributes:
+        shape: Shape of the output. (N, C, H, W) for head outputs.
+        dtype: Type of its values.
+        memory_shape: Shape of the array in memory: `shape`, or (N, H, W, cell_stride) if channels come last. For other
+            outputs than heads, whose layout does not matter, (number of values,).
+        cell_stride: 0 if channels come first. Otherwise, the number of values from one cell to the next. It may be
+            larger than C; the values behind the channels have no meaning.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    memory_shape: tuple[int, ...]
+    cell_stride: int = 0
+
+    def channels_first(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Returns the view of shape (N, C, H, W) of a head output, which is an array of shape `memory_shape`."""
+        return values[..., : self.shape[1]].transpose(0, 3, 1, 2) if self.cell_stride else values
+
+
+def head_memory(engine: Any, context: Any, name: str, dtype: np.dtype[Any], origin: object) -> OutputMemory:
+    """Asks TensorRT how it stores a head output.
+
+    Args:
+        engine: The `trt.ICudaEngine`.
+        context: The `trt.IExecutionContext`, whose input shapes are set.
+        name: Name of the output.
+        dtype: Type of its values.
+        origin: The engine file, for error messages.
+
+    Returns:
+        The layout.
+
+    Raises:
+        ModelError: If the kernels cannot read it.
+    """
+    shape, strides, vector = _described(engine, context, name)
+    stride = cell_stride(shape, strides, *vector)
+    if stride is None:
+        axis, size = vector
+        packed = f", {size} values of axis {axis} in each element" if axis >= 0 else ""
+        raise ModelError(
+            f"{origin}: TensorRT stores the head output {name!r} of shape {shape} in the format "
+            f"{engine.get_tensor_format(name).name} with strides {strides}{packed}. It must be stored as "
+            f"(N, C, H, W) without gaps, or as (N, H, W, C). Build the engine again with: {_REBUILD}"
+        )
+    return OutputMemory(shape, dtype, (shape[0], *shape[2:], stride) if stride else shape, stride)
+
+
+def other_memory(engine: Any, context: Any, name: str, dtype: np.dtype[Any]) -> OutputMemory:
+    """Asks TensorRT how much memory it needs for an output that retinasdk does not read. See `head_memory`."""
+    shape, strides, (axis, size) = _described(engine, context, name)
+    sides = [-(-side // size) if index == axis else side for index, side in enumerate(shape)]
+    elements = max((side * stride for side, stride in zip(sides, strides, strict=False)), default=1)
+    return OutputMemory(shape, dtype, (max(elements * size, math.prod(shape)),))
+
+
+def _described(engine: Any, context: Any, name: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, int]]:
+    """The shape and the strides of a tensor, and its vectorized axis with the size of a vector: (-1, 1) without."""
+    shape, strides = tuple(context.get_tensor_shape(name)), tuple(context.get_tensor_strides(name))
+    axis = engine.get_tensor_vectorized_dim(name)
+    return shape, strides, (axis, engine.get_tensor_components_per_element(name)) if axis >= 0 else (-1, 1)
+
+
+def cell_stride(shape: Sequence[int], strides: Sequence[int], vectorized_axis: int, vector_size: int) -> int | None:
+    """Derives the layout of a head output from its strides.
+
+    Note [Units of strides]. NVIDIA's header says that strides are in elements, not in components: a stride of 1 spans 8
+    values with HWC8. No GPU has confirmed it. Strides in values are different numbers for the same layout, so they are
+    recognized too.
+
+    Args:
+        shape: (N, C, H, W).
+        strides: Stride of each of these axes.
+        vectorized_axis: The axis of which each element holds several values. -1: there is none.
+        vector_size: Number of values in an element.
+
+    Returns:
+        0 if channels come first, (N, C, H, W) without gaps. If they come last, the number of values from one cell to
+        the next. None if it is another layout.
+
+    Example:
+        >>> cell_stride((1, 36, 4, 5), (720, 20, 5, 1), -1, 1), cell_stride((1, 36, 4, 5), (720, 1, 180, 36), -1, 1)
+        (0, 36)
+    """
+    if len(shape) != 4 or len(strides) != 4 or vectorized_axis not in (-1, 1):
+        return None
+    batch, channels, height, width = shape
+    if vectorized_axis == -1:
+        if _fits(shape, strides, (channels * height * width, height * width, width, 1)):
+            return 0
+        # The stride of the innermost axis along which there are several cells.
+        cell = next((step for side, step in zip(shape[:1:-1], strides[:1:-1], strict=True) if side > 1), strides[0])
+        channels_last = (height * width * cell, 1, width * cell, cell)
+        return cell if cell >= channels and _fits(shape, strides, channels_last) else None
+    vectors = -(-channels // vector_size)
+    for unit in (1, vector_size):
+        cell = vectors * unit
+        if _fits((batch, vectors, height, width), strides, (height * width * cell, 1, width * cell, cell)):
+            return vectors * vector_size
+    return None
+
+
+def _fits(shape: Sequence[int], strides: Sequence[int], expected: Sequence[int]) -> bool:
+    """Whether the strides are the expected ones, except on axes of length 1, where they do not matter."""
+    return all(side == 1 or step == wanted for side, step, wanted in zip(shape, strides, expected, strict=True))
