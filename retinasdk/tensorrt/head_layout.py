@@ -1,10 +1,10 @@
 """The layout of head outputs in memory: which one to ask TensorRT for, and which one an engine has.
 
-Note [Channels last]. Convolutions of TensorRT write channels last, (N, H, W, C). If an output must be row-major, it adds
-a kernel that only reorders it. So the builder allows a channels-last format wherever one is known to be allowed, beside
-row-major: one (format, type) pair that this TensorRT does not have makes the whole build fail, also if it may choose
-row-major instead (TensorRT for RTX 1.7.1, seen with HWC8 and float32). How an engine stores its heads is not taken from
-what the builder allowed, nor from the JSON file: the loaded engine is asked.
+Note [Channels last]. Convolutions of TensorRT write channels last, (N, H, W, C). If an output must be row-major, it
+adds a kernel that only reorders it. So the builder allows a format with channels last, beside row-major, if this
+TensorRT is known to have it for the type of the output. A format that it does not have makes the build fail, although
+row-major is allowed too (seen with TensorRT for RTX 1.7.1, HWC8 and float32). How an engine stores its heads is not
+taken from what the builder allowed, nor from the JSON file: the loaded engine is asked.
 """
 
 from __future__ import annotations
@@ -86,48 +86,72 @@ class OutputMemory:
         return values[..., : self.shape[1]].transpose(0, 3, 1, 2) if self.cell_stride else values
 
 
-def head_memory(engine: Any, context: Any, name: str, dtype: np.dtype[Any], origin: object) -> OutputMemory:
-    """Asks TensorRT how it stores a head output.
+@dataclass(frozen=True)
+class StoredOutput:
+    """What TensorRT says about how a context stores an output.
 
-    Args:
-        engine: The `trt.ICudaEngine`.
-        context: The `trt.IExecutionContext`, whose input shapes are set.
+    Attributes:
         name: Name of the output.
         dtype: Type of its values.
-        origin: The engine file, for error messages.
+        shape: Its shape.
+        strides: Stride of each axis.
+        format: Name of its `trt.TensorFormat`.
+        vectorized_axis: The axis of which each element holds several values. -1: there is none.
+        vector_size: Number of values in an element.
+    """
 
-    Returns:
-        The layout.
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    format: str = ROW_MAJOR
+    vectorized_axis: int = -1
+    vector_size: int = 1
+
+    @classmethod
+    def ask(cls, engine: Any, context: Any, name: str, dtype: np.dtype[Any]) -> StoredOutput:
+        """Asks a `trt.ICudaEngine` and its context, whose input shapes are set."""
+        axis = engine.get_tensor_vectorized_dim(name)
+        return cls(
+            name,
+            dtype,
+            tuple(context.get_tensor_shape(name)),
+            tuple(context.get_tensor_strides(name)),
+            engine.get_tensor_format(name).name,
+            axis,
+            engine.get_tensor_components_per_element(name) if axis >= 0 else 1,
+        )
+
+
+def head_memory(stored: StoredOutput, origin: object) -> OutputMemory:
+    """Returns the layout of a head output.
+
+    Args:
+        stored: What TensorRT says about it.
+        origin: The engine file, for error messages.
 
     Raises:
         ModelError: If the kernels cannot read it.
     """
-    shape, strides, vector = _described(engine, context, name)
-    stride = cell_stride(shape, strides, *vector)
+    shape, axis = stored.shape, stored.vectorized_axis
+    stride = cell_stride(shape, stored.strides, axis, stored.vector_size)
     if stride is None:
-        axis, size = vector
-        packed = f", {size} values of axis {axis} in each element" if axis >= 0 else ""
+        packed = f", {stored.vector_size} values of axis {axis} in each element" if axis >= 0 else ""
         raise ModelError(
-            f"{origin}: TensorRT stores the head output {name!r} of shape {shape} in the format "
-            f"{engine.get_tensor_format(name).name} with strides {strides}{packed}. It must be stored as "
-            f"(N, C, H, W) without gaps, or as (N, H, W, C). Build the engine again with: {_REBUILD}"
+            f"{origin}: TensorRT stores the head output {stored.name!r} of shape {shape} in the format "
+            f"{stored.format} with strides {stored.strides}{packed}. It must be stored as (N, C, H, W) without gaps, "
+            f"or as (N, H, W, C). Build the engine again with: {_REBUILD}"
         )
-    return OutputMemory(shape, dtype, (shape[0], *shape[2:], stride) if stride else shape, stride)
+    return OutputMemory(shape, stored.dtype, (shape[0], *shape[2:], stride) if stride else shape, stride)
 
 
-def other_memory(engine: Any, context: Any, name: str, dtype: np.dtype[Any]) -> OutputMemory:
-    """Asks TensorRT how much memory it needs for an output that retinasdk does not read. See `head_memory`."""
-    shape, strides, (axis, size) = _described(engine, context, name)
-    sides = [-(-side // size) if index == axis else side for index, side in enumerate(shape)]
-    elements = max((side * stride for side, stride in zip(sides, strides, strict=False)), default=1)
-    return OutputMemory(shape, dtype, (max(elements * size, math.prod(shape)),))
-
-
-def _described(engine: Any, context: Any, name: str) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, int]]:
-    """The shape and the strides of a tensor, and its vectorized axis with the size of a vector: (-1, 1) without."""
-    shape, strides = tuple(context.get_tensor_shape(name)), tuple(context.get_tensor_strides(name))
-    axis = engine.get_tensor_vectorized_dim(name)
-    return shape, strides, (axis, engine.get_tensor_components_per_element(name)) if axis >= 0 else (-1, 1)
+def other_memory(stored: StoredOutput) -> OutputMemory:
+    """Returns how much memory TensorRT needs for an output that retinasdk does not read."""
+    sides = list(stored.shape)
+    if stored.vectorized_axis >= 0:
+        sides[stored.vectorized_axis] = -(-sides[stored.vectorized_axis] // stored.vector_size)
+    elements = max((side * stride for side, stride in zip(sides, stored.strides, strict=False)), default=1)
+    return OutputMemory(stored.shape, stored.dtype, (max(elements * stored.vector_size, math.prod(stored.shape)),))
 
 
 def cell_stride(shape: Sequence[int], strides: Sequence[int], vectorized_axis: int, vector_size: int) -> int | None:
@@ -145,7 +169,7 @@ def cell_stride(shape: Sequence[int], strides: Sequence[int], vectorized_axis: i
 
     Returns:
         0 if channels come first, (N, C, H, W) without gaps. If they come last, the number of values from one cell to
-        the next. None if it is another layout.
+        the next. If both are true, as with one channel, it says last. None if it is another layout.
 
     Example:
         >>> cell_stride((1, 36, 4, 5), (720, 20, 5, 1), -1, 1), cell_stride((1, 36, 4, 5), (720, 1, 180, 36), -1, 1)
@@ -155,12 +179,11 @@ def cell_stride(shape: Sequence[int], strides: Sequence[int], vectorized_axis: i
         return None
     batch, channels, height, width = shape
     if vectorized_axis == -1:
-        if _fits(shape, strides, (channels * height * width, height * width, width, 1)):
-            return 0
-        # The stride of the innermost axis along which there are several cells.
+        # The stride of the innermost axis along which there are several cells. A single cell may have a gap behind it.
         cell = next((step for side, step in zip(shape[:1:-1], strides[:1:-1], strict=True) if side > 1), strides[0])
-        channels_last = (height * width * cell, 1, width * cell, cell)
-        return cell if cell >= channels and _fits(shape, strides, channels_last) else None
+        if cell >= channels and _fits(shape, strides, (height * width * cell, 1, width * cell, cell)):
+            return cell
+        return 0 if _fits(shape, strides, (channels * height * width, height * width, width, 1)) else None
     vectors = -(-channels // vector_size)
     for unit in (1, vector_size):
         cell = vectors * unit

@@ -140,7 +140,8 @@ class Lane:
         with collected_errors() as errors:
             if not self._context.set_input_shape(engine.spec.input, shape):
                 raise DeviceError(f"TensorRT rejects the input shape {shape}: {reason(errors, 'it gives no reason')}.")
-            outputs = engine.outputs_of(self._context)
+            stored = engine.stored_outputs(self._context)
+        outputs = engine.output_memory(stored)
         plan = FramePlan(self._native, engine.spec, shape, engine.input_dtype, outputs, self._suppression)
         self._frame.reserve(plan.device_bytes)
         self._parameters.reserve(plan.parameter_bytes)

@@ -45,7 +45,7 @@ def strides(format: TensorFormat, shape: tuple[int, ...], gap: int = 0) -> tuple
     vectors = -(-channels // VECTOR_SIZES.get(format, 1))
     if format == TensorFormat.CHW2:
         return strides(TensorFormat.LINEAR, (batch, vectors, height, width))
-    cell = vectors + gap
+    cell = vectors + (gap if format == TensorFormat.HWC else 0)
     return height * width * cell, 1, width * cell, cell
 
 
