@@ -114,8 +114,8 @@ def decode(
     """Decodes head outputs of a batch.
 
     `cell_strides` has a pair for each level, for the logits and the deltas. 0: channels come first, as in
-    (N, C, H, W). Otherwise they come last, as in (N, H, W, C), and it is the number of values from one cell to the next.
-    Values behind the channels of a cell are ignored. An empty list stands for zeros.
+    (N, C, H, W). Otherwise they come last, as in (N, H, W, C), and it is the number of values from one cell to the
+    next. Values behind the channels of a cell are ignored. An empty list stands for zeros.
     """
 
 def nms_scratch_bytes(*, batch: int, capacity: int, max_detections: int) -> int:

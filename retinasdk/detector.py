@@ -155,6 +155,15 @@ class Detector:
         """Where the network runs: "cpu" or "cuda"."""
         return self._backend.device
 
+    @property
+    def calls_at_once(self) -> int:
+        """How many calls at a time, from separate threads, keep the device busy.
+
+        1 on the CPU, where one call uses all cores. 2 on the GPU: the host's part of one call runs during the GPU's
+        part of the other. More calls are possible, but hardly faster.
+        """
+        return 2 if self.device == "cuda" else 1
+
     @overload
     def __call__(
         self,
@@ -267,7 +276,8 @@ class Detector:
         Args:
             images: An iterable of what a call takes, a generator for example; or one image; or the path of a folder,
                 whose images are taken in the order of `retinasdk.list_images`. Images are requested as results are
-                consumed, so at most 2 * `batch` images per core are in memory (on the GPU: per worker, of two).
+                consumed, so at most 2 * `batch` images per core are in memory. On the GPU, two batches are in work at
+                a time and two wait: while the GPU works on one, the next is read and copied to pinned memory.
             batch: Number of images per batch, 1 to 16, if their network inputs have the same size. 1 is best on the
                 CPU; larger batches can be faster on the GPU.
             **options: The options of a call.
@@ -278,7 +288,7 @@ class Detector:
         Raises:
             TypeError: If an option has the wrong type or an unknown name; raised at once.
             ValueError: If an option is out of range; raised at once.
-            DeviceError: If the detector is closed.
+            DeviceError: If the detector is closed, or the device fails on ten images in a row.
         """
         if not isinstance(batch, int) or not 1 <= batch <= _MAX_IMAGES:
             raise ValueError(f"batch must be an integer from 1 to {_MAX_IMAGES}, got {batch!r}")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from retinasdk.cuda.device import ORDINAL
+
+PixelFormat: TypeAlias = Literal["rgb", "nv12", "p010"]
+ColorMatrix: TypeAlias = Literal["bt601", "bt709", "bt2020"]
 
 _DEVICE_TYPES = (2, 13)  # kDLCUDA, kDLCUDAManaged
 _LEGACY_STREAM = 1  # CUDA's default stream, in both protocols
@@ -28,17 +31,35 @@ class DeviceImage:
 
 @dataclass(frozen=True)
 class DevicePixels:
-    """RGB uint8 pixels in GPU memory.
+    """The pixels of one image in GPU memory, as the preprocessing kernel reads them.
 
     Attributes:
-        address: Address of the first pixel.
+        address: Address of the first pixel, or of the luma plane.
         row_bytes: Distance between the starts of two rows, in bytes.
         owner: An object that keeps the memory alive.
+        format: "rgb" for interleaved uint8; "nv12" or "p010" for a luma plane and a plane of chroma pairs.
+        chroma: Address of the chroma plane. 0 for "rgb".
+        chroma_row_bytes: Distance between the starts of two rows of the chroma plane, in bytes. 0 for "rgb".
+        matrix: "bt601", "bt709" or "bt2020". Not used for "rgb".
+        full_range: Whether luma and chroma use all values. False: video range. Not used for "rgb".
     """
 
     address: int
     row_bytes: int
     owner: Any
+    format: PixelFormat = "rgb"
+    chroma: int = 0
+    chroma_row_bytes: int = 0
+    matrix: ColorMatrix = "bt601"
+    full_range: bool = False
+
+    def source_arguments(self) -> dict[str, Any]:
+        """Returns the arguments of `_native_cuda.preprocess` that describe the source, except its size."""
+        arguments: dict[str, Any] = {"format": self.format, "pixels": self.address, "row_bytes": self.row_bytes}
+        if self.format != "rgb":
+            arguments["chroma"], arguments["chroma_row_bytes"] = self.chroma, self.chroma_row_bytes
+            arguments["matrix"], arguments["full_range"] = self.matrix, self.full_range
+        return arguments
 
 
 def as_device_image(image: object) -> DeviceImage | None:

@@ -71,7 +71,7 @@ def test_logits_of_images_that_begin_inside_a_vector(
 
 @pytest.mark.parametrize("padding", [None, 3])
 def test_more_candidates_than_the_buffer_holds(padding: int | None) -> None:
-    """101,250 candidates pass but the buffer holds 65,536, or 73,728 with the largest top_k. The level is read again."""
+    """101,250 candidates pass, but the buffer holds 65,536, or 73,728 with the largest top_k."""
     random = np.random.default_rng(3)
     cuda = CudaOps(emulated_native(), padding=padding)
     cuda_half = CudaOps(emulated_native(), half=True, padding=padding)
@@ -99,7 +99,7 @@ def test_more_candidates_than_the_buffer_holds(padding: int | None) -> None:
 
 
 def test_the_buffer_grows_with_the_level(cuda: CudaOps) -> None:
-    """The buffer holds one in 64 of 4,320,000 candidates, in whole segments of 8192: enough for a crowded photo, but not for noise."""
+    """The buffer holds one in 64 of 4,320,000 candidates, in whole segments of 8192: enough for a crowded photo."""
     case = random_heads(72, anchors=9, classes=12, sizes=[(200, 200)], logit_threshold=-INF)
     pairs = case.logits[0][0].size
     random = np.random.default_rng(4)

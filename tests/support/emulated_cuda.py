@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -34,23 +35,31 @@ def emulated_native() -> ModuleType:
 def _build() -> Path:
     import pybind11
 
+    build_emulated(
+        _BUILD,
+        ("_native_cuda",),
+        f"-DPython_EXECUTABLE={sys.executable}",
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+    )
+    return _BUILD
+
+
+def build_emulated(folder: Path, targets: Sequence[str], *options: str) -> None:
+    """Builds CMake targets with the emulated kernels, unless they are up to date.
+
+    Args:
+        folder: The build folder.
+        targets: Names of the targets.
+        options: Further options for the configuration, such as `-DNAME=VALUE`.
+    """
     tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     cmake = shutil.which("cmake", path=tools)
     assert cmake is not None, "building the emulated kernels needs cmake; install retinasdk[test]"
-    configure = [
-        cmake,
-        f"-S{ROOT}",
-        f"-B{_BUILD}",
-        "-GNinja",
-        f"-DPython_EXECUTABLE={sys.executable}",
-        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-        "-DRETINASDK_CUDA=OFF",
-        "-DRETINASDK_CUDA_ON_CPU=ON",
-    ]
-    _BUILD.parent.mkdir(exist_ok=True)
-    with FileLock(f"{_BUILD}.lock"):  # Several processes may run the tests.
-        for command in (configure, [cmake, "--build", str(_BUILD), "--target", "_native_cuda"]):
+    source = [f"-S{ROOT}", f"-B{folder}", "-GNinja"]
+    configure = [cmake, *source, "-DRETINASDK_CUDA=OFF", "-DRETINASDK_CUDA_ON_CPU=ON", *options]
+    folder.parent.mkdir(exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # Several processes may run the tests.
+        for command in (configure, [cmake, "--build", str(folder), "--target", *targets]):
             environment = {**os.environ, "PATH": tools}
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
             assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
-    return _BUILD

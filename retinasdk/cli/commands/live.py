@@ -256,3 +256,6 @@ def _print_summary(frames: Stream, found: _Found, file: IO[str]) -> None:
         )
     print(found, file=file)
     print(frames.metrics, file=file)
+    bottleneck = frames.metrics.load.bottleneck()
+    if bottleneck is not None:
+        print(bottleneck, file=file)

@@ -84,6 +84,7 @@ class Nvrtc:
 
 # Templates are compiled only where something asks for them.
 _KERNELS = "retinasdk::cuda::"
+_NMS_KERNELS = ("order_best", "mark_overlaps", "keep_best", "drop_suppressed", "keep_rest")
 _INSTANCES = {
     "decode_cuda.cu": [
         f"{_KERNELS}{kernel}<{scalar}>"
@@ -95,8 +96,8 @@ _INSTANCES = {
         for boxes in ("UprightBoxes", "RotatedBoxes")
         for scalar in ("float", "__half")
     ],
-    "nms_cuda.cu": [f"{_KERNELS}nms_kernel<{_KERNELS}UprightRule>"],
-    "rotated_nms_cuda.cu": [f"{_KERNELS}nms_kernel<{_KERNELS}RotatedRule>"],
+    "nms_cuda.cu": [f"{_KERNELS}{kernel}<{_KERNELS}UprightRule>" for kernel in _NMS_KERNELS],
+    "rotated_nms_cuda.cu": [f"{_KERNELS}{kernel}<{_KERNELS}RotatedRule>" for kernel in _NMS_KERNELS],
     "soft_nms_cuda.cu": [f"{_KERNELS}soft_nms_kernel"],
     "fusion_cuda.cu": [f"{_KERNELS}fusion_kernel"],
     "preprocess_cuda.cu": [f"{_KERNELS}fill_taps", f"{_KERNELS}fill_whole_taps"]

@@ -7,10 +7,11 @@
 #include <vector>
 
 #include "cuda_runtime.h"
+#include "traffic_hooks.h"
 
 namespace cuda_on_cpu {
 
-void run_grid(const std::function<void()>& body, dim3 grid, dim3 size);
+void run_grid(const void* kernel, const std::function<void()>& body, dim3 grid, dim3 size);
 
 namespace {
 
@@ -39,11 +40,11 @@ void enqueue(const std::function<void()>& work, void* stream) {
   work();
 }
 
-bool launch(const std::function<void()>& body, dim3 grid, dim3 block, void* stream) {
+bool launch(const void* kernel, const std::function<void()>& body, dim3 grid, dim3 block, void* stream) {
   const uint64_t threads = uint64_t{block.x} * block.y * block.z;
   const bool valid = threads >= 1 && threads <= 1024 && block.z <= 64 && grid.x >= 1 && grid.x <= 0x7fffffffu &&
                      grid.y >= 1 && grid.y <= 65535 && grid.z >= 1 && grid.z <= 65535;
-  if (valid) enqueue([=] { run_grid(body, grid, block); }, stream);
+  if (valid) enqueue([=] { run_grid(kernel, body, grid, block); }, stream);
   return valid;
 }
 
@@ -109,7 +110,11 @@ cudaError_t cudaDriverGetVersion(int* version) {
 }
 
 cudaError_t cudaMemsetAsync(void* target, int value, size_t size_bytes, cudaStream_t stream) {
-  cuda_on_cpu::enqueue([=] { std::memset(target, value, size_bytes); }, stream);
+  const auto work = [=] {
+    cuda_on_cpu::count_memset(size_bytes);
+    std::memset(target, value, size_bytes);
+  };
+  cuda_on_cpu::enqueue(work, stream);
   return cudaSuccess;
 }
 

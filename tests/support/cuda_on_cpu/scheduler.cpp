@@ -14,6 +14,7 @@
 
 #include "cuda_on_cpu.h"
 #include "fiber.h"
+#include "traffic_hooks.h"
 
 namespace cuda_on_cpu {
 namespace {
@@ -67,7 +68,7 @@ class Threads {
     while (threads_.size() <= i) threads_.push_back(std::make_unique<Thread>());
     return *threads_[i];
   }
-  char* stack(unsigned i) { return stacks_ + i * kStackBytes; }
+  char* stack(unsigned i) const { return stacks_ + i * kStackBytes; }
 
  private:
   char* stacks_;
@@ -155,6 +156,7 @@ void Block::run() {
   running = this;
   start();
   release(&begin_tag);
+  begin_block(threads().stack(0), kMaxThreads * kStackBytes);
   for (;;) {
     bool moved = false;
     for (const unsigned warp : order(0, (count_ + 31) / 32)) moved = run_warp(warp) || moved;
@@ -166,6 +168,7 @@ void Block::run() {
     }
     if (done == count_) break;
     if (at_barrier == count_) {
+      count_barrier();
       last_count = predicates;
       predicates = 0;
       for (unsigned i = 0; i < count_; ++i) threads()[i].state = State::kRunnable;
@@ -175,6 +178,7 @@ void Block::run() {
       die("deadlock: some threads wait at __syncthreads(), others in a warp collective");
     }
   }
+  end_block();
   acquire(&end_tag);
   running = nullptr;
 }
@@ -216,6 +220,7 @@ bool Block::resolve_collectives(unsigned first, unsigned last) {
     }
     if (!complete) continue;
     meet(first, thread.mask);
+    count_collective();
     any = true;
   }
   return any;
@@ -250,10 +255,10 @@ void Block::meet(unsigned first, unsigned mask) {
 
 }  // namespace
 
-const dim3& thread_index() { return running->current().index; }
-const dim3& block_index() { return running->index; }
-const dim3& block_size() { return running->size; }
-const dim3& grid_size() { return running->grid; }
+dim3 thread_index() { return running->current().index; }
+dim3 block_index() { return running->index; }
+dim3 block_size() { return running->size; }
+dim3 grid_size() { return running->grid; }
 int lane() { return running->lane(); }
 
 int barrier(bool predicate) {
@@ -282,7 +287,8 @@ uint64_t collective(Collective kind, unsigned mask, uint64_t value, int source) 
 }
 
 // Runs a kernel. launch() in runtime.cpp calls it in stream order.
-void run_grid(const std::function<void()>& body, dim3 grid, dim3 size) {
+void run_grid(const void* kernel, const std::function<void()>& body, dim3 grid, dim3 size) {
+  begin_launch(kernel, grid, size);
   const unsigned seed = environment("CUDA_ON_CPU_SEED", 0);
   std::vector<unsigned> blocks(volume(grid));
   std::iota(blocks.begin(), blocks.end(), 0u);

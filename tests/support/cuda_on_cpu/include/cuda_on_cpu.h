@@ -34,10 +34,10 @@ namespace cuda_on_cpu {
 enum class Collective { kSync, kBallot, kShuffle };
 
 // The indices and sizes of the current CUDA thread.
-const dim3& thread_index();
-const dim3& block_index();
-const dim3& block_size();
-const dim3& grid_size();
+dim3 thread_index();
+dim3 block_index();
+dim3 block_size();
+dim3 grid_size();
 int lane();
 
 // __syncthreads(). Returns the number of threads of the block whose predicate is true.
@@ -47,9 +47,9 @@ int barrier(bool predicate);
 // lane. kShuffle: the result is the value of lane `source`, which must be in the mask. kSync: there is no result.
 uint64_t collective(Collective kind, unsigned mask, uint64_t value, int source);
 
-// Runs `body` once for each thread of the grid, or records it if the stream is being captured. Returns false if the
-// sizes are not valid.
-bool launch(const std::function<void()>& body, dim3 grid, dim3 block, void* stream);
+// Runs `body`, which calls `kernel`, once for each thread of the grid, or records it if the stream is being captured.
+// Returns false if the sizes are not valid.
+bool launch(const void* kernel, const std::function<void()>& body, dim3 grid, dim3 block, void* stream);
 // Runs host work in stream order: immediately, or recorded if the stream is being captured.
 void enqueue(const std::function<void()>& work, void* stream);
 

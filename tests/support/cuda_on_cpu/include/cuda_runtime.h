@@ -154,6 +154,6 @@ template <typename... Parameters>
 cudaError_t cudaLaunchKernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, void** arguments, size_t,
                              cudaStream_t stream) {
   const auto body = cuda_on_cpu::bind(kernel, arguments, std::index_sequence_for<Parameters...>{});
-  return cuda_on_cpu::remember(cuda_on_cpu::launch(body, grid, block, stream) ? cudaSuccess
-                                                                              : cudaErrorInvalidConfiguration);
+  const bool valid = cuda_on_cpu::launch(reinterpret_cast<const void*>(kernel), body, grid, block, stream);
+  return cuda_on_cpu::remember(valid ? cudaSuccess : cudaErrorInvalidConfiguration);
 }
