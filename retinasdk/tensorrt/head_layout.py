@@ -26,11 +26,11 @@ ROW_MAJOR = "LINEAR"
 _REBUILD = "retinasdk build model.onnx -o model.engine --head-layout channels_first"
 
 # The versions from which on NVIDIA binds the format HWC to a type, by the docstring of TensorFormat.HWC in its Python
-# bindings. 8.6.1, 10.3.0 and 10.5.0: float32. 10.7.0, 10.9.0, 10.11.0, 10.13.3, 10.16.1, 11.0.0, 11.1.0, 11.4.0, and
-# TensorRT for RTX 1.4.0 and 1.7.1: float32 and float16. Only 1.7.1 was seen to build it. For 8.5, NvInferRuntimeBase.h
-# of that time names float32.
+# bindings. 8.6.1, 10.3.0 and 10.5.0: float32. 10.6.0, 10.7.0, 10.9.0, 10.11.0, 10.13.3, 10.16.1, 11.0.0, 11.1.0 and
+# 11.4.0, and TensorRT for RTX 1.4.0 and 1.7.1: float32 and float16. Only the last one was seen to build it. For 8.5,
+# the header of that time names float32.
 _HWC_SINCE = {
-    "tensorrt": {"FLOAT": (8, 5), "HALF": (10, 7)},
+    "tensorrt": {"FLOAT": (8, 5), "HALF": (10, 6)},
     "tensorrt_rtx": {"FLOAT": (1, 4), "HALF": (1, 4)},
 }
 # All these bindings bind HWC8 to float16. With other numbers of channels, the output is padded, for which TensorRT for
@@ -157,9 +157,9 @@ def other_memory(stored: StoredOutput) -> OutputMemory:
 def cell_stride(shape: Sequence[int], strides: Sequence[int], vectorized_axis: int, vector_size: int) -> int | None:
     """Derives the layout of a head output from its strides.
 
-    Note [Units of strides]. NVIDIA's header says that strides are in elements, not in components: a stride of 1 spans 8
-    values with HWC8. No GPU has confirmed it. Strides in values are different numbers for the same layout, so they are
-    recognized too.
+    Note [Units of strides]. NVIDIA's NvInferRuntime.h says that strides are in elements, not in components: a stride of
+    1 spans 8 values with HWC8. No GPU has confirmed it. Strides in values are different numbers for the same layout, so
+    they are recognized too.
 
     Args:
         shape: (N, C, H, W).

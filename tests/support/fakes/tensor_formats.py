@@ -2,13 +2,13 @@
 
 Beliefs about the real TensorRT:
 
-- HWC is (N, H, W, C) and HWC8 is (N, H, W, C rounded up to a multiple of 8). UNCONFIRMED, but documented by NVIDIA, as
-  the following.
-- Strides belong to the axes N, C, H and W, in this order, and are in elements: with HWC8, a stride of 1 spans 8 values.
-  UNCONFIRMED. retinasdk recognizes strides in values too, and rejects any that fit neither layout that it can read.
-- HWC has no gap between cells. UNCONFIRMED. retinasdk does not depend on it: a test gives a gap.
+- HWC is (N, H, W, C) and HWC8 is (N, H, W, C rounded up to a multiple of 8), without gaps. CONFIRMED by the layers that
+  TensorRT for RTX 1.7 lists when it builds. retinasdk does not depend on the latter: a test gives a gap.
+- A context reports the strides of the axes N, C, H and W, in this order, in elements: with HWC8, a stride of 1 spans 8
+  values. UNCONFIRMED, but documented by NVIDIA. retinasdk recognizes strides in values too, and rejects any that fit
+  neither layout that it can read.
 - What lies behind the channels of a cell can be anything. Here it is infinity, the highest logit.
-- HWC holds float32, and from TensorRT 10.7 on and in TensorRT for RTX float16; HWC8 and CHW2 hold float16. CONFIRMED by
+- HWC holds float32, and from TensorRT 10.6 on and in TensorRT for RTX float16; HWC8 and CHW2 hold float16. CONFIRMED by
   TensorRT for RTX 1.7. UNCONFIRMED for others, whose Python bindings say it in docstrings.
 """
 
@@ -33,7 +33,7 @@ VECTOR_SIZES = {TensorFormat.CHW2: 2, TensorFormat.HWC8: 8}  # the others have s
 def holds(format: TensorFormat, dtype: str, version: tuple[int, ...], *, rtx: bool) -> bool:
     """Returns whether this TensorRT has the format for tensors of the type."""
     if format == TensorFormat.HWC:
-        return dtype == "float32" or rtx or version >= (10, 7)
+        return dtype == "float32" or rtx or version >= (10, 6)
     return format == TensorFormat.LINEAR or dtype == "float16"
 
 
