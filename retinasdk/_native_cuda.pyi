@@ -44,6 +44,8 @@ def preprocess(
     row_bytes: int,
     chroma: int = 0,
     chroma_row_bytes: int = 0,
+    matrix: str = "bt601",
+    full_range: bool = False,
     size: tuple[int, int],
     resized: tuple[int, int],
     padded: tuple[int, int],

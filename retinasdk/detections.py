@@ -73,7 +73,8 @@ class Detections:
         labels: All class names of the model.
         image: What the detector was called with: the caller's own object or path, not a copy, or None. `draw`, `crop`,
             `save` and `show` use it, so an array that was overwritten since is drawn as it is now, and a path is read
-            again. It stays in memory as long as the detections do. It is left out of `==`, `repr` and pickles.
+            again. It stays in memory as long as the detections do. None for a `DeviceFrame`, whose memory may belong
+            to a decoder. It is left out of `==`, `repr` and pickles.
         image_size: (height, width) of the original image in pixels, or None if unknown.
         timing: Seconds spent on the image by stage: "preprocess", "inference" and "postprocess"; on the GPU also
             "queue", the wait for a free execution context. For images that

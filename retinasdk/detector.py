@@ -13,6 +13,8 @@ import numpy as np
 
 from retinasdk._util.labels import Classes, class_ids_of
 from retinasdk.backends.base import DEFAULT_CONVOLUTION, open_backend
+from retinasdk.cuda.decoded_frame import is_decoded_frame
+from retinasdk.cuda.device_frame import DeviceFrame
 from retinasdk.detections import Detections
 from retinasdk.images import ChannelOrder, ImageInput, as_rgb, check_channel_order, list_images
 from retinasdk.models import DEFAULT_MODEL, find_model
@@ -212,8 +214,9 @@ class Detector:
         Args:
             image: A path; bytes or a binary, seekable file object of an image file; a Pillow image; or an array, RGB
                 uint8 (H, W, 3) or grey (H, W). Or a list of them, of any sizes: images whose network inputs have the
-                same size are run as one batch, with the results of single calls. device="cuda" also takes arrays in
-                GPU memory (CuPy, PyTorch) and does not copy them.
+                same size are run as one batch, with the results of single calls. device="cuda" also takes images in
+                GPU memory and does not copy them: RGB arrays (CuPy, PyTorch), a `DeviceFrame` of a camera or decoder,
+                and the frames of pynvvideocodec.
             score_threshold: Overrides the detector's threshold. Labels that a mapping does not name keep theirs.
             classes: A class name, or a sequence of names or indices. The model then runs as if it knew no others.
             ignore: At most 64 regions (x1, y1, x2, y2) in pixels of the image. A box with more than half of its area
@@ -255,7 +258,9 @@ class Detector:
                     found, sizes = [one], [size]
             timing = {name: value / len(members) for name, value in seconds.items()}
             for item, size, result in zip(members, sizes, found, strict=True):
-                results.append(result._attach(item, size, timing, order))
+                # A decoder's surface that detections kept would be missing to the decoder.
+                is_surface = isinstance(item, DeviceFrame) or is_decoded_frame(item)
+                results.append(result._attach(None if is_surface else item, size, timing, order))
         return results if isinstance(image, (list, tuple)) else results[0]
 
     def predict(

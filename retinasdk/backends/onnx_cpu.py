@@ -14,6 +14,8 @@ import numpy as np
 from retinasdk._util.lazy import require
 from retinasdk.backends import winograd_graph
 from retinasdk.backends.base import DEFAULT_CONVOLUTION
+from retinasdk.cuda.decoded_frame import is_decoded_frame
+from retinasdk.cuda.device_frame import DeviceFrame
 from retinasdk.errors import ClosedError, ModelError
 from retinasdk.images import ImageInput, as_rgb
 from retinasdk.onnx_graph.model_file import TensorInfo, check_fits, find_spec
@@ -85,7 +87,16 @@ class OnnxCpuBackend:
         self._outputs = [level.logits for level in self.spec.levels] + [level.deltas for level in self.spec.levels]
 
     def read(self, image: ImageInput) -> npt.NDArray[np.uint8]:
-        """Returns the image as RGB uint8 (H, W, 3). See `images.as_rgb`."""
+        """Returns the image as RGB uint8 (H, W, 3). See `images.as_rgb`.
+
+        Raises:
+            TypeError: If it is not an image, or a frame in GPU memory.
+        """
+        if isinstance(image, DeviceFrame) or is_decoded_frame(image):
+            raise TypeError(
+                "the frame is in GPU memory, but this detector runs on the CPU; use Detector(device='cuda'), or copy "
+                "the frame to the CPU with DeviceFrame.to_rgb()"
+            )
         return as_rgb(image)
 
     def detect(

@@ -13,7 +13,18 @@ from retinasdk.live.load import Bottleneck, Load
 from retinasdk.live.metrics import Histogram, Metrics
 from retinasdk.live.policies import Policy, bounded, every, latest
 from retinasdk.live.reconnect import Reconnect, StateChange
-from retinasdk.live.sources import Animation, Arrays, Camera, Folder, Pipeline, RawFrame, RosBag, Source, Video
+from retinasdk.live.sources import (
+    Animation,
+    Arrays,
+    Camera,
+    Folder,
+    NvdecVideo,
+    Pipeline,
+    RawFrame,
+    RosBag,
+    Source,
+    Video,
+)
 from retinasdk.live.streaming import Stream, stream
 
 __all__ = [
@@ -29,6 +40,7 @@ __all__ = [
     "Histogram",
     "Load",
     "Metrics",
+    "NvdecVideo",
     "Pipeline",
     "Policy",
     "RawFrame",

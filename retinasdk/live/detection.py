@@ -7,10 +7,11 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from retinasdk.cuda.device_frame import DeviceFrame
 from retinasdk.images import as_rgb
 from retinasdk.live.capture import Capture, Waiting
 from retinasdk.live.clock import Clock
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger("retinasdk.live")
 
 Batch = list[tuple[Capture, Waiting]]
+Image: TypeAlias = "npt.NDArray[np.uint8] | DeviceFrame"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Done:
 
     capture: Capture
     waiting: Waiting
-    image: npt.NDArray[np.uint8]
+    image: Image
     result: Detections | Exception
     taken_s: float
     done_s: float
@@ -118,11 +120,13 @@ class Detection:
                 self._is_converting = False
                 self._changed.notify_all()
 
-    def _converted(self, batch: Batch) -> tuple[Batch, list[npt.NDArray[np.uint8]]]:
-        members, images = [], []
+    def _converted(self, batch: Batch) -> tuple[Batch, list[Image]]:
+        members: Batch = []
+        images: list[Image] = []
         for capture, waiting in batch:
             try:
-                images.append(as_rgb(waiting.raw.rgb()))
+                image = waiting.raw.rgb()
+                images.append(image if isinstance(image, DeviceFrame) else as_rgb(image))
                 members.append((capture, waiting))
             except Exception as error:
                 capture.warn("rgb", f"frame {waiting.index} cannot be converted to RGB: {error}")
@@ -130,7 +134,7 @@ class Detection:
                     capture.count(failed=1)
         return members, images
 
-    def _call(self, images: list[npt.NDArray[np.uint8]]) -> list[Any]:
+    def _call(self, images: list[Image]) -> list[Any]:
         """Returns what the detector returned or raised for each image."""
         if len(images) > 1:
             try:
@@ -147,7 +151,7 @@ class Detection:
                 return results
         return [self._call_one(image) for image in images]
 
-    def _call_one(self, image: npt.NDArray[np.uint8]) -> Any:
+    def _call_one(self, image: Image) -> Any:
         try:
             return self._detector([image])[0] if self._several else self._detector(image)
         except Exception as error:

@@ -21,7 +21,7 @@ from retinasdk.live.metrics import Metrics
 from retinasdk.live.overlap import Overlap
 from retinasdk.live.policies import Playback, Policy, RateCap, as_policy
 from retinasdk.live.reconnect import Reconnect, StateChange
-from retinasdk.live.sources import as_source
+from retinasdk.live.sources import DECODERS, as_source
 
 _LOGGER = logging.getLogger("retinasdk.live")
 _CLOSE_S = 15.0  # Longer than any source of this package blocks, except a GStreamer pipeline.
@@ -37,6 +37,7 @@ def stream(
     speed: float = 1.0,
     reconnect: Reconnect | None = None,
     max_failures: int = 10,
+    decoder: str = DECODERS[0],
     on_state: Callable[[StateChange], object] | None = None,
     clock: Clock | None = None,
 ) -> Stream:
@@ -73,11 +74,12 @@ def stream(
 
     Args:
         source: A video file, an image folder, a GIF, a URL (rtsp, http and others), a camera (0 or "/dev/video0"), a
-            GStreamer pipeline, a ROS 2 bag folder, an iterator of (H, W, 3) uint8 RGB arrays, or a `Source`. Several
-            sources are passed as a list or as {name: source}; frames that are ready together are processed as a batch.
-        detector: A `Detector`, or any function that is called the same way: with an (H, W, 3) uint8 RGB array, or with
-            a list of such arrays if there are several sources. A function is called once at a time, unless it has an
-            attribute `calls_at_once`, as `Detector` has.
+            GStreamer pipeline, a ROS 2 bag folder, an iterator of (H, W, 3) uint8 RGB arrays or of `DeviceFrame`s, or
+            a `Source`. Several sources are passed as a list or as {name: source}; frames that are ready together are
+            processed as a batch.
+        detector: A `Detector`, or any function that is called the same way: with an (H, W, 3) uint8 RGB array (a
+            `DeviceFrame` if the source delivers them), or with a list of them if there are several sources. A function
+            is called once at a time, unless it has an attribute `calls_at_once`, as `Detector` has.
         policy: What happens to frames that arrive faster than the detector works. "latest" (the default) keeps only the
             newest, so that the age of frames stays bounded. "all" drops none and slows down the source. "bounded:N" and
             "bounded:N:newest" let N frames wait, see `bounded`. Folders are read on demand, so none of their images is
@@ -89,6 +91,8 @@ def stream(
         reconnect: When and how often cameras and network streams are opened again. Defaults to `Reconnect()`.
         max_failures: If the detector raises an exception on a frame, `frame.error` is set and the stream continues.
             This many failures in a row end it. Default: 10.
+        decoder: What decodes video files and network streams: "ffmpeg" (default) on the CPU, or "nvdec" on the GPU, see
+            `NvdecVideo`. With "nvdec", the detector must run on the GPU.
         on_state: A function that is called with each `StateChange` of a source, in the source's thread. It should
             return quickly, because the source is not read meanwhile. An exception that it raises is logged.
         clock: Only for tests, which pass a simulated clock.
@@ -98,9 +102,10 @@ def stream(
 
     Raises:
         ImageError: If a file or folder does not exist or cannot be used.
+        DeviceError: If the decoder is "nvdec" and there is no GPU that can decode video.
         MissingDependencyError: If a package for this kind of source is not installed.
         TypeError: If an argument has the wrong type.
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or the decoder is "nvdec" and the detector runs on the CPU.
         StreamError: From the iteration, if a source is lost for good, or if the detector fails `max_failures` times in
             a row. If there are several sources, the loss of one is raised when the others have ended too.
     """
@@ -110,6 +115,10 @@ def stream(
         raise ValueError(f"deadline_s must be above 0, got {deadline_s!r}; omit it for no limit")
     if not isinstance(max_failures, int) or max_failures < 1:
         raise ValueError(f"max_failures must be an integer of at least 1, got {max_failures!r}")
+    if decoder == "nvdec" and getattr(detector, "device", None) == "cpu":
+        raise ValueError(
+            "decoder='nvdec' decodes into GPU memory, but the detector runs on the CPU; use Detector(device='cuda')"
+        )
     clock = clock or Clock()
     changed = clock.condition()
     metrics = Metrics(clock)
@@ -127,7 +136,7 @@ def stream(
             changed=changed,
             metrics=metrics,
         )
-        for name, each in _named(source)
+        for name, each in _named(source, decoder)
     ]
     return Stream(
         captures,
@@ -144,12 +153,13 @@ def _is_several(source: Any) -> bool:
     return isinstance(source, (list, tuple, Mapping))
 
 
-def _named(source: Any) -> Iterator[tuple[str, Any]]:
+def _named(source: Any, decoder: str) -> Iterator[tuple[str, Any]]:
     """Yields (name, source) of each source. Names that are not unique get the position appended."""
     if isinstance(source, Mapping):
-        pairs = [(str(name), as_source(item)) for name, item in source.items()]
+        pairs = [(str(name), as_source(item, decoder)) for name, item in source.items()]
     else:
-        pairs = [(item.name, item) for item in map(as_source, source if _is_several(source) else [source])]
+        items = [as_source(item, decoder) for item in (source if _is_several(source) else [source])]
+        pairs = [(item.name, item) for item in items]
     if not pairs:
         raise ValueError("stream needs at least one source, got none")
     names = [name for name, _ in pairs]
@@ -339,7 +349,7 @@ class Stream:
         self.metrics.load.handed_over()
         self._handed_over_s = now
         return Frame(
-            image=done.image,
+            image=done.image,  # type: ignore[arg-type]  # see Frame.image
             detections=None if isinstance(done.result, Exception) else done.result,
             source=capture.name,
             index=index,

@@ -16,13 +16,14 @@ from pathlib import Path
 _WHEELS = ("nvidia-cuda-nvrtc-cu11==11.8.89", "nvidia-cuda-runtime-cu11==11.8.89")
 _ARCHITECTURES = ("sm_72", "sm_87")
 _SOURCES = Path(__file__).parents[3] / "csrc"
-# NVRTC has no C++ library; what box_math.h takes from it, NVRTC declares by itself.
+# NVRTC has no C++ library; what the headers in math/ take from it, NVRTC declares by itself.
 _VIRTUAL_HEADERS = {
     "cuda_runtime.h": "",
     "cmath": "",
     "cstring": "",
-    "cstdint": "typedef unsigned char uint8_t; typedef int int32_t; typedef unsigned uint32_t;"
-    " typedef long long int64_t; typedef unsigned long long uint64_t; typedef unsigned long long uintptr_t;",
+    "cstdint": "typedef unsigned char uint8_t; typedef unsigned short uint16_t; typedef int int32_t;"
+    " typedef unsigned uint32_t; typedef long long int64_t; typedef unsigned long long uint64_t;"
+    " typedef unsigned long long uintptr_t;",
 }
 
 
@@ -104,7 +105,7 @@ _INSTANCES = {
     + [
         f"{_KERNELS}{kernel}<{_KERNELS}{source}, {scalar}>"
         for kernel in ("resize", "resize_eight_bit")
-        for source in ("Interleaved", "Nv12")
+        for source in ("Interleaved", "Nv12", "P010")
         for scalar in ("float", "__half")
     ],
 }
