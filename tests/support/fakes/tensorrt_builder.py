@@ -245,6 +245,8 @@ class Tensor:
 
 def _format(tensor: Tensor, version: tuple[int, ...], *, rtx: bool) -> str | None:
     """The name of the format that is chosen for an input or output. None: the build fails."""
+    if tensor.allowed_formats == -1:  # what TensorRT begins with
+        return TensorFormat.LINEAR.name
     allowed = [format for format in TensorFormat if tensor.allowed_formats >> format & 1]
     if not all(holds(format, _NAMES[tensor.dtype.name], version, rtx=rtx) for format in allowed):
         return None
