@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import NormalDist
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,9 @@ class _NoNetwork:
 
     def get_tensor_vectorized_dim(self, name: str) -> int:
         return -1
+
+    def get_tensor_format(self, name: str) -> Any:
+        return SimpleNamespace(name="LINEAR")
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         return True

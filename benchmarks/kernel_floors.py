@@ -91,8 +91,8 @@ def rows_of(frame: Frame) -> dict[str, float]:
         "resize of RGB, float32 input": frame.resize(3, 4),
         "resize of RGB, float16 input": frame.resize(3, 2),
         "resize of NV12, float16 input": frame.resize(1.5, 2),
-        "TensorRT's transposes, float32 heads": 2 * (frame.logits(4) + frame.deltas(4)),
-        "TensorRT's transposes, float16 heads": 2 * (frame.logits(2) + frame.deltas(2)),
+        "only with row-major float32 heads: TensorRT's transposes": 2 * (frame.logits(4) + frame.deltas(4)),
+        "only with row-major float16 heads: TensorRT's transposes": 2 * (frame.logits(2) + frame.deltas(2)),
     }
 
 

@@ -28,6 +28,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "devices": ("--device",),
     "flavour": ("--flavour",),
     "fused_score": ("--fused-score",),
+    "head_layout": ("--head-layout",),
     "ignore": ("--ignore",),
     "images": ("--images",),
     "iou_threshold": ("--iou",),

@@ -33,6 +33,7 @@ _log = logging.getLogger("retinasdk")
 _USUAL_SIZE = (1080, 1920)
 _LARGEST_NATIVE_SIDE = 1920
 
+HEAD_LAYOUTS = ("channels_first",)
 Batch = int | tuple[int, int, int]
 
 
@@ -45,6 +46,7 @@ def build_engine(
     sizes: Sequence[tuple[int, int]] | None = None,
     images: str | os.PathLike[str] | Sequence[ImageInput] | None = None,
     spec: ModelSpec | None = None,
+    head_layout: str | None = None,
     workspace_bytes: int | None = None,
     optimization_level: int | None = None,
     progress: Progress | None = None,
@@ -70,6 +72,9 @@ def build_engine(
             like the images to come; a few hundred are enough. Required for "int8", unless the network has int8 scales
             already. Ignored otherwise.
         spec: The spec of the model. Defaults to the one beside the ONNX file or in it.
+        head_layout: "channels_first" makes TensorRT store head outputs as (N, C, H, W), for which it adds a kernel that
+            reorders each of them. Only needed if retinasdk cannot read another layout, which it says then. By default,
+            TensorRT chooses.
         workspace_bytes: Limit of the engine's scratch memory on the GPU, in bytes. Defaults to TensorRT's own.
         optimization_level: 0 (fastest build) to 5 (fastest engine), from TensorRT 8.6 on. Defaults to TensorRT's own.
         progress: Called as `progress(steps_done, steps_in_all)` from another thread. TensorRT reports progress from
@@ -99,6 +104,8 @@ def build_engine(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, but got {precision!r}.")
+    if head_layout not in (None, *HEAD_LAYOUTS):
+        raise ValueError(f"head_layout must be {' or '.join(HEAD_LAYOUTS)}, or None, but got {head_layout!r}.")
     source, target = find_model(onnx), Path(engine)
     _check_target(target)
     trt, gpu = _tensorrt_to_build_with()
@@ -113,6 +120,7 @@ def build_engine(
         precision=precision,
         batch=batch,
         sizes=sizes,
+        head_layout=head_layout,
         workspace_bytes=workspace_bytes,
         optimization_level=optimization_level,
     )
@@ -134,6 +142,7 @@ def build_engine(
         profile,
         precision,
         half,
+        () if head_layout == "channels_first" else heads,
         workspace_bytes,
         optimization_level,
     )
@@ -149,6 +158,7 @@ def build_engine(
         engine_sha256=hashlib.sha256(built.plan).hexdigest(),
         input_dtype="float16" if model_spec.input in half else "float32",
         head_dtype="float16" if half.issuperset(heads) else "float32",
+        head_formats=built.head_formats,
     )
     write_together({target: built.plan, EngineInfo.path_for(target): info.to_json().encode()})
     return info

@@ -11,7 +11,8 @@ from typing import Any
 
 from retinasdk.errors import ModelError
 from retinasdk.tensorrt.engine_info import Profile
-from retinasdk.tensorrt.versions import collected_errors, is_strongly_typed, reason, shared_logger
+from retinasdk.tensorrt.head_layout import ROW_MAJOR, formats_to_allow
+from retinasdk.tensorrt.versions import collected_errors, is_strongly_typed, product, reason, shared_logger
 
 _log = logging.getLogger("retinasdk")
 
@@ -29,6 +30,7 @@ class BuildOptions:
         precision: "fp32", "fp16" or "int8".
         half_tensors: Names of the inputs and outputs that are float16. Used up to TensorRT 8.6, where the builder
             chooses the types; from 10 on, the types in the graph decide.
+        channels_last: Names of the outputs whose channels may come last, if this TensorRT has a format for it.
         workspace_bytes: Limit of the scratch memory on the GPU, in bytes. None: TensorRT's own.
         optimization_level: 0 (fastest build) to 5 (fastest engine). None: TensorRT's own.
     """
@@ -37,6 +39,7 @@ class BuildOptions:
     profile: Profile
     precision: str
     half_tensors: Collection[str] = ()
+    channels_last: Collection[str] = ()
     workspace_bytes: int | None = None
     optimization_level: int | None = None
 
@@ -48,10 +51,12 @@ class Built:
     Attributes:
         plan: The serialized engine.
         timing_cache: TensorRT's measurements for the next build. None if this TensorRT has no timing cache.
+        head_formats: The formats that were allowed for the outputs in `BuildOptions.channels_last`.
     """
 
     plan: bytes
     timing_cache: bytes | None
+    head_formats: tuple[str, ...]
 
 
 def build_plan(
@@ -133,8 +138,7 @@ def _build(
         _configure(trt, config, options, origin)
         if not is_strongly_typed(trt):
             _choose_types(trt, config, network, options)
-        for tensor in _inputs_and_outputs(network):  # The kernels write and read no other layout.
-            tensor.allowed_formats = 1 << int(trt.TensorFormat.LINEAR)
+        head_formats = _allow_formats(trt, network, options)
         _add_profile(builder, config, options, origin, errors)
         cache = _open_timing_cache(config, timing_cache)
         # The variable keeps the monitor alive: TensorRT only keeps a pointer to it.
@@ -147,7 +151,7 @@ def _build(
         if plan is None:
             cause = reason(errors, "it gives no reason")
             raise ModelError(f"{origin}: TensorRT cannot build the network: {cause}. {_build_advice(errors)}")
-        return Built(bytes(plan), None if cache is None else bytes(cache.serialize()))
+        return Built(bytes(plan), None if cache is None else bytes(cache.serialize()), head_formats)
 
 
 def _network_flags(trt: Any) -> int:
@@ -208,6 +212,18 @@ def _choose_types(trt: Any, config: Any, network: Any, options: BuildOptions) ->
     for tensor in _inputs_and_outputs(network):
         if tensor.name in options.half_tensors:
             tensor.dtype = trt.float16
+
+
+def _allow_formats(trt: Any, network: Any, options: BuildOptions) -> tuple[str, ...]:
+    """Sets the formats of inputs and outputs, and returns those of heads. See Note [Channels last]."""
+    allowed_for_heads: dict[str, None] = {}
+    for tensor in _inputs_and_outputs(network):
+        names: tuple[str, ...] = (ROW_MAJOR,)
+        if tensor.name in options.channels_last:
+            names = formats_to_allow(product(trt), trt.__version__, tensor.dtype.name, tensor.shape[1])
+            allowed_for_heads.update(dict.fromkeys(names))
+        tensor.allowed_formats = sum(1 << int(getattr(trt.TensorFormat, name)) for name in names)
+    return tuple(allowed_for_heads) or (ROW_MAJOR,)
 
 
 def _inputs_and_outputs(network: Any) -> list[Any]:

@@ -119,6 +119,8 @@ class EngineInfo:
         input_dtype: Type of the network's input, "float32" or "float16".
         head_dtype: Type of the head outputs, "float32" or "float16". Both types are those that TensorRT was told, and
             default to "float32", as engines have whose JSON file does not name them. A loaded engine is asked for them.
+        head_formats: The formats that TensorRT could choose from for the head outputs, by its names: "HWC" and "HWC8"
+            have their channels last, "LINEAR" is row-major. Which one it chose, a loaded engine is asked.
 
     Raises:
         ModelError: If a field has a value that is not allowed.
@@ -133,6 +135,7 @@ class EngineInfo:
     engine_sha256: str
     input_dtype: str = "float32"
     head_dtype: str = "float32"
+    head_formats: tuple[str, ...] = ("LINEAR",)
 
     def __post_init__(self) -> None:
         _check(self.precision in PRECISIONS, f"precision must be one of {', '.join(PRECISIONS)}", self.precision)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,10 @@ from retinasdk.pipeline.rules import (
 )
 from retinasdk.pipeline.suppression import Suppression
 from retinasdk.spec import ModelSpec
+from retinasdk.tensorrt.head_layout import OutputMemory
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 class FramePlan:
@@ -32,7 +36,7 @@ class FramePlan:
         suppress_op: Name of the suppression kernel: "nms", "soft_nms" or "fuse".
         gives_logits: Whether `scores` holds logits. True for "nms" only.
         input: The network's input in the device block.
-        outputs: The network's outputs in the device block, by name.
+        outputs: The network's outputs in the device block, by name, as they lie in memory.
         device_bytes: Size of the device block in bytes.
         logit_threshold: Lowest threshold of all classes, as a logit, in the parameter block, as the following.
         clip_sizes: (images, 2) sizes to which boxes are clipped.
@@ -55,7 +59,7 @@ class FramePlan:
         spec: ModelSpec,
         shape: tuple[int, ...],
         input_dtype: np.dtype[Any],
-        outputs: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
+        outputs: Mapping[str, OutputMemory],
         suppression: Suppression,
     ) -> None:
         """Computes the layout.
@@ -65,20 +69,23 @@ class FramePlan:
             spec: The spec of the model.
             shape: Shape of the network's input, (images, 3, height, width).
             input_dtype: Type of the network's input.
-            outputs: Shape and type of each output of the network, by name.
+            outputs: How each output of the network lies in memory, by name.
             suppression: How overlapping boxes are resolved.
 
         Raises:
             ModelError: If the outputs do not fit the spec.
         """
-        levels = [(outputs[level.logits][0], outputs[level.deltas][0]) for level in spec.levels]
+        heads = [(outputs[level.logits], outputs[level.deltas]) for level in spec.levels]
+        levels = [(logits.shape, deltas.shape) for logits, deltas in heads]
         batch, capacity = shape[0], candidate_limit(spec)
         room = min(detection_limit(suppression, spec), capacity)
         self.suppress_op, self._suppress_rules = suppression_op(suppression, spec)
         self.gives_logits = self.suppress_op in ("nms", "rotated_nms")
         values = 6 if spec.is_rotated else 4  # Of a box, see csrc/include/retinasdk/rotated_box_coder.h.
         self._spec = spec
-        self._dtype = outputs[spec.levels[0].logits][1]
+        self._dtype = heads[0][0].dtype
+        self._memory = outputs
+        self._cell_strides = [(logits.cell_stride, deltas.cell_stride) for logits, deltas in heads]
         self._strides = level_strides(levels, spec, (shape[2], shape[3]))
         self._level_clips = level_clips(levels, self._strides, spec)
         self._sizes = [(logits[2], logits[3]) for logits, _ in levels]
@@ -87,7 +94,9 @@ class FramePlan:
 
         device = Layout()
         self.input: Field = device.add(shape, input_dtype)
-        self.outputs: dict[str, Field] = {name: device.add(*described) for name, described in outputs.items()}
+        self.outputs: dict[str, Field] = {
+            name: device.add(memory.memory_shape, memory.dtype) for name, memory in outputs.items()
+        }
         self._candidates = {
             "boxes": device.add((batch, capacity, values), np.float32),
             "logits": device.add((batch, capacity), np.float32),
@@ -101,7 +110,11 @@ class FramePlan:
         self._classes = {} if self.gives_logits else {"classes": len(spec.labels)}
         self._scratch_bytes = max(
             native.decode_scratch_bytes(
-                sizes=self._sizes, top_k=spec.top_k, top_k_anchors=spec.top_k_unit == "anchor", **self._shape
+                sizes=self._sizes,
+                top_k=spec.top_k,
+                top_k_anchors=spec.top_k_unit == "anchor",
+                cell_strides=self._cell_strides,
+                **self._shape,
             ),
             suppress_scratch_bytes(batch=batch, capacity=capacity, max_detections=room, **self._classes),
         )
@@ -124,6 +137,10 @@ class FramePlan:
         self.scores: Field = results.add((batch, room), np.float32)
         self.class_ids: Field = results.add((batch, room), np.int32)
         self.result_bytes = results.size_bytes
+
+    def channels_first(self, name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Returns the (N, C, H, W) float32 array of a head output that was copied from `outputs`."""
+        return np.ascontiguousarray(self._memory[name].channels_first(values), np.float32)
 
     def decode_arguments(
         self, device: int, parameters: int, results: int, base_anchors: Sequence[int]
@@ -148,6 +165,7 @@ class FramePlan:
             "sizes": self._sizes,
             "strides": self._strides,
             "level_clips": self._level_clips,
+            "cell_strides": self._cell_strides,
             **self._shape,
             "dtype": self._dtype.name,
             **decode_rules(spec),

@@ -13,7 +13,7 @@ from retinasdk.cuda.device import CudaStream
 from retinasdk.cuda.device_image import DeviceImage
 from retinasdk.cuda.graph import GraphRunner
 from retinasdk.cuda.memory import DeviceBuffer, Field, SharedBuffer
-from retinasdk.errors import DeviceError, ModelError
+from retinasdk.errors import DeviceError
 from retinasdk.pipeline.call_options import Thresholds
 from retinasdk.pipeline.postprocess import sigmoid
 from retinasdk.pipeline.preprocess import Transform
@@ -125,8 +125,8 @@ class Lane:
         self._stream.wait()
         levels = self._engine.spec.levels
         return HeadOutputs(
-            tuple(outputs[level.logits].astype(np.float32, copy=False) for level in levels),
-            tuple(outputs[level.deltas].astype(np.float32, copy=False) for level in levels),
+            tuple(plan.channels_first(level.logits, outputs[level.logits]) for level in levels),
+            tuple(plan.channels_first(level.deltas, outputs[level.deltas]) for level in levels),
         )
 
     def close(self) -> None:
@@ -152,16 +152,8 @@ class Lane:
         with collected_errors() as errors:
             if not self._context.set_input_shape(engine.spec.input, shape):
                 raise DeviceError(f"TensorRT rejects the input shape {shape}: {reason(errors, 'it gives no reason')}.")
-            outputs = {
-                name: (tuple(self._context.get_tensor_shape(name)), dtype)
-                for name, dtype in engine.output_dtypes.items()
-            }
-        unknown = [name for name, (sides, _) in outputs.items() if min(sides, default=1) < 0]
-        if unknown:
-            raise ModelError(
-                f"{engine.path}: the size of the output {', '.join(unknown)} depends on the content of the image. "
-                "Export the network with raw heads, without NMS."
-            )
+            stored = engine.stored_outputs(self._context)
+        outputs = engine.output_memory(stored)
         plan = FramePlan(self._native, engine.spec, shape, engine.input_dtype, outputs, self._suppression)
         self._frame.reserve(plan.device_bytes)
         self._parameters.reserve(plan.parameter_bytes)

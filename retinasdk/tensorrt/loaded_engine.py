@@ -15,6 +15,7 @@ from retinasdk.errors import DeviceError, ModelError
 from retinasdk.pipeline.rules import base_anchors
 from retinasdk.spec import ModelSpec
 from retinasdk.tensorrt.engine_info import EngineInfo, Fingerprint, Profile
+from retinasdk.tensorrt.head_layout import OutputMemory, StoredOutput, head_memory, other_memory
 from retinasdk.tensorrt.installed import InstalledTensorRt, import_tensorrt, installed_tensorrts
 from retinasdk.tensorrt.supported_chips import how_to_install, runs_on
 from retinasdk.tensorrt.versions import (
@@ -149,6 +150,28 @@ class Engine:
                 "smaller sizes."
             )
         return context
+
+    def stored_outputs(self, context: Any) -> list[StoredOutput]:
+        """Asks a context how it stores each output of the network. The shape of its input must be set."""
+        return [StoredOutput.ask(self._engine, context, name, dtype) for name, dtype in self.output_dtypes.items()]
+
+    def output_memory(self, stored: Sequence[StoredOutput]) -> dict[str, OutputMemory]:
+        """Returns the layout of each output by name.
+
+        Raises:
+            ModelError: If the size of an output depends on the image, or if the kernels cannot read a head output.
+        """
+        unknown = [output.name for output in stored if min(output.shape, default=1) < 0]
+        if unknown:
+            raise ModelError(
+                f"{self.path}: the size of the output {', '.join(unknown)} depends on the content of the image. "
+                "Export the network with raw heads, without NMS."
+            )
+        heads = {name for level in self.spec.levels for name in (level.logits, level.deltas)}
+        return {
+            output.name: head_memory(output, self.path) if output.name in heads else other_memory(output)
+            for output in stored
+        }
 
     def close(self) -> None:
         """Releases the engine and its memory. All execution contexts must be released before."""

@@ -145,7 +145,7 @@ def heads_of_last_frame(detector: Detector, gpu: Gpu) -> HeadOutputs:
         values = np.empty(fields[name].shape, fields[name].dtype)
         gpu.driver.memcpy_dtoh_async(values, lane._address(fields[name]), lane._stream.driver_stream)
         lane._stream.wait()
-        return values.astype(np.float32, copy=False)
+        return lane._plan.channels_first(name, values)
 
     levels = lane._engine.spec.levels
     return HeadOutputs(tuple(read(level.logits) for level in levels), tuple(read(level.deltas) for level in levels))

@@ -1,6 +1,6 @@
 """Builds an engine and prints what the real TensorRT says about its layers, inputs and outputs, which needs no GPU.
 
-Usage: engine_report.py MODEL ENGINE PRECISION
+Usage: engine_report.py MODEL ENGINE PRECISION [HEAD_LAYOUT]
 
 It is a program of its own, because a process has one TensorRT logger, and that of retinasdk drops these lines.
 """
@@ -16,7 +16,7 @@ from retinasdk.tensorrt import builder, versions
 from retinasdk.tensorrt.build import build_engine
 
 
-def main(model: str, engine: str, precision: str) -> None:
+def main(model: str, engine: str, precision: str, head_layout: str | None = None) -> None:
     """Prints the lines of the log that describe layers ("LayerType") and inputs and outputs ("IOMode")."""
     configure = builder._configure
 
@@ -38,7 +38,8 @@ def main(model: str, engine: str, precision: str) -> None:
 
     versions._make_logger = make_logger
     builder._configure = configure_with_details
-    build_engine(model, engine, precision=precision, images=[blocks(300, 400, seed=seed) for seed in range(2)])
+    images = [blocks(300, 400, seed=seed) for seed in range(2)]
+    build_engine(model, engine, precision=precision, images=images, head_layout=head_layout)
 
 
 if __name__ == "__main__":

@@ -85,33 +85,69 @@ def test_builds(request: pytest.FixtureRequest, engine: Path, name: str, precisi
         assert {"fp32": share > 0.95, "fp16": 0.45 < share < 0.6, "int8": share < 0.6}[precision]
 
 
-def described(model: str, engine: Path, precision: str) -> tuple[dict[str, str], list[str]]:
+def described(model: str, engine: Path, *options: str) -> tuple[dict[str, str], list[str]]:
     """What TensorRT says of an engine that it builds: the lines of inputs and outputs by name, and those of layers."""
-    program = [sys.executable, str(Path(engine_report.__file__)), model, str(engine), precision]
+    program = [sys.executable, str(Path(engine_report.__file__)), model, str(engine), *options]
     lines = subprocess.run(program, check=True, capture_output=True, text=True).stdout.splitlines()
     tensors = {line.split(",")[0].removeprefix("Name: "): line for line in lines if "IOMode: " in line}
     return tensors, [line for line in lines if "LayerType: " in line]
 
 
+def writers(layers: list[str], heads: set[str]) -> dict[str, str]:
+    """The layer that writes each head, from its inputs to its outputs."""
+    found = {}
+    for layer in layers:
+        written = heads & set(re.findall(r"Name: (\w+),", layer.split("Outputs: ")[1]))
+        found.update(dict.fromkeys(written, layer))
+    return found
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_types_of_the_heads(engine: Path, precision: str) -> None:
-    """Heads and input are row-major, and float16 unless the engine is "fp32". No layer casts at the end."""
+def test_types_and_layout_of_the_heads(engine: Path, precision: str) -> None:
+    """Heads are float16 unless the engine is "fp32", with channels last, as the last convolutions write them.
+
+    No layer casts or reorders at the end. The builder names the strides of each tensor in the order of its axes.
+    """
     tensors, layers = described("people", engine, precision)
     info = EngineInfo.load(engine)
-    heads = {name for level in info.spec.levels for name in (level.logits, level.deltas)}
-    assert set(tensors) == {info.spec.input, *heads}
+    channels = {}
+    for level in info.spec.levels:
+        channels |= {level.logits: info.spec.anchors_per_cell, level.deltas: 4 * info.spec.anchors_per_cell}
+    assert set(tensors) == {info.spec.input, *channels}
     name, bits, dtype = ("Float", 32, "float32") if precision == "fp32" else ("Half", 16, "float16")
-    for line in tensors.values():
+    for tensor, line in tensors.items():
+        layout = "Row major linear" if tensor == info.spec.input else "Non-vectorized channel-last"
         assert f"DataType: {name}," in line
-        assert f"Format: Row major linear FP{bits} format" in line
+        assert f"Format: {layout} FP{bits} format" in line
     assert (info.input_dtype, info.head_dtype) == (dtype, dtype)
-    written = 0
-    for layer in layers:
-        inputs, outputs = layer.split("Constants: ")[0], layer.split("Outputs: ")[1]
-        if any(f"Name: {head}," in outputs for head in heads):
-            assert set(re.findall(r"Datatype: (\w+)", inputs)) == {name}
-            written += 1
-    assert written == len(heads)
+    assert info.head_formats == ("HWC", "LINEAR")
+    by_head = writers(layers, set(channels))
+    assert set(by_head) == set(channels)
+    for head, layer in by_head.items():
+        assert "LayerType: correlation," in layer
+        assert set(re.findall(r"Datatype: (\w+)", layer.split("Constants: ")[0])) == {name}
+        count = channels[head]
+        assert f"Name: {head}, Dimensions: [1,{count},-1,-1], Strides: [-1,1,-1,{count}]," in layer
+
+
+def test_channels_first_on_request(engine: Path) -> None:
+    """Then each head has a kernel of its own at the end, which only reorders it."""
+    tensors, layers = described("people", engine, "fp16", "channels_first")
+    info = EngineInfo.load(engine)
+    heads = set(tensors) - {info.spec.input}
+    assert info.head_formats == ("LINEAR",)
+    assert all("Format: Row major linear FP16 format" in line for line in tensors.values())
+    by_head = writers(layers, heads)
+    assert set(by_head) == heads
+    assert len(set(by_head.values())) == 10
+    assert not any("LayerType: correlation," in layer for layer in by_head.values())
+
+
+def test_formats_that_tensorrt_does_not_have(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The build fails, also if row-major is allowed beside: the builder must only name formats that are there."""
+    monkeypatch.setattr("retinasdk.tensorrt.builder.formats_to_allow", lambda *described: ("HWC8", "LINEAR"))
+    with pytest.raises(ModelError, match="TensorRT cannot build the network"):
+        build_engine("people", engine, precision="fp32")
 
 
 def test_precision_is_in_the_engine(engine: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from retinasdk import build_engine
 from retinasdk._util.lazy import require
 from retinasdk.cli.arguments import add_command, image_size
+from retinasdk.tensorrt.build import HEAD_LAYOUTS
 from retinasdk.tensorrt.engine_info import PRECISIONS, EngineInfo
 
 
@@ -77,6 +78,12 @@ def add_parser(commands: Any) -> None:
         choices=range(6),
         help="optimization level of TensorRT, from 0 (fast build) to 5 (fast engine); default: TensorRT's",
     )
+    engine.add_argument(
+        "--head-layout",
+        choices=HEAD_LAYOUTS,
+        help="how the network stores its outputs, if retinasdk reports that it cannot read them; default: TensorRT "
+        "chooses the faster layout",
+    )
     parser.set_defaults(run=run)
 
 
@@ -90,6 +97,7 @@ def run(arguments: argparse.Namespace) -> None:
             batch=arguments.batch,
             sizes=arguments.size,
             images=arguments.images,
+            head_layout=arguments.head_layout,
             workspace_bytes=None if arguments.workspace is None else arguments.workspace * 1_000_000,
             optimization_level=arguments.level,
             progress=progress,

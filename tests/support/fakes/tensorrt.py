@@ -43,6 +43,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from fakes.gpu import FakeGpu, RefusedError, memory_at
+from fakes.tensor_formats import VECTOR_SIZES, TensorFormat, in_memory, strides
 from fakes.tensorrt_builder import add_builder
 from retinasdk import ModelSpec
 from retinasdk.tensorrt.engine_info import EngineInfo, Fingerprint, Profile
@@ -60,10 +61,6 @@ class ILogger:
 
 class TensorIOMode(enum.Enum):
     NONE, INPUT, OUTPUT = range(3)
-
-
-class TensorFormat(enum.IntEnum):
-    LINEAR, CHW2, HWC8 = range(3)
 
 
 class DataType(enum.Enum):
@@ -84,6 +81,8 @@ def save_engine(
     version: str = "10.3.0.30",
     rtx: bool = False,
     dtypes: dict[str, str] | None = None,
+    formats: dict[str, str] | None = None,
+    gap: int = 0,
     **fingerprint: Any,
 ) -> Path:
     """Writes a plan that the stand-in for the runtime can load, and its `EngineInfo` beside it.
@@ -97,12 +96,16 @@ def save_engine(
         version: Version of TensorRT, in four numbers.
         rtx: Whether TensorRT for RTX wrote it.
         dtypes: Types of tensors that differ from those in the graph, by name. "heads" means all outputs.
+        formats: Formats of outputs that are not row-major, by name. "heads" means all outputs.
+        gap: Number of values between the cells of an output with the format HWC.
         **fingerprint: Fields of the fingerprint.
 
     Returns:
         `path`.
     """
-    plan = make_plan(onnx.read_bytes(), smallest, largest, version=version, rtx=rtx, dtypes=dtypes)
+    plan = make_plan(
+        onnx.read_bytes(), smallest, largest, version=version, rtx=rtx, dtypes=dtypes, formats=formats, gap=gap
+    )
     path.write_bytes(plan)
     made_by = "tensorrt_rtx" if rtx else "tensorrt"
     made_for = {} if rtx else {"compute_capability": (8, 7), "gpu": "Fake GPU"}
@@ -133,9 +136,12 @@ def make_plan(
     version: str,
     rtx: bool,
     dtypes: dict[str, str] | None = None,
+    formats: dict[str, str] | None = None,
+    gap: int = 0,
 ) -> bytes:
     """Returns a plan with a header like that of a real one, followed by the ONNX model that its engine runs."""
-    described = json.dumps({"smallest": smallest, "largest": largest, "dtypes": dtypes or {}}).encode()
+    shapes = {"smallest": smallest, "largest": largest}
+    described = json.dumps({**shapes, "dtypes": dtypes or {}, "formats": formats or {}, "gap": gap}).encode()
     header = magic_of(version, rtx=rtx).encode() + bytes(20) + bytes(map(int, version.split(".")))
     return header + struct.pack("<I", len(described)) + described + onnx
 
@@ -222,10 +228,15 @@ class Network:
         self._dtypes = {**self._in_graph, **described["dtypes"]}
         if "heads" in self._dtypes:
             self._dtypes |= dict.fromkeys(self.outputs, self._dtypes.pop("heads"))
+        self._formats, self.gap = described["formats"], described["gap"]
         self._shapes: dict[tuple[int, ...], dict[str, tuple[int, ...]]] = {}
 
     def dtype(self, name: str) -> np.dtype[Any]:
         return np.dtype(self._dtypes[name])
+
+    def format(self, name: str) -> TensorFormat:
+        of_all = "LINEAR" if name in self.inputs else self._formats.get("heads", "LINEAR")
+        return TensorFormat[self._formats.get(name, of_all)]
 
     def run(self, pixels: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         outputs = self._session.run(self.outputs, {self.inputs[0]: pixels.astype(self._in_graph[self.inputs[0]])})
@@ -255,6 +266,15 @@ class Engine(_Counted):
 
     def get_tensor_dtype(self, name: str) -> DataType:
         return _DTYPES[self._network.dtype(name)]
+
+    def get_tensor_format(self, name: str) -> TensorFormat:
+        return self._network.format(name)
+
+    def get_tensor_vectorized_dim(self, name: str) -> int:
+        return 1 if self._network.format(name) in VECTOR_SIZES else -1
+
+    def get_tensor_components_per_element(self, name: str) -> int:
+        return VECTOR_SIZES.get(self._network.format(name), -1)
 
     def create_execution_context(self) -> Any:
         logger, version, magic = self._runtime_facts
@@ -297,6 +317,9 @@ class ExecutionContext(_Counted):
         assert self._shape is not None
         return self._network.output_shape(name, self._shape)
 
+    def get_tensor_strides(self, name: str) -> tuple[int, ...]:
+        return strides(self._network.format(name), self.get_tensor_shape(name), self._network.gap)
+
     def set_tensor_address(self, name: str, address: int) -> bool:
         if address % 256:
             return self._fail("IExecutionContext::setTensorAddress: Error Code 3: the address is not aligned")
@@ -325,7 +348,8 @@ class ExecutionContext(_Counted):
                 self._gpu.fault("a graph ran whose context has changed since")
             name = self._network.inputs[0]
             pixels = self._memory(addresses[name], shape, self._network.dtype(name))
-            for name, output in self._network.run(pixels).items():
+            for name, values in self._network.run(pixels).items():
+                output = in_memory(self._network.format(name), values, self._network.gap)
                 self._memory(addresses[name], output.shape, output.dtype)[...] = output
 
         self._gpu.enqueue(stream, "network", work)

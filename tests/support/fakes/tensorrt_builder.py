@@ -11,6 +11,9 @@ Beliefs about the real TensorRT:
 - Up to 8.6, the flags FP16 and INT8 choose the precision, and a type can be set for inputs and outputs. CONFIRMED for
   the flag FP16 by TensorRT 8.5.3, which built `people` on the H200. UNCONFIRMED for INT8 and for float16 outputs: only
   the names were seen, in the Python bindings of 8.6.1. retinasdk runs an engine whose types differ from those it asked.
+- Of the formats that are allowed for an output, it takes one with channels last. A build fails if it does not have one
+  of the formats for the type of the tensor. CONFIRMED by TensorRT for RTX 1.7, which prefers HWC to LINEAR, also in
+  float16, and fails with HWC8 or LINEAR in float32. UNCONFIRMED for others.
 - From 10 on, inputs and outputs have their types in the graph, and setting another one is an error. CONFIRMED for the
   types by TensorRT for RTX 1.7. retinasdk sets none there.
 - The progress monitor reports nested phases, and the build ends when a step returns False. CONFIRMED by TensorRT for
@@ -29,6 +32,7 @@ from typing import Any
 import onnx
 
 from fakes.gpu import FakeGpu
+from fakes.tensor_formats import TensorFormat, holds
 
 _NAMES = {"FLOAT": "float32", "HALF": "float16"}
 _STEPS = 6  # of the outermost phase, as TensorRT for RTX has
@@ -138,7 +142,7 @@ def add_builder(module: Any, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
         def build_serialized_network(self, network: Network, config: Config) -> bytes | None:
             record = config._record
             record.network_flags, record.model = network._flags, network._model
-            record.dtypes = {tensor.name: _NAMES[tensor.dtype.name] for tensor in network._tensors if tensor.dtype}
+            record.dtypes = {tensor.name: _NAMES[tensor._given.name] for tensor in network._tensors if tensor._given}
             record.formats = {tensor.name: tensor.allowed_formats for tensor in network._tensors}
             record.optimization_level = getattr(config, "builder_optimization_level", None)
             gpu.built.append(record)  # type: ignore[attr-defined]
@@ -152,11 +156,14 @@ def add_builder(module: Any, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
             unbuildable = {node.op_type for node in network._model.graph.node} & {"NonMaxSuppression"}
             if unbuildable:
                 return self._fail("nms_0 has no runners that implement it")
+            chosen = {tensor.name: _format(tensor, (major, minor), rtx=rtx) for tensor in network._tensors}
+            if None in chosen.values():
+                return self._fail("Error Code 10: Could not find any implementation for node")
             smallest, _, largest = config._profiles[0][network._model.graph.input[0].name]
             from fakes.tensorrt import make_plan
 
             content, numbers = network._model.SerializeToString(), ".".join((*version.split("."), "0", "0")[:4])
-            return make_plan(content, smallest, largest, version=numbers, rtx=rtx, dtypes=record.dtypes)
+            return make_plan(content, smallest, largest, version=numbers, rtx=rtx, dtypes=record.dtypes, formats=chosen)
 
         def _fail(self, message: str) -> None:
             self._logger.log(self._logger.Severity.ERROR, message)
@@ -178,8 +185,8 @@ def add_builder(module: Any, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
                 if node.op_type == "Det":
                     return self._fail("false", index, node.name, node.op_type)
             self._network._model = model
-            self._network._inputs = [Tensor(item.name) for item in model.graph.input]
-            self._network._outputs = [Tensor(item.name) for item in model.graph.output]
+            self._network._inputs = [Tensor(item, module.DataType) for item in model.graph.input]
+            self._network._outputs = [Tensor(item, module.DataType) for item in model.graph.output]
             return True
 
         def _fail(self, *facts: Any) -> bool:
@@ -210,19 +217,40 @@ class TimingCache:
         return b"timings " + self._version.encode()
 
 
-@dataclass
 class Tensor:
     """An input or output of a network.
 
     Attributes:
         name: Its name.
-        dtype: The type that was set for it. None: that in the graph.
+        shape: Its shape. -1 for sides that are not fixed.
         allowed_formats: A bit mask of `TensorFormat`.
     """
 
-    name: str
-    dtype: Any = None
-    allowed_formats: int = -1
+    def __init__(self, described: onnx.ValueInfoProto, types: Any) -> None:
+        kind = described.type.tensor_type
+        self.name = described.name
+        self.shape = tuple(side.dim_value or -1 for side in kind.shape.dim)
+        self.allowed_formats = -1
+        self._in_graph = types.HALF if kind.elem_type == onnx.TensorProto.FLOAT16 else types.FLOAT
+        self._given: Any = None
+
+    @property
+    def dtype(self) -> Any:
+        return self._given or self._in_graph
+
+    @dtype.setter
+    def dtype(self, dtype: Any) -> None:
+        self._given = dtype
+
+
+def _format(tensor: Tensor, version: tuple[int, ...], *, rtx: bool) -> str | None:
+    """The name of the format that is chosen for an input or output. None: the build fails."""
+    if tensor.allowed_formats == -1:  # what TensorRT begins with
+        return TensorFormat.LINEAR.name
+    allowed = [format for format in TensorFormat if tensor.allowed_formats >> format & 1]
+    if not all(holds(format, _NAMES[tensor.dtype.name], version, rtx=rtx) for format in allowed):
+        return None
+    return max(allowed).name
 
 
 class Network:
