@@ -12,8 +12,11 @@ namespace {
 
 constexpr int kBatch = 1024;  // The best candidates, which are treated first. Also the threads of a block for them.
 constexpr int kBatchWords = kBatch / 32;
-constexpr int kRestBatch = 512;               // The rest is treated in batches of this size, by as many threads.
-constexpr int kTileThreads = 128;             // Of a block that compares candidates with a tile of 32 others.
+constexpr int kRestBatch = 512;    // The rest is treated in batches of this size, by as many threads.
+constexpr int kTileThreads = 128;  // Of a block that compares candidates with a tile of 32 others.
+// Of the kernels with one block for each image, one block has a multiprocessor for itself. The compiler must not spill
+// registers to fit more of them.
+constexpr int kBlocksPerMultiprocessor = 1;
 constexpr uint64_t kUnusable = ~uint64_t{0};  // Larger than the key of every usable candidate.
 constexpr unsigned kAllLanes = 0xffffffffu;
 

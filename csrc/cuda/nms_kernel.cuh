@@ -92,7 +92,8 @@ __global__ void __launch_bounds__(kTileThreads) mark_overlaps(NmsInput input, Ru
 
 // Decides about the first batch. Grid: (images).
 template <typename Rule>
-__global__ void __launch_bounds__(kBatch) keep_best(NmsInput input, NmsScratch scratch, NmsOutput output) {
+__global__ void __launch_bounds__(kBatch, kBlocksPerMultiprocessor)
+    keep_best(NmsInput input, NmsScratch scratch, NmsOutput output) {
   __shared__ Selection<kBatchWords> selection;
   const int thread = static_cast<int>(threadIdx.x);
   const uint64_t image = blockIdx.x;
@@ -158,7 +159,7 @@ __global__ void __launch_bounds__(kTileThreads)
 
 // Decides about the candidates that are left. Grid: (images).
 template <typename Rule>
-__global__ void __launch_bounds__(kRestBatch)
+__global__ void __launch_bounds__(kRestBatch, kBlocksPerMultiprocessor)
     keep_rest(NmsInput input, Rule rule, NmsScratch scratch, NmsOutput output) {
   constexpr int kWords = kRestBatch / 32;
   __shared__ Tile<Rule> tiles[kWords];

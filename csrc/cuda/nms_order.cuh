@@ -89,7 +89,8 @@ __device__ inline Cut cut_bins(const int* bins, int room) {
 
 // Sorts the first batch of each image, see Note [First batch]. Grid: (images).
 template <typename Rule>
-__global__ void __launch_bounds__(kOrderThreads) order_best(NmsInput input, Rule rule, NmsScratch scratch) {
+__global__ void __launch_bounds__(kOrderThreads, kBlocksPerMultiprocessor)
+    order_best(NmsInput input, Rule rule, NmsScratch scratch) {
   __shared__ uint64_t best[kBatch];
   __shared__ int bins[kBins];
   __shared__ int gathered;

@@ -159,18 +159,23 @@ def test_nms_of_hostile_boxes_is_the_same_on_both(data: st.DataObject, cuda: Cud
 
 
 @pytest.mark.parametrize("shares_angle", [False, True])
-def test_nms_of_many_boxes_is_the_same_on_both(shares_angle: bool, cuda: CudaOps) -> None:
+@pytest.mark.parametrize(("count", "extent", "max_detections"), [(700, 200.0, 300), (2500, 4000.0, 2000)])
+def test_nms_of_many_boxes_is_the_same_on_both(
+    count: int, extent: float, max_detections: int, shares_angle: bool, cuda: CudaOps
+) -> None:
     random = np.random.default_rng(2)
-    boxes = np.stack([some_boxes(7, 700, 200.0), some_boxes(8, 700, 40.0)])
-    logits = random.normal(size=(2, 700)).astype(np.float32)
-    classes = random.integers(0, 3, (2, 700)).astype(np.int32)
-    arrays = (boxes, logits, classes, np.array([700, 650], np.int32))
-    rules: dict[str, Any] = {"iou_threshold": 0.2, "max_detections": 300, "shares_angle": shares_angle}
+    boxes = np.stack([some_boxes(7, count, extent), some_boxes(8, count, 40.0)])
+    boxes[..., 2:4] = np.minimum(boxes[..., 2:4], 200)
+    logits = random.normal(size=(2, count)).astype(np.float32)
+    classes = random.integers(0, 3, (2, count)).astype(np.int32)
+    arrays = (boxes, logits, classes, np.array([count, count - 50], np.int32))
+    rules: dict[str, Any] = {"iou_threshold": 0.2, "max_detections": max_detections, "shares_angle": shares_angle}
     wanted, wanted_counts = _native.rotated_nms(*arrays, **rules)
     found, counts = cuda.rotated_nms(*arrays, **rules)
     assert counts.tolist() == wanted_counts.tolist()
     assert found.tolist() == wanted.tolist()
     assert wanted_counts.min() > 20
+    assert wanted_counts.max() > count / 4
 
 
 def heads(seed: int, deltas: int, spread: float = 0.5) -> dict[str, Any]:

@@ -386,6 +386,16 @@ def nms_cases() -> Iterator[NmsCase]:
             )
     yield NmsCase("3000 in a heap", *crowd(7, 3000, extent=30), max_detections=3000)
     yield NmsCase("3000 of 5 classes", *crowd(8, 3000, classes=5, extent=150), max_detections=3000)
+    # On the GPU, the best 1024 are found by counting logits in bins. With equal logits, all fall into one bin.
+    boxes, logits, class_ids = crowd(12, 3000, classes=3, extent=1500)
+    some = {"iou_threshold": 0.25, "max_detections": 3000}
+    equal, few_better = np.full_like(logits, -1), np.where(np.arange(3000) % 50 == 7, logits + 4, -1).astype(np.float32)
+    yield NmsCase("3000 with equal logits", boxes, equal, class_ids, **some)
+    yield NmsCase("3000, of which 60 have other logits", boxes, few_better, class_ids, **some)
+    yield NmsCase("3000 with logits beyond all bins", boxes, logits * 1000, class_ids, **some)
+    for across_classes in (False, True):
+        rules = {"across_classes": across_classes, "max_per_class": 700}
+        yield NmsCase(f"3000, {rules}", boxes, logits, class_ids, **some, **rules)
 
 
 # -- numbers that every platform makes alike ---------------------------------------------------------------------------

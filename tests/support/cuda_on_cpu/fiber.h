@@ -13,6 +13,7 @@
 extern "C" {
 void* __tsan_get_current_fiber();
 void* __tsan_create_fiber(unsigned flags);
+void __tsan_destroy_fiber(void* fiber);
 void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 void __tsan_acquire(void* address);
 void __tsan_release(void* address);
@@ -42,6 +43,13 @@ class Context {
     tsan_ = __tsan_get_current_fiber();
 #endif
   }
+  ~Context() {
+#if defined(CUDA_ON_CPU_TSAN)
+    if (owns_tsan_) __tsan_destroy_fiber(tsan_);
+#endif
+  }
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
   // Prepares a fiber that runs entry() on the given stack. entry() must never return.
   void prepare(void (*entry)(), char* stack, size_t size_bytes);
   // Switches to `next`. Returns when another context switches back to this one. for_ever: this context never runs

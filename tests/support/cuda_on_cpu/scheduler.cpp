@@ -21,6 +21,7 @@ namespace {
 
 constexpr size_t kStackBytes = 128 * 1024;
 constexpr unsigned kMaxThreads = 1024;
+constexpr unsigned kWholeWarp = 0xffffffffu;
 
 enum class State { kRunnable, kAtBarrier, kAtCollective, kDone };
 
@@ -37,7 +38,7 @@ struct Thread {
   // Tags for the thread sanitizer. A lane that runs ahead releases the next tag, while other lanes still have to
   // acquire the previous one. Therefore there is more than one.
   uint64_t tags[4];
-  unsigned meetings, barriers;
+  unsigned meetings, barriers, whole_meetings;
   std::vector<void*> to_acquire;
 };
 
@@ -86,6 +87,7 @@ class Block {
 
   Thread& current() { return threads()[current_]; }
   int lane() const { return static_cast<int>(current_ % 32); }
+  unsigned warp() const { return current_ / 32; }
   [[noreturn]] void die(const char* what) const {
     std::fprintf(stderr, "cuda_on_cpu: %s (block %u, %u, %u; thread %u)\n", what, index.x, index.y, index.z, current_);
     std::abort();
@@ -96,6 +98,8 @@ class Block {
   int predicates = 0;  // Of the barrier where threads arrive now.
   int last_count = 0;  // Of the barrier that was passed last.
   uint64_t barrier_tags[2] = {};
+  // Of the collectives of whole warps. One tag for all lanes is much faster than one for each.
+  uint64_t warp_tags[kMaxThreads / 32][2] = {};
   uint64_t begin_tag = 0, end_tag = 0;
 
  private:
@@ -147,7 +151,7 @@ void Block::start() {
     Thread& thread = threads()[i];
     thread.index = place(i, size);
     thread.state = State::kRunnable;
-    thread.meetings = thread.barriers = 0;
+    thread.meetings = thread.barriers = thread.whole_meetings = 0;
     thread.context.prepare(enter_thread, threads().stack(i), kStackBytes);
   }
 }
@@ -234,7 +238,7 @@ void Block::meet(unsigned first, unsigned mask) {
     if ((mask >> lane & 1u) == 0u) continue;
     Thread& thread = threads()[first + lane];
     ballot |= (thread.value != 0 ? 1u : 0u) << lane;
-    tags.push_back(&thread.tags[thread.meetings % 4]);
+    if (mask != kWholeWarp) tags.push_back(&thread.tags[thread.meetings % 4]);
   }
   for (unsigned lane = 0; lane < 32; ++lane) {
     if ((mask >> lane & 1u) == 0u) continue;
@@ -279,10 +283,17 @@ uint64_t collective(Collective kind, unsigned mask, uint64_t value, int source) 
   thread.mask = mask;
   thread.value = value;
   thread.source = source;
-  release(&thread.tags[thread.meetings % 4]);
-  block.stop(State::kAtCollective);
-  for (void* tag : thread.to_acquire) acquire(tag);
-  ++thread.meetings;
+  if (mask == kWholeWarp) {
+    uint64_t* tag = &block.warp_tags[block.warp()][thread.whole_meetings++ % 2];
+    release(tag);
+    block.stop(State::kAtCollective);
+    acquire(tag);
+  } else {
+    release(&thread.tags[thread.meetings % 4]);
+    block.stop(State::kAtCollective);
+    for (void* tag : thread.to_acquire) acquire(tag);
+    ++thread.meetings;
+  }
   return thread.result;
 }
 
