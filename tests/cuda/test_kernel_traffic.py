@@ -87,8 +87,17 @@ def test_a_larger_batch_gives_no_block_more_work(passing: float, half: int) -> N
     for launch, same in zip(three.launches, one.launches, strict=True):
         assert launch.kernel == same.kernel
         assert launch.busiest.logit_bytes <= 1.1 * same.busiest.logit_bytes
-        if launch.kernel != "cudaMemsetAsync":
-            assert launch.busiest.written_bytes <= 1.2 * same.busiest.written_bytes, launch.kernel
+
+
+@_types
+@pytest.mark.parametrize("passing", [0.003, 1.0])
+def test_channels_last_are_read_alike(passing: float, half: int) -> None:
+    """Channels are padded to a multiple of eight, 180 of them to 184: a vector may hold logits of two cells."""
+    traffic = _traffic("small", passing=passing, half=half, channels_last=1)
+    assert min(traffic.reads_per_logit) >= 1
+    assert traffic.most_reads <= (1 if passing == 0.003 else _READS_OF_A_LOGIT), traffic.reads_per_logit
+    for launch in traffic.launches:
+        assert launch.busiest.logit_bytes <= _BUSIEST_SHARE["small"] * 184 / 180 * traffic.logit_bytes, launch
 
 
 @_shapes
