@@ -6,7 +6,7 @@ WHEEL := build/wheel
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f) \
 	$(shell find retinasdk -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs bench gpu clean
 
 demo: $(VENV)/installed
 	$(BIN)/retinasdk detect examples/photos/people --out demo_output
@@ -33,6 +33,12 @@ docs: $(VENV)/docs-tools
 # Beside the peers, which take several gigabytes: in an environment of their own.
 bench: build/bench/installed
 	build/bench/bin/python benchmarks/page.py
+
+# On a machine with an NVIDIA GPU: builds, tests, checks, measures, and writes a record to benchmarks/records/.
+# For example in ten minutes: make gpu BUDGET=570; or parts: make gpu PARTS="tests memcheck benchmark".
+BUDGET ?= 3600
+gpu:
+	$(PYTHON) benchmarks/gpu_record.py --budget $(BUDGET) $(if $(PARTS),--parts "$(PARTS)")
 
 build/bench/installed: $(VENV)/installed benchmarks/requirements.txt
 	test -x build/bench/bin/python || $(PYTHON) -m venv build/bench

@@ -16,6 +16,7 @@ from retinasdk.cuda.device_image import DeviceImage
 from retinasdk.cuda.memory import DeviceBuffer
 from retinasdk.pipeline.preprocess import Transform
 from retinasdk.tensorrt.lane import Lane
+from retinasdk.tensorrt.lane_images import PreparedImages
 from retinasdk.tensorrt.loaded_engine import Engine
 
 STAGES = ("upload", "preprocess", "network", "decode", "nms", "download")
@@ -49,13 +50,14 @@ def stage_times(lane: Lane, image: Image, transform: Transform, threshold: float
         marks.append((name, driver.Event().record(stream.driver_stream)))
 
     found: dict[str, list[float]] = {name: [] for name in STAGES}
-    lane._native = _Marking(native, mark)
+    lane._native = lane._images._native = _Marking(native, mark)
     try:
         for _ in range(rounds):
             marks.clear()
             lane._set_parameters([transform], threshold, ())
             mark("upload")
-            pixels = lane._preprocess([image], [transform])
+            prepared = prepare(lane, image, transform)
+            lane._images.launch(prepared)
             mark("upload")  # of thresholds and sizes
             lane._parameters.upload(0, lane._plan.parameter_bytes, stream)
             mark("network")
@@ -66,15 +68,21 @@ def stage_times(lane: Lane, image: Image, transform: Transform, threshold: float
             lane._results.download(0, lane._plan.result_bytes, stream)
             mark("")
             stream.wait()
-            del pixels
+            del prepared
             sums = dict.fromkeys(STAGES, 0.0)
             for (name, begin), (_, end) in pairwise(marks):
                 sums[name] += end.time_since(begin)
             for name, milliseconds in sums.items():
                 found[name].append(milliseconds)
     finally:
-        lane._native = native
+        lane._native = lane._images._native = native
     return {name: float(np.median(values)) for name, values in found.items()}
+
+
+def prepare(lane: Lane, image: Image | DeviceImage, transform: Transform) -> PreparedImages:
+    """An image, ready to be preprocessed into the lane's network input."""
+    target = lane._plan.input
+    return lane._images.prepare([image], [transform], target, lane._address(target))
 
 
 def graph_time(lane: Lane, launch: Callable[[], object], rounds: int) -> float:
@@ -117,7 +125,7 @@ class DeviceArray:
 def kernel_times(lane: Lane, image: DeviceArray, transform: Transform, rounds: int) -> dict[str, float]:
     """Medians in ms by `graph_time`, on what the last frame left in the lane's memory."""
     native, stream = lane._native, lane._stream.handle
-    given = DeviceImage(image, image.shape)
+    prepared = prepare(lane, DeviceImage(image, image.shape), transform)
 
     def decode() -> None:
         native.decode(**lane._decode_arguments, stream=stream)
@@ -130,7 +138,7 @@ def kernel_times(lane: Lane, image: DeviceArray, transform: Transform, rounds: i
         nms()
 
     return {
-        "preprocess": graph_time(lane, lambda: lane._preprocess([given], [transform]), rounds),
+        "preprocess": graph_time(lane, lambda: lane._images.launch(prepared), rounds),
         "decode": graph_time(lane, decode, rounds),
         "nms": graph_time(lane, nms, rounds),
         "decode + nms": graph_time(lane, decode_and_nms, rounds),

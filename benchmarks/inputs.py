@@ -43,8 +43,8 @@ def read_or_make(path: Path | None, made: tuple[int, int]) -> npt.NDArray[np.uin
 
 @contextmanager
 def random_model(backbone: str, *, classes: int, prior: float) -> Iterator[Path]:
-    """A heads-only RetinaNet with random weights, made by tests/random_retinanet.py; gone after the block."""
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+    """A heads-only RetinaNet with random weights, made by tests/support/random_retinanet.py; gone after the block."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
     maker = importlib.import_module("random_retinanet")
     with TemporaryDirectory() as folder:
         model, spec = maker.random_retinanet(backbone, classes=classes, prior=prior)

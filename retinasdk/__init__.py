@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from retinasdk.convert.deepforest import export_deepforest
     from retinasdk.convert.export_torch import ExportReport, export_torchvision
     from retinasdk.convert.importing import ImportReport, import_onnx
+    from retinasdk.cuda.device_frame import DeviceFrame
     from retinasdk.detections import Detection, Detections
     from retinasdk.detector import Detector
     from retinasdk.doctor.diagnose import Diagnosis, diagnose
@@ -46,6 +47,7 @@ __all__ = [
     "Detections",
     "Detector",
     "DeviceError",
+    "DeviceFrame",
     "Diagnosis",
     "EngineInfo",
     "Evaluation",
@@ -121,6 +123,7 @@ _NAMES_OF_MODULE = {
     ),
     "evaluation.operating_point": ("OperatingPoint",),
     "detections": ("Detection", "Detections"),
+    "cuda.device_frame": ("DeviceFrame",),
     "detector": ("Detector",),
     "tensorrt.build": ("build_engine",),
     "tensorrt.engine_info": ("EngineInfo",),

@@ -22,6 +22,15 @@ def preprocess_into(
 ) -> None:
     """Resizes, normalizes and pads an RGB image (H, W, 3) into `canvas`, (3, h, w)."""
 
+def yuv_to_rgb(
+    luma: npt.NDArray[np.uint8 | np.uint16],
+    chroma: npt.NDArray[np.uint8 | np.uint16],
+    *,
+    matrix: str,
+    full_range: bool,
+) -> npt.NDArray[np.uint8]:
+    """Converts luma (H, W) and chroma (H / 2, W / 2, 2) to RGB (H, W, 3). uint8 is NV12, uint16 is P010."""
+
 def decode(
     logits: list[npt.NDArray[np.float32]],
     deltas: list[npt.NDArray[np.float32]],

@@ -44,6 +44,8 @@ def preprocess(
     row_bytes: int,
     chroma: int = 0,
     chroma_row_bytes: int = 0,
+    matrix: str = "bt601",
+    full_range: bool = False,
     size: tuple[int, int],
     resized: tuple[int, int],
     padded: tuple[int, int],
@@ -114,8 +116,8 @@ def decode(
     """Decodes head outputs of a batch.
 
     `cell_strides` has a pair for each level, for the logits and the deltas. 0: channels come first, as in
-    (N, C, H, W). Otherwise they come last, as in (N, H, W, C), and it is the number of values from one cell to the next.
-    Values behind the channels of a cell are ignored. An empty list stands for zeros.
+    (N, C, H, W). Otherwise they come last, as in (N, H, W, C), and it is the number of values from one cell to the
+    next. Values behind the channels of a cell are ignored. An empty list stands for zeros.
     """
 
 def nms_scratch_bytes(*, batch: int, capacity: int, max_detections: int) -> int:

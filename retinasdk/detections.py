@@ -73,9 +73,11 @@ class Detections:
         labels: All class names of the model.
         image: What the detector was called with: the caller's own object or path, not a copy, or None. `draw`, `crop`,
             `save` and `show` use it, so an array that was overwritten since is drawn as it is now, and a path is read
-            again. It stays in memory as long as the detections do. It is left out of `==`, `repr` and pickles.
+            again. It stays in memory as long as the detections do. None for a `DeviceFrame`, whose memory may belong
+            to a decoder. It is left out of `==`, `repr` and pickles.
         image_size: (height, width) of the original image in pixels, or None if unknown.
-        timing: Seconds spent on the image by stage: "preprocess", "inference" and "postprocess". For images that
+        timing: Seconds spent on the image by stage: "preprocess", "inference" and "postprocess"; on the GPU also
+            "queue", the wait for a free execution context. For images that
             share a batch, an equal share of the batch; for tiled images, the sum over workers. Empty if unknown.
         channel_order: Channel order of `image` if it is a NumPy array: "rgb" or "bgr".
         xywhr: (n, 5) float32, read-only: rotated boxes (center x, center y, width, height, angle) in pixels of the

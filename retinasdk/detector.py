@@ -13,6 +13,8 @@ import numpy as np
 
 from retinasdk._util.labels import Classes, class_ids_of
 from retinasdk.backends.base import DEFAULT_CONVOLUTION, open_backend
+from retinasdk.cuda.decoded_frame import is_decoded_frame
+from retinasdk.cuda.device_frame import DeviceFrame
 from retinasdk.detections import Detections
 from retinasdk.images import ChannelOrder, ImageInput, as_rgb, check_channel_order, list_images
 from retinasdk.models import DEFAULT_MODEL, find_model
@@ -155,6 +157,15 @@ class Detector:
         """Where the network runs: "cpu" or "cuda"."""
         return self._backend.device
 
+    @property
+    def calls_at_once(self) -> int:
+        """How many calls at a time, from separate threads, keep the device busy.
+
+        1 on the CPU, where one call uses all cores. 2 on the GPU: the host's part of one call runs during the GPU's
+        part of the other. More calls are possible, but hardly faster.
+        """
+        return 2 if self.device == "cuda" else 1
+
     @overload
     def __call__(
         self,
@@ -203,8 +214,9 @@ class Detector:
         Args:
             image: A path; bytes or a binary, seekable file object of an image file; a Pillow image; or an array, RGB
                 uint8 (H, W, 3) or grey (H, W). Or a list of them, of any sizes: images whose network inputs have the
-                same size are run as one batch, with the results of single calls. device="cuda" also takes arrays in
-                GPU memory (CuPy, PyTorch) and does not copy them.
+                same size are run as one batch, with the results of single calls. device="cuda" also takes images in
+                GPU memory and does not copy them: RGB arrays (CuPy, PyTorch), a `DeviceFrame` of a camera or decoder,
+                and the frames of pynvvideocodec.
             score_threshold: Overrides the detector's threshold. Labels that a mapping does not name keep theirs.
             classes: A class name, or a sequence of names or indices. The model then runs as if it knew no others.
             ignore: At most 64 regions (x1, y1, x2, y2) in pixels of the image. A box with more than half of its area
@@ -246,7 +258,9 @@ class Detector:
                     found, sizes = [one], [size]
             timing = {name: value / len(members) for name, value in seconds.items()}
             for item, size, result in zip(members, sizes, found, strict=True):
-                results.append(result._attach(item, size, timing, order))
+                # A decoder's surface that detections kept would be missing to the decoder.
+                is_surface = isinstance(item, DeviceFrame) or is_decoded_frame(item)
+                results.append(result._attach(None if is_surface else item, size, timing, order))
         return results if isinstance(image, (list, tuple)) else results[0]
 
     def predict(
@@ -267,7 +281,8 @@ class Detector:
         Args:
             images: An iterable of what a call takes, a generator for example; or one image; or the path of a folder,
                 whose images are taken in the order of `retinasdk.list_images`. Images are requested as results are
-                consumed, so at most 2 * `batch` images per core are in memory (on the GPU: per worker, of two).
+                consumed, so at most 2 * `batch` images per core are in memory. On the GPU, two batches are in work at
+                a time and two wait: while the GPU works on one, the next is read and copied to pinned memory.
             batch: Number of images per batch, 1 to 16, if their network inputs have the same size. 1 is best on the
                 CPU; larger batches can be faster on the GPU.
             **options: The options of a call.
@@ -278,7 +293,7 @@ class Detector:
         Raises:
             TypeError: If an option has the wrong type or an unknown name; raised at once.
             ValueError: If an option is out of range; raised at once.
-            DeviceError: If the detector is closed.
+            DeviceError: If the detector is closed, or the device fails on ten images in a row.
         """
         if not isinstance(batch, int) or not 1 <= batch <= _MAX_IMAGES:
             raise ValueError(f"batch must be an integer from 1 to {_MAX_IMAGES}, got {batch!r}")

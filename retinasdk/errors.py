@@ -19,3 +19,7 @@ class ImageError(RetinaSdkError):
 
 class DeviceError(RetinaSdkError):
     """Says that the requested device is not available or failed."""
+
+
+class ClosedError(DeviceError):
+    """Says that a `Detector` cannot be used any more: it was closed, or made before its process was forked."""

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL import Image
 
-ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[np.uint8 | np.uint16]"
+    from retinasdk import DeviceFrame
+
+ImageInput: TypeAlias = (
+    "str | os.PathLike[str] | bytes | BinaryIO | Image.Image | npt.NDArray[np.uint8 | np.uint16] | DeviceFrame"
+)
 ChannelOrder: TypeAlias = Literal["rgb", "bgr"]
 
 MAX_PIXELS = 178_956_970  # Also the limit at which Pillow rejects a file; 537 MB as RGB.
@@ -40,7 +44,8 @@ def as_rgb(image: ImageInput, *, channel_order: ChannelOrder = "rgb") -> npt.NDA
 
     Args:
         image: A path; the bytes of an image file; a binary, seekable file object, read from its start; a Pillow image;
-            or an array: uint8 (H, W, 3), or grey (H, W) of uint8 or uint16 (of which the upper 8 bits are used).
+            a `DeviceFrame`, which is copied from the GPU; or an array: uint8 (H, W, 3), or grey (H, W) of uint8 or
+            uint16 (of which the upper 8 bits are used).
         channel_order: Channel order of NumPy arrays: "rgb", or "bgr" as in OpenCV. Not used for files and Pillow
             images, which define their own.
 
@@ -60,6 +65,8 @@ def as_rgb(image: ImageInput, *, channel_order: ChannelOrder = "rgb") -> npt.NDA
         return _open(io.BytesIO(image), "image bytes")
     if hasattr(image, "convert") and hasattr(image, "getexif"):
         return _from_pillow(image, "image")
+    if hasattr(image, "to_rgb"):  # A DeviceFrame. Detectors take it without this copy.
+        return image.to_rgb()
     if hasattr(image, "__array__"):
         return _checked_array(np.asarray(image))
     if hasattr(image, "read") and hasattr(image, "seek"):

@@ -12,6 +12,7 @@
 
 #include "bindings/bindings_arrays.h"
 #include "bindings/bindings_coder.h"
+#include "bindings/bindings_color.h"
 #include "bindings/bindings_merge.h"
 #include "bindings/bindings_rotated.h"
 #include "bindings/bindings_rules.h"
@@ -316,6 +317,7 @@ PYBIND11_MODULE(_native, module) {
       py::arg("max_per_class") = retinasdk::kMaxPerImage,
       "Weighted boxes fusion. Returns boxes (N, M, 4), scores (N, M), class_ids (N, M) and counts (N,), best first.");
   retinasdk::bind_merge(module);
+  retinasdk::bind_color(module);
   module.def("simd_name", &retinasdk::simd_name,
              "Returns the instruction set of the logit filter: 'avx2', 'neon' or 'plain'.");
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bindings/bindings_coder.h"
+#include "bindings/bindings_color.h"
 #include "bindings/bindings_rotated.h"
 #include "bindings/bindings_rules.h"
 #include "retinasdk/ops_cuda.h"
@@ -48,32 +49,33 @@ py::dict properties_of(int device) {
   return result;
 }
 
-DeviceImage image_of(const std::string& format, uintptr_t pixels, std::ptrdiff_t row_bytes, uintptr_t chroma,
-                     std::ptrdiff_t chroma_row_bytes, Size size) {
-  if (format != "rgb" && format != "nv12") {
-    throw py::value_error("format must be 'rgb' (three interleaved channels) or 'nv12', got '" + format + "'");
-  }
-  return {format == "nv12" ? PixelFormat::kNv12 : PixelFormat::kInterleaved,
-          at<const uint8_t>(pixels),
-          row_bytes,
-          at<const uint8_t>(chroma),
-          chroma_row_bytes,
-          size[0],
-          size[1]};
+PixelFormat format_named(const std::string& name) {
+  if (name == "rgb") return PixelFormat::kInterleaved;
+  if (name == "nv12") return PixelFormat::kNv12;
+  if (name == "p010") return PixelFormat::kP010;
+  throw py::value_error("format must be 'rgb' (three interleaved channels), 'nv12' or 'p010', got '" + name + "'");
 }
 
 size_t preprocess_scratch(Size size, Size resized, Size padded, bool antialias) {
   const DevicePreprocessOptions options{resized[0], resized[1], padded[0], padded[1],       {0, 0, 0},
                                         {1, 1, 1},  false,      antialias, Scalar::kFloat32};
-  return preprocess_scratch_bytes(image_of("rgb", 0, 0, 0, 0, size), options);
+  return preprocess_scratch_bytes({PixelFormat::kInterleaved, nullptr, 0, nullptr, 0, size[0], size[1]}, options);
 }
 
 void preprocess_image(const std::string& format, uintptr_t pixels, std::ptrdiff_t row_bytes, uintptr_t chroma,
-                      std::ptrdiff_t chroma_row_bytes, Size size, Size resized, Size padded, std::array<float, 3> mean,
-                      std::array<float, 3> std, bool reverse_channels, bool antialias, double source_step,
-                      bool eight_bit, uintptr_t output, const std::string& dtype, uintptr_t scratch,
-                      size_t scratch_bytes, uintptr_t stream) {
-  const DeviceImage image = image_of(format, pixels, row_bytes, chroma, chroma_row_bytes, size);
+                      std::ptrdiff_t chroma_row_bytes, const std::string& matrix, bool full_range, Size size,
+                      Size resized, Size padded, std::array<float, 3> mean, std::array<float, 3> std,
+                      bool reverse_channels, bool antialias, double source_step, bool eight_bit, uintptr_t output,
+                      const std::string& dtype, uintptr_t scratch, size_t scratch_bytes, uintptr_t stream) {
+  const DeviceImage image{format_named(format),
+                          at<const uint8_t>(pixels),
+                          row_bytes,
+                          at<const uint8_t>(chroma),
+                          chroma_row_bytes,
+                          size[0],
+                          size[1],
+                          matrix_named(matrix),
+                          full_range};
   const DevicePreprocessOptions options{resized[0],
                                         resized[1],
                                         padded[0],
@@ -301,10 +303,11 @@ PYBIND11_MODULE(_native_cuda, module) {
   module.def("preprocess_scratch_bytes", &preprocess_scratch, py::kw_only(), py::arg("size"), py::arg("resized"),
              py::arg("padded"), py::arg("antialias"));
   module.def("preprocess", &preprocess_image, py::kw_only(), py::arg("format"), py::arg("pixels"), py::arg("row_bytes"),
-             py::arg("chroma") = 0, py::arg("chroma_row_bytes") = 0, py::arg("size"), py::arg("resized"),
-             py::arg("padded"), py::arg("mean"), py::arg("std"), py::arg("reverse_channels"), py::arg("antialias"),
-             py::arg("source_step") = 0.0, py::arg("eight_bit") = false, py::arg("output"), py::arg("dtype"),
-             py::arg("scratch"), py::arg("scratch_bytes"), py::arg("stream"),
+             py::arg("chroma") = 0, py::arg("chroma_row_bytes") = 0, py::arg("matrix") = "bt601",
+             py::arg("full_range") = false, py::arg("size"), py::arg("resized"), py::arg("padded"), py::arg("mean"),
+             py::arg("std"), py::arg("reverse_channels"), py::arg("antialias"), py::arg("source_step") = 0.0,
+             py::arg("eight_bit") = false, py::arg("output"), py::arg("dtype"), py::arg("scratch"),
+             py::arg("scratch_bytes"), py::arg("stream"),
              "Resizes, normalizes and pads an image into its place in the network's input.");
   module.def("decode_scratch_bytes", &decode_scratch, py::kw_only(), py::arg("sizes"), py::arg("batch"),
              py::arg("anchors"), py::arg("classes"), py::arg("top_k"), py::arg("top_k_anchors") = false,

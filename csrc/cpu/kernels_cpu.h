@@ -15,6 +15,7 @@ bool has_avx2();
 #endif
 
 void preprocess(const ImageView& image, const PreprocessOptions& options, float* output);
+void yuv_to_rgb(const YuvView& frame, uint8_t* rgb);
 void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, const float* clip_sizes,
             const Candidates& candidates);
 void nms(int batch, const Candidates& candidates, const NmsOptions& options, int32_t* kept, int32_t* kept_counts);

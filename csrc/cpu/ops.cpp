@@ -86,6 +86,16 @@ void preprocess(const ImageView& image, const PreprocessOptions& options, float*
   cpu::preprocess(image, options, output);
 }
 
+void yuv_to_rgb(const YuvView& frame, uint8_t* rgb) {
+  require(frame.format != PixelFormat::kInterleaved, "yuv_to_rgb needs a frame in NV12 or P010");
+  require_side(frame.height, "frame height");
+  require_side(frame.width, "frame width");
+  require(frame.height % 2 == 0 && frame.width % 2 == 0, "frames must have an even height and width, got " +
+                                                             std::to_string(frame.height) + " x " +
+                                                             std::to_string(frame.width));
+  cpu::yuv_to_rgb(frame, rgb);
+}
+
 void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, const float* clip_sizes,
             const Candidates& candidates) {
   require(!levels.empty(), "decode needs at least one feature level, got none");

@@ -28,14 +28,14 @@ namespace retinasdk::cuda {
 size_t nms_scratch_bytes(int batch, int capacity, const DeviceNmsOptions& options) {
   require_suppression(batch, capacity, options, 1);
   ScratchLayout layout;
-  layout.take<uint64_t>(static_cast<size_t>(batch) * static_cast<size_t>(power_of_two_from(capacity)));
+  lay_out_nms(batch, capacity, layout);
   return layout.size_bytes();
 }
 
 void nms(int batch, const DeviceCandidates& candidates, const DeviceNmsOptions& options,
          const DeviceDetections& detections, Scratch scratch, Stream stream) {
   const UprightRule rule{strict_limit(options.iou_threshold, options.or_equal), options.inclusive_pixels};
-  launch_nms("nms_kernel", batch, candidates, options, rule, detections, scratch, stream);
+  launch_nms(batch, candidates, options, rule, detections, scratch, stream);
 }
 
 }  // namespace retinasdk::cuda

@@ -69,17 +69,24 @@ struct Interleaved {
   }
 };
 
-// An image in NV12.
-struct Nv12 {
+// A plane of luma and one of chroma pairs, each for 2 x 2 pixels.
+template <typename Sample>
+struct SemiPlanar {
   const uint8_t* luma;
   const uint8_t* chroma;
   int64_t luma_row_bytes, chroma_row_bytes;
+  YuvToRgb rule;
 
   __device__ Rgb at(int y, int x) const {
-    const uint8_t* pair = chroma + y / 2 * chroma_row_bytes + x / 2 * 2;
-    return yuv_to_rgb(luma[y * luma_row_bytes + x], pair[0], pair[1]);
+    const auto* row = reinterpret_cast<const Sample*>(luma + y * luma_row_bytes);
+    const auto* pairs = reinterpret_cast<const Sample*>(chroma + y / 2 * chroma_row_bytes);
+    const int pair = x / 2 * 2;
+    return yuv_to_rgb(rule, sample_value(row[x]), sample_value(pairs[pair]), sample_value(pairs[pair + 1]));
   }
 };
+
+struct Nv12 : SemiPlanar<uint8_t> {};
+struct P010 : SemiPlanar<uint16_t> {};
 
 // The output and the normalization of its channels.
 struct Canvas {
@@ -218,9 +225,14 @@ void check_arguments(const DeviceImage& image, const DevicePreprocessOptions& op
           "source_step must be 0 to 65536, got " + std::to_string(options.source_step));
   require(options.source_step == 0.0 || !options.antialias,
           "source_step must be 0 with antialias, got " + std::to_string(options.source_step));
-  require(image.format != PixelFormat::kNv12 || (image.height % 2 == 0 && image.width % 2 == 0),
-          "NV12 images must have an even height and width, got " + std::to_string(image.height) + " x " +
+  if (image.format == PixelFormat::kInterleaved) return;
+  require(image.height % 2 == 0 && image.width % 2 == 0,
+          "NV12 and P010 images must have an even height and width, got " + std::to_string(image.height) + " x " +
               std::to_string(image.width));
+  const auto addresses = reinterpret_cast<uintptr_t>(image.pixels) | reinterpret_cast<uintptr_t>(image.chroma);
+  require(image.format != PixelFormat::kP010 ||
+              ((addresses | static_cast<uintptr_t>(image.row_bytes | image.chroma_row_bytes)) & 1) == 0,
+          "addresses and row distances of P010 images must be even");
 }
 
 Taps take_taps(int in, int out, const DevicePreprocessOptions& options, ScratchLayout& layout) {
@@ -262,6 +274,12 @@ void launch_resize(const Source& source, const Taps& rows, const Taps& columns, 
   }
 }
 
+template <typename Source>
+Source planes_of(const DeviceImage& image, int bits) {
+  return {{image.pixels, image.chroma, image.row_bytes, image.chroma_row_bytes,
+           yuv_to_rgb_rule(image.matrix, image.full_range, bits)}};
+}
+
 }  // namespace
 
 size_t preprocess_scratch_bytes(const DeviceImage& image, const DevicePreprocessOptions& options) {
@@ -290,8 +308,9 @@ void preprocess(const DeviceImage& image, const DevicePreprocessOptions& options
          dim3((positions + kTapThreads - 1) / kTapThreads, 2), dim3(kTapThreads), stream, rows, columns,
          options.antialias);
   if (image.format == PixelFormat::kNv12) {
-    const Nv12 source{image.pixels, image.chroma, image.row_bytes, image.chroma_row_bytes};
-    launch_resize(source, rows, columns, canvas, options, stream);
+    launch_resize(planes_of<Nv12>(image, 8), rows, columns, canvas, options, stream);
+  } else if (image.format == PixelFormat::kP010) {
+    launch_resize(planes_of<P010>(image, 10), rows, columns, canvas, options, stream);
   } else {
     launch_resize(Interleaved{image.pixels, image.row_bytes}, rows, columns, canvas, options, stream);
   }

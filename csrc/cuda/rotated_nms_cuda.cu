@@ -27,7 +27,7 @@ namespace retinasdk::cuda {
 void rotated_nms(int batch, const DeviceCandidates& candidates, const DeviceNmsOptions& options, bool shares_angle,
                  const DeviceDetections& detections, Scratch scratch, Stream stream) {
   const RotatedRule rule{strict_limit(options.iou_threshold, options.or_equal), shares_angle};
-  launch_nms("rotated_nms_kernel", batch, candidates, options, rule, detections, scratch, stream);
+  launch_nms(batch, candidates, options, rule, detections, scratch, stream);
 }
 
 }  // namespace retinasdk::cuda

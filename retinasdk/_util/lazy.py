@@ -18,6 +18,7 @@ INSTALL = {
     "PIL": "pillow",
     "pycocotools": "retinasdk[eval]",
     "prometheus_client": "retinasdk[prometheus]",
+    "PyNvVideoCodec": "pynvvideocodec",
     "pycuda": "retinasdk[gpu]",
     "rasterio": "retinasdk[large]",
     "rosbags": "retinasdk[rosbag]",

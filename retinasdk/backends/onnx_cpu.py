@@ -14,7 +14,9 @@ import numpy as np
 from retinasdk._util.lazy import require
 from retinasdk.backends import winograd_graph
 from retinasdk.backends.base import DEFAULT_CONVOLUTION
-from retinasdk.errors import DeviceError, ModelError
+from retinasdk.cuda.decoded_frame import is_decoded_frame
+from retinasdk.cuda.device_frame import DeviceFrame
+from retinasdk.errors import ClosedError, ModelError
 from retinasdk.images import ImageInput, as_rgb
 from retinasdk.onnx_graph.model_file import TensorInfo, check_fits, find_spec
 from retinasdk.pipeline.call_options import Thresholds
@@ -85,7 +87,16 @@ class OnnxCpuBackend:
         self._outputs = [level.logits for level in self.spec.levels] + [level.deltas for level in self.spec.levels]
 
     def read(self, image: ImageInput) -> npt.NDArray[np.uint8]:
-        """Returns the image as RGB uint8 (H, W, 3). See `images.as_rgb`."""
+        """Returns the image as RGB uint8 (H, W, 3). See `images.as_rgb`.
+
+        Raises:
+            TypeError: If it is not an image, or a frame in GPU memory.
+        """
+        if isinstance(image, DeviceFrame) or is_decoded_frame(image):
+            raise TypeError(
+                "the frame is in GPU memory, but this detector runs on the CPU; use Detector(device='cuda'), or copy "
+                "the frame to the CPU with DeviceFrame.to_rgb()"
+            )
         return as_rgb(image)
 
     def detect(
@@ -122,9 +133,9 @@ class OnnxCpuBackend:
         """
         session = self._session  # Another thread may close the backend meanwhile.
         if session is None:
-            raise DeviceError(_CLOSED)
+            raise ClosedError(_CLOSED)
         if os.getpid() != self._process:  # The session's threads do not exist here, so it would wait for them forever.
-            raise DeviceError(
+            raise ClosedError(
                 "The Detector was created before this process was forked, and its threads do not work across a fork. "
                 'Create it after the fork, or start processes with multiprocessing.get_context("spawn").'
             )
@@ -148,7 +159,7 @@ class OnnxCpuBackend:
         """
         with self._making_worker:
             if self._session is None:
-                raise DeviceError(_CLOSED)
+                raise ClosedError(_CLOSED)
             if self._cores == 1:
                 return self, 1
             if self._worker is None:

@@ -23,6 +23,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "classes": ("--classes", "--num-classes"),
     "counted": ("--counted",),
     "deadline_s": ("--deadline",),
+    "decoder": ("--decoder",),
     "device": ("--device",),
     "devices": ("--device",),
     "flavour": ("--flavour",),

@@ -80,20 +80,24 @@ class DeviceBuffer:
         """Address of the block. Only valid after `reserve`."""
         return int(self._allocation)
 
-    def reserve(self, size_bytes: int) -> None:
+    def reserve(self, size_bytes: int) -> bool:
         """Makes sure that the block has at least `size_bytes` bytes.
 
         If it has to grow, its address changes and its content is lost. No launched work may still use it.
+
+        Returns:
+            Whether it had to grow.
 
         Raises:
             DeviceError: If the GPU has too little memory.
         """
         if size_bytes <= self._size_bytes:
-            return
+            return False
         self.free()
         with self._device.doing(f"allocating {size_bytes:,} bytes on the GPU for {self._purpose}"):
             self._allocation = self._device.driver.mem_alloc(size_bytes)
         self._size_bytes = size_bytes
+        return True
 
     def free(self) -> None:
         """Frees the memory. The buffer can be reserved again."""
@@ -133,10 +137,10 @@ class SharedBuffer:
         """Address of the block on the GPU."""
         return int(self._host.base.get_device_pointer()) if self._mapped else self._twin.address
 
-    def reserve(self, size_bytes: int) -> None:
+    def reserve(self, size_bytes: int) -> bool:
         """Makes sure that both blocks have at least `size_bytes` bytes. See `DeviceBuffer.reserve`."""
         if self._host is not None and size_bytes <= self._host.size:
-            return
+            return False
         self.free()
         driver = self._device.driver
         flags = driver.host_alloc_flags.DEVICEMAP if self._mapped else 0
@@ -144,6 +148,7 @@ class SharedBuffer:
             self._host = driver.pagelocked_empty(size_bytes, np.uint8, mem_flags=flags)
         if not self._mapped:
             self._twin.reserve(size_bytes)
+        return True
 
     def upload(self, begin: int, end: int, stream: CudaStream) -> None:
         """Launches the copy of the bytes [begin, end) to the GPU."""

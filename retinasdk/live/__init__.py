@@ -9,15 +9,28 @@ The entry point is `stream`, which is also `retinasdk.stream`:
 from retinasdk.live.clock import Clock
 from retinasdk.live.errors import CorruptFrameError, StreamError
 from retinasdk.live.frame import Counters, Frame
+from retinasdk.live.load import Bottleneck, Load
 from retinasdk.live.metrics import Histogram, Metrics
 from retinasdk.live.policies import Policy, bounded, every, latest
 from retinasdk.live.reconnect import Reconnect, StateChange
-from retinasdk.live.sources import Animation, Arrays, Camera, Folder, Pipeline, RawFrame, RosBag, Source, Video
+from retinasdk.live.sources import (
+    Animation,
+    Arrays,
+    Camera,
+    Folder,
+    NvdecVideo,
+    Pipeline,
+    RawFrame,
+    RosBag,
+    Source,
+    Video,
+)
 from retinasdk.live.streaming import Stream, stream
 
 __all__ = [
     "Animation",
     "Arrays",
+    "Bottleneck",
     "Camera",
     "Clock",
     "CorruptFrameError",
@@ -25,7 +38,9 @@ __all__ = [
     "Folder",
     "Frame",
     "Histogram",
+    "Load",
     "Metrics",
+    "NvdecVideo",
     "Pipeline",
     "Policy",
     "RawFrame",

@@ -110,9 +110,19 @@ class Capture:
             return waiting
         return None
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a frame is waiting, even if the frame-rate limit does not allow it yet."""
+        return bool(self._line)
+
     def wait_s(self, now: float) -> float | None:
         """Returns the seconds until a frame may be taken, or None if only `changed` can tell."""
         return self._cap.next_s - now if self._line else None
+
+    @property
+    def drops(self) -> bool:
+        """Whether frames of the source are discarded if the detector is slow."""
+        return self._policy.drops and not self._source.on_demand
 
     @property
     def live(self) -> bool:
@@ -200,7 +210,8 @@ class Capture:
         while self._wait_for_room():
             start = self._clock.now()
             try:
-                raw = self._source.read()
+                with self._metrics.load.during("capture"):
+                    raw = self._source.read()
             except CorruptFrameError as error:
                 corrupt += 1
                 self._log.log(logging.WARNING, "corrupt", f"{self.name}: corrupt frame: {error}")

@@ -81,7 +81,7 @@ class Counter:
         """
         source = self._sources.get(frame.source)
         if source is None:
-            height, width = frame.image.shape[:2]
+            height, width = frame.image_size
             source = self._sources[frame.source] = _Source(self._zones, self._class_ids, (width, height))
         return source.update(frame)
 
@@ -109,7 +109,7 @@ class _Source:
             nothing = np.zeros((0, len(self._areas)), bool)
             return Counts(np.zeros(0, np.int64), nothing, {name: 0 for name, _ in self._areas}, self._crossings())
         time_s = frame.captured_s if frame.time_s is None else frame.time_s
-        boxes = self._scaled(found, frame.image.shape).to_supervision()
+        boxes = self._scaled(found, frame.image_size).to_supervision()
         boxes.data["index"] = np.arange(len(found))
         tracked = self._tracker.update(boxes, timestamp=time_s)
         tracks = np.full(len(found), -1, np.int64)
@@ -133,8 +133,8 @@ class _Source:
             return np.ones(len(found), bool)
         return np.isin(found.class_ids, self._class_ids[name])
 
-    def _scaled(self, found: Detections, shape: tuple[int, ...]) -> Detections:
-        height, width = shape[:2]
+    def _scaled(self, found: Detections, image_size: tuple[int, int]) -> Detections:
+        height, width = image_size
         if (width, height) == self._size:
             return found
         x, y = self._size[0] / width, self._size[1] / height

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retinasdk.cuda.device_frame import DeviceFrame
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
@@ -37,7 +39,8 @@ class Frame:
     """One frame of a stream, with the detections in it.
 
     Attributes:
-        image: The image, (H, W, 3) uint8, RGB, in host memory. It belongs to the caller, who may change it.
+        image: The image, (H, W, 3) uint8, RGB, in host memory. It belongs to the caller, who may change it. If the GPU
+            decoded it, it is copied to the CPU when you read this for the first time; otherwise it stays on the GPU.
         detections: What was detected, in pixels of `image`. None if the detector raised an exception.
         source: The name of the source, a key of `Stream.counters`.
         index: The number of the frame in its source, from 0. Dropped frames are counted too.
@@ -64,6 +67,12 @@ class Frame:
     live: bool = True
     progress: float | None = None
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the image in pixels, without copying it from the GPU."""
+        shape = self.__dict__["image"].shape
+        return int(shape[0]), int(shape[1])
+
     def to_dict(self) -> dict[str, Any]:
         """Returns all fields except the pixels as plain Python values, ready for JSON.
 
@@ -78,11 +87,30 @@ class Frame:
             "time_s": self.time_s,
             "captured_s": self.captured_s,
             "age_s": self.age_s,
-            "width": self.image.shape[1],
-            "height": self.image.shape[0],
+            "width": self.image_size[1],
+            "height": self.image_size[0],
             "detections": None if self.detections is None else self.detections.to_dicts(),
             "error": None if self.error is None else f"{type(self.error).__name__}: {self.error}",
             "counters": asdict(self.counters),
             "live": self.live,
             "progress": self.progress,
         }
+
+
+class _HostImage:
+    """The attribute `Frame.image`. A frame in GPU memory is copied when it is read for the first time, if ever."""
+
+    def __get__(self, frame: Frame | None, owner: type | None = None) -> npt.NDArray[np.uint8]:
+        if frame is None:
+            raise AttributeError("image")
+        image: npt.NDArray[np.uint8] | DeviceFrame = frame.__dict__["image"]
+        if isinstance(image, DeviceFrame):
+            image = frame.__dict__["image"] = image.to_rgb()
+        return image
+
+    def __set__(self, frame: Frame, image: npt.NDArray[np.uint8] | DeviceFrame) -> None:
+        frame.__dict__["image"] = image
+
+
+# Set when the dataclass is made, so that the field has no default.
+Frame.image = _HostImage()  # type: ignore[assignment]

@@ -8,6 +8,9 @@ import math
 import threading
 from typing import Any
 
+from retinasdk.live.clock import Clock
+from retinasdk.live.load import Load
+
 # Upper bin edges in seconds, from 10 microseconds to about 3 minutes. Eight bins per octave bound the error of a
 # quantile to 9%.
 _EDGES: tuple[float, ...] = tuple(1e-5 * 2.0 ** (step / 8) for step in range(193))
@@ -94,9 +97,10 @@ class Histogram:
 
 
 class Metrics:
-    """Duration of each stage of a stream, as one `Histogram` per stage.
+    """Duration of each stage of a stream, as one `Histogram` per stage, and what limits the rate.
 
-    For every frame, age = wait + detect + hand_over. `print(metrics)` shows a table in milliseconds.
+    For every frame, age = wait + detect + hand_over. `print(metrics)` shows a table in milliseconds, with the share of
+    the time for which a stage was busy. `print(metrics.load.bottleneck())` names the stage that holds the rate back.
 
     Attributes:
         STAGES: The names of the stages, in the order below.
@@ -104,24 +108,46 @@ class Metrics:
         wait: From capture until the detector started on the frame.
         detect: Conversion to RGB, preprocessing, inference and post-processing. If several sources are processed
             together, the duration for the whole batch.
-        preprocess: The part of `detect` that a `Detector` spends on preprocessing. Empty for other detectors, and on
-            the GPU, where all stages are one piece of work that counts as inference.
-        inference: The part of `detect` that a `Detector` spends on inference.
-        postprocess: The part of `detect` that a `Detector` spends on post-processing.
+        convert: The part of `detect` that converts the frame to RGB.
+        queue: The part of `detect` in which a `Detector` waits for a free execution context. Empty on the CPU. This
+            and the following parts are empty for other detectors.
+        preprocess: The part of `detect` that a `Detector` spends on preprocessing. On the GPU, only the copy to pinned
+            memory.
+        inference: The part of `detect` that a `Detector` spends on inference. On the GPU, from the launch of a frame
+            until its results are in host memory: upload, preprocessing, network, decoding, suppression, download.
+        postprocess: The part of `detect` that a `Detector` spends on post-processing. On the GPU, only reading results.
         hand_over: From the end of detection until the caller took the frame. Long if the caller is slow.
+        output: From when the caller took a frame until it asked for the next one: drawing, writing, sending.
         age: From capture until the caller took the frame.
+        load: How long each stage is busy, a `Load`.
     """
 
-    STAGES = ("capture", "wait", "detect", "preprocess", "inference", "postprocess", "hand_over", "age")
+    STAGES = (
+        "capture",
+        "wait",
+        "detect",
+        "convert",
+        "queue",
+        "preprocess",
+        "inference",
+        "postprocess",
+        "hand_over",
+        "output",
+        "age",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.load = Load(clock or Clock())
         self.capture = Histogram()
         self.wait = Histogram()
         self.detect = Histogram()
+        self.convert = Histogram()
+        self.queue = Histogram()
         self.preprocess = Histogram()
         self.inference = Histogram()
         self.postprocess = Histogram()
         self.hand_over = Histogram()
+        self.output = Histogram()
         self.age = Histogram()
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,9 +155,11 @@ class Metrics:
         return {name: getattr(self, name).to_dict() for name in self.STAGES}
 
     def __str__(self) -> str:
-        lines = [f"{'stage':11s} {'count':>7s} {'mean':>9s} {'p50':>9s} {'p95':>9s} {'max':>9s}  ms"]
+        shares = self.load.shares()
+        lines = [f"{'stage':11s} {'count':>7s} {'mean':>9s} {'p50':>9s} {'p95':>9s} {'max':>9s}  ms {'busy':>6s}"]
         for name in self.STAGES:
             row = getattr(self, name).to_dict()
             numbers = [f"{1000 * row[key]:9.1f}" for key in ("mean_s", "p50_s", "p95_s", "max_s") if key in row]
-            lines.append(" ".join([f"{name:11s} {row['count']:7d}", *numbers]))
+            busy = f"{'':3s} {shares[name]:6.0%}" if numbers and name in shares else ""
+            lines.append(" ".join([f"{name:11s} {row['count']:7d}", *numbers, busy]).rstrip())
         return "\n".join(lines)

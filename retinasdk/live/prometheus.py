@@ -26,6 +26,10 @@ def register(stream: Stream, *, name: str | None = None, registry: Any = None) -
     - `retinasdk_stream_stage_seconds`, a histogram with the labels "stream" and "stage": the stages of `Metrics`.
     - `retinasdk_stream_frames_total`, a counter with the labels "stream", "source" and "outcome": captured, processed,
       dropped and failed frames, as in `Counters`.
+    - `retinasdk_stream_busy_seconds_total`, a counter with the labels "stream" and "stage": for how long each stage of
+      `Load` was busy. Its rate is the share of the time, 0 to 1. The stage with the highest one limits the rate.
+    - `retinasdk_stream_awaited_frames_total`, a counter with the labels "stream" and "reason": frames that were not
+      there yet when the detector was free, because of the "source" or the "limit" `max_fps`.
 
     It may be called from any thread, and needs the extra `prometheus`: `pip install 'retinasdk[prometheus]'`.
 
@@ -79,6 +83,12 @@ class _Collector:
         frames = core.CounterMetricFamily(
             "retinasdk_stream_frames", "Frames of each source, by outcome", labels=["stream", "source", "outcome"]
         )
+        busy = core.CounterMetricFamily(
+            "retinasdk_stream_busy_seconds", "Time for which each stage was busy", labels=["stream", "stage"]
+        )
+        awaited = core.CounterMetricFamily(
+            "retinasdk_stream_awaited_frames", "Frames that the detector waited for", labels=["stream", "reason"]
+        )
         with _lock:
             streams = self._open()
         for name, stream in streams.items():
@@ -89,4 +99,9 @@ class _Collector:
             for source, counters in stream.counters.items():
                 for outcome in ("captured", "processed", "dropped", "failed"):
                     frames.add_metric([name, source, outcome], getattr(counters, outcome))
-        return [stages, frames]
+            load = stream.metrics.load
+            for stage in load.STAGES:
+                busy.add_metric([name, stage], load.busy_s(stage))
+            for reason in ("source", "limit"):
+                awaited.add_metric([name, reason], load.awaited(reason))
+        return [stages, frames, busy, awaited]

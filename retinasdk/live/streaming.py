@@ -8,27 +8,20 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-import numpy as np
-
-from retinasdk.images import as_rgb
-from retinasdk.live.capture import Capture, Waiting
+from retinasdk.live.capture import Capture
 from retinasdk.live.clock import Clock
+from retinasdk.live.detection import Batch, Detection, Done
 from retinasdk.live.errors import StreamError
 from retinasdk.live.frame import Counters, Frame
+from retinasdk.live.load import Awaited
 from retinasdk.live.metrics import Metrics
+from retinasdk.live.overlap import Overlap
 from retinasdk.live.policies import Playback, Policy, RateCap, as_policy
 from retinasdk.live.reconnect import Reconnect, StateChange
-from retinasdk.live.sources import as_source
-from retinasdk.pipeline.stage_timing import collect
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from retinasdk.detections import Detections
+from retinasdk.live.sources import DECODERS, as_source
 
 _LOGGER = logging.getLogger("retinasdk.live")
 _CLOSE_S = 15.0  # Longer than any source of this package blocks, except a GStreamer pipeline.
@@ -44,14 +37,17 @@ def stream(
     speed: float = 1.0,
     reconnect: Reconnect | None = None,
     max_failures: int = 10,
+    decoder: str = DECODERS[0],
     on_state: Callable[[StateChange], object] | None = None,
     clock: Clock | None = None,
 ) -> Stream:
     """Detects objects in the frames of a source as they arrive.
 
     Each source is read in a thread of its own. Detection runs in the thread that iterates over the stream; only one
-    thread may iterate at a time. Reading starts at once. Use the stream in a `with` statement, which closes it for
-    certain. It also closes itself at its end, after an error, and when it is garbage collected.
+    thread may iterate at a time. If no frame may be dropped and the `Detector` runs on the GPU, two frames are detected
+    at a time, in threads of their own; the order of the frames stays. Reading starts at once. Use the stream in a
+    `with` statement, which closes it for certain. It also closes itself at its end, after an error, and when it is
+    garbage collected.
 
     Example:
         ```python
@@ -78,10 +74,12 @@ def stream(
 
     Args:
         source: A video file, an image folder, a GIF, a URL (rtsp, http and others), a camera (0 or "/dev/video0"), a
-            GStreamer pipeline, a ROS 2 bag folder, an iterator of (H, W, 3) uint8 RGB arrays, or a `Source`. Several
-            sources are passed as a list or as {name: source}; frames that are ready together are processed as a batch.
-        detector: A `Detector`, or any function that is called the same way: with an (H, W, 3) uint8 RGB array, or with
-            a list of such arrays if there are several sources.
+            GStreamer pipeline, a ROS 2 bag folder, an iterator of (H, W, 3) uint8 RGB arrays or of `DeviceFrame`s, or
+            a `Source`. Several sources are passed as a list or as {name: source}; frames that are ready together are
+            processed as a batch.
+        detector: A `Detector`, or any function that is called the same way: with an (H, W, 3) uint8 RGB array (a
+            `DeviceFrame` if the source delivers them), or with a list of them if there are several sources. A function
+            is called once at a time, unless it has an attribute `calls_at_once`, as `Detector` has.
         policy: What happens to frames that arrive faster than the detector works. "latest" (the default) keeps only the
             newest, so that the age of frames stays bounded. "all" drops none and slows down the source. "bounded:N" and
             "bounded:N:newest" let N frames wait, see `bounded`. Folders are read on demand, so none of their images is
@@ -93,6 +91,8 @@ def stream(
         reconnect: When and how often cameras and network streams are opened again. Defaults to `Reconnect()`.
         max_failures: If the detector raises an exception on a frame, `frame.error` is set and the stream continues.
             This many failures in a row end it. Default: 10.
+        decoder: What decodes video files and network streams: "ffmpeg" (default) on the CPU, or "nvdec" on the GPU, see
+            `NvdecVideo`. With "nvdec", the detector must run on the GPU.
         on_state: A function that is called with each `StateChange` of a source, in the source's thread. It should
             return quickly, because the source is not read meanwhile. An exception that it raises is logged.
         clock: Only for tests, which pass a simulated clock.
@@ -102,9 +102,10 @@ def stream(
 
     Raises:
         ImageError: If a file or folder does not exist or cannot be used.
+        DeviceError: If the decoder is "nvdec" and there is no GPU that can decode video.
         MissingDependencyError: If a package for this kind of source is not installed.
         TypeError: If an argument has the wrong type.
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or the decoder is "nvdec" and the detector runs on the CPU.
         StreamError: From the iteration, if a source is lost for good, or if the detector fails `max_failures` times in
             a row. If there are several sources, the loss of one is raised when the others have ended too.
     """
@@ -114,9 +115,13 @@ def stream(
         raise ValueError(f"deadline_s must be above 0, got {deadline_s!r}; omit it for no limit")
     if not isinstance(max_failures, int) or max_failures < 1:
         raise ValueError(f"max_failures must be an integer of at least 1, got {max_failures!r}")
+    if decoder == "nvdec" and getattr(detector, "device", None) == "cpu":
+        raise ValueError(
+            "decoder='nvdec' decodes into GPU memory, but the detector runs on the CPU; use Detector(device='cuda')"
+        )
     clock = clock or Clock()
     changed = clock.condition()
-    metrics = Metrics()
+    metrics = Metrics(clock)
     captures = [
         Capture(
             each,
@@ -131,7 +136,7 @@ def stream(
             changed=changed,
             metrics=metrics,
         )
-        for name, each in _named(source)
+        for name, each in _named(source, decoder)
     ]
     return Stream(
         captures,
@@ -148,29 +153,18 @@ def _is_several(source: Any) -> bool:
     return isinstance(source, (list, tuple, Mapping))
 
 
-def _named(source: Any) -> Iterator[tuple[str, Any]]:
+def _named(source: Any, decoder: str) -> Iterator[tuple[str, Any]]:
     """Yields (name, source) of each source. Names that are not unique get the position appended."""
     if isinstance(source, Mapping):
-        pairs = [(str(name), as_source(item)) for name, item in source.items()]
+        pairs = [(str(name), as_source(item, decoder)) for name, item in source.items()]
     else:
-        pairs = [(item.name, item) for item in map(as_source, source if _is_several(source) else [source])]
+        items = [as_source(item, decoder) for item in (source if _is_several(source) else [source])]
+        pairs = [(item.name, item) for item in items]
     if not pairs:
         raise ValueError("stream needs at least one source, got none")
     names = [name for name, _ in pairs]
     for position, (name, item) in enumerate(pairs):
         yield (name if names.count(name) == 1 else f"{name} ({position})"), item
-
-
-@dataclass(frozen=True)
-class _Done:
-    """A frame that the detector has processed and that the caller has not taken yet."""
-
-    capture: Capture
-    waiting: Waiting
-    image: npt.NDArray[np.uint8]
-    result: Detections | Exception
-    taken_s: float
-    done_s: float
 
 
 class Stream:
@@ -208,19 +202,23 @@ class Stream:
     ) -> None:
         self.metrics = metrics
         self._captures = captures
-        self._detector = detector
-        self._several = several
+        self._detection = Detection(detector, several=several, clock=clock, changed=changed, metrics=metrics)
+        # A frame that waits for the GPU could no longer be replaced by a newer one.
+        calls = 1 if any(capture.drops for capture in captures) else self._detection.calls_at_once
+        self._overlap = Overlap(self._detection.run, calls, clock, changed) if calls > 1 else None
+        self._awaited: Awaited | None = None  # Why there was no frame when the detector was free.
         self._max_failures = max_failures
         self._failures = 0  # consecutive
         self._clock = clock
         self._changed = changed
-        self._done: deque[_Done] = deque()
+        self._done: deque[Done] = deque()
+        self._handed_over_s: float | None = None  # When the caller got the frame that it uses now.
         self._pid = os.getpid()
         # The finalizer refers to the captures and not to the stream, so that an unused stream is collected and
         # closed. It also runs at exit.
-        self._finalizer = weakref.finalize(self, _close, captures, changed, clock, self._pid)
-        for capture in captures:
-            capture.thread.start()
+        self._finalizer = weakref.finalize(self, _close, captures, self._overlap, changed, clock, self._pid)
+        for each in _threaded(captures, self._overlap):
+            each.thread.start()
 
     @property
     def counters(self) -> dict[str, Counters]:
@@ -250,8 +248,9 @@ class Stream:
 
     def __next__(self) -> Frame:
         try:
+            self._ask()
             while not self._done:
-                self._detect(self._take())
+                self._done.extend(self._detect_next() if self._overlap is None else self._fetch_next(self._overlap))
             if self.closed:  # It may have been closed while the detector worked.
                 raise StopIteration
             return self._hand_over(self._done.popleft())
@@ -259,25 +258,69 @@ class Stream:
             self.close()
             raise
 
-    def _take(self) -> list[tuple[Capture, Waiting]]:
-        """Waits until a source has a frame, and returns at most one frame of each source that has one."""
+    def _ask(self) -> None:
+        """Ends the time that the caller spent on the frame before."""
         if os.getpid() != self._pid:
             raise StreamError(
                 "this stream was made by another process, and its threads do not survive fork(); make the stream and "
                 "the detector in the process that uses them"
             )
+        if self._handed_over_s is not None:
+            self.metrics.output.add(self._clock.now() - self._handed_over_s)
+            self.metrics.load.asked()
+            self._handed_over_s = None
+
+    def _detect_next(self) -> list[Done]:
+        """Waits until a source has a frame, and detects in this thread."""
         with self._changed:
             while not self.closed:
-                now = self._clock.now()
-                batch = [(each, waiting) for each in self._captures if (waiting := each.take(now)) is not None]
+                batch = self._take()
                 if batch:
-                    return batch
-                if all(each.exhausted for each in self._captures):
-                    self._raise_losses()
-                    raise StopIteration
-                waits = [wait for each in self._captures if (wait := each.wait_s(now)) is not None]
-                self._changed.wait(min(waits, default=None))
+                    break
+                self._stop_at_the_end()
+                self._changed.wait(self._wait_s())
+            else:
+                raise StopIteration
+        return self._detection.run(batch)
+
+    def _fetch_next(self, overlap: Overlap) -> list[Done]:
+        """Keeps the threads busy, and waits for the results of the oldest batch."""
+        with self._changed:
+            while not self.closed:
+                self._fill(overlap)
+                results = overlap.fetch()
+                if results is not None:
+                    self._fill(overlap)  # The next frames are in work while the caller uses these.
+                    return results
+                if overlap.is_empty:
+                    self._stop_at_the_end()
+                self._changed.wait(self._wait_s() if overlap.has_room else None)
         raise StopIteration
+
+    def _fill(self, overlap: Overlap) -> None:
+        while overlap.has_room and (batch := self._take()):
+            overlap.start(batch)
+
+    def _take(self) -> Batch:
+        """Returns at most one frame of each source that has one."""
+        now = self._clock.now()
+        batch = [(each, waiting) for each in self._captures if (waiting := each.take(now)) is not None]
+        if batch:
+            self.metrics.load.took(len(batch), self._awaited)
+            self._awaited = None
+        else:
+            self._awaited = "limit" if any(each.is_waiting for each in self._captures) else self._awaited or "source"
+        return batch
+
+    def _wait_s(self) -> float | None:
+        """Returns the seconds until a frame may be taken, or None if only `changed` can tell."""
+        now = self._clock.now()
+        return min((wait for each in self._captures if (wait := each.wait_s(now)) is not None), default=None)
+
+    def _stop_at_the_end(self) -> None:
+        if all(each.exhausted for each in self._captures):
+            self._raise_losses()
+            raise StopIteration
 
     def _raise_losses(self) -> None:
         errors = [each.error for each in self._captures if each.error is not None]
@@ -286,52 +329,7 @@ class Stream:
         if errors:
             raise StreamError("; ".join(map(str, errors))) from errors[0]
 
-    def _detect(self, batch: list[tuple[Capture, Waiting]]) -> None:
-        taken_s = self._clock.now()
-        members, images = [], []
-        for capture, waiting in batch:
-            try:
-                images.append(as_rgb(waiting.raw.rgb()))
-                members.append((capture, waiting))
-            except Exception as error:
-                capture.warn("rgb", f"frame {waiting.index} cannot be converted to RGB: {error}")
-                with self._changed:
-                    capture.count(failed=1)
-        if not images:
-            return
-        with collect() as stages:
-            results = self._call(images)
-        done_s = self._clock.now()
-        self.metrics.detect.add(done_s - taken_s)
-        for name, seconds in stages.items():
-            getattr(self.metrics, name).add(seconds)
-        for (capture, waiting), image, result in zip(members, images, results, strict=True):
-            self._done.append(_Done(capture, waiting, image, result, taken_s, done_s))
-
-    def _call(self, images: list[npt.NDArray[np.uint8]]) -> list[Any]:
-        """Returns what the detector returned or raised for each image."""
-        if len(images) > 1:
-            try:
-                results = list(self._detector(images))
-            except Exception as error:
-                _LOGGER.debug(
-                    "detection in a batch of %d frames failed (%s); trying each frame alone", len(images), error
-                )
-            else:
-                if len(results) != len(images):
-                    raise ValueError(
-                        f"detector must return a result for each of {len(images)} images, got {len(results)}"
-                    )
-                return results
-        return [self._call_one(image) for image in images]
-
-    def _call_one(self, image: npt.NDArray[np.uint8]) -> Any:
-        try:
-            return self._detector([image])[0] if self._several else self._detector(image)
-        except Exception as error:
-            return error
-
-    def _hand_over(self, done: _Done) -> Frame:
+    def _hand_over(self, done: Done) -> Frame:
         now = self._clock.now()
         capture, index, captured_s = done.capture, done.waiting.index, done.waiting.captured_s
         error = done.result if isinstance(done.result, Exception) else None
@@ -348,8 +346,10 @@ class Stream:
         self.metrics.wait.add(done.taken_s - captured_s)
         self.metrics.hand_over.add(now - done.done_s)
         self.metrics.age.add(now - captured_s)
+        self.metrics.load.handed_over()
+        self._handed_over_s = now
         return Frame(
-            image=done.image,
+            image=done.image,  # type: ignore[arg-type]  # see Frame.image
             detections=None if isinstance(done.result, Exception) else done.result,
             source=capture.name,
             index=index,
@@ -366,14 +366,24 @@ class Stream:
         raise TypeError("a Stream has threads and cannot be sent to another process; make it in that process")
 
 
-def _close(captures: list[Capture], changed: threading.Condition, clock: Clock, pid: int) -> None:
+def _threaded(captures: list[Capture], overlap: Overlap | None) -> list[Any]:
+    """Everything with a thread of its own."""
+    return [*captures, *(overlap.workers if overlap is not None else ())]
+
+
+def _close(
+    captures: list[Capture], overlap: Overlap | None, changed: threading.Condition, clock: Clock, pid: int
+) -> None:
     if os.getpid() != pid:
         return  # After fork(), the threads and the state of the lock belong to the parent process.
     with changed:
         for capture in captures:
             capture.stop()
+        if overlap is not None:
+            overlap.stop()
         # A thread cannot wait for its own end: `on_state` may call `close`, or garbage collection may run in it.
-        waited = [each for each in captures if each.thread is not threading.current_thread()]
+        threaded = _threaded(captures, overlap)
+        waited = [each for each in threaded if each.thread is not threading.current_thread()]
         until = clock.now() + _CLOSE_S
         while not all(each.finished for each in waited) and (left := until - clock.now()) > 0:
             changed.wait(left)
@@ -381,6 +391,7 @@ def _close(captures: list[Capture], changed: threading.Condition, clock: Clock, 
         if each.finished:
             each.thread.join()
         else:
+            what = "source" if isinstance(each, Capture) else "detector"
             _LOGGER.warning(
-                "%s: the source did not return within %.0f s; its thread keeps running", each.name, _CLOSE_S
+                "%s: the %s did not return within %.0f s; its thread keeps running", each.name, what, _CLOSE_S
             )

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from itertools import islice
 
 from retinasdk.detections import Detections
-from retinasdk.errors import DeviceError, MissingDependencyError
+from retinasdk.errors import ClosedError, DeviceError, MissingDependencyError
 from retinasdk.images import ImageInput
 
 # Batches in work or waiting, for each worker: one to work on, one to take up without waiting for the caller.
 _AHEAD = 2
+# If the device fails on so many images in a row, it will not recover.
+_MAX_DEVICE_FAILURES = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +52,14 @@ def predict(
         detect: Returns one `Detections` for each image of a list. Called by `workers` threads at once.
         batch: Number of images for each call of `detect`.
         workers: Number of threads.
+
+    Raises:
+        ClosedError: If the detector is closed.
+        DeviceError: If the device fails on ten images in a row.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="retinasdk-predict")
     pending: deque[Future[list[Detections | Exception]]] = deque()
-    index, failure = 0, None
+    index, failure, device_failures = 0, None, 0
     try:
         while True:
             while failure is None and len(pending) < _AHEAD * workers:
@@ -68,6 +74,9 @@ def predict(
             if not pending:
                 break
             for result in pending.popleft().result():
+                device_failures = device_failures + 1 if isinstance(result, DeviceError) else 0
+                if isinstance(result, DeviceError) and device_failures == _MAX_DEVICE_FAILURES:
+                    raise result
                 if isinstance(result, Exception):
                     yield Prediction(index, None, result)
                 else:
@@ -85,7 +94,7 @@ def _detect_each(
     """The detections of each image, or what it raised. Raises what is no single image's fault."""
     try:
         return list(detect(list(images)))
-    except (DeviceError, MissingDependencyError):
+    except (ClosedError, MissingDependencyError):
         raise
     except Exception as error:
         if len(images) == 1:

@@ -13,7 +13,7 @@ import numpy as np
 
 from retinasdk.cuda.device import CudaDevice, gpu_identity
 from retinasdk.cuda.device_image import DeviceImage, as_device_image
-from retinasdk.errors import DeviceError
+from retinasdk.errors import ClosedError
 from retinasdk.images import as_rgb
 from retinasdk.pipeline.call_options import Thresholds
 from retinasdk.pipeline.preprocess import Transform
@@ -117,7 +117,7 @@ class TensorRtBackend:
         count, missing = len(images), self._engine.profile.min[0] - len(images)
         if missing > 0:  # The batch is filled with copies, whose results are dropped.
             images, transforms = [*images, *[images[-1]] * missing], [*transforms, *[transforms[-1]] * missing]
-        with self._lane((len(images), 3, *transforms[0].padded)) as lane, stage("inference"):
+        with self._lane((len(images), 3, *transforms[0].padded)) as lane:
             kept = lane.detect(images, transforms, score_threshold=score_threshold, class_ids=class_ids, ignore=ignore)
             return kept[:count]
 
@@ -146,12 +146,12 @@ class TensorRtBackend:
     def _lane(self, shape: tuple[int, ...]) -> Iterator[Lane]:
         """Lends a lane to this call and makes the GPU's context current in this thread."""
         if os.getpid() != self._process:
-            raise DeviceError(
+            raise ClosedError(
                 "The Detector was created before this process was forked, and CUDA does not work across a fork. Create "
                 'it after the fork, or start processes with multiprocessing.get_context("spawn").'
             )
         if not self._finalizer.alive:
-            raise DeviceError(CLOSED)
+            raise ClosedError(CLOSED)
         profile = self._engine.profile
         if not profile.holds(shape):
             raise ValueError(
@@ -159,7 +159,9 @@ class TensorRtBackend:
                 f"height, width), but got {shape}. Build an engine for that size: retinasdk.build_engine(..., "
                 "batch=..., sizes=...)"
             )
-        with self._gpu.current(), self._pool.lane(shape) as lane:
+        with self._gpu.current(), ExitStack() as lent:
+            with stage("queue"):
+                lane = lent.enter_context(self._pool.lane(shape))
             yield lane
 
     def close(self) -> None:

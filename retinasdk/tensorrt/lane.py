@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from retinasdk.cuda.device import CudaStream
-from retinasdk.cuda.device_image import DeviceImage, DevicePixels, borrow
+from retinasdk.cuda.device_image import DeviceImage
 from retinasdk.cuda.graph import GraphRunner
-from retinasdk.cuda.memory import ALIGNMENT, DeviceBuffer, Field, Layout, SharedBuffer
+from retinasdk.cuda.memory import DeviceBuffer, Field, SharedBuffer
 from retinasdk.errors import DeviceError, ModelError
 from retinasdk.pipeline.call_options import Thresholds
 from retinasdk.pipeline.postprocess import sigmoid
 from retinasdk.pipeline.preprocess import Transform
 from retinasdk.pipeline.rules import clip_sizes, each_class, ignored_regions, logit, logit_thresholds, lowest_threshold
+from retinasdk.pipeline.stage_timing import stage
 from retinasdk.pipeline.suppression import AS_FRAMEWORK, Suppression
 from retinasdk.pipeline.types import HeadOutputs, Kept
 from retinasdk.tensorrt.frame_plan import FramePlan
+from retinasdk.tensorrt.lane_images import LaneImages, PreparedImages
 from retinasdk.tensorrt.loaded_engine import Engine
 from retinasdk.tensorrt.versions import collected_errors, reason
 
@@ -33,8 +35,9 @@ _log = logging.getLogger("retinasdk")
 class Lane:
     """Processes one call at a time. The device's context must be current in the calling thread.
 
-    The CUDA graph starts after the preprocessing: the sizes and addresses of images change from call to call, while
-    everything after them only changes with the shape of the network's input.
+    If an image's size and place in memory are those of a recent call, the whole frame is one CUDA graph: upload,
+    preprocessing, network, decoding, suppression and download. Otherwise the images are uploaded and preprocessed by
+    launches of their own, and a graph does the rest, which only depends on the shape of the network's input.
 
     Attributes:
         shape: The shape of the network's input that the lane is set up for. None before the first call.
@@ -58,13 +61,12 @@ class Lane:
         self._native = device.native
         self._frame = DeviceBuffer(device, "the network's tensors, candidates and scratch")
         self._parameters = SharedBuffer(device, "thresholds and image sizes", mapped=False)
-        # If the GPU shares the CPU's memory, data that is read or written once is not copied.
+        # If the GPU shares the CPU's memory, results, which are written once, are not copied.
         self._results = SharedBuffer(device, "results", mapped=device.integrated)
-        self._pixels = SharedBuffer(device, "images", mapped=device.integrated)
-        self._resize_scratch = DeviceBuffer(device, "resizing")
-        self._graph = GraphRunner(self._native, refused)
+        self._graphs = GraphRunner(self._native, refused)
         self._context: Any = None
         self._stream = CudaStream(device)
+        self._images = LaneImages(device, engine.spec, self._stream)
         try:
             self._context = engine.new_context()
         except BaseException:
@@ -91,13 +93,23 @@ class Lane:
         ignore: npt.NDArray[np.float32] | None = None,
     ) -> list[Kept]:
         """Detects objects in images. See `Backend.detect`."""
-        self._set_shape((len(images), 3, *transforms[0].padded))
-        self._set_parameters(transforms, score_threshold, class_ids, ignore)
-        borrowed = self._preprocess(images, transforms)
-        self._graph.run(self.shape, self._stream.handle, self._launch_network_to_results)
-        self._stream.wait()
-        del borrowed  # From here on, the owners of images on the GPU may reuse their memory.
-        return self._read_results()
+        with stage("inference"):
+            self._set_shape((len(images), 3, *transforms[0].padded))
+        with stage("preprocess"):
+            self._set_parameters(transforms, score_threshold, class_ids, ignore)
+            target = self._plan.input
+            prepared = self._images.prepare(images, transforms, target, self._address(target))
+        with stage("inference"):
+            self._graphs.run(
+                prepared.key,
+                self._stream.handle,
+                partial(self._launch_frame, prepared),
+                directly=partial(self._launch_in_two_parts, prepared),
+            )
+            self._stream.wait()
+        del prepared  # From here on, the owners of images on the GPU may reuse their memory.
+        with stage("postprocess"):
+            return self._read_results()
 
     def infer(self, tensor: npt.NDArray[np.float32]) -> HeadOutputs:
         """Runs the network alone. See `Backend.infer`. Head outputs in float16 are converted to float32."""
@@ -119,9 +131,9 @@ class Lane:
 
     def close(self) -> None:
         """Waits for launched work and releases everything. Failures are logged, so that the rest is released too."""
-        buffers = (self._frame, self._parameters, self._results, self._pixels, self._resize_scratch)
+        buffers = (self._frame, self._parameters, self._results, self._images)
         frees = [buffer.free for buffer in buffers]
-        for release in (self._stream.wait, self._graph.forget, self._drop_context, *frees, self._stream.close):
+        for release in (self._stream.wait, self._graphs.forget, self._drop_context, *frees, self._stream.close):
             try:
                 release()
             except (DeviceError, self._device.driver.Error) as error:
@@ -133,7 +145,7 @@ class Lane:
         """Prepares the memory and the context for an input of this shape, unless the last call had the same one."""
         if shape == self.shape:
             return
-        self._graph.forget()
+        self._graphs.begin(shape)
         self.shape = None
         engine = self._engine
         # The context gets no local variable: after an error, the traceback would keep it alive.
@@ -165,7 +177,7 @@ class Lane:
         # TensorRT for RTX can tell in advance. With the others, the attempt fails.
         capturable = getattr(self._context, "is_stream_capturable", None)
         if capturable is not None and not capturable(self._stream.handle):
-            self._graph.refuse(shape, "TensorRT reports that it cannot be captured")
+            self._graphs.refuse("TensorRT reports that it cannot be captured")
         self.shape = shape
 
     def _address(self, field: Field) -> int:
@@ -194,60 +206,14 @@ class Lane:
         mask[:] = not class_ids
         mask[list(class_ids)] = 1
 
-    def _preprocess(
-        self, images: Sequence[npt.NDArray[np.uint8] | DeviceImage], transforms: Sequence[Transform]
-    ) -> list[DevicePixels]:
-        """Launches upload and resize of each image. The returned pixels must be kept until that work is done."""
-        spec, target = self._engine.spec, self._plan.input
-        sizes = [
-            {
-                "size": image.shape[:2],
-                "resized": transform.resized,
-                "padded": transform.padded,
-                "antialias": spec.resize.antialias,
-            }
-            for image, transform in zip(images, transforms, strict=True)
-        ]
-        scratch_bytes = max(self._native.preprocess_scratch_bytes(**size) for size in sizes)
-        steps = [transform.source_step for transform in transforms]
-        # No work that uses these blocks is launched yet, so they may move.
-        self._resize_scratch.reserve(max(scratch_bytes, ALIGNMENT))
-        uploads = Layout()
-        places = {id(image): uploads.add(image.shape, np.uint8) for image in _distinct_on_host(images)}
-        if places:
-            self._pixels.reserve(uploads.size_bytes)
-        on_device: dict[int, DevicePixels] = {}
-        bytes_of_one = math.prod(target.shape[1:]) * target.dtype.itemsize
-        for index, (image, size, step) in enumerate(zip(images, sizes, steps, strict=True)):
-            if id(image) not in on_device:
-                on_device[id(image)] = self._on_device(image, places)
-            pixels = on_device[id(image)]
-            self._native.preprocess(
-                format="rgb",
-                pixels=pixels.address,
-                row_bytes=pixels.row_bytes,
-                **size,
-                source_step=step,
-                eight_bit=spec.resize.eight_bit,
-                mean=spec.normalise.mean,
-                std=spec.normalise.std,
-                reverse_channels=spec.normalise.channels == "BGR",
-                output=self._address(target) + index * bytes_of_one,
-                dtype=target.dtype.name,
-                scratch=self._resize_scratch.address,
-                scratch_bytes=scratch_bytes,
-                stream=self._stream.handle,
-            )
-        return list(on_device.values())
+    def _launch_frame(self, images: PreparedImages) -> None:
+        self._images.launch(images)
+        self._launch_network_to_results()
 
-    def _on_device(self, image: npt.NDArray[np.uint8] | DeviceImage, places: dict[int, Field]) -> DevicePixels:
-        if isinstance(image, DeviceImage):
-            return borrow(image, self._stream.handle, self._native)
-        place = places[id(image)]
-        place.view(self._pixels.host)[...] = image
-        with self._device.doing("copying an image to the GPU"):
-            self._pixels.upload(place.offset, place.offset + image.size, self._stream)
-        return DevicePixels(self._pixels.address + place.offset, image.shape[1] * 3, image)
+    def _launch_in_two_parts(self, images: PreparedImages) -> None:
+        """Launches a frame like no other before: from the network on, it may be like those of other images."""
+        self._images.launch(images)
+        self._graphs.run("network to results", self._stream.handle, self._launch_network_to_results)
 
     def _launch_network_to_results(self) -> None:
         with self._device.doing("launching a frame"):
@@ -280,10 +246,3 @@ class Lane:
 
     def _drop_context(self) -> None:
         self._context = None
-
-
-def _distinct_on_host(
-    images: Sequence[npt.NDArray[np.uint8] | DeviceImage],
-) -> list[npt.NDArray[np.uint8]]:
-    """The images to upload, each once: a batch may be padded with copies of one image."""
-    return list({id(image): image for image in images if not isinstance(image, DeviceImage)}.values())

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from retinasdk.errors import DeviceError
+from retinasdk.errors import ClosedError, DeviceError
 from retinasdk.tensorrt.lane import Lane
 
 _log = logging.getLogger("retinasdk")
@@ -65,7 +65,7 @@ class LanePool:
             with self._changed:
                 self._changed.wait_for(lambda: self._is_closed or self._idle or self._count < self._limit)
                 if self._is_closed:
-                    raise DeviceError(CLOSED)
+                    raise ClosedError(CLOSED)
                 if self._idle:
                     # The most recently used lane of that shape, else the most recently used one.
                     fitting = [lane for lane in self._idle if lane.shape == shape]

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from retinasdk._util.lazy import require
+from retinasdk.cuda.device_frame import DeviceFrame
 from retinasdk.errors import ImageError
 from retinasdk.images import MAX_PIXELS, as_rgb
 
@@ -121,7 +122,16 @@ class ArrayWindows:
         self.size: tuple[int, int] = (shape[0], shape[1])
 
     def rows(self, top: int, bottom: int) -> Any:
-        """Returns the rows from `top` to before `bottom`, as a view."""
+        """Returns the rows from `top` to before `bottom`, as a view.
+
+        Raises:
+            ValueError: If the image is a `DeviceFrame`, which cannot be cut.
+        """
+        if isinstance(self._pixels, DeviceFrame):
+            raise ValueError(
+                "a frame in NV12 or P010 cannot be cut into tiles on the GPU; leave tiles out, or copy the frame to "
+                "the CPU with DeviceFrame.to_rgb()"
+            )
         return self._pixels[top:bottom]
 
     def whole(self, size: tuple[int, int]) -> Any:

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 from fakes import fake_gpu
 from gpu_device import IMAGE_SIZES, Gpu
+from libcuda_driver import pycuda_or_stand_in
 
 from retinasdk import Detector, DeviceError, MissingDependencyError
 from retinasdk.cuda.device import CudaDevice, CudaStream, gpu_identity
 from retinasdk.tensorrt.installed import import_tensorrt
 
 _FAKE = os.environ.get("RETINASDK_GPU_TESTS") == "fake"
-_REQUIRED = os.environ.get("RETINASDK_REQUIRE_CUDA") == "1"
+# "kernels": the GPU is required, and tests that need TensorRT are skipped where none runs on it.
+_REQUIRED = os.environ.get("RETINASDK_REQUIRE_CUDA") in ("1", "kernels")
+_TENSORRT_IS_REQUIRED = os.environ.get("RETINASDK_REQUIRE_CUDA") == "1"
 _HERE = Path(__file__).parent
 _RAN_ON = pytest.StashKey[str]()
 
@@ -43,21 +46,22 @@ def _chip(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config)
         pytestconfig.stash[_RAN_ON] = "over stand-ins, which proves nothing about a GPU"
         yield None
         return
+    driver = pycuda_or_stand_in()
     try:
         device = CudaDevice()
     except (DeviceError, MissingDependencyError) as error:
         yield str(error)
         return
-    pytestconfig.stash[_RAN_ON] = f"on {device.name}, compute capability {device.compute_capability}"
+    pytestconfig.stash[_RAN_ON] = f"on {device.name}, compute capability {device.compute_capability}, by {driver}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RETINASDK_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield device
     device.close()
 
 
-def _leave_out(reason: str) -> None:
-    if _REQUIRED:
-        pytest.fail(f"RETINASDK_REQUIRE_CUDA=1, but {reason}", pytrace=False)
+def _leave_out(reason: str, *, is_required: bool = _REQUIRED) -> None:
+    if is_required:
+        pytest.fail(f"RETINASDK_REQUIRE_CUDA={os.environ['RETINASDK_REQUIRE_CUDA']}, but {reason}", pytrace=False)
     pytest.skip(f"needs an NVIDIA GPU: {reason.partition(';')[0]}")
 
 
@@ -83,7 +87,7 @@ def engine_gpu(gpu: Gpu) -> Gpu:
     try:
         import_tensorrt("tests/gpu", gpu=gpu_identity(gpu.device.native))
     except (DeviceError, MissingDependencyError) as error:
-        _leave_out(str(error))
+        _leave_out(str(error), is_required=_TENSORRT_IS_REQUIRED)
     return gpu
 
 

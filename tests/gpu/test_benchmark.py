@@ -8,16 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from fakes import fake_gpu
-from fakes.gpu import memory_at
 from gpu_device import Gpu
+from over_stand_ins import add_what_benchmarks_need
 from paths import ROOT
 from pictures import blocks
 from PIL import Image as PillowImage
-
-import retinasdk
 
 _FOLDER = ROOT / "benchmarks"
 
@@ -48,22 +45,7 @@ def ready(engine_gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Gpu:
     """The device, with the functions that only the benchmark needs added to the stand-ins."""
     if engine_gpu.fake is None:
         return engine_gpu
-    fake, driver = engine_gpu.fake, engine_gpu.driver
-
-    def copy(target: int, source: int, size: int, stream: Any) -> None:
-        def work() -> None:
-            memory_at(target, (size,), np.uint8)[:] = memory_at(source, (size,), np.uint8)
-
-        fake.enqueue(stream.handle, "copy", work)
-
-    def build(path: Path, engine: Path, *, spec: retinasdk.ModelSpec, **options: Any) -> None:
-        copied = engine.with_name("model.onnx")
-        copied.write_bytes(path.read_bytes())
-        spec.save(copied.with_suffix(".json"))
-        engine_gpu.build_engine(copied, engine, batch=(1, 1, 1), **options)
-
-    monkeypatch.setattr(driver, "memcpy_dtod_async", copy, raising=False)
-    monkeypatch.setattr(retinasdk, "build_engine", build, raising=False)
+    add_what_benchmarks_need(monkeypatch, engine_gpu.fake, engine_gpu)
     return engine_gpu
 
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from gpu_device import IMAGE_SIZES, Gpu, counted
 from pictures import LABELS, Image, blocks
 
-from retinasdk import Detections, Detector
+from retinasdk import Detections, Detector, ModelSpec
 from retinasdk._util.labels import class_ids_of
+from retinasdk.cuda.device import CudaStream
 from retinasdk.cuda.graph import GraphRunner
+from retinasdk.cuda.memory import DeviceBuffer, Field
 from retinasdk.pipeline.postprocess import postprocess
 from retinasdk.pipeline.preprocess import Transform, preprocess
+from retinasdk.tensorrt.lane_images import LaneImages
 
 Call = tuple[Any, dict[str, Any]]  # what a detector is called with
 
@@ -21,7 +27,7 @@ Call = tuple[Any, dict[str, Any]]  # what a detector is called with
 def launched_plainly(engine: Path, calls: list[Call]) -> list[Any]:
     """The results of a detector that uses no CUDA graph."""
     with pytest.MonkeyPatch.context() as patch, Detector(engine, device="cuda") as detector:
-        patch.setattr(GraphRunner, "run", lambda runner, key, stream, launch: launch())
+        patch.setattr(GraphRunner, "run", lambda runner, key, stream, launch, directly=None: launch())
         return [detector(image, **options) for image, options in calls]
 
 
@@ -35,13 +41,13 @@ def postprocessed_on_the_cpu(on_gpu: Detector, image: Image, options: dict[str, 
 
 
 def assert_graphs_give_the_same(
-    gpu: Gpu, engine: Path, on_gpu: Detector, calls: list[Call], *, shapes: int
+    gpu: Gpu, engine: Path, on_gpu: Detector, calls: list[Call], *, shapes: int, graphs_of_a_shape: int = 1
 ) -> list[Any]:
-    """Once an input shape is recorded, only the resize and its graph are launched."""
+    """From the second frame of an input shape on, there is a graph."""
     wanted = launched_plainly(engine, calls)
     with counted(gpu.native, "decode") as decodes, counted(gpu.native, "launch_graph") as graphs:
         found = [on_gpu(image, **options) for image, options in calls]
-    assert len(decodes) == 2 * shapes  # the first frame of a shape, and the recording of the second
+    assert len(decodes) == (1 + graphs_of_a_shape) * shapes  # the first frame of a shape, and the recordings
     assert len(graphs) == len(calls) - shapes
     assert any(len(result) > 0 for result in wanted)
     for ours, theirs in zip(found, wanted, strict=True):
@@ -64,8 +70,32 @@ def test_images_change(engine_gpu: Gpu, engine: Path, on_gpu: Detector) -> None:
     """Images may differ in pixels, addresses and sizes, and so in resize and clipping."""
     sizes = [(90, 120), (89, 119), (45, 60), (180, 240), (89, 120)]
     calls: list[Call] = [(blocks(*size, seed=seed), {}) for seed, size in enumerate(sizes * 4)]
-    found = assert_graphs_give_the_same(engine_gpu, engine, on_gpu, calls, shapes=1)
+    # One graph from the network on, and one for the whole frame of each size.
+    found = assert_graphs_give_the_same(engine_gpu, engine, on_gpu, calls, shapes=1, graphs_of_a_shape=1 + len(sizes))
     assert found == [postprocessed_on_the_cpu(on_gpu, *call) for call in calls]
+
+
+def test_an_upload_in_a_graph_copies_what_is_there_when_it_runs(gpu: Gpu, stream: CudaStream, spec: ModelSpec) -> None:
+    """A graph holds addresses, not pixels: those of the pinned block are read in each run. Needs no engine."""
+    image = blocks()
+    transform = Transform.plan(image.shape[:2], spec)
+    field = Field(0, (1, 3, *transform.padded), np.dtype(np.float32))
+    images, target = LaneImages(gpu.device, spec, stream), DeviceBuffer(gpu.device, "a network's input")
+    target.reserve(math.prod(field.shape) * 4)
+    runner = GraphRunner(gpu.native, set())
+    runner.begin(field.shape)
+    found = np.empty(field.shape, field.dtype)
+    with counted(gpu.native, "launch_graph") as graphs:
+        for seed in range(6):
+            image = blocks(seed=seed)
+            prepared = images.prepare([image], [transform], field, target.address)
+            runner.run(prepared.key, stream.handle, partial(images.launch, prepared))
+            gpu.driver.memcpy_dtoh_async(found, target.address, stream.driver_stream)
+            stream.wait()
+            assert found.tobytes() == preprocess([image], [transform], spec).tensor.tobytes()
+    assert len(graphs) == 5
+    for release in (runner.forget, images.free, target.free):
+        release()
 
 
 def test_batches(engine_gpu: Gpu, engine: Path, on_gpu: Detector) -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from cases import (
     INF,
@@ -32,7 +31,6 @@ from cuda_parity import (
     assert_same_fused,
     assert_same_kept,
     assert_same_soft,
-    bt601,
     halved,
     one_image,
 )
@@ -215,36 +213,34 @@ def test_preprocess(
         assert canvas.tobytes() == wanted.astype(canvas.dtype).tobytes()
 
 
-def rgb_of(luma: npt.NDArray[np.uint8], chroma: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Converts NV12's planes (H, W) and (H / 2, W / 2, 2) to (H, W, 3) with the matrix of csrc/color_math.h."""
-    y = 298 * (luma.astype(np.int64) - 16) + 128
-    u, v = (np.kron(chroma[:, :, i].astype(np.int64) - 128, np.ones((2, 2), np.int64)) for i in (0, 1))
-    sums = np.stack([y + 409 * v, y - 100 * u - 208 * v, y + 516 * u], axis=2)
-    return np.clip(sums // 256, 0, 255).astype(np.uint8)
-
-
 @HALVES
 @pytest.mark.parametrize("spare", [0, 6], ids=["tight rows", "spare bytes in a row"])
 @pytest.mark.parametrize(("size", "resized", "padded"), [
     ((24, 32), (24, 32), (24, 32)), ((48, 64), (80, 106), (96, 128)), ((360, 640), (128, 227), (128, 256)),
 ])  # fmt: skip
-def test_nv12(
+@pytest.mark.parametrize(("format", "matrix", "full_range"), [
+    ("nv12", "bt601", False), ("nv12", "bt709", True), ("p010", "bt2020", False), ("p010", "bt709", True),
+])  # fmt: skip
+def test_camera_frames(
     gpu: Gpu,
     stream: CudaStream,
+    format: str,
+    matrix: str,
+    full_range: bool,
     size: tuple[int, int],
     resized: tuple[int, int],
     padded: tuple[int, int],
     spare: int,
     half: bool,
 ) -> None:
-    """An NV12 frame gives the same network input as its RGB version."""
+    """An NV12 or P010 frame gives the same network input as its RGB version."""
     random = np.random.default_rng(11)
     height, width = size
-    luma = random.integers(0, 256, (height, width + spare), dtype=np.uint8)
-    chroma = random.integers(0, 256, (height // 2, width + spare), dtype=np.uint8)
-    planes = luma[:, :width], chroma[:, :width].reshape(height // 2, width // 2, 2)
-    rgb = rgb_of(*planes)
-    assert np.abs(rgb.astype(int) - bt601(*planes)).max() <= 1  # of the standard in float64
+    sample, highest = (np.uint8, 255) if format == "nv12" else (np.uint16, 65535)
+    luma = random.integers(0, highest, (height, width + spare), dtype=sample)
+    chroma = random.integers(0, highest, (height // 2, width + spare), dtype=sample)
+    pairs = chroma[:, :width].reshape(height // 2, width // 2, 2)
+    rgb = _native.yuv_to_rgb(luma[:, :width], pairs, matrix=matrix, full_range=full_range)
 
     wanted = np.empty((3, *padded), np.float32)
     options: dict[str, Any] = {"mean": MEAN, "std": STD, "reverse_channels": False}
@@ -254,11 +250,13 @@ def test_nv12(
     scratch_bytes = gpu.native.preprocess_scratch_bytes(**sizes)
     output = memory.room(wanted.shape, dtype)
     gpu.native.preprocess(
-        format="nv12",
+        format=format,
         pixels=memory.put(luma),
-        row_bytes=luma.shape[1],
+        row_bytes=luma.strides[0],
         chroma=memory.put(chroma),
-        chroma_row_bytes=chroma.shape[1],
+        chroma_row_bytes=chroma.strides[0],
+        matrix=matrix,
+        full_range=full_range,
         **sizes,
         **options,
         output=output,

@@ -15,7 +15,7 @@ import pytest
 from gpu_device import IMAGE_SIZES, DeviceArray, Gpu
 from pictures import LABELS, blocks
 
-from retinasdk import Detector
+from retinasdk import Detector, stream
 
 # Other programs allocate too, and where memory is shared with the CPU, all of them. A leak of 1 KiB a frame is 9 MiB.
 SLACK = {"device": 8 << 20, "shared with the CPU": 64 << 20, "host": 32 << 20}
@@ -72,6 +72,17 @@ def test_threads(engine_gpu: Gpu, on_gpu: Detector) -> None:
         futures = [pool.submit(on_gpu, calls[i][0], **calls[i][1]) for i in order]
         for i, future in zip(order, futures, strict=True):
             assert future.result() == wanted[i]
+
+
+def test_two_frames_in_work(engine_gpu: Gpu, on_gpu: Detector) -> None:
+    """`predict` and a stream without drops overlap two frames: same results, in order."""
+    images = [blocks(*IMAGE_SIZES[0], seed=seed) for seed in range(12)] + [blocks(*IMAGE_SIZES[1])] * 4
+    wanted = [on_gpu(image) for image in images]
+    turns = 50 if engine_gpu.is_real else 3
+    predictions = on_gpu.predict(iter(images * turns))
+    assert [prediction.detections for prediction in predictions] == wanted * turns
+    with stream(iter(images * turns), on_gpu, policy="all") as frames:
+        assert [frame.detections for frame in frames] == wanted * turns
 
 
 def test_detectors_in_threads_of_their_own(engine_gpu: Gpu, engine: Path, on_gpu: Detector) -> None:

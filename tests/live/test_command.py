@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -25,7 +26,7 @@ from PIL import Image as PillowImage
 
 from retinasdk import Detector, Suppression, Tiles, list_models
 from retinasdk.cli.main import main
-from retinasdk.live import Reconnect, StreamError, stream
+from retinasdk.live import Metrics, Reconnect, StreamError, stream
 from retinasdk.live.video_writer import VideoWriter
 from retinasdk.live.zones import Zones
 
@@ -75,17 +76,8 @@ def test_json_lines_are_what_the_detector_gives(run: Run, gif: Path, tmp_path: P
     found = ", ".join(f"{count} x {label}" for label, count in labels.most_common())
     with_any = sum(bool(entry["detections"]) for entry in entries)
     assert out.splitlines()[1] == f"detected {found}, in {with_any} of 12 frames"
-    assert [line.split()[0] for line in out.splitlines()[2:]] == [
-        "stage",
-        "capture",
-        "wait",
-        "detect",
-        "preprocess",
-        "inference",
-        "postprocess",
-        "hand_over",
-        "age",
-    ]
+    assert [line.split()[0] for line in out.splitlines()[2:-1]] == ["stage", *Metrics.STAGES]
+    assert re.search(r"holds the rate back: .*\d+\.\d ms", out.splitlines()[-1])
 
 
 def test_json_lines_to_standard_output(run: Run, gif: Path) -> None:

@@ -56,11 +56,15 @@ def test_another_callable_has_no_stages() -> None:
         assert (frames.metrics.detect.count, frames.metrics.inference.count) == (4, 0)
 
 
-def test_on_the_gpu_all_is_inference(model_path: Path, spec: ModelSpec, tmp_path: Path) -> None:
+def test_stages_on_the_gpu(model_path: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    """Upload to download is one piece of work. Before it, images are copied to pinned memory; after it, results read.
+
+    A call may also wait for one that another thread makes.
+    """
     engine = save_engine(tmp_path / "tiny.engine", model_path, spec)
     with fake_gpu(), Detector(engine, device="cuda") as detector, collect() as seconds:
         detector(PICTURES)
-    assert set(seconds) == {"inference", "postprocess"}  # the latter: scores and pixels of the photo, on the host
+    assert set(seconds) == {"queue", "preprocess", "inference", "postprocess"}
 
 
 def test_collecting_is_of_one_thread_and_one_block(detector: Detector) -> None:
@@ -102,6 +106,9 @@ def test_numbers_are_the_streams(client: Any, detector: Detector) -> None:
         assert counted == {(name, outcome): value for name in expected for outcome, value in expected[name].items()}
         for stage in frames.metrics.STAGES:
             histogram = getattr(frames.metrics, stage)
+            if stage == "output":  # That of the last frame was not over yet.
+                assert found["retinasdk_stream_stage_seconds_count", labels(stage=stage)] == histogram.count - 1
+                continue
             assert found["retinasdk_stream_stage_seconds_count", labels(stage=stage)] == histogram.count
             assert found["retinasdk_stream_stage_seconds_sum", labels(stage=stage)] == pytest.approx(histogram.sum_s)
             buckets = [
@@ -112,6 +119,12 @@ def test_numbers_are_the_streams(client: Any, detector: Detector) -> None:
             assert len(buckets) == 26
             assert buckets == sorted(buckets)
             assert buckets[-1] == histogram.count
+        load = frames.metrics.load
+        for stage in load.STAGES:
+            seconds = found["retinasdk_stream_busy_seconds_total", labels(stage=stage)]
+            assert seconds == 0 if stage == "queue" else 0 < seconds <= load.busy_s(stage)
+        for reason in ("source", "limit"):
+            assert found["retinasdk_stream_awaited_frames_total", labels(reason=reason)] == load.awaited(reason)
     assert samples(client.generate_latest(registry).decode()) == {}  # closed
 
 
@@ -321,10 +334,13 @@ def test_metrics_print_and_export() -> None:
         "capture",
         "wait",
         "detect",
+        "convert",
+        "queue",
         "preprocess",
         "inference",
         "postprocess",
         "hand_over",
+        "output",
         "age",
     ]
     lines = str(metrics).splitlines()

@@ -241,6 +241,43 @@ void check_heads(HeadsCase made, int padding) {
   check_same(run_cuda(made, capacity, cuda::Scalar::kFloat16, logits, deltas, highest, padding), rounded, capacity);
 }
 
+// Compares nms() or rotated_nms() on many candidates.
+void check_nms(CandidatesCase made) {
+  const auto batch = static_cast<size_t>(made.batch), capacity = static_cast<size_t>(made.capacity);
+  const auto room = static_cast<size_t>(made.nms.max_detections);
+  const size_t values = made.boxes.size() / (batch * capacity);
+  const retinasdk::Candidates host{made.boxes.data(), made.logits.data(), made.class_ids.data(), made.counts.data(),
+                                   made.capacity};
+  std::vector<int32_t> wanted(batch * room, -1), wanted_counts(batch);
+  if (made.rotated) {
+    retinasdk::rotated_nms(made.batch, host, made.nms, made.shares_angle, wanted.data(), wanted_counts.data());
+  } else {
+    retinasdk::nms(made.batch, host, made.nms, wanted.data(), wanted_counts.data());
+  }
+  const cuda::DeviceCandidates device{made.boxes.data(), made.logits.data(), made.class_ids.data(), made.counts.data(),
+                                      nullptr,           made.capacity};
+  std::vector<float> boxes(batch * room * values), logits(batch * room);
+  std::vector<int32_t> class_ids(batch * room), kept(batch * room), counts(batch);
+  const cuda::DeviceDetections detections{kept.data(), counts.data(), boxes.data(), logits.data(), class_ids.data()};
+  const cuda::DeviceNmsOptions options = device_options(made.nms);
+  const Scratch scratch(cuda::nms_scratch_bytes(made.batch, made.capacity, options));
+  if (made.rotated) {
+    cuda::rotated_nms(made.batch, device, options, made.shares_angle, detections, scratch, nullptr);
+  } else {
+    cuda::nms(made.batch, device, options, detections, scratch, nullptr);
+  }
+  check(counts == wanted_counts && kept == wanted, "NMS of many candidates keeps the same");
+  for (size_t image = 0; image < batch; ++image) {
+    for (size_t place = 0; place < static_cast<size_t>(counts[image]); ++place) {
+      const size_t target = image * room + place;
+      const size_t source = image * capacity + static_cast<size_t>(kept[target]);
+      check(std::memcmp(&boxes[values * target], &made.boxes[values * source], values * sizeof(float)) == 0 &&
+                logits[target] == made.logits[source] && class_ids[target] == made.class_ids[source],
+            "NMS of many candidates copies the kept ones");
+    }
+  }
+}
+
 void check_preprocess(const PreprocessCase& made) {
   const retinasdk::PreprocessOptions& options = made.options;
   const size_t values = size_t{3} * static_cast<size_t>(options.padded_height * options.padded_width);
@@ -289,6 +326,7 @@ int main(int argc, char** argv) {
     check_preprocess(make_preprocess(random, random.integer(1, 40), random.integer(1, 40), random.integer(1, 40),
                                      random.integer(1, 40)));
     check_heads(make_heads(random), random.integer(0, 9));
+    check_nms(make_candidates(random));
   }
   std::printf("parity_cuda: %d rounds with seed %llu: all results are equal\n", rounds,
               static_cast<unsigned long long>(seed));

@@ -1,6 +1,7 @@
 // Random, seeded cases for the native tests: sizes, options and values, including NaN, infinity and extreme values.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -165,6 +166,62 @@ HeadsCase make_heads(Random& random) {
     std::set<int32_t> some;
     for (int i = 0; i < 3; ++i) some.insert(random.integer(0, made.options.classes - 1));
     made.options.class_ids.assign(some.rbegin(), some.rend());
+  }
+  return made;
+}
+
+// -- NMS -------------------------------------------------------------------------------------------------------------
+
+// Candidates for NMS, as many that they need more than one batch on a GPU.
+struct CandidatesCase {
+  int batch, capacity;
+  bool rotated, shares_angle;
+  std::vector<float> boxes, logits;
+  std::vector<int32_t> class_ids, counts;
+  retinasdk::NmsOptions nms;
+};
+
+CandidatesCase make_candidates(Random& random) {
+  CandidatesCase made{};
+  made.batch = random.integer(1, 3);
+  made.capacity = random.integer(1, random.chance(4) ? 6000 : random.chance(2) ? 2600 : 1100);
+  made.rotated = random.chance(3);
+  made.shares_angle = random.chance(2);
+  made.nms = {random.chance(8) ? -0.5f : random.real(0.0f, 1.0f),
+              random.integer(1, random.chance(2) ? 3000 : 300),
+              random.chance(3),
+              !made.rotated && random.chance(3),
+              random.chance(3),
+              random.chance(3) ? random.integer(1, 200) : retinasdk::kMaxPerImage};
+  const int classes = random.integer(1, random.chance(3) ? 91 : 4);
+  // How much room the boxes have: few of them overlap, or most do.
+  const float extent = random.chance(3) ? 20000.0f : random.chance(2) ? 2000.0f : 150.0f;
+  for (int image = 0; image < made.batch; ++image) {
+    made.counts.push_back(random.chance(4) ? random.integer(0, made.capacity) : made.capacity);
+    // The kind of logits: 0 random, 1 all equal, 2 a few best ones and many equal ones, 3 few different values, 4 all
+    // of them close together, 5 beyond the range of trained networks, 6 hostile.
+    const int kind = random.integer(0, 6);
+    const bool has_hostile_boxes = random.chance(4);
+    const int best = random.integer(1, 700);
+    for (int i = 0; i < made.capacity; ++i) {
+      float logit = random.real(-6.0f, 4.0f);
+      if (kind == 1 || (kind == 2 && !random.chance(made.capacity / best + 1))) logit = -6.0f;
+      if (kind == 3) logit = static_cast<float>(random.integer(-2, 2));
+      if (kind == 4) logit = 1.0f + 1e-3f * logit;
+      if (kind == 5) logit *= 1000.0f;
+      if (kind == 6 && random.chance(3)) logit = random.hostile();
+      made.logits.push_back(logit);
+      made.class_ids.push_back(random.integer(0, classes - 1));
+      const float x = random.real(0.0f, extent), y = random.real(0.0f, extent);
+      const float width = random.real(1.0f, 60.0f), height = random.real(1.0f, 60.0f);
+      if (made.rotated) {
+        const float sin = random.real(-1.0f, 1.0f);
+        made.boxes.insert(made.boxes.end(), {x, y, width, height, sin, std::sqrt(1.0f - sin * sin)});
+      } else {
+        made.boxes.insert(made.boxes.end(), {x, y, x + width, y + height});
+      }
+      if (has_hostile_boxes && random.chance(5)) made.boxes.back() = random.hostile();
+    }
   }
   return made;
 }

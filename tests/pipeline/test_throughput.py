@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fakes.tensorrt
 import numpy as np
 import pytest
 from fakes import fake_gpu
@@ -181,3 +182,92 @@ def test_on_the_gpu_it_gives_the_same_bits(model_path: Path, spec: ModelSpec, tm
     with fake_gpu(), Detector(engine, device="cuda") as detector:
         single = [detector(image) for image in IMAGES]
         assert [result.detections for result in detector.predict(IMAGES, batch=4)] == single
+
+
+@pytest.mark.parametrize("version", ["8.5.2", "10.3.0"])
+def test_on_the_gpu_two_lanes_give_what_one_gives(
+    detector: Detector, model_path: Path, spec: ModelSpec, tmp_path: Path, version: str
+) -> None:
+    """Before TensorRT 10 there is one context, and the workers take turns."""
+    engine = save_engine(tmp_path / "tiny.engine", model_path, spec, version=f"{version}.1")
+    with fake_gpu(tensorrt=version) as gpu, Detector(engine, device="cuda") as on_gpu:
+        results = list(on_gpu.predict(iter(IMAGES * 3), score_threshold=0.1))
+        assert [result.index for result in results] == list(range(3 * len(IMAGES)))
+        assert [result.detections for result in results] == [detector(i, score_threshold=0.1) for i in IMAGES] * 3
+        assert gpu.live["ExecutionContext"] <= (1 if version == "8.5.2" else 2)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_on_the_gpu_errors_stay_in_their_place(
+    detector: Detector, model_path: Path, spec: ModelSpec, tmp_path: Path, batch: int
+) -> None:
+    engine = save_engine(tmp_path / "tiny.engine", model_path, spec, largest=(16, 3, 192, 192))
+    too_large = blocks(90, 170)  # for the engine
+    images: list[Any] = [IMAGES[0], None, too_large, IMAGES[1], np.zeros((4, 4, 2), np.uint8), IMAGES[2]]
+    with fake_gpu() as gpu, Detector(engine, device="cuda") as on_gpu:
+        results = list(on_gpu.predict(images * 2, batch=batch))
+        assert not gpu.faults
+    wanted = [type(None), TypeError, ValueError, type(None), ValueError, type(None)] * 2
+    assert [type(result.error) for result in results] == wanted
+    found = [result.detections for result in results if result.error is None]
+    assert found == [detector(image) for image in IMAGES[:3]] * 2
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_failure_of_the_gpu_stays_with_its_image(
+    detector: Detector,
+    model_path: Path,
+    spec: ModelSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: int,
+) -> None:
+    """As one of ONNX Runtime does on the CPU. The images of a batch are tried one by one."""
+    engine = save_engine(tmp_path / "tiny.engine", model_path, spec)
+    run = fakes.tensorrt.ExecutionContext.execute_async_v3
+
+    def failing(self: Any, stream: int) -> bool:
+        return run(self, stream) if self._shape != (1, 3, 128, 224) else self._fail("no memory for this shape")
+
+    monkeypatch.setattr(fakes.tensorrt.ExecutionContext, "execute_async_v3", failing)
+    images = [*IMAGES[:2], blocks(90, 170), *IMAGES[:4]]
+    with fake_gpu(), Detector(engine, device="cuda") as on_gpu:
+        results = list(on_gpu.predict(images, batch=batch))
+    failed = [result for result in results if result.error is not None]
+    assert [result.index for result in failed] == [2]
+    assert isinstance(failed[0].error, DeviceError)
+    assert "no memory for this shape" in str(failed[0].error)
+    found = [result.detections for result in results if result.error is None]
+    assert found == [detector(image) for image in (*IMAGES[:2], *IMAGES[:4])]
+
+
+def test_a_device_that_failed_for_good_ends_it() -> None:
+    """Of 1000 images, the first ten are tried, and those in work. A success in between starts the count anew."""
+    tried: list[int] = []
+
+    def detect(members: list[Any]) -> list[Any]:
+        tried.extend(members)
+        if members != [5]:
+            raise DeviceError("an illegal memory access was encountered")
+        return [Detections.empty(["thing"])]
+
+    got = []
+    results = predict(iter(range(1000)), detect, batch=1, workers=2)  # type: ignore[arg-type]
+    with pytest.raises(DeviceError, match="illegal memory access"):
+        got.extend(type(result.error) for result in results)
+    assert got == [DeviceError] * 5 + [type(None)] + [DeviceError] * 9
+    assert max(tried) < 20
+    assert named_threads() == []
+
+
+def test_on_the_gpu_stopping_early_leaks_nothing(model_path: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    engine = save_engine(tmp_path / "tiny.engine", model_path, spec)
+    for count in range(4):
+        with fake_gpu() as gpu, Detector(engine, device="cuda") as on_gpu:
+            results = on_gpu.predict(iter(IMAGES * 10))
+            for _ in range(count):
+                next(results)
+            del results
+            gc.collect()
+            assert named_threads() == []
+        assert not any(gpu.live.values())

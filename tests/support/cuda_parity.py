@@ -57,15 +57,6 @@ def one_image(case: NmsCase) -> list[npt.NDArray[Any]]:
     return [*arrays, np.array([len(case.boxes)], dtype=np.int32)]
 
 
-def bt601(luma: npt.NDArray[np.uint8], chroma: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """ITU-R BT.601 with luma 16 to 235 in float64, each chroma pair for its 2 x 2 pixels."""
-    y = (luma.astype(np.float64) - 16) * 255 / 219
-    cb, cr = (np.kron(chroma[:, :, i].astype(np.float64) - 128, np.ones((2, 2))) * 255 / 224 for i in (0, 1))
-    red, blue = y + 1.402 * cr, y + 1.772 * cb
-    green = (y - 0.299 * red - 0.114 * blue) / 0.587
-    return np.clip(np.round(np.stack([red, green, blue], axis=2)), 0, 255).astype(np.uint8)
-
-
 def as_batch(candidates: NmsCase) -> list[Any]:
     """Of one image, with room for one more, since NumPy has no address for none."""
     arrays = (candidates.boxes, candidates.logits, candidates.class_ids)

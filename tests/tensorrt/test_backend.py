@@ -16,7 +16,11 @@ from pictures import LABELS, Image, blocks
 from PIL import Image as PillowImage
 
 from retinasdk import Detections, Detector, ModelError, ModelSpec, Normalise, Resize
+from retinasdk.cuda.device import CudaDevice, CudaStream
+from retinasdk.cuda.memory import Field
+from retinasdk.pipeline.preprocess import Transform
 from retinasdk.tensorrt.engine_info import EngineInfo, Fingerprint
+from retinasdk.tensorrt.lane_images import LaneImages
 from retinasdk.tensorrt.versions import plan_header
 
 SIZES = ((90, 120), (90, 120), (120, 90), (61, 47), (90, 121), (30, 400), (400, 30), (1, 1))
@@ -79,12 +83,16 @@ def test_thresholds_and_classes_change_below_a_graph(any_gpu: FakeGpu, engine: P
 
 
 def test_image_sizes_change_below_a_graph(gpu: FakeGpu, engine: Path, detector: Detector) -> None:
-    """Images, resizes and clipping change while the shape of the network's input stays."""
-    sizes = [(90, 120), (89, 119), (45, 60), (180, 240), (89, 120)]
+    """Images, resizes and clipping change while the shape of the network's input stays, and so does a graph."""
+    sizes = [(180, 240), (90, 120), (89, 119), (45, 60), (89, 120)]
     with Detector(engine, device="cuda") as on_gpu:
-        for seed, size in enumerate(sizes * 2):
+        for seed, size in enumerate(sizes):
             assert_same(on_gpu(blocks(*size, seed=seed)), detector(blocks(*size, seed=seed)))
-    assert gpu.launches["network"] == 2
+        assert gpu.launches["network"] == 2
+        assert gpu.launches["graph"] == len(sizes) - 1
+        for seed, size in enumerate(sizes * 2):  # From here on, each size has a graph for all of its frame.
+            assert_same(on_gpu(blocks(*size, seed=seed)), detector(blocks(*size, seed=seed)))
+        assert gpu.live["graph"] == 1 + len(sizes)
 
 
 @pytest.mark.parametrize("clip", ["resized", "padded", "none"])
@@ -203,21 +211,94 @@ def test_tensorrt_for_rtx(detector: Detector, model_path: Path, spec: ModelSpec,
 # -- what it costs -----------------------------------------------------------------------------------------------------
 
 
-def test_one_download_a_batch_and_nothing_allocated_in_the_steady_state(engine: Path) -> None:
-    with fake_gpu() as gpu, Detector(engine, device="cuda") as on_gpu:
-        images = [blocks(seed=seed) for seed in range(4)]
-        for _ in range(3):
-            on_gpu(images)
-        gpu.steps.clear()
+@pytest.mark.parametrize("integrated", [False, True])
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_frame_like_the_one_before_is_one_graph_launch(engine: Path, integrated: bool, count: int) -> None:
+    """Upload, preprocessing, network, decoding, suppression and download are one launch, and one wait."""
+    with fake_gpu(integrated=integrated) as gpu, Detector(engine, device="cuda") as on_gpu:
+        on_gpu([blocks(seed=seed) for seed in range(count)])
         gpu.launches.clear()
-        on_gpu(images)
-        assert gpu.steps == ["cuMemcpyHtoDAsync"] * 4 + ["cuStreamSynchronize"]
-        assert gpu.launches == {"upload": 4, "preprocess": 4, "graph": 1}
+        on_gpu([blocks(seed=seed) for seed in range(count, 2 * count)])
+        assert gpu.launches - gpu.recorded == {"graph": 1}
+        copies = {} if integrated else {"upload": 2, "download": 1}
+        kernels = {"preprocess": count, "network": 1, "decode": 1, "nms": 1}
+        assert gpu.recorded == {"upload": 1} | copies | kernels  # Thresholds are uploaded even where memory is shared.
+        for _ in range(3):
+            gpu.steps.clear()
+            gpu.launches.clear()
+            on_gpu([blocks(seed=seed) for seed in range(count)])
+            assert gpu.launches == {"graph": 1}
+            assert gpu.steps == ["cuStreamSynchronize"]
+
+
+def test_nothing_is_allocated_once_sizes_have_settled(engine: Path) -> None:
+    with fake_gpu() as gpu, Detector(engine, device="cuda") as on_gpu:
+        on_gpu([blocks(seed=seed) for seed in range(4)])
         on_gpu(blocks(40, 30))
         on_gpu([blocks(seed=9)] * 4)
         gpu.steps.clear()
         on_gpu(blocks(40, 30))  # smaller than what there is room for
         assert not {"cuMemAlloc", "cuMemHostAlloc", "cuStreamCreate"} & set(gpu.steps)
+
+
+def test_graphs_survive_neither_their_memory_nor_their_shape(engine: Path, detector: Detector) -> None:
+    """A larger image moves the block that images are uploaded to, below the graphs that read it."""
+    sizes = [(90, 120)] * 3 + [(180, 240)] * 3 + [(90, 120)] * 3 + [(30, 200)] * 3 + [(90, 120)] * 3
+    with fake_gpu() as gpu, Detector(engine, device="cuda") as on_gpu:
+        for seed, size in enumerate(sizes):
+            assert_same(on_gpu(blocks(*size, seed=seed)), detector(blocks(*size, seed=seed)))
+        assert gpu.live["graph"] == 1
+
+
+def test_a_block_that_has_grown_makes_other_graphs_even_at_the_same_address(
+    spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver may place the GPU's part of a block where the old one was, and the host's part elsewhere."""
+    with fake_gpu():
+        device = CudaDevice()
+        with device.current():
+            stream = CudaStream(device)
+            images = LaneImages(device, spec, stream)
+            monkeypatch.setattr("retinasdk.cuda.memory.DeviceBuffer.address", 4096)
+
+            def key_of(size: tuple[int, int]) -> Any:
+                transform = Transform.plan(size, spec)
+                field = Field(0, (1, 3, *transform.padded), np.dtype(np.float32))
+                return images.prepare([blocks(*size)], [transform], field, 8192).key
+
+            small = key_of((90, 120))
+            assert key_of((90, 120)) == small
+            large = key_of((180, 240))
+            assert large != small
+            assert key_of((180, 240)) == large
+            assert key_of((90, 120)) not in (small, large)
+            images.free()
+            stream.close()
+        device.close()
+
+
+def test_the_number_of_graphs_is_bounded(engine: Path, detector: Detector) -> None:
+    """Twenty sizes in turn are never recorded as a whole; in random order, only until all graphs were used."""
+    sizes = [(90 + 3 * number, 120 + 4 * number) for number in range(20)]
+    order = [*range(20)] * 3
+    order += np.random.default_rng(0).integers(0, 20, 100).tolist()
+    with fake_gpu() as gpu, Detector(engine, device="cuda") as on_gpu:
+        on_gpu(blocks(180, 240))  # so that no block moves later
+        wanted = [detector(blocks(*size)) for size in sizes]
+        most = 0
+        for number, kind in enumerate(order):
+            assert_same(on_gpu(blocks(*sizes[kind])), wanted[kind])
+            most = max(most, gpu.live["graph"])
+            assert number >= 60 or most <= 1
+        assert 1 < most <= 16
+        assert gpu.recorded["network"] == 16  # Not one more, however often a size came back.
+        gpu.recorded.clear()
+        for _ in range(40):  # One that keeps coming is worth a graph at any time.
+            on_gpu(blocks(93, 124))
+        assert gpu.recorded["network"] <= 1
+        gpu.launches.clear()
+        on_gpu(blocks(93, 124))
+        assert gpu.launches == {"graph": 1}
 
 
 def test_plain_frames_download_once(engine: Path) -> None:

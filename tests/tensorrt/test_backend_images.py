@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,74 @@ def test_cuda_arrays(gpu: FakeGpu, engine: Path, detector: Detector, version: in
             image.free()
         assert gpu.launches["wait"] == 3
         assert gpu.launches["upload"] == 2  # thresholds of a plain and of a recorded frame
+
+
+@pytest.mark.parametrize(("count", "graphs"), [(1, 1), (4, 5), (15, 16), (20, 1)])
+def test_surfaces_in_turn(gpu: FakeGpu, engine: Path, detector: Detector, count: int, graphs: int) -> None:
+    """A decoder's surfaces come back in turn. Each has a graph of its own, unless there are more than are kept.
+
+    Of several, the second made a graph of what does not depend on its address.
+    """
+    images = [blocks(seed=seed) for seed in range(count)]
+    wanted = [detector(image) for image in images]
+    with Detector(engine, device="cuda") as on_gpu:
+        surfaces = [CudaArray(gpu, image) for image in images]
+        for _ in range(3):
+            gpu.launches.clear()
+            assert [on_gpu(surface) for surface in surfaces] == wanted
+        assert gpu.live["graph"] == graphs
+        apart = {"preprocess": count} if count > graphs else {}
+        assert gpu.launches == {"wait": count, "graph": count} | apart
+        for surface in surfaces:
+            surface.free()
+
+
+def test_what_lies_at_an_address_may_change_its_layout(gpu: FakeGpu, engine: Path, detector: Detector) -> None:
+    image = blocks()
+    with Detector(engine, device="cuda") as on_gpu:
+        whole = DlpackArray(gpu, image)
+        gpu.synchronize(1)
+        for part in (whole.values, whole.values[:, :100], whole.values[::2]) * 3:
+            whole.values, whole.shape = part, part.shape
+            assert on_gpu(whole) == detector(part)
+
+
+def test_two_lanes_wait_for_one_producer(gpu: FakeGpu, engine: Path, detector: Detector) -> None:
+    """The work of a decoder's stream is waited for by each lane, also while the other lane waits for it."""
+    images = [blocks(seed=seed) for seed in range(6)]
+    wanted = [detector(image) for image in images]
+    with Detector(engine, device="cuda") as on_gpu, ThreadPoolExecutor(2) as pool:
+        for _ in range(10):
+            surfaces = [CudaArray(gpu, image, stream=1) for image in images]
+            assert list(pool.map(on_gpu, surfaces)) == wanted
+            for surface in surfaces:
+                surface.free()
+
+
+def test_the_stand_in_waits_for_work_that_another_thread_runs(gpu: FakeGpu) -> None:
+    producer, consumers = 1, [gpu.new_stream() for _ in range(2)]
+    begun, go_on, seen = threading.Event(), threading.Event(), []
+
+    def produce() -> None:
+        begun.set()
+        assert go_on.wait(30)
+        seen.append("produced")
+
+    gpu.enqueue(producer, "producer", produce)
+    for consumer in consumers:
+        gpu.wait_for_stream(consumer, producer)
+        gpu.enqueue(consumer, "consumer", lambda: seen.append("consumed"))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(gpu.synchronize, consumers[0])
+        assert begun.wait(30)
+        second = pool.submit(gpu.synchronize, consumers[1])
+        assert wait([second], timeout=0.2).not_done  # It cannot go on yet.
+        go_on.set()
+        first.result(30)
+        second.result(30)
+    assert seen == ["produced", "consumed", "consumed"]
+    for consumer in consumers:
+        gpu.destroy_stream(consumer)
 
 
 def test_a_cuda_array_that_is_ready(gpu: FakeGpu, engine: Path, detector: Detector) -> None:

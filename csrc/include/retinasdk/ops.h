@@ -19,6 +19,7 @@
 
 #include "retinasdk/box_coder.h"
 #include "retinasdk/overlap_rules.h"
+#include "retinasdk/pixel_format.h"
 #include "retinasdk/rotated_box_coder.h"
 
 namespace retinasdk {
@@ -58,6 +59,24 @@ struct PreprocessOptions {
 //
 // output: (3, padded_height, padded_width) float32, written completely.
 void preprocess(const ImageView& image, const PreprocessOptions& options, float* output);
+
+// A camera or decoder frame in host memory, as DeviceImage of ops_cuda.h in device memory.
+struct YuvView {
+  PixelFormat format;  // kNv12 or kP010.
+  const uint8_t* luma;
+  std::ptrdiff_t luma_row_bytes;
+  const uint8_t* chroma;
+  std::ptrdiff_t chroma_row_bytes;
+  int height, width;  // In pixels, 2 to 65536, even.
+  ColorMatrix matrix;
+  bool full_range;
+};
+
+// Converts a frame to RGB with the arithmetic of the CUDA kernels, see Note [Color arithmetic] in
+// csrc/math/color_math.h.
+//
+// rgb: (height, width, 3), written completely.
+void yuv_to_rgb(const YuvView& frame, uint8_t* rgb);
 
 constexpr int kMaxPerImage = 1 << 20;  // The highest top_k, max_detections and max_per_class.
 constexpr int kMaxMerged = 1 << 26;    // The highest number of boxes in all tiles of one image.

@@ -26,6 +26,7 @@
 
 #include "retinasdk/box_coder.h"
 #include "retinasdk/overlap_rules.h"
+#include "retinasdk/pixel_format.h"
 #include "retinasdk/rotated_box_coder.h"
 
 namespace retinasdk::cuda {
@@ -93,22 +94,16 @@ void destroy_graph(Graph graph);
 
 // -- preprocess ------------------------------------------------------------------------------------------------------
 
-// How the pixels of an image are stored.
-enum class PixelFormat {
-  kInterleaved,  // uint8 (height, width, 3).
-  // uint8 luma (height, width) and uint8 chroma (height / 2, width / 2, 2). Height and width must be even. The colors
-  // follow ITU-R BT.601 with luma of 16 to 235.
-  kNv12,
-};
-
-// An image in device memory.
+// An image in device memory. Of kP010, addresses and row distances are even.
 struct DeviceImage {
   PixelFormat format;
   const uint8_t* pixels;            // The interleaved pixels, or the luma plane.
   std::ptrdiff_t row_bytes;         // Bytes from one row of `pixels` to the next.
-  const uint8_t* chroma;            // The chroma plane of NV12. Ignored for interleaved pixels.
+  const uint8_t* chroma;            // The chroma plane. Ignored for interleaved pixels, as the fields about color.
   std::ptrdiff_t chroma_row_bytes;  // Bytes from one row of `chroma` to the next.
   int height, width;                // In pixels, 1 to 65536.
+  ColorMatrix matrix = ColorMatrix::kBt601;
+  bool full_range = false;  // Whether samples use all values. Otherwise black is 16 and white 235, scaled to the bits.
 };
 
 // PreprocessOptions of ops.h, and the element type of the output.
@@ -210,7 +205,9 @@ struct DeviceDetections {
   int32_t* class_ids;  // (N, max_detections).
 };
 
-// Returns the scratch size of nms() for these options, in bytes. batch: 1 to 65535. capacity: 1 to 16777216.
+// Returns the scratch size of nms() for these options, in bytes: for each image 136 KiB, and above a capacity of 1024
+// also about 8 bytes for each candidate, with the capacity rounded up to a power of two. batch: 1 to 65535. capacity: 1
+// to 16777216.
 size_t nms_scratch_bytes(int batch, int capacity, const DeviceNmsOptions& options);
 
 // Greedy, class-aware non-maximum suppression, as nms() of ops.h.

@@ -27,7 +27,7 @@ from retinasdk.cli.arguments import (
 from retinasdk.cli.live_sinks import open_sinks
 from retinasdk.live import Frame, Reconnect, Stream, stream
 from retinasdk.live.counting import Counter, Counts
-from retinasdk.live.sources import as_source
+from retinasdk.live.sources import DECODERS, as_source
 from retinasdk.live.web.address import DEFAULT, Address
 from retinasdk.live.zones import Zones
 
@@ -69,6 +69,13 @@ def add_parser(commands: Any) -> None:
         metavar="SOURCE",
         help="video file, folder of images, animated GIF, URL (rtsp, http), camera (0 or /dev/video0), GStreamer "
         "pipeline in quotes, or folder of a ROS 2 bag",
+    )
+    video.add_argument(
+        "--decoder",
+        choices=DECODERS,
+        default=DECODERS[0],
+        help="what decodes video files and URLs. nvdec: an NVIDIA GPU, where frames stay unless an output shows them; "
+        "needs --device cuda and pip install pynvvideocodec; default: %(default)s, on the CPU",
     )
     video.add_argument(
         "--policy",
@@ -144,7 +151,12 @@ def run(arguments: argparse.Namespace) -> None:
     """
     if arguments.max_frames is not None and arguments.max_frames < 1:
         raise ValueError(f"--max-frames must be at least 1, got {arguments.max_frames}")
-    source = as_source(arguments.source)
+    device = arguments.device
+    if arguments.decoder == "nvdec":
+        if device == "cpu":
+            raise ValueError("--decoder nvdec decodes into GPU memory, which --device cpu cannot read; leave one out")
+        device = "cuda"
+    source = as_source(arguments.source, arguments.decoder)
     zones = Zones() if arguments.track else None
     if arguments.zones is not None:
         zones = Zones.load(arguments.zones)
@@ -156,7 +168,7 @@ def run(arguments: argparse.Namespace) -> None:
         detector = stack.enter_context(
             Detector(
                 arguments.model,
-                device=arguments.device,
+                device=device,
                 score_threshold=arguments.score,
                 suppression=suppression_of(arguments),
             )
@@ -256,3 +268,6 @@ def _print_summary(frames: Stream, found: _Found, file: IO[str]) -> None:
         )
     print(found, file=file)
     print(frames.metrics, file=file)
+    bottleneck = frames.metrics.load.bottleneck()
+    if bottleneck is not None:
+        print(bottleneck, file=file)

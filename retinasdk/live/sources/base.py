@@ -11,20 +11,24 @@ import numpy as np
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from retinasdk.cuda.device_frame import DeviceFrame
+
 
 @dataclass(frozen=True)
 class RawFrame:
     """One frame as its source delivers it, before it is numbered and processed.
 
     Attributes:
-        rgb: A function that returns the image, (H, W, 3) uint8, RGB. It is called at most once, in the thread that
-            iterates over the stream, and never for frames that are dropped. It must work after the source is closed.
+        rgb: A function that returns the image, (H, W, 3) uint8, RGB, or a `DeviceFrame`. It is called at most once, in
+            the thread that detects, for one frame of a stream at a time, and never for frames that are dropped. It must
+            work after the source is closed.
+            source is closed.
         time_s: The time of the frame in the recording, in seconds. None if the source has no times.
         progress: How much of the recording has been read with this frame, from 0 to 1. None if the source does not
             know its length.
     """
 
-    rgb: Callable[[], npt.NDArray[np.uint8]]
+    rgb: Callable[[], npt.NDArray[np.uint8] | DeviceFrame]
     time_s: float | None = None
     progress: float | None = None
 

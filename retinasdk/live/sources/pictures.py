@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from retinasdk._util.lazy import require
+from retinasdk.cuda.device_frame import DeviceFrame
 from retinasdk.errors import ImageError
 from retinasdk.images import SUFFIXES, as_rgb, list_images
 from retinasdk.live.errors import CorruptFrameError
@@ -105,7 +106,8 @@ class Arrays:
     iterator sets the pace: if it never waits, use the policy "all", because other policies keep a CPU core busy.
 
     Args:
-        arrays: An iterable of (H, W, 3) uint8 RGB arrays, which may have different sizes.
+        arrays: An iterable of (H, W, 3) uint8 RGB arrays, which may have different sizes, or of `DeviceFrame`s. These
+            are not copied: their memory must stay unchanged until their `Frame` is gone.
         name: The name for messages and `Frame.source`. Default: "arrays".
     """
 
@@ -125,6 +127,8 @@ class Arrays:
             array = next(self._arrays)
         except StopIteration:
             return None
+        if isinstance(array, DeviceFrame):
+            return RawFrame(lambda: array)
         try:
             image = as_rgb(array).copy()
         except (ImageError, TypeError, ValueError) as error:

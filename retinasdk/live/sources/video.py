@@ -101,14 +101,14 @@ class Video:
         frame = self._frames.popleft()
         if frame.is_corrupt:
             raise CorruptFrameError("the decoded image is damaged")
-        return RawFrame(functools.partial(_rgb, frame), frame.time, self._progress(frame))
+        length_s = float((frame.duration or 0) * frame.time_base)
+        return RawFrame(functools.partial(_rgb, frame), frame.time, self._progress(frame.time, length_s))
 
-    def _progress(self, frame: Any) -> float | None:
-        if frame.time is None or self._duration_s <= 0:
+    def _progress(self, time_s: float | None, length_s: float) -> float | None:
+        if time_s is None or self._duration_s <= 0:
             return None
         # The length of the frame itself counts, so that the last frame is at 1.
-        length_s = float((frame.duration or 0) * frame.time_base)
-        return float(min(max((frame.time + length_s - self._start_s) / self._duration_s, 0.0), 1.0))
+        return float(min(max((time_s + length_s - self._start_s) / self._duration_s, 0.0), 1.0))
 
     def close(self) -> None:
         """Disconnects or closes the file. See `Source.close`."""

@@ -58,8 +58,8 @@ _FLAGS = (
 )  # fmt: skip
 # Threads of a block, as the sources have it.
 _THREADS = {
-    "best_of_anchors": 256, "filter_values": 256, "shortlist": 512, "select_best": 512, "nms_kernel": 512,
-    "soft_nms_kernel": 512,
+    "best_of_anchors": 256, "filter_values": 256, "shortlist": 512, "select_best": 512, "order_best": 1024,
+    "mark_overlaps": 128, "keep_best": 1024, "drop_suppressed": 128, "keep_rest": 512, "soft_nms_kernel": 512,
     "fusion_kernel": 256, "fill_taps": 128, "fill_whole_taps": 128, "resize": 256,
     "resize_eight_bit": 256,
 }  # fmt: skip

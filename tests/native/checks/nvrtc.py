@@ -16,13 +16,14 @@ from pathlib import Path
 _WHEELS = ("nvidia-cuda-nvrtc-cu11==11.8.89", "nvidia-cuda-runtime-cu11==11.8.89")
 _ARCHITECTURES = ("sm_72", "sm_87")
 _SOURCES = Path(__file__).parents[3] / "csrc"
-# NVRTC has no C++ library; what box_math.h takes from it, NVRTC declares by itself.
+# NVRTC has no C++ library; what the headers in math/ take from it, NVRTC declares by itself.
 _VIRTUAL_HEADERS = {
     "cuda_runtime.h": "",
     "cmath": "",
     "cstring": "",
-    "cstdint": "typedef unsigned char uint8_t; typedef int int32_t; typedef unsigned uint32_t;"
-    " typedef long long int64_t; typedef unsigned long long uint64_t; typedef unsigned long long uintptr_t;",
+    "cstdint": "typedef unsigned char uint8_t; typedef unsigned short uint16_t; typedef int int32_t;"
+    " typedef unsigned uint32_t; typedef long long int64_t; typedef unsigned long long uint64_t;"
+    " typedef unsigned long long uintptr_t;",
 }
 
 
@@ -84,6 +85,7 @@ class Nvrtc:
 
 # Templates are compiled only where something asks for them.
 _KERNELS = "retinasdk::cuda::"
+_NMS_KERNELS = ("order_best", "mark_overlaps", "keep_best", "drop_suppressed", "keep_rest")
 _INSTANCES = {
     "decode_cuda.cu": [
         f"{_KERNELS}{kernel}<{scalar}>"
@@ -95,15 +97,15 @@ _INSTANCES = {
         for boxes in ("UprightBoxes", "RotatedBoxes")
         for scalar in ("float", "__half")
     ],
-    "nms_cuda.cu": [f"{_KERNELS}nms_kernel<{_KERNELS}UprightRule>"],
-    "rotated_nms_cuda.cu": [f"{_KERNELS}nms_kernel<{_KERNELS}RotatedRule>"],
+    "nms_cuda.cu": [f"{_KERNELS}{kernel}<{_KERNELS}UprightRule>" for kernel in _NMS_KERNELS],
+    "rotated_nms_cuda.cu": [f"{_KERNELS}{kernel}<{_KERNELS}RotatedRule>" for kernel in _NMS_KERNELS],
     "soft_nms_cuda.cu": [f"{_KERNELS}soft_nms_kernel"],
     "fusion_cuda.cu": [f"{_KERNELS}fusion_kernel"],
     "preprocess_cuda.cu": [f"{_KERNELS}fill_taps", f"{_KERNELS}fill_whole_taps"]
     + [
         f"{_KERNELS}{kernel}<{_KERNELS}{source}, {scalar}>"
         for kernel in ("resize", "resize_eight_bit")
-        for source in ("Interleaved", "Nv12")
+        for source in ("Interleaved", "Nv12", "P010")
         for scalar in ("float", "__half")
     ],
 }

@@ -9,6 +9,8 @@ Beliefs about a real GPU and its driver:
   and the capture is lost. UNCONFIRMED.
 - Capture, launch and deletion of a graph of our kernels work as here. CONFIRMED for decode and NMS, which ran as a
   graph on the H200. UNCONFIRMED for a graph that includes TensorRT.
+- A copy in a graph reads its source when the graph runs, not when it is recorded. UNCONFIRMED, but documented by
+  NVIDIA. tests/gpu/test_graphs.py can show it without TensorRT.
 - Memory that is read after it was freed, or written outside its bounds, is reported by a GPU late or never, so it is a
   fault here. compute-sanitizer's memcheck found none on the H200 (290 tests).
 - Not modeled: blocks that run at the same time. compute-sanitizer's racecheck reported a race inside one kernel on the
@@ -66,7 +68,10 @@ class Block:
 
 @dataclass
 class FakeStream:
+    """A stream. `running` is held by the thread that runs its work, or adds to it: several may wait for one stream."""
+
     handle: int
+    running: threading.RLock = field(default_factory=threading.RLock)
     queue: list[Work] = field(default_factory=list)
     recorded: list[Work] | None = None  # None: the stream is not capturing
     recording_thread: int = 0
@@ -90,7 +95,8 @@ class FakeGpu:
         steps: The driver calls so far.
         faults: Errors that a real GPU would not report.
         live: Number of living objects by kind.
-        launches: Number of launches by kind.
+        launches: Number of launches by kind, recorded ones included.
+        recorded: Number of launches by kind that did not run but became a part of a graph.
         primary_context_users: Number of holders of the primary context.
     """
 
@@ -112,6 +118,7 @@ class FakeGpu:
         self.faults: list[str] = []
         self.live: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
+        self.recorded: Counter[str] = Counter()
         self.primary_context_users = 0
         self._lock = threading.RLock()
         self._blocks: dict[int, Block] = {}
@@ -208,13 +215,17 @@ class FakeGpu:
 
     def enqueue(self, handle: int, what: str, work: Work) -> None:
         stream = self._streams[handle]
-        self.launches[what] += 1
-        if stream.recorded is not None:
-            stream.recorded.append(work)
-        elif self.eager:
-            self._run(stream, [work])
-        else:
-            stream.queue.append(work)
+        with self._lock:
+            self.launches[what] += 1
+            if stream.recorded is not None:
+                self.recorded[what] += 1
+        with stream.running:
+            if stream.recorded is not None:
+                stream.recorded.append(work)
+            elif self.eager:
+                self._run(stream, [work])
+            else:
+                stream.queue.append(work)
 
     def synchronize(self, handle: int) -> None:
         stream = self._streams[handle]
@@ -222,9 +233,10 @@ class FakeGpu:
             stream.is_spoilt = True
             raise RefusedError("cuStreamSynchronize failed: operation not permitted when stream is capturing")
         self.step("cuStreamSynchronize")
-        queue, stream.queue = stream.queue, []
-        self._run(stream, queue)
-        failure, stream.failure = stream.failure, ""
+        with stream.running:
+            queue, stream.queue = stream.queue, []
+            self._run(stream, queue)
+            failure, stream.failure = stream.failure, ""
         if failure:
             raise RefusedError(f"cuStreamSynchronize failed: {failure}")
 
@@ -234,8 +246,9 @@ class FakeGpu:
         count = len(other.queue)
 
         def run_the_others() -> None:
-            done, other.queue = other.queue[:count], other.queue[count:]
-            self._run(other, done)
+            with other.running:  # Another thread may be running that work now.
+                done, other.queue = other.queue[:count], other.queue[count:]
+                self._run(other, done)
 
         self.enqueue(handle, "wait", run_the_others)
 
