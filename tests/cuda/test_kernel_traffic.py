@@ -23,9 +23,9 @@ _BUSIEST_SHARE = {"small": 1 / 10, "real": 1 / 20}  # of all logits, read by one
 _BESIDE_BYTES_OF_A_PASSING_LOGIT = 2
 _BESIDE_BYTES = 3_000_000  # read by all blocks of decode beside the logits and the masks
 _WRITTEN_BYTES = 5_000_000  # by all blocks of decode
-_NMS_BYTES = 2_000_000  # read and written by the busiest block of NMS
+_NMS_BYTES = 500_000  # read and written by the busiest block of NMS
 _ATOMICS = 512  # on global memory, of one block
-_BARRIERS = 512  # of one block
+_BARRIERS = 300  # of one block
 
 pytestmark = pytest.mark.skipif(any(shutil.which(tool) is None for tool in TOOLS), reason="counting needs GCC")
 
