@@ -127,3 +127,13 @@ def test_nms_reads_candidates_only(passing: float, half: int, shape: str) -> Non
     for launch in _traffic(shape, passing=passing, half=half).nms:
         assert launch.total.logit_bytes == 0
         assert launch.busiest.read_bytes + launch.busiest.written_bytes <= _NMS_BYTES, launch
+
+
+def test_nms_of_a_crowd_is_shared_by_many_blocks() -> None:
+    """One class and a low limit: the best candidates give fewer than 300 detections, so NMS goes on with the rest."""
+    traffic = count_traffic(**{**_SHAPES["small"], "classes": 1}, passing=1.0, iou=0.1)
+    assert traffic.candidates > 3000
+    assert traffic.detections < 300
+    for launch in traffic.nms:
+        assert launch.busiest.read_bytes + launch.busiest.written_bytes <= _NMS_BYTES, launch
+        assert launch.busiest.barriers <= _BARRIERS, launch
