@@ -23,9 +23,9 @@ _BUSIEST_SHARE = {"small": 1 / 10, "real": 1 / 20}  # of all logits, read by one
 _BESIDE_BYTES_OF_A_PASSING_LOGIT = 2
 _BESIDE_BYTES = 3_000_000  # read by all blocks of decode beside the logits and the masks
 _WRITTEN_BYTES = 5_000_000  # by all blocks of decode
-_NMS_BYTES = 2_000_000  # read and written by the busiest block of NMS
+_NMS_BYTES = 500_000  # read and written by the busiest block of NMS
 _ATOMICS = 512  # on global memory, of one block
-_BARRIERS = 512  # of one block
+_BARRIERS = 300  # of one block
 
 pytestmark = pytest.mark.skipif(any(shutil.which(tool) is None for tool in TOOLS), reason="counting needs GCC")
 
@@ -87,8 +87,17 @@ def test_a_larger_batch_gives_no_block_more_work(passing: float, half: int) -> N
     for launch, same in zip(three.launches, one.launches, strict=True):
         assert launch.kernel == same.kernel
         assert launch.busiest.logit_bytes <= 1.1 * same.busiest.logit_bytes
-        if launch.kernel != "cudaMemsetAsync":
-            assert launch.busiest.written_bytes <= 1.2 * same.busiest.written_bytes, launch.kernel
+
+
+@_types
+@pytest.mark.parametrize("passing", [0.003, 1.0])
+def test_channels_last_are_read_alike(passing: float, half: int) -> None:
+    """Channels are padded to a multiple of eight, 180 of them to 184: a vector may hold logits of two cells."""
+    traffic = _traffic("small", passing=passing, half=half, channels_last=1)
+    assert min(traffic.reads_per_logit) >= 1
+    assert traffic.most_reads <= (1 if passing == 0.003 else _READS_OF_A_LOGIT), traffic.reads_per_logit
+    for launch in traffic.launches:
+        assert launch.busiest.logit_bytes <= _BUSIEST_SHARE["small"] * 184 / 180 * traffic.logit_bytes, launch
 
 
 @_shapes
@@ -118,3 +127,13 @@ def test_nms_reads_candidates_only(passing: float, half: int, shape: str) -> Non
     for launch in _traffic(shape, passing=passing, half=half).nms:
         assert launch.total.logit_bytes == 0
         assert launch.busiest.read_bytes + launch.busiest.written_bytes <= _NMS_BYTES, launch
+
+
+def test_nms_of_a_crowd_is_shared_by_many_blocks() -> None:
+    """One class and a low limit: the best candidates give fewer than 300 detections, so NMS goes on with the rest."""
+    traffic = count_traffic(**{**_SHAPES["small"], "classes": 1}, passing=1.0, iou=0.1)
+    assert traffic.candidates > 3000
+    assert traffic.detections < 300
+    for launch in traffic.nms:
+        assert launch.busiest.read_bytes + launch.busiest.written_bytes <= _NMS_BYTES, launch
+        assert launch.busiest.barriers <= _BARRIERS, launch

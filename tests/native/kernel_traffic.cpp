@@ -8,6 +8,7 @@
 //     passing=0.003           share of the logits of each level that pass a score of 0.05
 //     half=0                  1: float16 heads
 //     channels_last=0         1: the channels of a cell lie together, padded to a multiple of eight
+//     iou=0.5                 limit of NMS; at a low one, few of the best candidates are kept
 //     seed=1
 //
 // A kernel is given by its address in the symbol table of the program. tests/support/traffic_counts.py finds its name.
@@ -37,7 +38,7 @@ constexpr float kLogitThreshold = -2.9444389f;  // A score of 0.05.
 
 struct Options {
   int height = 800, width = 1344, classes = 91, anchors = 9, top_k = 1000, detections = 300, batch = 1;
-  double passing = 0.003;
+  double passing = 0.003, iou = 0.5;
   bool half = false, channels_last = false;
   unsigned seed = 1;
 };
@@ -57,6 +58,8 @@ Options parse(int argc, char** argv) {
       *found->second = static_cast<int>(value);
     } else if (name == "passing") {
       options.passing = value;
+    } else if (name == "iou") {
+      options.iou = value;
     } else if (name == "half") {
       options.half = value != 0.0;
     } else if (name == "channels_last") {
@@ -256,7 +259,7 @@ void run(const Options& options) {
   std::printf("{");
   print_launches("decode");
 
-  const cuda::DeviceNmsOptions nms{0.5f, options.detections};
+  const cuda::DeviceNmsOptions nms{static_cast<float>(options.iou), options.detections};
   const cuda::DeviceDetections detections{allocate<int32_t>(batch * room), allocate<int32_t>(batch),
                                           allocate<float>(4 * batch * room), allocate<float>(batch * room),
                                           allocate<int32_t>(batch * room)};
