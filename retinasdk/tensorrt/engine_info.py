@@ -38,7 +38,7 @@ class Fingerprint:
     TensorRT for RTX, whose engines run on every GPU that it supports.
 
     Attributes:
-        onnx_sha256: SHA-256 of the ONNX file and, if there is one, its external data file, as hexadecimal text.
+        onnx_sha256: SHA-256 of the ONNX file and the files of its external data, as hexadecimal text.
         tensorrt: The product: "tensorrt" or "tensorrt_rtx".
         tensorrt_version: Version of the TensorRT package, for example "10.3.0".
         gpu: Name of the GPU.
