@@ -12,8 +12,8 @@ Note: What a killed process leaves
 
     No file system can rename two files at once, so the middle state cannot be avoided. It is recognized: the last file
     of each pair carries a hash of the first. A reader that finds that they do not fit looks for the hidden file
-    (`waiting`), whose hash fits, and so gets the new pair. Nothing has to be repaired for that. The next write of the
-    same files replaces whatever hidden files it finds.
+    (`waiting`), whose hash fits, and so gets the new pair. The next write of the same files renames those files first,
+    because it may be killed as well, and deletes all others that it finds.
 
     A write that fails, or is interrupted with Ctrl-C, restores the old files from hard links (`.model.onnx.old`), which
     cost no copy. Where the file system has none, the files stay apart as after a kill, and the hash tells.
@@ -66,6 +66,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
         new = {path: _hidden(path, f"{mark}new") for path in contents}
         old = {path: _hidden(path, f"{mark}old") for path in contents}
         try:
+            _finish(new, old)
             for path, content in contents.items():
                 _write(new[path], content)
             for path in contents:  # Checks what could still fail before the first file is replaced.
@@ -74,8 +75,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
             _sync(lock)
             _replace(new, old, lock)
         finally:
-            for path in (*new.values(), *old.values()):
-                path.unlink(missing_ok=True)
+            _clear(new, old)
 
 
 def waiting(path: Path) -> Path:
@@ -114,8 +114,28 @@ def _locked(folder: Path) -> Iterator[int | None]:
         os.close(descriptor)
 
 
+def _finish(new: Mapping[Path, Path], old: Mapping[Path, Path]) -> None:
+    """Ends the write of a killed process, if it was between two renames, and deletes what it left."""
+    first = next(iter(new))
+    if os.path.lexists(old[first]) and not os.path.lexists(new[first]):
+        for path, file in new.items():
+            if os.path.lexists(file):
+                os.replace(file, path)
+    _clear(new, old)
+
+
+def _clear(new: Mapping[Path, Path], old: Mapping[Path, Path]) -> None:
+    # In this order. Otherwise `_finish` would take a process that is killed here for one between two renames.
+    for path in (*old.values(), *new.values()):
+        _unlink(path)
+
+
+def _unlink(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
 def _write(path: Path, content: bytes) -> None:
-    path.unlink(missing_ok=True)  # Left by a killed process. It is not opened, because it could be a link.
     with open(path, "xb") as file:
         file.write(content)
         file.flush()
@@ -137,7 +157,6 @@ def _replace(new: Mapping[Path, Path], old: Mapping[Path, Path], lock: int | Non
     existed = {path for path in new if os.path.lexists(path)}
     try:
         for path, file in new.items():
-            old[path].unlink(missing_ok=True)
             with contextlib.suppress(OSError, NotImplementedError):
                 os.link(path, old[path], follow_symlinks=False)
             os.replace(file, path)
@@ -149,5 +168,5 @@ def _replace(new: Mapping[Path, Path], old: Mapping[Path, Path], lock: int | Non
             if os.path.lexists(old[path]):
                 os.replace(old[path], path)
             elif path not in existed:
-                path.unlink(missing_ok=True)
+                _unlink(path)
         raise

@@ -78,6 +78,56 @@ def kill_at_random_moments(folder: Path, times: int) -> set[bool]:
     return needed
 
 
+class Killed(BaseException):
+    """Raised in place of SIGKILL. Nothing is cleaned up then."""
+
+
+@posix
+def test_killed_between_any_two_calls_and_then_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second writer finds what the first one left. Both are killed at every call that changes the folder."""
+    names = ("link", "replace", "unlink", "fsync")
+    real: dict[str, Callable[..., object]] = {name: getattr(os, name) for name in names}
+    real["fsync"] = lambda descriptor: None  # Thousands of them would take a while.
+    monkeypatch.setattr(os, "fsync", real["fsync"])
+
+    def killed_at(number: int, version: int) -> bool:
+        left = [number]
+
+        def counted(name: str) -> Callable[..., object]:
+            def call(*arguments: object, **options: object) -> object:
+                left[0] -= 1
+                if left[0] < 0:
+                    raise Killed
+                return real[name](*arguments, **options)
+
+            return call
+
+        with monkeypatch.context() as patched:
+            for name in names:
+                patched.setattr(os, name, counted(name))
+            try:
+                write_together(pair(tmp_path, "writer", version))
+            except Killed:
+                return True
+        return False
+
+    for first in range(40):
+        for second in range(40):
+            for path in tmp_path.iterdir():
+                path.unlink()
+            write_together(pair(tmp_path, "first", 0))
+            again = killed_at(first, 7)
+            assert is_one_pair(tmp_path)
+            twice = killed_at(second, 14)
+            assert is_one_pair(tmp_path)
+            if not twice:
+                break
+        assert set(contents(tmp_path)) == {"model.onnx", "model.json"}
+        if not again:
+            return
+    pytest.fail("it never succeeds")
+
+
 @posix
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     kill_at_random_moments(tmp_path, 10)
@@ -114,7 +164,7 @@ def test_two_writers_100_times(tmp_path: Path) -> None:
 def test_every_state_of_two_writers(tmp_path: Path) -> None:
     """A reader in between never sees files of different writers, but for the moment between two renames."""
     write_together(pair(tmp_path, "first", 0))
-    with writer(tmp_path, "one", 150) as one, writer(tmp_path, "two", 150) as two:
+    with writer(tmp_path, "one", 40) as one, writer(tmp_path, "two", 40) as two:
         while one.poll() is None or two.poll() is None:
             with files._locked(tmp_path):
                 first, second = versions(tmp_path)
