@@ -34,6 +34,7 @@ _log = logging.getLogger("retinasdk")
 
 # These follow from the network and its training, so nobody edits them to get other detections.
 _NETWORK_RULES = ("input", "levels", "box_coder", "normalise", "inclusive_pixels")
+_ATTEMPTS = 5
 _NO_RULES = ("name", "flavour", "source")  # They have no effect on the results.
 
 
@@ -53,12 +54,19 @@ def write_model(path: Path, content: bytes, spec: ModelSpec) -> None:
 
 
 def read_unchanged(path: Path, read: Callable[[], _T]) -> _T:
-    """Calls a function that reads an ONNX file and its spec again if the file is replaced meanwhile."""
-    while True:
+    """Calls a function that reads an ONNX file and its spec, and calls it again if the file is replaced meanwhile.
+
+    Raises:
+        ModelError: If the file changes each time.
+    """
+    for _ in range(_ATTEMPTS):
         before = _identity(path)
         result = read()
         if _identity(path) == before:
             return result
+    raise ModelError(
+        f"{path} changes while it is read, {_ATTEMPTS} times in a row. Wait until it is written, try again"
+    )
 
 
 def spec_beside(path: Path, metadata: Mapping[str, str]) -> ModelSpec | None:

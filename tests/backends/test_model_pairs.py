@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import shlex
 import subprocess
@@ -223,3 +224,13 @@ def test_a_model_that_is_replaced_while_it_is_read(
     detector = Detector(path, threads=1)
     assert detector.spec == new
     assert detector._backend._session.get_modelmeta().description == "new"
+
+
+def test_a_model_that_never_rests(path: Path, spec: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def touched(path: Path, metadata: dict[str, str]) -> ModelSpec:
+        os.utime(path, ns=(0, path.stat().st_mtime_ns + 1_000_000_000))
+        return spec
+
+    monkeypatch.setattr("retinasdk.onnx_graph.model_file.spec_beside", touched)
+    with pytest.raises(ModelError, match="changes while it is read, 5 times in a row"):
+        Detector(path, threads=1)
