@@ -19,6 +19,7 @@ from retinasdk.errors import ModelError
 
 FORMAT = 1
 METADATA_KEY = "retinasdk.spec"
+ONNX_SHA256 = "onnx_sha256"  # Key in the JSON file: which ONNX file it belongs to. It is no rule, so no field.
 
 _RESIZE_RULES = {"shortest": 2, "longest": 1, "native": 1, "squash": 2, "fit": 2}
 _ROUNDINGS = ("floor", "half_up", "half_even")
@@ -510,14 +511,20 @@ class ModelSpec:
         """
         return dataclasses.replace(self, **changes)
 
-    def to_json(self) -> str:
-        """Returns the spec as JSON text, which this and every later version can read."""
+    def to_json(self, *, onnx_sha256: str | None = None) -> str:
+        """Returns the spec as JSON text, which this and every later version can read.
+
+        Args:
+            onnx_sha256: SHA-256 of the ONNX file that the text will lie beside, as hexadecimal text. A `Detector`
+                refuses the text beside another ONNX file. Defaults to none: it fits any. `save` computes it.
+        """
         content = to_json_object(self)
         if not self.is_rotated:  # Most models are not, and older versions can read their specs.
             for name in _ROTATED_FIELDS:
                 del content["box_coder"][name]
             del content["nms_angle"]
-        return dump_readable({"format": FORMAT, **content})
+        bound = {} if onnx_sha256 is None else {ONNX_SHA256: onnx_sha256}
+        return dump_readable({"format": FORMAT, **bound, **content})
 
     @classmethod
     def from_json(cls, text: str, *, origin: str = "spec") -> ModelSpec:
@@ -542,6 +549,9 @@ class ModelSpec:
                 f'{origin}: a model spec must have "format": {FORMAT}, got {version!r}. If a newer retinasdk wrote it, '
                 "update this one: pip install --upgrade retinasdk"
             )
+        onnx_sha256 = content.pop(ONNX_SHA256, "")  # Compared where the ONNX file is known: onnx_graph/model_pair.py.
+        if not isinstance(onnx_sha256, str):
+            raise ModelError(f"{origin}: {ONNX_SHA256} must be a text, got {onnx_sha256!r}")
         if "plus_one" in content:  # The name of inclusive_pixels in specs that were written before 0.1.0.
             content["inclusive_pixels"] = content.pop("plus_one")
         try:
@@ -549,18 +559,23 @@ class ModelSpec:
         except ModelError as error:
             raise ModelError(f"{origin}: {error}") from error
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, *, onnx: str | Path | None = None) -> None:
         """Writes the spec as a JSON file. If writing fails, an existing file stays as it was.
 
         Args:
             path: The path of the file.
+            onnx: The ONNX file that the spec belongs to. Its SHA-256, with that of its external data, is written into
+                the JSON file, and a `Detector` refuses the spec beside any other ONNX file. Defaults to None: the JSON
+                file is accepted beside any ONNX file that does not contradict it.
 
         Raises:
-            OSError: If the file cannot be written.
+            OSError: If the file cannot be written, or the ONNX file cannot be read.
         """
         from retinasdk._util.files import write_atomically
+        from retinasdk._util.onnx_files import model_sha256
 
-        write_atomically(Path(path), self.to_json().encode())
+        sha256 = None if onnx is None else model_sha256(Path(onnx))
+        write_atomically(Path(path), self.to_json(onnx_sha256=sha256).encode())
 
     @classmethod
     def load(cls, path: str | Path) -> ModelSpec:
@@ -572,8 +587,16 @@ class ModelSpec:
         Raises:
             ModelError: If the file cannot be read or is not a valid spec.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ModelError(f"{path}: the model spec cannot be read: {error}") from error
-        return cls.from_json(text, origin=str(path))
+        return cls.from_json(spec_text(path), origin=str(path))
+
+
+def spec_text(path: str | Path) -> str:
+    """Returns the content of a spec file.
+
+    Raises:
+        ModelError: If it cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: the model spec cannot be read: {error}") from error

@@ -90,7 +90,7 @@ def export_onnx(model: RetinaNet, recipe: Recipe, path: Path) -> None:
     onnx.checker.check_model(content, full_check=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.SerializeToString(deterministic=True))
-    spec.save(path.with_suffix(".json"))
+    spec.save(path.with_suffix(".json"), onnx=path)
     if path.stat().st_size > _MOST_BYTES:
         raise ValueError(
             f"a model of at most {_MOST_BYTES} bytes wanted, {path.name} has {path.stat().st_size}; "

@@ -42,7 +42,7 @@ def main() -> None:
     model = mean_model(inputs)
     onnx.checker.check_model(model, full_check=True)
     output.write_bytes(model.SerializeToString(deterministic=True))
-    ModelSpec.load(inputs[0].with_suffix(".json")).save(output.with_suffix(".json"))
+    ModelSpec.load(inputs[0].with_suffix(".json")).save(output.with_suffix(".json"), onnx=output)
     print(f"{output.name}: the mean of {', '.join(path.name for path in inputs)}")
 
 

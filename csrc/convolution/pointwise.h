@@ -20,6 +20,9 @@ class PointwiseWeights {
   // 65536.
   PointwiseWeights(const float* weights, int out_channels, int in_channels);
 
+  // Returns the number of values.
+  std::size_t count() const { return static_cast<std::size_t>(padded_out) * static_cast<std::size_t>(padded_in); }
+
   int out_channels, in_channels;  // As given.
   int padded_out, padded_in;      // Rounded up to multiples of 16 and 8.
   AlignedFloats values;           // (padded_out / 16, padded_in, 16), padded with zeros.

@@ -5,19 +5,16 @@
 //                  Z is added to the result, if the attribute `residual` is 1.
 //
 // W and B must be constant. If the attribute `relu` is 1, a ReLU follows.
-#include <map>
 #include <memory>
-#include <mutex>
 #include <stdexcept>
 #include <string>
-#include <string_view>
-#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "convolution/pointwise.h"
 #include "convolution/winograd.h"
 #include "onnxruntime/ort_abi.h"
+#include "onnxruntime/shared_weights.h"
 
 namespace retinasdk::ort {
 namespace {
@@ -64,23 +61,6 @@ float* data_of(const Api& api, const Value* value) {
   void* data = nullptr;  // Before 1.23, ONNX Runtime has no function for constant data.
   check(api, api.get_tensor_data(const_cast<Value*>(value), &data));
   return static_cast<float*>(data);
-}
-
-// Returns the transformed weights. Nodes and sessions with equal weights share one copy: the levels of a head, for
-// example.
-template <typename Weights>
-std::shared_ptr<const Weights> shared_weights(const float* weights, int out_channels, int in_channels, int taps) {
-  using Key = std::tuple<int, int, size_t>;
-  static std::mutex mutex;
-  static std::map<Key, std::weak_ptr<const Weights>> known;
-  const size_t count = static_cast<size_t>(out_channels) * static_cast<size_t>(in_channels) * static_cast<size_t>(taps);
-  const std::string_view content(reinterpret_cast<const char*>(weights), count * sizeof(float));
-  const Key key{out_channels, in_channels, std::hash<std::string_view>()(content)};
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (std::shared_ptr<const Weights> found = known[key].lock()) return found;
-  auto made = std::make_shared<const Weights>(weights, out_channels, in_channels);
-  known[key] = made;
-  return made;
 }
 
 // Returns a constant input, or null if the input is not constant or missing.

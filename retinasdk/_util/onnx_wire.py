@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+_MAX_LIST_BYTES = 1 << 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Field:
     """Holds one field of a message.
 
@@ -39,12 +40,15 @@ class Field:
 
     @property
     def text(self) -> str:
-        """Returns the value as a string.
+        """Returns the value as a string, one character for each byte: `text.encode("latin-1")` returns the bytes.
+
+        Names are compared with each other and with ASCII only. Decoded as UTF-8, one rare character would make a string
+        of Python four times as large as its bytes.
 
         Raises:
-            ValueError: If the value is an integer or not UTF-8.
+            ValueError: If the value is an integer.
         """
-        return bytes(self.data).decode()
+        return str(self.data, "latin-1")
 
 
 def fields(message: memoryview) -> Iterator[Field]:
@@ -74,9 +78,15 @@ def fields(message: memoryview) -> Iterator[Field]:
 
 
 def integers(field: Field) -> list[int]:
-    """Returns the int64 values of a field that is packed, or the one value of a field that is not."""
+    """Returns the int64 values of a field that is packed, or the one value of a field that is not.
+
+    Raises:
+        ValueError: If the values are more than a shape, strides or pads can have, or are no integers.
+    """
     if isinstance(field.value, int):
         return [_signed(field.value)]
+    if len(field.value) > _MAX_LIST_BYTES:  # As Python objects, they would take many times the size of the file.
+        raise ValueError(f"a list of {len(field.value)} bytes is longer than any shape, strides or pads")
     values, at = [], 0
     while at < len(field.value):
         value, at = _varint(field.value, at)

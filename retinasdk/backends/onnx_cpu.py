@@ -19,6 +19,7 @@ from retinasdk.cuda.device_frame import DeviceFrame
 from retinasdk.errors import ClosedError, ModelError
 from retinasdk.images import ImageInput, as_rgb
 from retinasdk.onnx_graph.model_file import TensorInfo, check_fits, find_spec
+from retinasdk.onnx_graph.model_pair import read_unchanged
 from retinasdk.pipeline.call_options import Thresholds
 from retinasdk.pipeline.postprocess import decode, suppress
 from retinasdk.pipeline.preprocess import Transform, preprocess
@@ -74,7 +75,12 @@ class OnnxCpuBackend:
             ModelError: If the file cannot be loaded, has no spec, or does not fit its spec.
             MissingDependencyError: If ONNX Runtime is not installed.
         """
-        self._session: Any = _open_session(path, threads, convolution)
+
+        def read() -> tuple[Any, ModelSpec]:
+            session = _open_session(path, threads, convolution)
+            return session, spec or find_spec(path, session.get_modelmeta().custom_metadata_map)
+
+        self._session, self.spec = read_unchanged(path, read)
         self._convolution = convolution
         self._process = os.getpid()
         self._path = path
@@ -82,7 +88,6 @@ class OnnxCpuBackend:
         self._cores = threads or _usable_cores()
         self._worker: OnnxCpuBackend | None = None
         self._making_worker = threading.Lock()
-        self.spec = spec or find_spec(path, self._session.get_modelmeta().custom_metadata_map)
         self.fixed_batch = check_fits(*_inputs_and_outputs(self._session), self.spec, path)
         self._outputs = [level.logits for level in self.spec.levels] + [level.deltas for level in self.spec.levels]
 

@@ -5,6 +5,15 @@ A Conv becomes `WinogradConv` if it is 3x3 with stride 1, padding 1 and one grou
 the file, and has enough channels. A Relu behind it is fused into it. A 1x1 Conv next to it becomes `PointwiseConv`,
 into which the Add of a residual block is fused as well: ONNX Runtime would reorder the channels in between, and run Add
 and Relu separately. All other nodes are not changed.
+
+Note: What is not rewritten
+
+    A rewritten model is given to ONNX Runtime as bytes, and ONNX Runtime then looks for external data in the current
+    folder: a file of the same name there would be used in place of the model's own. So a model with external data,
+    wherever in it, is not rewritten. It is opened by its path, and ONNX Runtime finds the data in the model's folder.
+
+    Neither are models with more fields than any RetinaNet has. Everything here is linear in the number of fields, and
+    looks back from a node only over the length of a residual block.
 """
 
 from __future__ import annotations
@@ -15,6 +24,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from retinasdk._util.onnx_files import external_locations
 from retinasdk._util.onnx_wire import Field, bytes_field, fields, integers, length_prefix, number_field
 
 DOMAIN, WINOGRAD, POINTWISE = "retinasdk", "WinogradConv", "PointwiseConv"
@@ -22,6 +32,9 @@ DOMAIN, WINOGRAD, POINTWISE = "retinasdk", "WinogradConv", "PointwiseConv"
 # Convolutions with fewer channels take little of a RetinaNet's time.
 _MIN_IN_CHANNELS, _MIN_OUT_CHANNELS = 64, 8
 _MAX_BYTES = 1 << 31  # The limit of a protocol buffer.
+_MAX_FIELDS = 1 << 16  # The largest RetinaNets have about 20,000.
+# Number of nodes that are followed back from an Add to find the input of its residual block. Known blocks have up to 8.
+_REACH = 32
 
 # Field numbers and values of onnx.proto.
 _MODEL_GRAPH, _MODEL_OPSET = 7, 8
@@ -47,15 +60,19 @@ def rewritten(path: Path) -> tuple[bytes, int] | None:
         path: An ONNX file. It is not changed.
 
     Returns:
-        The bytes of the new model and the number of replaced convolutions, or None if nothing can be replaced.
+        The bytes of the new model and the number of replaced convolutions, or None if nothing can be replaced or the
+        model has external data.
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it is not an ONNX file.
+        ValueError: If it is not an ONNX file, or has more fields than any RetinaNet.
     """
     if path.stat().st_size >= _MAX_BYTES:
         return None
-    model = list(fields(memoryview(path.read_bytes())))
+    content = memoryview(path.read_bytes())
+    if external_locations(content, max_fields=_MAX_FIELDS):
+        return None
+    model = list(fields(content))
     graphs = [part for part in model if part.number == _MODEL_GRAPH]
     if len(graphs) != 1:
         raise ValueError(f"an ONNX file must have one graph, got {len(graphs)}")
@@ -198,7 +215,8 @@ class _Edit:
         """Puts the new node in the place of the last node that it absorbs, so that all its inputs exist."""
         nodes = self._nodes
         self.replaced[last] = _operator(kind, nodes[conv].name, inputs, nodes[last].outputs, attributes)
-        self.absorbed = (self.absorbed | {conv}) - {last}
+        self.absorbed.add(conv)
+        self.absorbed.discard(last)
 
     def _with_relu(self, index: int) -> tuple[int, bool]:
         relu = self._lone_reader(index, "Relu")
@@ -222,9 +240,10 @@ class _Edit:
 
     def _channels(self, name: str) -> int | None:
         """Returns the number of channels of a tensor, or None if it is unknown."""
-        seen: set[str] = set()  # A broken file may have a cycle.
-        while name not in seen and (node := self._maker(name)) is not None:
-            seen.add(name)
+        for _ in range(_REACH):
+            node = self._maker(name)
+            if node is None:
+                return None
             if node.is_standard("Conv"):
                 return self._weights.get(node.inputs[1], (None,))[0]
             if not (node.is_standard("Relu") or node.is_standard("Add")):
@@ -234,10 +253,10 @@ class _Edit:
         return None
 
     def _sources(self, name: str) -> set[tuple[str, tuple[int, ...]]]:
-        """Returns the tensors that a tensor is computed from, each with the strides in between."""
+        """Returns the nearest tensors that a tensor is computed from, each with the strides in between."""
         found: dict[str, tuple[int, ...]] = {}
         strides: tuple[int, ...] = ()
-        while name not in found:
+        while name not in found and len(found) < _REACH:
             found[name] = strides
             node = self._maker(name)
             if node is not None and node.is_standard("Conv"):
@@ -291,9 +310,9 @@ def _is_padded(conv: _Node, shape: tuple[int, ...]) -> bool:
 
 def _operator(kind: str, name: str, inputs: list[str], outputs: list[str], attributes: dict[str, bool]) -> bytes:
     node = [
-        *(bytes_field(_NODE_INPUT, item.encode()) for item in inputs),
-        *(bytes_field(_NODE_OUTPUT, item.encode()) for item in outputs),
-        bytes_field(_NODE_NAME, name.encode()),
+        *(bytes_field(_NODE_INPUT, item.encode("latin-1")) for item in inputs),
+        *(bytes_field(_NODE_OUTPUT, item.encode("latin-1")) for item in outputs),
+        bytes_field(_NODE_NAME, name.encode("latin-1")),
         bytes_field(_NODE_TYPE, kind.encode()),
         *(bytes_field(_NODE_ATTRIBUTE, _flag(*item)) for item in attributes.items()),
         bytes_field(_NODE_DOMAIN, DOMAIN.encode()),

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from retinasdk._util.files import write_together
 from retinasdk._util.lazy import require
 from retinasdk.convert.flavours import flavour_spec, load_preset
 from retinasdk.convert.importing.report import KINDS, Finding
 from retinasdk.convert.torchvision_checkpoint import ARCHITECTURES, load_torchvision
 from retinasdk.errors import ModelError
+from retinasdk.onnx_graph.model_pair import write_model
 from retinasdk.spec import METADATA_KEY, ModelSpec, Normalise, Resize
 
 __all__ = [
@@ -171,7 +171,7 @@ def export_heads(
             f"{_TOLERANCE:g} is accepted. Try another opset"
         )
     path = Path(output)
-    write_together({path: serialized, path.with_suffix(".json"): spec.to_json().encode()})
+    write_model(path, serialized, spec)
     return ExportReport(path, spec, difference)
 
 

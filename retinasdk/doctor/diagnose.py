@@ -204,7 +204,7 @@ def _nvidia_version(root: Path) -> str | None:
 
 def _check_cache(answer: Answer) -> Finding:
     if answer.facts is None:
-        advice = "set the environment variable RETINASDK_CACHE to a folder that can be written to"
+        advice = "set the environment variable RETINASDK_CACHE to a private folder of your own, mode 700"
         return Finding("files", "engine cache", "broken", answer.problem, {}, (advice,))
     folder, said = answer.facts["folder"], answer.facts["note"]
     free = shutil.disk_usage(folder).free

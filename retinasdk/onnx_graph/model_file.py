@@ -9,6 +9,7 @@ from typing import Any
 
 from retinasdk._util.lazy import require
 from retinasdk.errors import ModelError
+from retinasdk.onnx_graph.model_pair import read_unchanged, spec_beside
 from retinasdk.spec import METADATA_KEY, ModelSpec
 
 _FLOAT = "tensor(float)"
@@ -60,28 +61,32 @@ def read_model(path: Path, *, spec: ModelSpec | None = None, purpose: str) -> Mo
         MissingDependencyError: If the onnx package is not installed.
     """
     onnx = require("onnx", purpose)
-    try:
-        graph = onnx.load(path)
-    except Exception as error:  # From protobuf, or from files with external data.
-        raise ModelError(f"{path} is not an ONNX file, or it is incomplete: {error}") from error
-    spec = spec or find_spec(path, {item.key: item.value for item in graph.metadata_props})
-    return ModelFile(graph, spec, check_fits(*_inputs_and_outputs(onnx, graph), spec, path))
+
+    def read() -> tuple[Any, ModelSpec]:
+        try:
+            graph = onnx.load(path)
+        except Exception as error:  # From protobuf, or from files with external data.
+            raise ModelError(f"{path} is not an ONNX file, or it is incomplete: {error}") from error
+        return graph, spec or find_spec(path, {item.key: item.value for item in graph.metadata_props})
+
+    graph, found = read_unchanged(path, read)
+    return ModelFile(graph, found, check_fits(*_inputs_and_outputs(onnx, graph), found, path))
 
 
 def find_spec(path: Path, metadata: Mapping[str, str]) -> ModelSpec:
     """Reads the spec beside an ONNX file, else the one in its metadata.
 
     Raises:
-        ModelError: If there is neither, or the one found is not valid.
+        ModelError: If there is neither, or the one found is not valid or belongs to another ONNX file.
     """
-    beside = path.with_suffix(".json")
-    if beside.is_file():
-        return ModelSpec.load(beside)
+    beside = spec_beside(path, metadata)
+    if beside is not None:
+        return beside
     if METADATA_KEY in metadata:
         return ModelSpec.from_json(metadata[METADATA_KEY], origin=f"{path}, metadata {METADATA_KEY}")
     raise ModelError(
-        f"{path} has no model spec: there is no {beside.name} beside it, and none in the file's metadata "
-        f"{METADATA_KEY!r}. If it comes straight from a training framework, convert it first: "
+        f"{path} has no model spec: there is no {path.with_suffix('.json').name} beside it, and none in the file's "
+        f"metadata {METADATA_KEY!r}. If it comes straight from a training framework, convert it first: "
         f"{_convert(path)}. If it already ends at its raw heads, pass a spec: "
         "Detector(..., spec=retinasdk.ModelSpec(...))"
     )

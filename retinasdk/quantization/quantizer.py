@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retinasdk._util.files import write_together
 from retinasdk.backends.onnx_cpu import OnnxCpuBackend
 from retinasdk.errors import ModelError
 from retinasdk.images import ImageInput
 from retinasdk.models import find_model
 from retinasdk.onnx_graph.calibration import calibration_images, network_inputs
 from retinasdk.onnx_graph.model_file import read_model
+from retinasdk.onnx_graph.model_pair import write_model
 from retinasdk.onnx_graph.network import Network, prepared
 from retinasdk.onnx_graph.ranges import Observed, observe
 from retinasdk.quantization.checks import Checks, Progress, agreement_of, why_refused
@@ -141,7 +141,7 @@ def quantize_onnx(
         AP_after=outcome.AP,
         speed=speed,
     )
-    write_together({target: model.SerializeToString(), target.with_suffix(".json"): changed.to_json().encode()})
+    write_model(target, model.SerializeToString(), changed)
     return report
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from retinasdk._util.cache_dir import cache_dir
 from retinasdk._util.files import write_atomically, write_together
+from retinasdk._util.onnx_files import model_sha256
 from retinasdk.cuda.device import GpuIdentity, gpu_identity, usable_kernels
 from retinasdk.errors import ModelError
 from retinasdk.images import ImageInput
@@ -182,13 +183,11 @@ def expected_fingerprint(
     Raises:
         OSError: If a file cannot be read.
     """
-    weights = onnx.with_name(onnx.name + ".data")  # as PyTorch writes large models
     beside = onnx.with_suffix(".json")
-    content = hashlib.sha256(onnx.read_bytes() + (weights.read_bytes() if weights.is_file() else b""))
     rules = spec.to_json().encode() if spec else beside.read_bytes() if beside.is_file() else b""
     described = {name: str(value) for name, value in options.items() if value is not None}
     return Fingerprint(
-        onnx_sha256=content.hexdigest(),
+        onnx_sha256=model_sha256(onnx),
         tensorrt=product(trt),
         tensorrt_version=trt.__version__,
         gpu=gpu.name if gpu else None,

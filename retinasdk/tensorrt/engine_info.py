@@ -2,10 +2,18 @@
 
 `people.engine` is the plan as TensorRT wrote it, and `people.engine.json` its `EngineInfo`. With it, an engine can be
 used without the ONNX file, and retinasdk can tell when the engine is out of date.
+
+Note: What the checksums are for
+
+    The JSON has the SHA-256 of the plan, and a checksum over its own content. They show that a file was changed or cut
+    off, or that the two files come from different builds, so that no engine runs with anchors, labels or shapes of
+    another one. They protect from accidents. They do not protect from anyone who can write the files, because such a
+    person can compute them again; TensorRT runs code that is in a plan, so engines must come from someone you trust.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -14,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk._util.dataclass_json import dump_readable, from_json_object, to_json_object
-from retinasdk._util.files import write_atomically
+from retinasdk._util.files import waiting, write_atomically
 from retinasdk.errors import ModelError
 from retinasdk.spec import ModelSpec
 
 ENGINE_SUFFIX = ".engine"
 FORMAT = 1
+_CHECKSUM = "checksum"
 PRECISIONS = ("fp32", "fp16", "int8")
 DTYPES = ("float32", "float16")  # of a network's input and heads
 
@@ -39,7 +48,7 @@ class Fingerprint:
     TensorRT for RTX, whose engines run on every GPU that it supports.
 
     Attributes:
-        onnx_sha256: SHA-256 of the ONNX file and, if there is one, its external data file, as hexadecimal text.
+        onnx_sha256: SHA-256 of the ONNX file and the files of its external data, as hexadecimal text.
         tensorrt: The product: "tensorrt" or "tensorrt_rtx".
         tensorrt_version: Version of the TensorRT package, for example "10.3.0".
         gpu: Name of the GPU.
@@ -187,7 +196,8 @@ class EngineInfo:
 
     def to_json(self) -> str:
         """Returns the info as JSON text, which every later version of retinasdk can read."""
-        return dump_readable({"format": FORMAT, **to_json_object(self), "spec": json.loads(self.spec.to_json())})
+        content = {"format": FORMAT, **to_json_object(self), "spec": json.loads(self.spec.to_json())}
+        return dump_readable({**content, _CHECKSUM: _checksum(content)})
 
     @classmethod
     def from_json(cls, text: str, *, origin: str = "engine info") -> EngineInfo:
@@ -201,7 +211,8 @@ class EngineInfo:
             The info.
 
         Raises:
-            ModelError: If the text is no JSON, has another format, or has a field that is missing or wrong.
+            ModelError: If the text is no JSON, has another format, was changed after it was written, or has a field
+                that is missing or wrong. Texts of versions before the checksum are not checked for changes.
         """
         try:
             content: Any = json.loads(text)
@@ -212,6 +223,13 @@ class EngineInfo:
             raise ModelError(
                 f"{origin} has the format {version!r}, but this version of retinasdk reads format {FORMAT}. "
                 f"To fix it, {_REBUILD}"
+            )
+        written = content.pop(_CHECKSUM, None)
+        if written is not None and written != _checksum(content):
+            raise ModelError(
+                f"{origin} was changed after it was written, or is damaged: its content does not have its {_CHECKSUM} "
+                "any more. An engine's JSON cannot be edited. Change the spec of the ONNX file, or pass Detector(..., "
+                f"spec=...). To repair this file, copy it again, or {_REBUILD}"
             )
         if "spec" not in content:
             raise ModelError(f"{origin} has no field 'spec'. To fix it, {_REBUILD}")
@@ -247,6 +265,12 @@ class EngineInfo:
             ModelError: If the JSON file cannot be read or is not valid.
         """
         path = cls.path_for(Path(engine))
+        unfinished = waiting(path)  # See _util/files.py: the process that wrote the engine was killed just then.
+        if unfinished.is_file():
+            with contextlib.suppress(ModelError, OSError, ValueError):
+                info = cls.from_json(unfinished.read_text(encoding="utf-8"))
+                info.check_belongs(Path(engine).read_bytes(), Path(engine))
+                return info
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -255,6 +279,11 @@ class EngineInfo:
                 f"Copy both files together, or {_REBUILD}"
             ) from error
         return cls.from_json(text, origin=str(path))
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of the values of a JSON object. The layout and the order of the text do not matter."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _readable(value: object) -> str:

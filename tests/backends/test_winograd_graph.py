@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,11 @@ import pytest
 from conv_graphs import SAME, WIDE, model_of, session
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from retinasdk.backends import winograd_graph
+from retinasdk._util.onnx_files import external_locations
+from retinasdk._util.onnx_wire import bytes_field
+from retinasdk.backends import onnx_cpu, winograd_graph
 
 Array = npt.NDArray[np.float32]
 
@@ -209,6 +213,164 @@ def test_files_that_are_left_alone(tmp_path: Path) -> None:
     half = tmp_path / "half.onnx"
     onnx.save(model_of([node], {"w": weights.astype(np.float16)}), str(half))
     assert winograd_graph.rewritten(half) is None
+
+
+def with_external_bias(folder: Path, value: float, name: str = "bias.bin") -> Path:
+    """A network whose convolution could be replaced, and whose last bias is in a file of its own."""
+    folder.mkdir(exist_ok=True)
+    weights = np.zeros(WIDE, np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], **SAME),
+        helper.make_node("Add", ["c", "bias"], ["y"]),
+    ]
+    model = model_of(nodes, {"w": weights, "bias": np.full((1, 16, 1, 1), value, np.float32)})
+    tensor = model.graph.initializer[1]
+    (folder / name).write_bytes(tensor.raw_data)
+    onnx.external_data_helper.set_external_data(tensor, location=name)
+    tensor.ClearField("raw_data")
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("convolution", ["auto", "direct"])
+def test_external_data_comes_from_the_folder_of_the_model(
+    convolution: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = with_external_bias(tmp_path / "ours", 1)
+    with_external_bias(tmp_path / "theirs", 2)
+    monkeypatch.chdir(tmp_path / "theirs")
+    opened = onnx_cpu._open_session(path, 1, convolution)
+    (y,) = opened.run(None, {"x": np.zeros((1, 64, 4, 4), np.float32)})
+    assert np.unique(y).tolist() == [1]
+    monkeypatch.chdir(tmp_path)
+    assert np.array_equal(
+        onnx_cpu._open_session(path, 1, convolution).run(None, {"x": np.zeros((1, 64, 4, 4), np.float32)})[0], y
+    )
+
+
+def tensor_outside() -> onnx.TensorProto:
+    tensor = numpy_helper.from_array(np.ones((1, 16, 1, 1), np.float32), "e")
+    onnx.external_data_helper.set_external_data(tensor, location="weights/e.bin")
+    tensor.ClearField("raw_data")
+    return tensor
+
+
+def branch(*nodes: onnx.NodeProto, initializer: list[onnx.TensorProto] | None = None) -> onnx.GraphProto:
+    return helper.make_graph(list(nodes), "branch", [], [], initializer or [])
+
+
+def constant(**attributes: object) -> onnx.NodeProto:
+    return helper.make_node("Constant", [], ["e"], **attributes)
+
+
+def choice(then: onnx.GraphProto) -> onnx.NodeProto:
+    return helper.make_node("If", ["x"], ["z"], then_branch=then)
+
+
+def function(node: onnx.NodeProto) -> onnx.FunctionProto:
+    return helper.make_function("own", "F", [], ["e"], [node], [helper.make_opsetid("", 17)])
+
+
+def sparse_outside() -> onnx.SparseTensorProto:
+    indices = numpy_helper.from_array(np.zeros(1, np.int64), "i")
+    return helper.make_sparse_tensor(tensor_outside(), indices, [16])
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        lambda model: model.graph.initializer.append(tensor_outside()),
+        lambda model: model.graph.sparse_initializer.append(sparse_outside()),
+        lambda model: model.graph.node.append(constant(value=tensor_outside())),
+        lambda model: model.graph.node.append(constant(sparse_value=sparse_outside())),
+        lambda model: model.graph.node.append(choice(branch(constant(value=tensor_outside())))),
+        lambda model: model.graph.node.append(choice(branch(initializer=[tensor_outside()]))),
+        lambda model: model.graph.node.append(helper.make_node("Own", ["x"], ["z"], all=[tensor_outside()])),
+        lambda model: model.functions.append(function(constant(value=tensor_outside()))),
+    ],
+    ids=["initializer", "sparse", "constant", "sparse constant", "subgraph", "in a subgraph", "list", "function"],
+)
+def test_external_data_is_found_wherever_it_is(hide: Callable[[onnx.ModelProto], None], tmp_path: Path) -> None:
+    model = model_of([helper.make_node("Conv", ["x", "w"], ["y"], **SAME)], {"w": np.zeros(WIDE, np.float32)})
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert external_locations(memoryview(path.read_bytes())) == set()
+    assert winograd_graph.rewritten(path) is not None
+    hide(model)
+    path.write_bytes(model.SerializeToString())
+    assert external_locations(memoryview(path.read_bytes())) == {"weights/e.bin"}
+    assert winograd_graph.rewritten(path) is None
+
+
+# -- what files can cost -----------------------------------------------------------------------------------------------
+
+UNKNOWN = bytes_field(99, b"")
+NODE, NAME = bytes_field(1, b""), bytes_field(1, b"")
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        lambda size: UNKNOWN * (size // len(UNKNOWN)),
+        lambda size: bytes_field(7, UNKNOWN * (size // len(UNKNOWN))),
+        lambda size: bytes_field(7, NODE * (size // len(NODE))),
+        lambda size: bytes_field(7, bytes_field(1, NAME * (size // len(NAME)))),
+        lambda size: bytes_field(7, bytes_field(1, bytes_field(5, UNKNOWN * (size // len(UNKNOWN))))),
+        lambda size: bytes_field(7, bytes_field(5, bytes_field(1, b"\1" * size))),
+        lambda size: bytes_field(7, bytes_field(1, bytes_field(1, ("x" * size + "\N{OK HAND SIGN}").encode()))),
+    ],
+    ids=["in the model", "in the graph", "nodes", "inputs", "in an attribute", "a shape", "a name"],
+)
+def test_memory_is_a_multiple_of_the_file(inside: Callable[[int], bytes], tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    size = 8 << 20
+    path.write_bytes(inside(size) if inside(8)[:1] == b"\x3a" else inside(size) + bytes_field(7, b""))
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(ValueError):
+            assert winograd_graph.rewritten(path) is None
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * size
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_steps_are_linear_in_the_number_of_nodes(stride: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long chain of convolutions in front of residual blocks whose shortcuts come from far away."""
+    tensors = {"one": np.zeros((64, 64, 1, 1), np.float32), "wide": np.zeros((64, 64, 3, 3), np.float32)}
+
+    def steps(blocks: int) -> int:
+        node = helper.make_node
+        nodes = [node("Conv", ["x", "one"], ["n0"], strides=[stride, stride])]
+        nodes += [node("Conv", [f"n{i}", "one"], [f"n{i + 1}"], strides=[stride, stride]) for i in range(2 * blocks)]
+        last = f"n{2 * blocks}"
+        for i in range(blocks):
+            nodes += [
+                node("Conv", [last, "wide"], [f"w{i}"], **SAME),
+                node("Conv", [f"w{i}", "one"], [f"p{i}"]),
+                node("Conv", [f"n{i}", "one"], [f"s{i}"]),
+                node("Add", [f"p{i}", f"s{i}"], [f"a{i}"]),
+            ]
+            last = f"a{i}"
+        path = tmp_path / "model.onnx"
+        path.write_bytes(model_of(nodes, tensors, (last,)).SerializeToString())
+        taken = 0
+
+        def counted(edit: winograd_graph._Edit, name: str) -> object:
+            nonlocal taken
+            taken += 1
+            return maker(edit, name)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(winograd_graph._Edit, "_maker", counted)
+            assert winograd_graph.rewritten(path) is not None
+        return taken
+
+    maker = winograd_graph._Edit._maker
+    assert steps(400) <= 2.2 * steps(200)
+    assert steps(50) <= 2 * 50 * 4 * winograd_graph._REACH
 
 
 @given(content=st.binary(max_size=60))

@@ -914,7 +914,13 @@ def test_the_cache(tmp_path: Path, look: Callable[..., Diagnosis], monkeypatch: 
     monkeypatch.setenv("RETINASDK_CACHE", str(tmp_path / "file"))
     found = finding(look(cache=ask("cache")), "engine cache")
     assert found.state == "note"
-    assert f"{tmp_path / 'file'} cannot be written" in found.text
+    assert f"{tmp_path / 'file'} cannot be used (File exists)" in found.text
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o755)
+    monkeypatch.setenv("RETINASDK_CACHE", str(tmp_path / "open"))
+    found = finding(look(cache=ask("cache")), "engine cache")
+    assert found.state == "note"
+    assert f"others can use it, its mode is 755; if all files in it are yours, run: chmod 700 {tmp_path}" in found.text
 
 
 def test_models_that_are_not_what_was_installed(

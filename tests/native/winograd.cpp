@@ -4,17 +4,21 @@
 // The pieces of work run in threads, so that the thread sanitizer detects pieces that write to the same output.
 #include "convolution/winograd.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <limits>
+#include <memory>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <thread>
 
 #include "convolution/pointwise.h"
 #include "convolution/winograd_kernels.h"
+#include "onnxruntime/shared_weights.h"
 #include "random_cases.h"
 
 namespace {
@@ -154,6 +158,28 @@ void check_bad_arguments() {
   check(false, "zero channels are rejected");
 }
 
+struct OneHash {
+  size_t operator()(std::string_view) const { return 7; }
+};
+
+// Weights with one hash: only equal ones are shared.
+template <typename Weights, int kTaps>
+void check_sharing(Random& random) {
+  const std::vector<float> first = values(random, 24 * 20 * kTaps), other = values(random, 24 * 20 * kTaps);
+  const auto shared = [](const std::vector<float>& from) {
+    return retinasdk::ort::shared_weights<Weights, OneHash>(from.data(), 24, 20, kTaps);
+  };
+  const std::shared_ptr<const Weights> one = shared(first), two = shared(other);
+  check(one != two, "weights with one hash and other values are not shared");
+  check(one == shared(std::vector<float>(first)), "equal weights are shared");
+  const Weights alone(other.data(), 24, 20);
+  check(std::equal(alone.values.get(), alone.values.get() + alone.count(), two->values.get()),
+        "weights that are not shared are their own");
+  std::vector<float> nearly = first;
+  nearly.back() = std::nextafter(nearly.back(), 2.0f);
+  check(one != shared(nearly), "weights that differ in one bit are not shared");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -162,6 +188,8 @@ int main(int argc, char** argv) {
   Random random(seed);
   check_bad_arguments();
   check_nan_spreads();
+  check_sharing<WinogradWeights, 9>(random);
+  check_sharing<retinasdk::PointwiseWeights, 1>(random);
   for (int round = 0; round < rounds; ++round) {
     const Case made = make_case(random);
     check_close(made, run(made, retinasdk::winograd::kPlainKernels), random);

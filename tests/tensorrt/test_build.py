@@ -489,7 +489,7 @@ def test_a_cache_that_cannot_be_written(
     lines = [record.message for record in caplog.records if "Caches go to" in record.message]
     assert len(lines) == 1
     assert str(temporary) in lines[0]
-    assert "Set RETINASDK_CACHE to a folder that can" in lines[0]
+    assert "Set RETINASDK_CACHE to a private folder that can" in lines[0]
 
 
 def test_interrupted_and_failed_builds_leave_the_cache_as_it_was(own_model: Path, cache: Path) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from retinasdk._util.files import write_together
 from retinasdk.convert.configs import read_config
 from retinasdk.convert.flavours import Preset, load_preset
 from retinasdk.convert.flavours.preset import ANCHORS_PER_CELL, level_name
@@ -36,6 +35,7 @@ from retinasdk.convert.importing.subgraph import ModelOutput, build_heads_model
 from retinasdk.convert.importing.tf_models import refuse_unlike_tf_models
 from retinasdk.convert.importing.validate import validate_network
 from retinasdk.errors import ModelError
+from retinasdk.onnx_graph.model_pair import write_model
 from retinasdk.spec import METADATA_KEY, ModelSpec, Resize
 
 
@@ -160,8 +160,7 @@ def import_onnx(
         raise error if str(error).startswith(str(path)) else ModelError(f"{path}: {error}") from error
     except MemoryError as error:
         raise ModelError(f"{path}: this machine has too little memory to run the network once") from error
-    spec = report.spec.to_json().encode()
-    write_together({output: model.SerializeToString(), output.with_suffix(".json"): spec})
+    write_model(output, model.SerializeToString(), report.spec)
     return report
 
 
