@@ -33,7 +33,7 @@ namespace {
 static_assert(kLevels == kMaxLevels);
 // The buffer of a level and image has kLeastSegments segments, or room for one in kValuesPerKey values if that is more.
 // In a photo full of objects, about 0.3% of the logits are above a score of 0.05.
-constexpr int64_t kLeastSegments = 8;
+constexpr int64_t kLeastSegments = 12;
 constexpr int64_t kValuesPerKey = 64;
 constexpr uint32_t kTilesPerBlock = 4;   // Of the filter, so that a block adds up its histogram for several tiles.
 constexpr unsigned kAnchorBlocks = 512;  // Of best_of_anchors(), for each level and image. Each takes several anchors.
@@ -57,8 +57,8 @@ void lay_out_buffer(Plan& plan) {
   for (int l = 0; l < plan.level_count; ++l) {
     most_keys = std::max<int64_t>(most_keys, plan.levels[l].value_count / kValuesPerKey);
   }
-  const int64_t segment_keys = std::max<int64_t>(
-      {kSegmentKeys, plan.top_k + int64_t{kMostHitsAtOnce}, (most_keys + kMaxSegments - 2) / (kMaxSegments - 1)});
+  const int64_t segment_keys =
+      std::max<int64_t>(plan.top_k + int64_t{kMostHitsAtOnce}, (most_keys + kMaxSegments - 2) / (kMaxSegments - 1));
   plan.segment_keys = static_cast<uint32_t>(round_up(segment_keys, kShortlistThreads));
   for (int l = 0; l < plan.level_count; ++l) {
     Level& level = plan.levels[l];

@@ -9,11 +9,10 @@ namespace {
 
 constexpr int kShortlistThreads = 512;
 constexpr int kShortlistVectors = 4;  // As kFilterVectors.
-constexpr int kKeysPerThread = 16;    // Keys that a thread loads at once.
-constexpr uint32_t kSegmentKeys = 8192;
+constexpr int kKeysPerThread = 10;    // Keys that a thread loads at once.
+constexpr uint32_t kKeysAtOnce = kShortlistThreads * kKeysPerThread;
 // A segment has room for top_k keys, and for the hits of one vector of each thread.
 constexpr uint32_t kMostHitsAtOnce = kShortlistThreads * Vector<__half>::kSize;
-static_assert(kSegmentKeys == kShortlistThreads * kKeysPerThread);
 
 // A block's segment of the buffer, and how many keys are on its shortlist, which begins at the front of the segment.
 // All threads have the same `kept`.
@@ -53,7 +52,7 @@ __device__ inline int last_bin_for(uint32_t wanted, const uint32_t* histogram, B
 template <typename IsKept>
 __device__ void compact(Segment& segment, uint32_t keys, BlockPlaces<kShortlistThreads>& places, IsKept is_kept) {
   segment.kept = 0;
-  for (uint32_t first = 0; first < keys; first += kSegmentKeys) {
+  for (uint32_t first = 0; first < keys; first += kKeysAtOnce) {
     uint64_t loaded[kKeysPerThread];
     uint32_t kept = 0;
 #pragma unroll

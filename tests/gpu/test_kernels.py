@@ -98,7 +98,7 @@ def test_more_candidates_than_the_buffer_holds(gpu: Gpu, stream: CudaStream, hal
     """One of two images is crowded: its level is read again, and no candidate is lost."""
     case = random_heads(70, batch=2, anchors=9, classes=5, sizes=[(50, 45), (3, 3)], top_k=2500, logit_threshold=-INF)
     pairs = case.logits[0][1].size
-    assert pairs > 65_536
+    assert pairs > 79_872
     case.logits[0][1] = np.where(np.arange(pairs) < 30_000, 0.5, -INF).reshape(case.logits[0][1].shape)
     tried = ops(gpu, stream, half=half)
     assert_same_candidates(halved(case) if half else case, tried)

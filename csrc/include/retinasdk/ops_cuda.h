@@ -139,8 +139,8 @@ struct DeviceLevel {
   int height, width;
   float stride_y, stride_x;
   float clip_height = -1.0f, clip_width = -1.0f;
-  // 0: channels come first, (N, channels, height, width). Else they come last, (N, height, width, channels), and this is
-  // the number of values from one cell to the next. Values behind the channels of a cell are ignored.
+  // 0: channels come first, (N, channels, height, width). Else they come last, (N, height, width, channels), and this
+  // is the number of values from one cell to the next. Values behind the channels of a cell are ignored.
   int logit_cell_stride = 0, delta_cell_stride = 0;
 };
 
