@@ -111,6 +111,8 @@ def _read(path: str) -> npt.NDArray[np.uint8]:
         raise ImageError(f"{path}: no such file; give the path of an image file ({', '.join(SUFFIXES)})")
     if os.path.isdir(path):
         raise ImageError(f"{path} is a folder, not an image file; list its images with retinasdk.list_images({path!r})")
+    if not os.path.isfile(path):  # Reading one would wait for ever.
+        raise ImageError(f"{path} is a pipe or a device, not an image file; read its bytes and pass these")
     if os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES:
         raise ImageError(
             f"{path} is a video, not an image; use retinasdk.stream({path!r}, detector), or: retinasdk live {path}"

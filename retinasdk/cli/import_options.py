@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from retinasdk.cli.file_arguments import Input
 from retinasdk.errors import ModelError
 
 _CHANNEL_ORDERS = ("RGB", "BGR")
@@ -34,6 +35,7 @@ def add_rules(
     anchors = parser.add_argument_group("Anchors", f"Default: {default}.")
     anchors.add_argument(
         "--anchors",
+        action=Input,
         type=Path,
         metavar="FILE.json",
         help='one entry per level, finest first: [{"stride": 8, "anchors": [[x1, y1, x2, y2], ...]}, ...], boxes in '

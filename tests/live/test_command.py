@@ -283,9 +283,9 @@ def test_progress_line_on_a_terminal_only(gif: Path, model_path: Path) -> None:
         ("{gif} --max-frames 0", "--max-frames must be at least 1, got 0"),
         ("{gif} --jsonl {tmp}", "this is a folder; give the name of the file to write"),
         ("{gif} --save {tmp}/none/a.mp4", "none: no such folder to write to"),
-        ("{gif} --save {gif}", "blocks.gif: this would replace the source; choose another name"),
+        ("{gif} --save {gif}", "blocks.gif: --save would replace an input of this command"),
         ("{gif} --save {tmp}/out.avi", "out.avi: video cannot be written with the suffix '.avi'"),
-        ("{gif} --jsonl {gif}", "blocks.gif: this would replace the source; choose another name"),
+        ("{gif} --jsonl {gif}", "blocks.gif: --jsonl would replace an input of this command"),
         ("{gif} --classes cat", "unknown class 'cat'"),
         ("", "required: SOURCE"),
     ],
@@ -311,8 +311,45 @@ def test_one_clear_line_for_whatever_goes_wrong(
 def test_bad_options_leave_old_files_alone(run: Run, gif: Path, tmp_path: Path, options: tuple[str, str]) -> None:
     old = tmp_path / "old.jsonl"
     old.write_text("kept")
-    assert run(gif, "--jsonl", old, *options)[0] == 2
+    assert run(gif, "--jsonl", old, "--overwrite", *options)[0] == 2
     assert old.read_text() == "kept"
+
+
+@pytest.mark.parametrize("option", ["--jsonl", "--csv"])
+def test_an_old_file_stays_until_something_works(
+    run: Run, gif: Path, tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "old.txt"
+    old.write_text("kept")
+    (tmp_path / "none.mp4").write_text("no video")
+    assert "this file exists already; add --overwrite" in run(gif, option, old)[2]
+    assert run(tmp_path / "none.mp4", option, old, "--overwrite")[0] == 2
+    assert old.read_text() == "kept"
+    assert run(gif, option, old, "--overwrite")[0] == 0
+    assert "kept" not in old.read_text()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on the size of files")
+@pytest.mark.parametrize("option", ["--jsonl", "--csv"])
+def test_a_full_disk_leaves_whole_lines(gif: Path, model_path: Path, tmp_path: Path, option: str) -> None:
+    import resource
+
+    words = ["live", gif, "--model", model_path, "--device", "cpu", "--score", "0.02", option, tmp_path / "out.txt"]
+    result = subprocess.run(
+        [sys.executable, "-m", "retinasdk.cli.main", *map(str, words)],
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9001, 9001)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "out.txt: cannot be written: File too large; the lines before are complete" in result.stderr
+    text = (tmp_path / "out.txt").read_text()
+    assert text.endswith("\n")
+    assert 0 < len(text) <= 9001
+    if option == "--jsonl":
+        assert all(json.loads(line) for line in text.splitlines())
 
 
 def test_reconnect_reaches_the_stream(run: Run, gif: Path, monkeypatch: pytest.MonkeyPatch) -> None:
