@@ -10,7 +10,6 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from retinasdk import Detections, MissingDependencyError
@@ -93,7 +92,7 @@ class _LineFile:
             print(line, flush=True)
             return
         if self._file is None:
-            self._file = self._stack.enter_context(Path(self._target).open("wb", buffering=0))
+            self._file = self._stack.enter_context(open(self._target, "wb", buffering=0))  # noqa: SIM115 (the stack's)
         self._write_whole(self._file, f"{line}\n".encode())
 
     def _write_whole(self, file: IO[bytes], content: bytes) -> None:

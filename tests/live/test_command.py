@@ -334,7 +334,8 @@ def test_an_old_file_stays_until_something_works(
 def test_a_full_disk_leaves_whole_lines(gif: Path, model_path: Path, tmp_path: Path, option: str) -> None:
     import resource
 
-    words = ["live", gif, "--model", model_path, "--device", "cpu", "--score", "0.02", option, tmp_path / "out.txt"]
+    words = ["live", gif, "--model", model_path, "--device", "cpu", option, tmp_path / "out.txt", "--score"]
+    words += ["0.3" if option == "--jsonl" else "0.02"]
     result = subprocess.run(
         [sys.executable, "-m", "retinasdk.cli.main", *map(str, words)],
         cwd=tmp_path,

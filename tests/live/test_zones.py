@@ -320,7 +320,9 @@ def test_command_refuses_before_it_writes(
     (tmp_path / "zones.json").write_text('{"zones": []}')
     (tmp_path / "found.csv").write_text("kept")
     call = ["live", str(folder), "--model", str(model_path), "--device", "cpu"]
-    assert main([*call, "--zones", str(tmp_path / "zones.json"), "--csv", str(tmp_path / "found.csv")]) == 2
+    assert (
+        main([*call, "--zones", str(tmp_path / "zones.json"), "--csv", str(tmp_path / "found.csv"), "--overwrite"]) == 2
+    )
     assert "expected at least one zone or line" in capsys.readouterr().err
     assert main([*call, "--csv", "-", "--jsonl", "-"]) == 2
     assert "cannot both go to standard output" in capsys.readouterr().err
