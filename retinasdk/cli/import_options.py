@@ -121,7 +121,7 @@ def read_anchors_file(path: Path) -> tuple[list[list[list[float]]], list[float] 
         are_boxes = bool(anchors) and all(len(box) == 4 for level in anchors for box in level)
         has_strides = any(stride is not None for stride in strides)
         steps = [float(stride) for stride in strides] if has_strides else None
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
         raise ModelError(f"{path} is no file of anchors; {expected}") from error
     if not are_boxes:
         raise ModelError(f"{path} is no file of anchors: a box is not [x1, y1, x2, y2]; {expected}")

@@ -98,6 +98,8 @@ def test_pixels_and_shares_say_the_same(tmp_path: Path) -> None:
         ({"zones": [TABLE], "lines": [{**DOOR, "name": "table"}]}, "a unique name for each"),
         ({"lines": [{**DOOR, "to": [0, 0.5]}]}, "lines[0]: expected two different points"),
         ({"lines": [{**DOOR, "via": 1}]}, 'lines[0]: expected only name, from, to, classes, anchor, got ["via"]'),
+        ({"size": [10**400, 5], "zones": [TABLE]}, "size: expected [width, height] in pixels"),
+        ({"zones": [{**TABLE, "polygon": [[10**400, 0], [1, 1], [2, 0]]}]}, "polygon[0]: expected a point [x, y]"),
         ({"size": [0, 5], "zones": [TABLE]}, "size: expected [width, height] in pixels, both at least 1"),
     ],
 )
