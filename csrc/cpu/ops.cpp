@@ -40,9 +40,8 @@ void require_axis(const TileAxis& axis, const std::string& name) {
   }
   require(covers, "tiles along " + name + " must ascend from 0 and cover the image without gaps, got " +
                       std::to_string(axis.count) + " tiles of length " + std::to_string(axis.length) + " from " +
-                      std::to_string(axis.starts[0]) + " to " +
-                      std::to_string(axis.starts[axis.count - 1] + length) + " for an image of size " +
-                      std::to_string(axis.extent));
+                      std::to_string(axis.starts[0]) + " to " + std::to_string(axis.starts[axis.count - 1] + length) +
+                      " for an image of size " + std::to_string(axis.extent));
 }
 
 template <typename Coder>

@@ -135,6 +135,21 @@ def test_tiles_that_cannot_be(run: Run, photos: Path, options: list[str], messag
     assert message in err
 
 
+def test_many_tiles_are_announced_and_very_many_need_yes(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retinasdk.cli.commands.detect._MANY_TILES", 4)
+    monkeypatch.setattr("retinasdk.cli.commands.detect._MOST_TILES", 8)
+    words = ("detect", photos / "a.png", "--tiles")
+    assert run(*words, "100") == run(*words, "100", "--yes")
+    assert "a.png: 6 tiles, which take about 0 minutes" in run(*words, "50")[2]
+    status, out, err = run(*words, "20")
+    assert (status, out) == (2, "")
+    assert "tiles, which take about" in err
+    assert "choose larger tiles, such as --tiles 640, or add --yes" in err
+    assert run(*words, "20", "--yes")[0] == 0
+
+
 def test_detect_says_so_when_there_is_nothing(run: Run, photos: Path) -> None:
     assert run("detect", photos / "a.png", "--score", "1") == (0, f"{photos / 'a.png'}  120 x 80  0 detections\n", "")
 

@@ -276,7 +276,7 @@ def test_hostile_annotations_are_refused_in_a_sentence(tmp_path: Path, changes: 
     }
     path = tmp_path / "hostile.json"
     path.write_text(changes if isinstance(changes, str) else json.dumps({**whole, **changes}))
-    with pytest.raises(ValueError, match="hostile.json: expected COCO"):
+    with pytest.raises(ValueError, match=r"hostile\.json: expected COCO"):
         read_annotations(path)
 
 

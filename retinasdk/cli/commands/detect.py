@@ -11,10 +11,13 @@ import math
 import os
 import shlex
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from retinasdk import Detections, Detector, ImageError, list_images
 from retinasdk._util.files import write_atomically
@@ -32,11 +35,12 @@ from retinasdk.cli.arguments import (
 from retinasdk.cli.file_arguments import Input, Output
 from retinasdk.cli.output import make_folder, out_of_memory, print_now, progress, text_stream, write_json
 from retinasdk.images import as_rgb
-from retinasdk.tiling.grid import TilesOption
+from retinasdk.tiling.grid import TilesOption, resolve
 from retinasdk.tiling.windows import FileWindows, open_windows
 
 _PICTURE_SIDE = 4096  # pixels of the drawn copy of an image that is never decoded whole
 _SOME_FAILED, _ALL_FAILED = 1, 2  # exit status
+_MANY_TILES, _MOST_TILES = 500, 4000  # from the first on they are announced, beyond the second they need --yes
 _MANY_ROWS = 20  # above this many detections, counts per class are printed instead of a row for each
 _VIDEO_SUFFIXES = (
     *(".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"),
@@ -90,6 +94,11 @@ def add_parser(commands: Any) -> None:
     )
     add_json(output, "the detections of all images")
     add_tiles(parser)
+    parser.add_argument_group("Long work").add_argument(
+        "--yes",
+        action="store_true",
+        help=f"detect also in images that are cut into more than {_MOST_TILES:,} tiles; default: refuse them",
+    )
     add_suppression(parser)
     add_device(parser)
     parser.set_defaults(run=run)
@@ -125,6 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
     for path, target in zip(progress("detect", "image")(paths), targets, strict=False):
         try:
             image, (height, width) = _read(path, tiles)
+            _announce_tiles(path, (height, width), tiles, detector, is_allowed=arguments.yes)
             found = call(image)
             print_now(_table(f"{path}  {width} x {height}", found), text)
             if target is not None:
@@ -152,6 +162,31 @@ def _read(path: str, tiles: TilesOption) -> tuple[Any, tuple[int, int]]:
         return image, image.shape[:2]
     with open_windows(path, as_rgb) as windows:
         return path if isinstance(windows, FileWindows) else windows.whole(windows.size), windows.size
+
+
+def _announce_tiles(
+    path: str, size: tuple[int, int], tiles: TilesOption, detector: Detector, *, is_allowed: bool
+) -> None:
+    """Says how long an image of many tiles will take.
+
+    Raises:
+        ImageError: There are more tiles than are detected in without `--yes`.
+    """
+    plan = resolve(tiles, detector.spec, *size)
+    count = 1 if plan is None else len(plan.plan(*size))
+    if plan is None or count < _MANY_TILES:
+        return
+    tile = np.zeros((*plan.sides, 3), np.uint8)
+    detector(tile)  # the first call takes longer
+    begin = time.perf_counter()
+    detector(tile)
+    minutes = count * (time.perf_counter() - begin) / 60
+    work = f"{count:,} tiles, which take about {minutes:.0f} minutes or less"
+    if count > _MOST_TILES and not is_allowed:
+        raise ImageError(
+            f"{path}: this image would be cut into {work}; choose larger tiles, such as --tiles 640, or add --yes"
+        )
+    print_now(f"{path}: {work}", sys.stderr)
 
 
 def _marked(path: str, detections: Detections, tiles: TilesOption) -> Any:
