@@ -243,7 +243,7 @@ def test_tiles_are_the_detectors(write: Write, detector: Detector, model_path: P
     target = tmp_path / "numbers.json"
     results = []
     for options in ([], ["--tiles", "1000"], ["--tiles", "50"]):
-        assert main([*words, "--score", "0.3", "--json", str(target), *options]) == 0
+        assert main([*words, "--score", "0.3", "--json", str(target), "--overwrite", *options]) == 0
         results.append(json.loads(target.read_text()))
     assert results[0] == results[1]  # one tile is the image
     assert results[2]["AP"] < results[0]["AP"]
