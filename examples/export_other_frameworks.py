@@ -9,6 +9,7 @@ standard deviation are those of the config; it prints what it took from where.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import warnings
@@ -16,8 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+try:
+    import torch
+except ImportError as error:  # The classes below need it, so not even --help works without it.
+    sys.exit(f"{__doc__}\nerror: {error}; install it with: pip install 'retinasdk[export]'")
 
+import retinasdk
 from retinasdk import import_onnx
 from retinasdk.convert.export_torch import export_heads
 
@@ -92,8 +97,15 @@ def export_raw(heads: torch.nn.Module, path: Path) -> None:
 
 
 def main() -> None:
-    flavour, config, weights, output, *labels = sys.argv[1:]
-    heads, text = LOADERS[flavour](config, weights)
+    parser = argparse.ArgumentParser(description="Export a RetinaNet of detectron2 or mmdetection to ONNX.")
+    parser.add_argument("framework", choices=LOADERS)
+    parser.add_argument("config", help="the config of the training: .yaml of detectron2, .py of mmdetection")
+    parser.add_argument("weights", help="the checkpoint")
+    parser.add_argument("output", help="the ONNX file to write; its spec is written beside it")
+    parser.add_argument("labels", nargs="*", help="class names in order (default: the framework's)")
+    arguments = parser.parse_args()
+    flavour, output, labels = arguments.framework, arguments.output, arguments.labels
+    heads, text = LOADERS[flavour](arguments.config, arguments.weights)
     with tempfile.TemporaryDirectory() as folder:
         whole, raw = Path(folder) / f"config{SUFFIXES[flavour]}", Path(folder) / "heads.onnx"
         whole.write_text(text, encoding="utf-8")
@@ -109,4 +121,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (retinasdk.RetinaSdkError, ImportError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -8,6 +8,7 @@ tests give it a stand-in for rclpy, and rosbags' message classes. What it does w
 """
 
 import importlib
+import sys
 from typing import Any
 
 import retinasdk
@@ -66,4 +67,12 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if "--help" in sys.argv:
+        print(__doc__)
+        sys.exit()
+    try:
+        main()
+    except ImportError as error:
+        sys.exit(f"error: {error}; source your ROS first: source /opt/ros/humble/setup.bash")
+    except (retinasdk.RetinaSdkError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")

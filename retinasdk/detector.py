@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 # Of a list, so many images are in memory at a time, and so many pixels go through the network together: activations
 # take far more memory than pixels.
 _MAX_IMAGES = 16
+_MAX_THREADS = 1024
 _MAX_BATCH_PIXELS = 1 << 23
 
 
@@ -109,8 +110,10 @@ class Detector:
         channel_order: ChannelOrder = "rgb",
     ) -> None:
         check_channel_order(channel_order)
-        if threads is not None and (not isinstance(threads, int) or threads < 1):
-            raise ValueError(f"threads must be an integer of at least 1, got {threads!r}; leave it out for one a core")
+        if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= _MAX_THREADS):
+            raise ValueError(
+                f"threads must be an integer from 1 to {_MAX_THREADS}, got {threads!r}; leave it out for one a core"
+            )
         if spec is not None and not isinstance(spec, ModelSpec):
             raise TypeError(f"spec must be a ModelSpec, got {type(spec).__name__}; read one with ModelSpec.load(path)")
         if not isinstance(suppression, (Suppression, type(None))):

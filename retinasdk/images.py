@@ -29,6 +29,7 @@ ChannelOrder: TypeAlias = Literal["rgb", "bgr"]
 
 MAX_PIXELS = 178_956_970  # Also the limit at which Pillow rejects a file; 537 MB as RGB.
 MAX_SIDE = 1 << 16
+_BAND_PIXELS = 1 << 20  # Converted at a time.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 
@@ -118,6 +119,8 @@ def _read(path: str) -> npt.NDArray[np.uint8]:
         raise ImageError(f"{path}: no such file; give the path of an image file ({', '.join(SUFFIXES)})")
     if os.path.isdir(path):
         raise ImageError(f"{path} is a folder, not an image file; list its images with retinasdk.list_images({path!r})")
+    if not os.path.isfile(path):  # Reading one would wait for ever.
+        raise ImageError(f"{path} is a pipe or a device, not an image file; read its bytes and pass these")
     if os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES:
         raise ImageError(
             f"{path} is a video, not an image; use retinasdk.stream({path!r}, detector), or: retinasdk live {path}"
@@ -130,7 +133,7 @@ def _open(file: Any, path: str) -> npt.NDArray[np.uint8]:
     pillow = require("PIL.Image", "reading image files")
     try:
         with pillow.open(file) as image:
-            return _from_pillow(image, path)
+            return _from_pillow(image, path, is_ours=True)
     except ImageError:
         raise
     except MemoryError:
@@ -146,19 +149,34 @@ def _open(file: Any, path: str) -> npt.NDArray[np.uint8]:
         ) from error
 
 
-def _from_pillow(image: Any, name: str) -> npt.NDArray[np.uint8]:
+def _from_pillow(image: Any, name: str, *, is_ours: bool = False) -> npt.NDArray[np.uint8]:
+    """Converts a Pillow image to RGB uint8 (H, W, 3), band by band.
+
+    Note [Memory of a picture]: Pillow keeps 4 bytes for each pixel of most modes, and the result has 3. A conversion of
+    the whole image would add up to four more copies of 4 bytes: a small file of one color can have the largest size.
+    """
     _check_size(image.height, image.width, name)
     operations = require("PIL.ImageOps", "reading image files")
     try:
-        upright = operations.exif_transpose(image)
-        return np.array(_rgb(upright, name), dtype=np.uint8)
-    except ImageError:
+        if is_ours:
+            operations.exif_transpose(image, in_place=True)
+        else:
+            image = operations.exif_transpose(image)
+        width, height = image.size
+        pixels = np.empty((height, width, 3), np.uint8)
+        rows = max(1, _BAND_PIXELS // width)
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            band = image if rows >= height else image.crop((0, top, width, bottom))
+            pixels[top:bottom] = _rgb(band, name)
+        return pixels
+    except (ImageError, MemoryError):
         raise
     except Exception as error:
         raise ImageError(f"{name}: cannot be decoded: {error}; check that the file is complete") from error
 
 
-def _rgb(image: Any, name: str) -> Any:
+def _rgb(image: Any, name: str) -> npt.NDArray[np.uint8]:
     if image.mode.startswith("I;16"):
         # Pillow's own conversion would clip everything above 255 to white.
         high_byte = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
@@ -172,8 +190,8 @@ def _rgb(image: Any, name: str) -> Any:
         pillow = require("PIL.Image", "reading image files")
         rgba = image.convert("RGBA")
         white = pillow.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return pillow.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+        image = pillow.alpha_composite(white, rgba)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[str]:

@@ -79,7 +79,7 @@ def test_threads_do_not_change_results(detector: Detector, model_path: Path, thr
     np.testing.assert_allclose(other.xyxy, detector(blocks()).xyxy, atol=1e-3)
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.5, "2"])
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "2", 1025, 10**12])
 def test_bad_threads(model_path: Path, threads: Any) -> None:
     with pytest.raises((ValueError, TypeError), match=f"threads must be .*, got '?{threads}"):
         Detector(model_path, threads=threads)

@@ -229,6 +229,20 @@ def test_errors_take_one_line(run_python: Any, tmp_path: Path, example: str) -> 
     assert [line.partition(":")[0] for line in result.stderr.splitlines() if "WARN" not in line] == ["error"]
 
 
+_PROGRAMS = sorted(path.name for path in EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.parametrize("example", _PROGRAMS)
+@pytest.mark.parametrize("words", [["--help"], [], ["detectron2", "none.yaml", "none.pth", "none.onnx"]])
+def test_no_example_ends_in_a_traceback(run_python: Any, example: str, words: list[str]) -> None:
+    """Whatever is missing: a file, an argument, a framework."""
+    result = run_python([EXAMPLES / example, *words])
+    assert "Traceback" not in result.stderr
+    assert "error" in result.stderr or result.returncode == 0
+    if words == ["--help"]:
+        assert example in result.stdout + result.stderr
+
+
 def test_opencv(run: Callable[..., str], photos: Path, detector: Detector, tmp_path: Path) -> None:
     pytest.importorskip("cv2")
     out = run("detect_opencv.py", photos / "0.png", "--out", tmp_path / "marked.png")

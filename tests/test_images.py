@@ -239,6 +239,47 @@ def test_broken_exif_does_not_lose_the_picture(tmp_path: Path, payload: bytes) -
 # -- list_images -------------------------------------------------------------------------------------------------------
 
 
+_PEAK = """
+import sys
+from retinasdk.images import as_rgb
+
+def status(name):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
+
+as_rgb(sys.argv[1])  # loads Pillow
+before = status("VmRSS:")
+height, width, _ = as_rgb(sys.argv[2]).shape
+print((status("VmHWM:") - before) / (height * width))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("kind", ["palette", "RGBA", "turned"])
+def test_a_picture_costs_what_its_pixels_cost(tmp_path: Path, run_python: Any, kind: str) -> None:
+    """In bytes for each pixel; they were 17 to 24. A PNG of one color has 22 KB and the largest number of pixels."""
+    PillowImage.new("RGB", (8, 8)).save(tmp_path / "small.png")
+    image = PillowImage.new("RGBA" if kind == "RGBA" else "RGB", (4000, 2500))
+    exif = PillowImage.Exif()
+    exif[274] = 6
+    if kind == "palette":
+        image = image.convert("P")
+        image.info["transparency"] = 0
+    image.save(tmp_path / "large.png", exif=exif if kind == "turned" else None)
+    result = run_python(["-c", _PEAK, tmp_path / "small.png", tmp_path / "large.png"])
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) < 11
+
+
+def test_bands_give_the_pixels_of_a_whole_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rgba = PillowImage.fromarray(np.dstack([blocks(50, 70), blocks(50, 70, seed=3)[..., :1]]))
+    images = [rgba, *(rgba.convert(mode) for mode in ("LA", "P", "CMYK", "L", "1"))]
+    whole = [as_rgb(image) for image in images]
+    monkeypatch.setattr("retinasdk.images._BAND_PIXELS", 200)
+    for image, pixels in zip(images, whole, strict=True):
+        np.testing.assert_array_equal(as_rgb(image), pixels)
+
+
 def test_list_images(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.png", "c.txt", "d.jpeg", ".e", "é.webp"):
         (tmp_path / name).touch()

@@ -32,15 +32,16 @@ void require_axis(const TileAxis& axis, const std::string& name) {
   require_in(axis.count, 1, kMaxSide / 2, ("tiles along " + name).c_str());
   require_in(axis.extent, 1, kMaxExtent, ("image size along " + name).c_str());
   require_in(axis.length, 1, axis.extent, ("tile length along " + name).c_str());
-  bool covers = axis.starts[0] == 0 && axis.starts[axis.count - 1] + axis.length == axis.extent;
+  // In 64 bits: the starts are any numbers of the caller.
+  const int64_t length = axis.length;
+  bool covers = axis.starts[0] == 0 && axis.starts[axis.count - 1] + length == axis.extent;
   for (int i = 1; covers && i < axis.count; ++i) {
-    covers = axis.starts[i] > axis.starts[i - 1] && axis.starts[i] <= axis.starts[i - 1] + axis.length;
+    covers = axis.starts[i] > axis.starts[i - 1] && axis.starts[i] <= axis.starts[i - 1] + length;
   }
   require(covers, "tiles along " + name + " must ascend from 0 and cover the image without gaps, got " +
                       std::to_string(axis.count) + " tiles of length " + std::to_string(axis.length) + " from " +
-                      std::to_string(axis.starts[0]) + " to " +
-                      std::to_string(int64_t{axis.starts[axis.count - 1]} + axis.length) + " for an image of size " +
-                      std::to_string(axis.extent));
+                      std::to_string(axis.starts[0]) + " to " + std::to_string(axis.starts[axis.count - 1] + length) +
+                      " for an image of size " + std::to_string(axis.extent));
 }
 
 template <typename Coder>

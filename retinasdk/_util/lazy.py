@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import Any
 
 from retinasdk.errors import MissingDependencyError
@@ -33,6 +34,15 @@ INSTALL = {
 }
 
 
+def disable_telemetry() -> None:
+    """Turns ONNX Runtime's telemetry off, before it is imported, unless the user's environment says otherwise.
+
+    Its import starts the telemetry: it looks up a host of its maker and leaves a file in the temporary folder. Turning
+    it off after the import is too late.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+
 def require(module: str, purpose: str, *, package: str | None = None) -> Any:
     """Imports an optional module.
 
@@ -47,6 +57,7 @@ def require(module: str, purpose: str, *, package: str | None = None) -> Any:
     Raises:
         MissingDependencyError: The module cannot be imported. The message contains the command that installs it.
     """
+    disable_telemetry()  # Whatever is imported: PyTorch imports ONNX Runtime by itself when it exports.
     try:
         return importlib.import_module(module)
     except ImportError as error:

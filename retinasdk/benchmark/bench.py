@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["BenchReport", "BenchRow", "Published", "Spread", "bench"]
 
 DEFAULT_ROUNDS, DEFAULT_WARMUP = 20, 3
+_MAX_BATCH = 256
 MOST_IMAGES = 16  # kept decoded in memory during the measurement
 _PICTURE_SIZE = (480, 640)
 _CPU_PRECISION = "fp32"
@@ -247,6 +248,8 @@ def _check_options(
     for size in sizes:
         if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
             raise ValueError(f"sizes must be (height, width) in pixels, got {size!r}")
+    if isinstance(batch, int) and batch > _MAX_BATCH:
+        raise ValueError(f"batch must be at most {_MAX_BATCH}, got {batch}")
     for name, number, least in (("batch", batch, 1), ("rounds", rounds, 1), ("warmup", warmup, 0)):
         if isinstance(number, bool) or not isinstance(number, int) or number < least:
             raise ValueError(f"{name} must be an integer of at least {least}, got {number!r}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from retinasdk.backends.base import DEVICES
 from retinasdk.cli.command_list import SUMMARIES
+from retinasdk.cli.file_arguments import Input, Output, add_overwrite, model_files
 from retinasdk.pipeline.suppression import AS_FRAMEWORK, FUSED_SCORES, RULES, Suppression
 from retinasdk.tiling.grid import Tiles, TilesOption
 
@@ -44,6 +45,7 @@ def add_command(
         epilog="\n".join(lines) + (f"\n\n{notes.rstrip()}" if notes else ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(parser=parser)  # for `check_files`
     return parser
 
 
@@ -51,6 +53,8 @@ def add_model(group: Group) -> None:
     """Adds `--model`."""
     group.add_argument(
         "--model",
+        action=Input,
+        files=model_files,
         help="ONNX file, TensorRT engine, or name of a bundled model as listed by 'retinasdk models'; default: people",
     )
 
@@ -66,13 +70,15 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def add_json(group: Group, content: str) -> None:
-    """Adds `--json`."""
+    """Adds `--json` and `--overwrite`."""
     group.add_argument(
         "--json",
+        action=Output,
         type=Path,
         metavar="FILE",
         help=f"write {content} as JSON; - writes it to standard output, and other text to standard error",
     )
+    add_overwrite(group)
 
 
 def add_filters(group: Group) -> None:
@@ -235,15 +241,35 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def labels(text: str) -> list[str]:
+class Labels(list[str]):
+    """Names of classes, and the file that they were read from, if any."""
+
+    file: Path | None = None
+
+
+def labels(text: str) -> Labels:
     """Reads names separated by commas, or those of a text file with one name per line."""
     if not text.endswith(".txt"):
-        return names(text)
+        return Labels(names(text))
     try:
         lines = Path(text).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise argparse.ArgumentTypeError(f"{text}: expected a text file with one name per line: {error}") from error
-    return [line.strip() for line in lines if line.strip()]
+    found = Labels(line.strip() for line in lines if line.strip())
+    found.file = Path(text)
+    return found
+
+
+def add_labels(group: Group, explanation: str) -> None:
+    """Adds `--labels`, of a command that writes a model."""
+    group.add_argument(
+        "--labels",
+        action=Input,
+        files=lambda value, _: [] if value.file is None else [value.file],
+        type=labels,
+        metavar="A,B|FILE.txt",
+        help=explanation,
+    )
 
 
 def image_size(text: str) -> tuple[int, int]:

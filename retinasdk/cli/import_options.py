@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from retinasdk.cli.file_arguments import Input
 from retinasdk.errors import ModelError
 
 _CHANNEL_ORDERS = ("RGB", "BGR")
@@ -34,6 +35,7 @@ def add_rules(
     anchors = parser.add_argument_group("Anchors", f"Default: {default}.")
     anchors.add_argument(
         "--anchors",
+        action=Input,
         type=Path,
         metavar="FILE.json",
         help='one entry per level, finest first: [{"stride": 8, "anchors": [[x1, y1, x2, y2], ...]}, ...], boxes in '
@@ -119,7 +121,7 @@ def read_anchors_file(path: Path) -> tuple[list[list[list[float]]], list[float] 
         are_boxes = bool(anchors) and all(len(box) == 4 for level in anchors for box in level)
         has_strides = any(stride is not None for stride in strides)
         steps = [float(stride) for stride in strides] if has_strides else None
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
         raise ModelError(f"{path} is no file of anchors; {expected}") from error
     if not are_boxes:
         raise ModelError(f"{path} is no file of anchors: a box is not [x1, y1, x2, y2]; {expected}")

@@ -6,16 +6,14 @@ import argparse
 import contextlib
 import csv
 import functools
+import io
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from retinasdk import Detections, MissingDependencyError
 from retinasdk._util.lazy import require
-from retinasdk.cli.output import check_file
 from retinasdk.drawing import draw_detections
 from retinasdk.live import Frame, Source
 from retinasdk.live.video_writer import VideoWriter
@@ -39,7 +37,7 @@ def open_sinks(
 
     Args:
         arguments: The arguments of the command.
-        source: Where the frames come from, which no output may replace.
+        source: Where the frames come from.
         zones: The zones to draw, if objects are counted.
         stack: Closes the outputs.
 
@@ -52,16 +50,15 @@ def open_sinks(
         MissingDependencyError: A package is missing.
     """
     if arguments.jsonl is not None:
-        yield functools.partial(_write_json, _text_file(arguments.jsonl, source, stack))
+        yield functools.partial(_write_json, _LineFile(arguments.jsonl, stack))
     if arguments.csv is not None:
-        yield _csv(arguments.csv, source, zones, stack)
+        yield _csv(arguments.csv, zones, stack)
     if arguments.web is not None:
         yield _web(arguments, stack)
     if arguments.save is None and not arguments.show:
         return
     shows: list[Callable[[Frame, Any], bool]] = []
     if arguments.save is not None:
-        _check_target(arguments.save, source)
         writer = stack.enter_context(VideoWriter(arguments.save))
         shows.append(functools.partial(_save, writer, source))
     if arguments.show:
@@ -78,48 +75,76 @@ def open_sinks(
     yield mark
 
 
-def _check_target(target: Path, source: Source) -> None:
-    check_file(target)
-    if target.exists() and os.path.exists(source.name) and target.samefile(source.name):
-        raise ValueError(f"{target}: this would replace the source; choose another name")
+class _LineFile:
+    """Appends whole lines to a file, or to standard output for "-".
+
+    The file is opened, and an older one emptied, when the first line is written: a run that fails before that leaves
+    the older file. Each line is written at once, so that a program that follows the file reads it without delay. If
+    the disk is full, the part of a line that was written is removed.
+    """
+
+    def __init__(self, target: str, stack: contextlib.ExitStack) -> None:
+        self._target, self._stack = target, stack
+        self._file: IO[bytes] | None = None
+
+    def write(self, line: str) -> None:
+        if self._target == "-":
+            print(line, flush=True)
+            return
+        if self._file is None:
+            self._file = self._stack.enter_context(open(self._target, "wb", buffering=0))  # noqa: SIM115 (the stack's)
+        self._write_whole(self._file, f"{line}\n".encode())
+
+    def _write_whole(self, file: IO[bytes], content: bytes) -> None:
+        begin = file.tell() if file.seekable() else None
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[file.write(rest) :]
+        except BaseException as error:  # also Ctrl-C
+            if begin is not None:
+                file.truncate(begin)
+            if not isinstance(error, OSError):
+                raise
+            raise OSError(
+                f"{self._target}: cannot be written: {error.strerror}; the lines before are complete"
+            ) from error
 
 
-def _text_file(target: str, source: Source, stack: contextlib.ExitStack) -> IO[str]:
-    if target == "-":
-        return sys.stdout
-    _check_target(Path(target), source)
-    # The stack closes it. The csv module writes its own line ends.
-    return stack.enter_context(open(target, "w", encoding="utf-8", newline=""))
-
-
-def _write_json(file: IO[str], frame: Frame, counts: Counts | None) -> bool:
+def _write_json(file: _LineFile, frame: Frame, counts: Counts | None) -> bool:
     entry = frame.to_dict()
     if counts is not None:
         entry.update(counts.to_dict())
         for found, track in zip(entry["detections"] or [], counts.tracks.tolist(), strict=True):
             found["track"] = None if track < 0 else track
-    # Flushed at once: a program that follows the file reads each line without delay, and never half a line.
-    print(json.dumps(entry), file=file, flush=True)
+    file.write(json.dumps(entry))
     return True
 
 
-def _csv(target: str, source: Source, zones: Zones | None, stack: contextlib.ExitStack) -> Sink:
+def _csv(target: str, zones: Zones | None, stack: contextlib.ExitStack) -> Sink:
     """Writes a row per detection; if objects are counted, also its track and the names of the zones it is in."""
-    file = _text_file(target, source, stack)
-    writer = csv.writer(file)
-    writer.writerow([*_COLUMNS, "track", "zones"] if zones is not None else _COLUMNS)
+    file = _LineFile(target, stack)
+    has_head = False
+
+    def add(row: Sequence[object]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\r").writerow(row)  # the line feed follows
+        file.write(text.getvalue())
 
     def write(frame: Frame, counts: Counts | None) -> bool:
+        nonlocal has_head
+        if not has_head:
+            add([*_COLUMNS, "track", "zones"] if zones is not None else _COLUMNS)
+            has_head = True
         time_s = frame.captured_s if frame.time_s is None else frame.time_s
         for number, item in enumerate(frame.detections if frame.detections is not None else ()):
-            row = [frame.source, frame.index, f"{time_s:.3f}", item.label, f"{item.score:.4f}"]
+            row: list[object] = [frame.source, frame.index, f"{time_s:.3f}", item.label, f"{item.score:.4f}"]
             row += [f"{edge:.2f}" for edge in item.xyxy]
             if counts is not None and zones is not None:
                 track = int(counts.tracks[number])
                 inside = [zone.name for zone, is_in in zip(zones.zones, counts.in_zone[number], strict=True) if is_in]
                 row += ["" if track < 0 else track, ";".join(inside)]
-            writer.writerow(row)
-        file.flush()
+            add(row)
         return True
 
     return write

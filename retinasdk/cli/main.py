@@ -12,7 +12,9 @@ from typing import NoReturn
 
 from retinasdk import RetinaSdkError, __version__
 from retinasdk.cli.command_list import COMMANDS, SUMMARIES
+from retinasdk.cli.file_arguments import check_files
 from retinasdk.cli.option_names import in_option_names
+from retinasdk.cli.output import out_of_memory, print_text
 
 PROG = "retinasdk"
 _EXAMPLES = f"""\
@@ -24,6 +26,7 @@ examples:
     {PROG} detect street.jpg --model model.onnx
 
 '{PROG} COMMAND --help' describes a command and its options."""
+_FAILED = 1
 _BAD_INPUT = 2
 _READER_LEFT = 141  # the exit status that a shell reports for a program ended by SIGPIPE
 
@@ -35,8 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after `retinasdk`. Defaults to those of the process.
 
     Returns:
-        The exit status: 0 for success; 1 if `verify` or `doctor` found a problem; 2 for bad input, with one line on
-        standard error; 130 after Ctrl-C; 141 if the reader of standard output has gone.
+        The exit status: 0 for success; 1 if `verify` or `doctor` found a problem, `detect` could not read some of the
+        images, or memory was not enough; 2 for bad input, with one line on standard error; 130 after Ctrl-C; 141 if the
+        reader of standard output has gone.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     # A command loads only its own imports, so that `doctor` runs where the imports of other commands fail.
@@ -46,14 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # status 0 after --help and --version, 2 after unusable arguments
         return int(stop.code or 0)
     try:
+        check_files(arguments.parser, arguments)
         status: int | None = arguments.run(arguments)
     except BrokenPipeError:  # the reader, such as `head`, has read enough; what is still buffered has no reader
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _READER_LEFT
     except (RetinaSdkError, ValueError, OSError) as error:
         message = in_option_names(" ".join(str(error).split()), arguments)
-        print(f"{PROG}: error: {message}", file=sys.stderr)
+        print_text(f"{PROG}: error: {message}", file=sys.stderr)
         return _BAD_INPUT
+    except MemoryError as error:
+        print_text(f"{PROG}: error: {out_of_memory(error)}", file=sys.stderr)
+        return _FAILED
     except KeyboardInterrupt:
         return 130
     return status or 0
@@ -74,7 +82,7 @@ class _Parser(argparse.ArgumentParser):
     """Reports a mistake in one line, as every other error of the command."""
 
     def error(self, message: str) -> NoReturn:
-        print(f"{PROG}: error: {message}; see {self.prog} --help", file=sys.stderr)
+        print_text(f"{PROG}: error: {message}; see {self.prog} --help", file=sys.stderr)
         sys.exit(_BAD_INPUT)
 
 

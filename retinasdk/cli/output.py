@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from retinasdk._util.files import write_atomically
 from retinasdk._util.lazy import require
 
 STANDARD_OUTPUT = Path("-")
+# Also the marks that reverse the direction of writing.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _MANY_ITEMS = 5  # a progress bar appears from this many items on
 
 
@@ -27,14 +30,27 @@ def text_stream(json_target: Path | None) -> IO[str]:
     return sys.stderr if json_target == STANDARD_OUTPUT else sys.stdout
 
 
-def check_json(target: Path | None) -> None:
-    """Checks before the work that the file given to `--json` can be written.
+def printable(text: str) -> str:
+    """Returns the text with control characters escaped, except line ends and tabs.
 
-    Raises:
-        ValueError: It cannot be written.
+    Names of files, labels and messages may come from strangers: an escape sequence among them could change what the
+    terminal shows, or its settings.
     """
-    if target is not None and target != STANDARD_OUTPUT:
-        check_file(target)
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def out_of_memory(error: MemoryError) -> str:
+    """Returns the message for a lack of memory."""
+    details = f" ({error})" if str(error) else ""
+    return (
+        f"there is not enough memory{details}; use smaller images, detect in parts with --tiles 640, reduce --batch, "
+        "or choose a model with a smaller input size"
+    )
+
+
+def print_text(text: object, file: IO[str] | None = None) -> None:
+    """Prints text with control characters escaped, to standard output unless another stream is given."""
+    print(printable(str(text)), file=file)
 
 
 def write_json(target: Path | None, content: str) -> None:
@@ -45,7 +61,7 @@ def write_json(target: Path | None, content: str) -> None:
         print(content.rstrip("\n"), flush=True)
     else:
         write_atomically(target, content.encode())
-        print(f"wrote {target}")
+        print_text(f"wrote {target}")
 
 
 def make_folder(folder: Path) -> None:
@@ -102,4 +118,4 @@ def progress(title: str, unit: str) -> Callable[[Sequence[Any]], Iterable[Any]]:
 def print_now(text: str, file: IO[str]) -> None:
     """Prints at once, above a progress bar if there is one."""
     with require("tqdm", "the progress bar").tqdm.external_write_mode(file=file):
-        print(text, file=file, flush=True)
+        print(printable(text), file=file, flush=True)

@@ -91,6 +91,7 @@ def answer(question: str) -> None:
     os.dup2(2, 1)  # what modules print while they are imported is not the answer
     result: dict[str, Any]
     try:
+        _import("retinasdk._util.lazy").disable_telemetry()
         result = {"facts": QUESTIONS[question]()}
     except BaseException as error:  # modules may raise anything, SystemExit included
         result = {"is_missing": isinstance(error, _MissingError), "problem": _in_one_line(error)}

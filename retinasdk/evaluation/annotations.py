@@ -57,10 +57,17 @@ class Annotations:
         """Returns the path of each image in `folder`.
 
         Raises:
-            ValueError: If an image is missing.
+            ValueError: If an image is missing, or outside the folder.
         """
+        root = os.path.abspath(folder)
+        for name in self.file_names:
+            if not Path(os.path.abspath(folder / name)).is_relative_to(root):
+                raise ValueError(
+                    f"{self.origin} lists {name}, which is outside the folder of the images, {folder}; give the folder "
+                    "that holds all of them, and names relative to it"
+                )
         paths = [folder / name for name in self.file_names]
-        missing = [name for name, path in zip(self.file_names, paths, strict=True) if not path.is_file()]
+        missing = [name for name, path in zip(self.file_names, paths, strict=True) if not os.path.isfile(path)]
         if missing:
             others = f" ({len(missing)} of its {len(paths)} images are missing)" if len(missing) > 1 else ""
             raise ValueError(
@@ -79,13 +86,13 @@ def read_annotations(path: Path) -> Annotations:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"cannot read the annotations: {error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: expected COCO annotations in JSON, but the file cannot be parsed: {error}"
         ) from error
     try:
         return _parsed(path, content)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {_EXPECTED}, got {type(error).__name__}: {error}") from error
 
 
@@ -94,8 +101,8 @@ def _parsed(path: Path, content: dict[str, Any]) -> Annotations:
     categories = content["categories"]
     image_of_id = _numbered("image id", [item["id"] for item in images])
     category_of_id = _numbered("category id", [item["id"] for item in categories])
-    names = tuple(_numbered("category name", [item["name"] for item in categories]))
-    file_names = tuple(os.fspath(item["file_name"]) for item in images)
+    names = tuple(_numbered("category name", [_text(item, "name") for item in categories]))
+    file_names = tuple(_text(item, "file_name") for item in images)
     boxes: list[list[TrueBox]] = [[] for _ in images]
     for item in content["annotations"]:
         for key, known in (("image_id", image_of_id), ("category_id", category_of_id)):
@@ -118,6 +125,12 @@ def _box(item: dict[str, Any], category: int) -> TrueBox:
     if not math.isfinite(area) or area < 0:
         raise ValueError(f"area {item['area']} is not a valid number of pixels: {_short(item)}")
     return TrueBox(category, (x, y, width, height), area, bool(item.get("iscrowd", 0)), xywhr)
+
+
+def _text(item: dict[str, Any], key: str) -> str:
+    if not isinstance(item[key], str):
+        raise ValueError(f"{key} {item[key]!r} is not a text")
+    return item[key]  # type: ignore[no-any-return]
 
 
 def _numbered(what: str, values: list[Any]) -> dict[Any, int]:

@@ -28,7 +28,6 @@ __all__ = ["DEFAULT_BATCH", "DEFAULT_SCORE_THRESHOLD", "METRICS", "ClassResult",
 DEFAULT_SCORE_THRESHOLD = 0.01  # average precision also counts detections of low scores
 DEFAULT_BATCH = 8
 DEFAULT_COUNTED = 100  # detections per image, as in COCO
-_MOST_PICTURES = 12
 _IOU_50 = 0
 
 
@@ -146,9 +145,9 @@ class _Run:
     def draw_worst(self, scorer: CocoScorer, numbers: CocoNumbers, score_threshold: float) -> Iterator[DrawnImage]:
         """Detects again in the worst images, since keeping all detections would take memory for every image."""
         from retinasdk.evaluation.pictures import draw_mistakes
-        from retinasdk.evaluation.report import DrawnImage
+        from retinasdk.evaluation.report import MOST_PICTURES, DrawnImage
 
-        for mistakes in worst_images(numbers, score_threshold, _MOST_PICTURES):
+        for mistakes in worst_images(numbers, score_threshold, MOST_PICTURES):
             path, boxes = self.paths[mistakes.image], self.boxes[mistakes.image]
             (detections,) = self.detect([mistakes.image], score_threshold)
             names = [self.scored.labels[box.category] for box in boxes]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 PAGE = "index.html"
 NUMBERS = "evaluation.json"
+MOST_PICTURES = 12
+_CHARTS = ("precision_recall.png", "precision_recall_classes.png", "scores.png")
 _STYLE = f"""
 body {{ font: 15px/1.45 system-ui, sans-serif; color: #333; max-width: 1240px; margin: 2em auto; padding: 0 1em; }}
 h1 {{ font-size: 1.5em; }} h2 {{ font-size: 1.15em; margin-top: 2em; }}
@@ -48,6 +50,15 @@ class DrawnImage:
     picture: bytes
 
 
+def report_names() -> list[str]:
+    """Returns the name of every file that a report may have."""
+    return [PAGE, NUMBERS, *_CHARTS, *(_worst_name(place) for place in range(1, MOST_PICTURES + 1))]
+
+
+def _worst_name(place: int) -> str:
+    return f"worst_{place:02d}.jpg"
+
+
 def write_report(
     folder: Path,
     title: str,
@@ -61,16 +72,17 @@ def write_report(
     Raises:
         OSError: If a file cannot be written.
     """
-    charts = {
-        "precision_recall.png": precision_recall(numbers),
-        "precision_recall_classes.png": precision_recall_of_classes(numbers, labels),
-        "scores.png": score_histogram(numbers, evaluation.best_f1),
-    }
+    pictures = (
+        precision_recall(numbers),
+        precision_recall_of_classes(numbers, labels),
+        score_histogram(numbers, evaluation.best_f1),
+    )
+    charts = dict(zip(_CHARTS, pictures, strict=True))
     for name, content in charts.items():
         write_atomically(folder / name, content)
     figures = []
     for place, image in enumerate(worst, start=1):  # one picture in memory at a time
-        name = f"worst_{place:02d}.jpg"
+        name = _worst_name(place)
         write_atomically(folder / name, image.picture)
         figures.append(_figure(name, image))
     write_atomically(folder / NUMBERS, (json.dumps(evaluation.to_dict(), indent=1) + "\n").encode())

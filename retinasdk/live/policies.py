@@ -126,6 +126,9 @@ def as_policy(policy: Policy | str) -> Policy:
     raise ValueError(f"policy must be 'latest', 'all', 'bounded:N' or 'bounded:N:newest', got {policy!r}")
 
 
+_LEAST_FPS = 0.001  # A frame in 17 minutes. Far longer waits are beyond what the system's clocks can hold.
+
+
 class RateCap:
     """Limits how many frames per second are taken, at regular intervals.
 
@@ -134,8 +137,8 @@ class RateCap:
     """
 
     def __init__(self, max_fps: float | None) -> None:
-        if max_fps is not None and not max_fps > 0:
-            raise ValueError(f"max_fps must be above 0, got {max_fps!r}; omit it for no limit")
+        if max_fps is not None and not max_fps >= _LEAST_FPS:
+            raise ValueError(f"max_fps must be at least {_LEAST_FPS}, got {max_fps!r}; omit it for no limit")
         self._period_s = 0.0 if max_fps is None else 1.0 / max_fps
         self.next_s = float("-inf")
 

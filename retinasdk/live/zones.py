@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 ANCHORS = ("bottom_center", "center", "top_center")
 _MOST = 100  # of zones, of lines, of corners of a zone
 _MAX_BYTES = 1_000_000
+_LARGEST = 1e9  # pixels
 
 Point = tuple[float, float]
 
@@ -148,7 +148,8 @@ class _Reader:
 
     def _numbers(self, value: Any, where: str, expected: str) -> tuple[float, float]:
         is_pair = isinstance(value, list) and len(value) == 2
-        if not is_pair or not all(type(item) in (int, float) and math.isfinite(item) for item in value):
+        # Compared first: an integer of hundreds of digits has no float.
+        if not is_pair or not all(type(item) in (int, float) and abs(item) < _LARGEST for item in value):
             self._fail(where, expected, value)
         return float(value[0]), float(value[1])
 

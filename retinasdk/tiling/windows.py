@@ -187,6 +187,8 @@ def _driver(path: str) -> str | None:
     Raises:
         MissingDependencyError: If it is too large to be decoded as a whole and rasterio is not installed.
     """
+    if not os.path.isfile(path):  # Opening a pipe would wait for ever.
+        return None
     try:
         with open(path, "rb") as file:
             beginning = file.read(4)

@@ -115,7 +115,7 @@ def _boxes(columns: Sequence[Any], labels: Sequence[str], box_format: str, origi
         raise ValueError(f"the box format must be one of {', '.join(BOX_FORMATS)}; got {box_format!r}")
     try:
         boxes, scores = (np.asarray(column, np.float64) for column in columns[:2])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{origin}: boxes and scores must be numbers: {error}; it must be {_FORMS}") from error
     classes = _class_ids(columns[2], labels, origin)
     boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
@@ -142,7 +142,7 @@ def _class_ids(values: Any, labels: Sequence[str], origin: str) -> npt.NDArray[n
                     f"{', '.join(labels[:10])}{', ...' if len(labels) > 10 else ''}"
                 )
             found.append(index_of[value])
-        elif isinstance(value, (int, float, np.integer, np.floating)) and float(value).is_integer():
+        elif isinstance(value, (int, float, np.integer, np.floating)) and value % 1 == 0:
             found.append(int(value))
         else:
             raise ValueError(f"{origin}: labels must be class indices or names, got {value!r}")

@@ -247,6 +247,7 @@ def test_an_engine_beside_its_network(gpu: FakeGpu, model_path: Path, spec: Mode
         ({"sizes": [(0, 5)]}, r"sizes must be \(height, width\) in pixels, got \(0, 5\)"),
         ({"sizes": [(5,)]}, "sizes must be"),
         ({"batch": 0}, "batch must be an integer of at least 1, got 0"),
+        ({"batch": 257}, "batch must be at most 256, got 257"),
         ({"rounds": 0}, "rounds must be an integer of at least 1"),
         ({"rounds": True}, "rounds must be an integer"),
         ({"warmup": -1}, "warmup must be an integer of at least 0"),

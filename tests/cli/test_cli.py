@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import re
@@ -19,12 +20,13 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 import pytest
 from pictures import blocks
 from PIL import Image as PillowImage
 
 import retinasdk
-from retinasdk import Detector, Tiles, list_models
+from retinasdk import Detector, ModelSpec, Tiles, list_models
 from retinasdk.cli.command_list import COMMANDS, SUMMARIES
 from retinasdk.cli.main import build_parser, main
 from retinasdk.cli.option_names import _OPTIONS, in_option_names
@@ -133,6 +135,21 @@ def test_tiles_that_cannot_be(run: Run, photos: Path, options: list[str], messag
     assert message in err
 
 
+def test_many_tiles_are_announced_and_very_many_need_yes(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retinasdk.cli.commands.detect._MANY_TILES", 4)
+    monkeypatch.setattr("retinasdk.cli.commands.detect._MOST_TILES", 8)
+    words = ("detect", photos / "a.png", "--tiles")
+    assert run(*words, "100") == run(*words, "100", "--yes")
+    assert "a.png: 6 tiles, which take about 0 minutes" in run(*words, "50")[2]
+    status, out, err = run(*words, "20")
+    assert (status, out) == (2, "")
+    assert "tiles, which take about" in err
+    assert "choose larger tiles, such as --tiles 640, or add --yes" in err
+    assert run(*words, "20", "--yes")[0] == 0
+
+
 def test_detect_says_so_when_there_is_nothing(run: Run, photos: Path) -> None:
     assert run("detect", photos / "a.png", "--score", "1") == (0, f"{photos / 'a.png'}  120 x 80  0 detections\n", "")
 
@@ -160,10 +177,14 @@ def test_options_reach_the_detector(run: Run, photos: Path, tmp_path: Path, dete
     assert len(wanted) > 0
 
 
-def test_json_replaces_an_old_file_whole(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_json_replaces_an_old_file_whole_and_only_if_told_to(run: Run, photos: Path, tmp_path: Path) -> None:
     target = tmp_path / "found.json"
     target.write_text("x" * 100_000)
-    assert run("detect", photos / "a.png", "--json", target)[0] == 0
+    status, out, err = run("detect", photos / "a.png", "--json", target)
+    assert (status, out) == (2, "")
+    assert f"{target}: this file exists already; add --overwrite to replace it, or choose another name\n" in err
+    assert target.read_text() == "x" * 100_000
+    assert run("detect", photos / "a.png", "--json", target, "--overwrite")[0] == 0
     assert len(json.loads(target.read_text())) == 1
     assert sorted(item.name for item in tmp_path.iterdir()) == ["found.json", "photos"]
 
@@ -372,7 +393,8 @@ def place(tmp_path: Path, photos: Path) -> dict[str, str]:
     [
         ("detect {tmp}/none.jpg", "none.jpg: no such file or folder"),
         ("detect {tmp}/empty", "empty: no images in this folder"),
-        ("detect {broken} {photo}", "broken.jpg: cannot be"),
+        ("detect {broken}", "broken.jpg: cannot be"),
+        ("detect {broken} {photo} --strict", "broken.jpg: cannot be"),
         ("detect clip.mp4", "clip.mp4: this is a video or a stream, and detect reads images; run: retinasdk live clip"),
         ("detect rtsp://camera/1", "run: retinasdk live rtsp://camera/1"),
         ("detect {photos}/notes.txt", "notes.txt: cannot be read as an image"),
@@ -419,19 +441,99 @@ def test_one_line_and_status_2(
     assert message in captured.err
 
 
-def test_nothing_is_written_when_an_image_fails(run: Run, place: dict[str, str], tmp_path: Path) -> None:
+def test_a_bad_picture_costs_one_line_and_that_picture(
+    run: Run, place: dict[str, str], tmp_path: Path, detector: Detector
+) -> None:
     target, out = tmp_path / "found.json", tmp_path / "out"
-    status, _, _ = run("detect", place["photo"], place["broken"], "--json", target, "--out", out)
-    assert status == 2
+    status, printed, err = run("detect", place["broken"], place["photo"], "--json", target, "--out", out)
+    assert status == 1
+    assert err.startswith(f"retinasdk: error: {place['broken']}: cannot be")
+    assert err.count("\n") == 1
+    assert "a.png  120 x 80" in printed
+    assert [item.name for item in out.iterdir()] == ["a_detections.jpg"]
+    broken, good = json.loads(target.read_text())
+    assert good["detections"] == detector(place["photo"]).to_dicts()
+    assert "error" not in good
+    assert (broken["image"], broken["detections"]) == (place["broken"], None)
+    assert broken["error"] in err
+
+
+def test_status_2_if_no_picture_can_be_read(run: Run, place: dict[str, str]) -> None:
+    status, out, err = run("detect", place["broken"], place["broken"])
+    assert (status, out, err.count("\n")) == (2, "", 2)
+
+
+def test_strict_stops_at_the_first_bad_picture(run: Run, place: dict[str, str], tmp_path: Path) -> None:
+    target, out = tmp_path / "found.json", tmp_path / "out"
+    words = (place["photo"], place["broken"], place["photo"])
+    status, printed, err = run("detect", *words, "--strict", "--json", target, "--out", out)
+    assert (status, printed.count("120 x 80"), err.count("\n")) == (2, 1, 1)
     assert not target.exists()
-    assert not out.exists() or list(out.iterdir()) == []
+    assert [item.name for item in out.iterdir()] == ["a_detections.jpg"]
 
 
-def test_results_are_printed_as_they_come(run: Run, place: dict[str, str]) -> None:
-    status, out, err = run("detect", place["photo"], place["broken"], place["photo"])
+def test_pictures_are_written_as_they_come(run: Run, photos: Path, tmp_path: Path) -> None:
+    out = run("detect", photos, "--out", tmp_path / "out")[1]
+    kinds = ["wrote" if line.startswith("wrote") else "found" for line in out.splitlines() if not line.startswith(" ")]
+    assert kinds == ["found", "wrote"] * 3
+
+
+def test_a_full_disk_leaves_the_older_picture(
+    run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert run("detect", photos / "a.png", "--out", out)[0] == 0
+    before = (out / "a_detections.jpg").read_bytes()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.replace", full)
+    status, _, err = run("detect", photos / "a.png", "--out", out, "--overwrite", "--score", "0.9")
     assert status == 2
-    assert out.count("a.png  120 x 80") == 1
-    assert "broken.jpg: cannot be" in err
+    assert "No space left on device" in err
+    assert (out / "a_detections.jpg").read_bytes() == before
+    assert len(list(out.iterdir())) == 1
+
+
+def test_a_lack_of_memory_is_a_sentence(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("retinasdk.cli.commands.detect._read", exhausted)
+    status, out, err = run("detect", photos / "a.png")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert "a.png: there is not enough memory; use smaller images, detect in parts with --tiles 640" in err
+    monkeypatch.setattr("retinasdk.cli.commands.detect.Detector", exhausted)
+    status, out, err = run("detect", photos / "a.png")
+    assert (status, out) == (1, "")
+    assert err.startswith("retinasdk: error: there is not enough memory; use smaller images")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("options", [(), ("--tiles", "64")])
+def test_a_pipe_is_refused_and_not_waited_for(run: Run, tmp_path: Path, options: tuple[str, ...]) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    status, _, err = run("detect", tmp_path / "pipe.png", *options)
+    assert status == 2
+    assert "pipe.png is a pipe or a device, not an image file" in err
+
+
+def test_escape_sequences_do_not_reach_the_terminal(
+    run: Run, photos: Path, tmp_path: Path, network: onnx.ModelProto, spec: ModelSpec
+) -> None:
+    name = "\x1b[31m\u202eevil\x9b.png"
+    shutil.copy(photos / "a.png", tmp_path / name)
+    model = tmp_path / "m.onnx"
+    onnx.save(network, str(model))
+    spec.replace(labels=("\x1b]0;title\x07person", "chair\r", "dog")).save(model.with_suffix(".json"))
+    status, out, err = run("detect", tmp_path / f"{name}.none", model=model)
+    assert (status, out) == (2, "")
+    assert "\\x1b[31m\\u202eevil\\x9b.png.none: no such file" in err
+    status, out, err = run("detect", tmp_path / name, "--score", "0.02", model=model)
+    assert (status, err) == (0, "")
+    assert "\\x1b]0;title\\x07person" in out
+    assert not any(character in out for character in "\x1b\x07\r\x9b\u202e")
 
 
 def test_json_to_standard_output(run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ def test_it_prints_nothing(write: Callable[..., Path], capsys: pytest.CaptureFix
 def run_eval(path: Path, model_path: Path, *options: str) -> dict[str, Any]:
     target = path.with_name("result.json")
     words = ["eval", "--model", str(model_path), "--images", str(path.parent), "--annotations", str(path)]
-    assert main([*words, "--score", "0.3", "--json", str(target), *options]) == 0
+    assert main([*words, "--score", "0.3", "--json", str(target), "--overwrite", *options]) == 0
     return dict(json.loads(target.read_text()))
 
 

@@ -13,6 +13,7 @@ from coco_sets import FAR, A, B, Oracle, check, near, own_truth, save_set, truth
 
 from retinasdk import Detector
 from retinasdk.cli.main import main
+from retinasdk.evaluation.annotations import Annotations, read_annotations
 from retinasdk.evaluation.evaluate import evaluate
 
 pytest.importorskip("pycocotools", reason="evaluation is an extra: pip install 'retinasdk[eval]'")
@@ -242,9 +243,56 @@ def test_tiles_are_the_detectors(write: Write, detector: Detector, model_path: P
     target = tmp_path / "numbers.json"
     results = []
     for options in ([], ["--tiles", "1000"], ["--tiles", "50"]):
-        assert main([*words, "--score", "0.3", "--json", str(target), *options]) == 0
+        assert main([*words, "--score", "0.3", "--json", str(target), "--overwrite", *options]) == 0
         results.append(json.loads(target.read_text()))
     assert results[0] == results[1]  # one tile is the image
     assert results[2]["AP"] < results[0]["AP"]
     with pytest.raises(TypeError, match="tiles must be"):
         evaluate(detector, path.parent, path, tiles="all")  # type: ignore[arg-type]
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"categories": [{"id": 1, "name": 5}]},
+        {"categories": [{"id": 1, "name": ["dog"]}]},
+        {"images": [{"id": 1, "file_name": 5}]},
+        {"annotations": [{"image_id": 1, "category_id": 1, "bbox": [HUGE, 0, 1, 1]}]},
+        {"annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "area": HUGE}]},
+        {"annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "segmentation": [[HUGE] * 8]}]},
+        "[" * 100_000 + "]" * 100_000,
+        '{"images": [{"id": ' + "9" * 5000 + "}]}",
+    ],
+    ids=["name-number", "name-list", "file-number", "box", "area", "corners", "nested", "digits"],
+)
+def test_hostile_annotations_are_refused_in_a_sentence(tmp_path: Path, changes: Any) -> None:
+    whole = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": "dog"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1]}],
+    }
+    path = tmp_path / "hostile.json"
+    path.write_text(changes if isinstance(changes, str) else json.dumps({**whole, **changes}))
+    with pytest.raises(ValueError, match=r"hostile\.json: expected COCO"):
+        read_annotations(path)
+
+
+def test_images_are_read_inside_the_folder_only(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    (folder / "below").mkdir(parents=True)
+    for place in (folder / "a.png", folder / "below" / "b.png", tmp_path / "secret.png"):
+        place.write_bytes(b"x")
+
+    def paths(*names: str) -> list[Path]:
+        return Annotations(tmp_path / "truth.json", ("dog",), names, ((),) * len(names)).paths(folder)
+
+    good = ("a.png", "below/b.png", "below/../a.png", str(folder / "a.png"))
+    assert len(paths(*good)) == 4
+    for name in ("../secret.png", "below/../../secret.png", str(tmp_path / "secret.png"), "../images2/a.png"):
+        with pytest.raises(ValueError, match="which is outside the folder of the images"):
+            paths("a.png", name)
+    with pytest.raises(ValueError, match="which is not in"):
+        paths("x" * 5000)

@@ -270,14 +270,15 @@ def test_progress_line_on_a_terminal_only(gif: Path, model_path: Path) -> None:
         ("{tmp}/empty", "empty: the folder contains no images"),
         ("{tmp}/notes.txt", "notes.txt: cannot be opened as video: Invalid data"),
         ("{gif} --policy newest", "--policy must be 'latest', 'all', 'bounded:N' or 'bounded:N:newest', got 'newest'"),
-        ("{gif} --max-fps 0", "--max-fps must be above 0, got 0.0"),
+        ("{gif} --max-fps 0", "--max-fps must be at least 0.001, got 0.0"),
+        ("{gif} --max-fps 1e-300", "--max-fps must be at least 0.001, got 1e-300"),
         ("{gif} --deadline -1", "--deadline must be above 0, got -1.0"),
         ("{gif} --max-frames 0", "--max-frames must be at least 1, got 0"),
         ("{gif} --jsonl {tmp}", "this is a folder; give the name of the file to write"),
         ("{gif} --save {tmp}/none/a.mp4", "none: no such folder to write to"),
-        ("{gif} --save {gif}", "blocks.gif: this would replace the source; choose another name"),
+        ("{gif} --save {gif}", "blocks.gif: --save would replace an input of this command"),
         ("{gif} --save {tmp}/out.avi", "out.avi: video cannot be written with the suffix '.avi'"),
-        ("{gif} --jsonl {gif}", "blocks.gif: this would replace the source; choose another name"),
+        ("{gif} --jsonl {gif}", "blocks.gif: --jsonl would replace an input of this command"),
         ("{gif} --classes cat", "unknown class 'cat'"),
         ("", "required: SOURCE"),
     ],
@@ -303,8 +304,46 @@ def test_one_clear_line_for_whatever_goes_wrong(
 def test_bad_options_leave_old_files_alone(run: Run, gif: Path, tmp_path: Path, options: tuple[str, str]) -> None:
     old = tmp_path / "old.jsonl"
     old.write_text("kept")
-    assert run(gif, "--jsonl", old, *options)[0] == 2
+    assert run(gif, "--jsonl", old, "--overwrite", *options)[0] == 2
     assert old.read_text() == "kept"
+
+
+@pytest.mark.parametrize("option", ["--jsonl", "--csv"])
+def test_an_old_file_stays_until_something_works(
+    run: Run, gif: Path, tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "old.txt"
+    old.write_text("kept")
+    (tmp_path / "none.mp4").write_text("no video")
+    assert "this file exists already; add --overwrite" in run(gif, option, old)[2]
+    assert run(tmp_path / "none.mp4", option, old, "--overwrite")[0] == 2
+    assert old.read_text() == "kept"
+    assert run(gif, option, old, "--overwrite")[0] == 0
+    assert "kept" not in old.read_text()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a limit on the size of files")
+@pytest.mark.parametrize("option", ["--jsonl", "--csv"])
+def test_a_full_disk_leaves_whole_lines(gif: Path, model_path: Path, tmp_path: Path, option: str) -> None:
+    import resource
+
+    words = ["live", gif, "--model", model_path, "--device", "cpu", option, tmp_path / "out.txt", "--score"]
+    words += ["0.3" if option == "--jsonl" else "0.02"]
+    result = subprocess.run(
+        [sys.executable, "-m", "retinasdk.cli.main", *map(str, words)],
+        cwd=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9001, 9001)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "out.txt: cannot be written: File too large; the lines before are complete" in result.stderr
+    text = (tmp_path / "out.txt").read_text()
+    assert text.endswith("\n")
+    assert 0 < len(text) <= 9001
+    if option == "--jsonl":
+        assert all(json.loads(line) for line in text.splitlines())
 
 
 def test_reconnect_reaches_the_stream(run: Run, gif: Path, monkeypatch: pytest.MonkeyPatch) -> None:

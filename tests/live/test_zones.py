@@ -98,6 +98,8 @@ def test_pixels_and_shares_say_the_same(tmp_path: Path) -> None:
         ({"zones": [TABLE], "lines": [{**DOOR, "name": "table"}]}, "a unique name for each"),
         ({"lines": [{**DOOR, "to": [0, 0.5]}]}, "lines[0]: expected two different points"),
         ({"lines": [{**DOOR, "via": 1}]}, 'lines[0]: expected only name, from, to, classes, anchor, got ["via"]'),
+        ({"size": [10**400, 5], "zones": [TABLE]}, "size: expected [width, height] in pixels"),
+        ({"zones": [{**TABLE, "polygon": [[10**400, 0], [1, 1], [2, 0]]}]}, "polygon[0]: expected a point [x, y]"),
         ({"size": [0, 5], "zones": [TABLE]}, "size: expected [width, height] in pixels, both at least 1"),
     ],
 )
@@ -320,7 +322,9 @@ def test_command_refuses_before_it_writes(
     (tmp_path / "zones.json").write_text('{"zones": []}')
     (tmp_path / "found.csv").write_text("kept")
     call = ["live", str(folder), "--model", str(model_path), "--device", "cpu"]
-    assert main([*call, "--zones", str(tmp_path / "zones.json"), "--csv", str(tmp_path / "found.csv")]) == 2
+    assert (
+        main([*call, "--zones", str(tmp_path / "zones.json"), "--csv", str(tmp_path / "found.csv"), "--overwrite"]) == 2
+    )
     assert "expected at least one zone or line" in capsys.readouterr().err
     assert main([*call, "--csv", "-", "--jsonl", "-"]) == 2
     assert "cannot both go to standard output" in capsys.readouterr().err

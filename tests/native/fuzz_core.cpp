@@ -373,6 +373,11 @@ void check_bad_arguments() {
   heads.levels[0].height = 60000;
   heads.levels[0].width = 60000;
   check_refused("pairs, but at most 2147483647 pairs are supported", [&] { run(heads); });
+  // The largest number, whose sum with the length of a tile has more than 32 bits.
+  const std::vector<int32_t> starts{0, 0x7fffffff, 0x7fffffff};
+  const retinasdk::TileAxis beyond{starts.data(), static_cast<int>(starts.size()), 8, 16};
+  check_refused("from 0 to 2147483655 for an image of size 16",
+                [&] { retinasdk::merge_tiles({}, {beyond, beyond}, {}, nullptr, nullptr); });
 }
 
 // Compares the filter of this machine with passes(), at random lengths and alignments.

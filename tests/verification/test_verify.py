@@ -505,7 +505,7 @@ def test_command_passes_and_fails(
     assert content["tolerance"]["share"] == 0.01
     assert [item["image"] for item in content["images"]] == [str(photos / f"{index}.png") for index in range(3)]
 
-    assert status_of(*options, "--json", target) == 1
+    assert status_of(*options, "--json", target, "--overwrite") == 1
     captured = capsys.readouterr()
     failures = [line for line in captured.out.splitlines() if line.startswith("FAILED")]
     assert [line.split(" (")[0] for line in failures[:5]] == [f"FAILED level {level}, deltas" for level in range(5)]

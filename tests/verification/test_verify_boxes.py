@@ -104,6 +104,9 @@ def test_box_formats(box_format: str, folder: Path, found: Detections) -> None:
 
 
 UNUSABLE: dict[str, tuple[Any, str]] = {
+    "huge edges": ({"boxes": [[10**400, 0, 1, 1]], "scores": [1], "labels": [0]}, "must be numbers"),
+    "huge scores": ({"boxes": [[0, 0, 1, 1]], "scores": [10**400], "labels": [0]}, "must be numbers"),
+    "huge classes": ({"boxes": [[0, 0, 1, 1]], "scores": [1], "labels": [10**400]}, "a class index is out of range"),
     "nothing": ({}, r'expected must be {"boxes"'),
     "a number": (3, r'expected must be {"boxes"'),
     "no scores": ({"boxes": [], "labels": []}, "has no 'scores', only boxes, labels"),

@@ -12,7 +12,8 @@ from retinasdk.benchmark.bench import DEFAULT_ROUNDS, bench
 from retinasdk.benchmark.plot import chart
 from retinasdk.benchmark.table import markdown
 from retinasdk.cli.arguments import add_command, add_json, image_size, names
-from retinasdk.cli.output import check_file, check_json, progress, text_stream, write_json
+from retinasdk.cli.file_arguments import Input, Output, model_files
+from retinasdk.cli.output import print_text, progress, text_stream, write_json
 
 
 def add_parser(commands: Any) -> None:
@@ -38,7 +39,12 @@ def add_parser(commands: Any) -> None:
     )
     compared = parser.add_argument_group("What is compared")
     compared.add_argument(
-        "models", nargs="+", metavar="MODEL", help="names of bundled models, ONNX files or TensorRT engines"
+        "models",
+        action=Input,
+        files=model_files,
+        nargs="+",
+        metavar="MODEL",
+        help="names of bundled models, ONNX files or TensorRT engines",
     )
     compared.add_argument(
         "--device", type=names, default=["auto"], metavar="D,...", help="one or more of auto, cpu, cuda; default: auto"
@@ -64,12 +70,14 @@ def add_parser(commands: Any) -> None:
     images = parser.add_argument_group("Images")
     images.add_argument(
         "--images",
+        action=Input,
         type=Path,
         metavar="DIR",
         help="folder of images, up to 16 of which are used in turn; default: a generated picture",
     )
     images.add_argument(
         "--annotations",
+        action=Input,
         type=Path,
         metavar="COCO.json",
         help="boxes of these images in COCO format; adds AP to the table",
@@ -86,6 +94,7 @@ def add_parser(commands: Any) -> None:
     add_json(output, "the report")
     output.add_argument(
         "--plot",
+        action=Output,
         type=Path,
         metavar="FILE.png",
         help="draw a chart: AP against time, or the times of the stages if there are no annotations",
@@ -100,9 +109,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the command. Raises the errors of `bench`."""
-    check_json(arguments.json)
     if arguments.plot is not None:
-        check_file(arguments.plot)
         if arguments.plot.suffix.lower() != ".png":
             raise ValueError(f"{arguments.plot}: the chart is written as PNG; name it {arguments.plot.stem}.png")
         check_charts()
@@ -120,8 +127,8 @@ def run(arguments: argparse.Namespace) -> None:
         progress=progress,
     )
     text = text_stream(arguments.json)
-    print(markdown(report), file=text)
+    print_text(markdown(report), file=text)
     write_json(arguments.json, report.to_json())
     if arguments.plot is not None:
         write_atomically(arguments.plot, chart(report))
-        print(f"wrote {arguments.plot}", file=text)
+        print_text(f"wrote {arguments.plot}", file=text)

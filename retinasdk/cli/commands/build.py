@@ -11,6 +11,8 @@ from typing import Any
 from retinasdk import build_engine
 from retinasdk._util.lazy import require
 from retinasdk.cli.arguments import add_command, image_size
+from retinasdk.cli.file_arguments import Input, Output, add_overwrite, model_files
+from retinasdk.cli.output import print_text
 from retinasdk.tensorrt.build import HEAD_LAYOUTS
 from retinasdk.tensorrt.engine_info import PRECISIONS, EngineInfo
 
@@ -36,20 +38,26 @@ def add_parser(commands: Any) -> None:
         ],
     )
     source = parser.add_argument_group("Input")
-    source.add_argument("model", metavar="MODEL", help="ONNX file, or name of a bundled model")
+    source.add_argument(
+        "model", action=Input, files=model_files, metavar="MODEL", help="ONNX file, or name of a bundled model"
+    )
     output = parser.add_argument_group("Output")
     output.add_argument(
         "-o",
         "--out",
+        action=Output,
+        files=lambda value, _: [value, EngineInfo.path_for(value)],
         type=Path,
         required=True,
         metavar="FILE.engine",
         help="engine file to write; FILE.engine.json is written beside it",
     )
+    add_overwrite(output)
     engine = parser.add_argument_group("Engine")
     engine.add_argument("--precision", choices=PRECISIONS, default="fp16", help="default: %(default)s")
     engine.add_argument(
         "--images",
+        action=Input,
         type=Path,
         metavar="DIR",
         help="calibration images for --precision int8, similar to those that the engine will run on",
@@ -102,7 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
             optimization_level=arguments.level,
             progress=progress,
         )
-    print(_report(arguments.out, info))
+    print_text(_report(arguments.out, info))
 
 
 def _report(path: Path, info: EngineInfo) -> str:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import itertools
 import json
 import math
 import os
 import shlex
+import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from retinasdk import Detections, Detector, ImageError, list_images
+from retinasdk._util.files import write_atomically
 from retinasdk.cli.arguments import (
     add_command,
     add_device,
@@ -26,12 +32,15 @@ from retinasdk.cli.arguments import (
     suppression_of,
     tiles_of,
 )
-from retinasdk.cli.output import check_json, make_folder, print_now, progress, text_stream, write_json
+from retinasdk.cli.file_arguments import Input, Output
+from retinasdk.cli.output import make_folder, out_of_memory, print_now, progress, text_stream, write_json
 from retinasdk.images import as_rgb
-from retinasdk.tiling.grid import TilesOption
+from retinasdk.tiling.grid import TilesOption, resolve
 from retinasdk.tiling.windows import FileWindows, open_windows
 
 _PICTURE_SIDE = 4096  # pixels of the drawn copy of an image that is never decoded whole
+_SOME_FAILED, _ALL_FAILED = 1, 2  # exit status
+_MANY_TILES, _MOST_TILES = 500, 4000  # from the first on they are announced, beyond the second they need --yes
 _MANY_ROWS = 20  # above this many detections, counts per class are printed instead of a row for each
 _VIDEO_SUFFIXES = (
     *(".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"),
@@ -63,13 +72,21 @@ def add_parser(commands: Any) -> None:
         ],
     )
     images = parser.add_argument_group("Input")
-    images.add_argument("images", nargs="+", metavar="IMAGE", help="image files, or folders of images")
+    images.add_argument("images", action=Input, nargs="+", metavar="IMAGE", help="image files, or folders of images")
+    images.add_argument(
+        "--strict",
+        action="store_true",
+        help="stop at the first image that cannot be read; default: report it, continue, and exit with status 1",
+    )
     detection = parser.add_argument_group("Detection")
     add_model(detection)
     add_filters(detection)
     output = parser.add_argument_group("Output")
     output.add_argument(
         "--out",
+        action=Output,
+        files=lambda folder, arguments: _picture_paths(folder, _image_paths(arguments.images)),
+        is_folder=True,
         type=Path,
         metavar="DIR",
         help="draw the boxes into copies of the images, written to this folder as NAME_detections.jpg; copies of large "
@@ -77,16 +94,24 @@ def add_parser(commands: Any) -> None:
     )
     add_json(output, "the detections of all images")
     add_tiles(parser)
+    parser.add_argument_group("Long work").add_argument(
+        "--yes",
+        action="store_true",
+        help=f"detect also in images that are cut into more than {_MOST_TILES:,} tiles; default: refuse them",
+    )
     add_suppression(parser)
     add_device(parser)
     parser.set_defaults(run=run)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     """Runs the command.
 
+    Returns:
+        The exit status: 0, 1 if some of the images could not be read, or 2 if none could.
+
     Raises:
-        RetinaSdkError: An error of `Detector`, or an image that cannot be read.
+        RetinaSdkError: An error of `Detector`, or, with `--strict`, an image that cannot be read.
         ValueError: An option is out of range.
         OSError: A file cannot be written.
     """
@@ -99,26 +124,35 @@ def run(arguments: argparse.Namespace) -> None:
     )
     tiles = tiles_of(arguments)
     call = functools.partial(detector, classes=arguments.classes, ignore=arguments.ignore, tiles=tiles)
-    # What cannot be written is reported before the work, and no file is written before all images have succeeded.
-    check_json(arguments.json)
     if arguments.out is not None:
         make_folder(arguments.out)
     text = text_stream(arguments.json)
-    found: list[tuple[str, int, int, Detections]] = []
-    for path in progress("detect", "image")(paths):
-        image, (height, width) = _read(path, tiles)
-        found.append((path, width, height, call(image)))
-        print_now(_table(f"{path}  {width} x {height}", found[-1][-1]), text)
-
+    targets: Iterable[Path | None] = itertools.repeat(None)
     if arguments.out is not None:
-        for target, (path, _, _, detections) in zip(_picture_paths(arguments.out, paths), found, strict=True):
-            _marked(path, detections, tiles).save(target, quality=92)
-            print(f"wrote {target}", file=text)
-    entries = [
-        {"image": path, "width": width, "height": height, "detections": detections.to_dicts()}
-        for path, width, height, detections in found
-    ]
+        targets = _picture_paths(arguments.out, paths)
+    entries, failed = [], 0
+    for path, target in zip(progress("detect", "image")(paths), targets, strict=False):
+        try:
+            image, (height, width) = _read(path, tiles)
+            _announce_tiles(path, (height, width), tiles, detector, is_allowed=arguments.yes)
+            found = call(image)
+            print_now(_table(f"{path}  {width} x {height}", found), text)
+            if target is not None:
+                _write_picture(target, _marked(path, found, tiles))
+                print_now(f"wrote {target}", text)
+        except (ImageError, MemoryError) as error:
+            if arguments.strict:
+                raise
+            reason = " ".join(str(error).split())
+            if isinstance(error, MemoryError):
+                reason = f"{path}: {out_of_memory(error)}"
+            print_now(f"retinasdk: error: {reason}", sys.stderr)
+            entries.append({"image": path, "width": None, "height": None, "detections": None, "error": reason})
+            failed += 1
+        else:
+            entries.append({"image": path, "width": width, "height": height, "detections": found.to_dicts()})
     write_json(arguments.json, json.dumps(entries, indent=1) + "\n")
+    return 0 if not failed else _SOME_FAILED if failed < len(paths) else _ALL_FAILED
 
 
 def _read(path: str, tiles: TilesOption) -> tuple[Any, tuple[int, int]]:
@@ -130,6 +164,31 @@ def _read(path: str, tiles: TilesOption) -> tuple[Any, tuple[int, int]]:
         return path if isinstance(windows, FileWindows) else windows.whole(windows.size), windows.size
 
 
+def _announce_tiles(
+    path: str, size: tuple[int, int], tiles: TilesOption, detector: Detector, *, is_allowed: bool
+) -> None:
+    """Says how long an image of many tiles will take.
+
+    Raises:
+        ImageError: There are more tiles than are detected in without `--yes`.
+    """
+    plan = resolve(tiles, detector.spec, *size)
+    count = 1 if plan is None else len(plan.plan(*size))
+    if plan is None or count < _MANY_TILES:
+        return
+    tile = np.zeros((*plan.sides, 3), np.uint8)
+    detector(tile)  # the first call takes longer
+    begin = time.perf_counter()
+    detector(tile)
+    minutes = count * (time.perf_counter() - begin) / 60
+    work = f"{count:,} tiles, which take about {minutes:.0f} minutes or less"
+    if count > _MOST_TILES and not is_allowed:
+        raise ImageError(
+            f"{path}: this image would be cut into {work}; choose larger tiles, such as --tiles 640, or add --yes"
+        )
+    print_now(f"{path}: {work}", sys.stderr)
+
+
 def _marked(path: str, detections: Detections, tiles: TilesOption) -> Any:
     """Returns the picture with boxes; a smaller one if the image was read in windows."""
     if tiles is None:
@@ -139,6 +198,13 @@ def _marked(path: str, detections: Detections, tiles: TilesOption) -> Any:
         scale = min(1.0, _PICTURE_SIDE / max(height, width)) if isinstance(windows, FileWindows) else 1.0
         picture = windows.whole((max(1, round(height * scale)), max(1, round(width * scale))))
         return detections.scaled(scale).draw(picture)
+
+
+def _write_picture(target: Path, picture: Any) -> None:
+    """Writes a picture completely or not at all, so that a full disk leaves an older one as it is."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=92)
+    write_atomically(target, file.getvalue())
 
 
 def _image_paths(inputs: Iterable[str]) -> list[str]:

@@ -19,9 +19,10 @@ from retinasdk.cli.arguments import (
     suppression_of,
     tiles_of,
 )
-from retinasdk.cli.output import check_json, make_folder, progress, text_stream, write_json
+from retinasdk.cli.file_arguments import Input, Output
+from retinasdk.cli.output import make_folder, print_text, progress, text_stream, write_json
 from retinasdk.evaluation.evaluate import DEFAULT_BATCH, DEFAULT_COUNTED, DEFAULT_SCORE_THRESHOLD, evaluate
-from retinasdk.evaluation.report import PAGE
+from retinasdk.evaluation.report import PAGE, report_names
 from retinasdk.evaluation.results import Evaluation
 
 
@@ -45,9 +46,14 @@ def add_parser(commands: Any) -> None:
         ],
     )
     data = parser.add_argument_group("Input")
-    data.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
+    data.add_argument("--images", action=Input, type=Path, required=True, metavar="DIR", help="folder of the images")
     data.add_argument(
-        "--annotations", type=Path, required=True, metavar="COCO.json", help="ground truth boxes in COCO format"
+        "--annotations",
+        action=Input,
+        type=Path,
+        required=True,
+        metavar="COCO.json",
+        help="ground truth boxes in COCO format",
     )
     data.add_argument(
         "--map",
@@ -86,6 +92,9 @@ def add_parser(commands: Any) -> None:
     add_json(output, "the metrics")
     output.add_argument(
         "--report",
+        action=Output,
+        files=lambda folder, _: [folder / name for name in report_names()],
+        is_folder=True,
         type=Path,
         metavar="DIR",
         help="write an HTML page with precision-recall curves and the images with most errors",
@@ -101,7 +110,6 @@ def run(arguments: argparse.Namespace) -> None:
     rename = dict(arguments.map)
     if len(rename) < len(arguments.map):
         raise ValueError("--map is given twice for one category; a category has one label")
-    check_json(arguments.json)
     if arguments.report is not None:
         make_folder(arguments.report)
     with Detector(arguments.model, device=arguments.device, suppression=suppression_of(arguments)) as detector:
@@ -119,10 +127,10 @@ def run(arguments: argparse.Namespace) -> None:
             progress=progress("eval", "batch"),
         )
     text = text_stream(arguments.json)
-    print(_summary(result), file=text)
+    print_text(_summary(result), file=text)
     write_json(arguments.json, json.dumps(result.to_dict(), indent=1) + "\n")
     if arguments.report is not None:
-        print(f"wrote {arguments.report / PAGE}", file=text)
+        print_text(f"wrote {arguments.report / PAGE}", file=text)
 
 
 def _renaming(text: str) -> tuple[str, str]:

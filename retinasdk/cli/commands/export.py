@@ -6,10 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from retinasdk.cli.arguments import add_command, labels
+from retinasdk.cli.arguments import add_command, add_labels
+from retinasdk.cli.file_arguments import Input, Output, add_overwrite, with_spec
 from retinasdk.cli.import_options import add_rules, rules_of
 from retinasdk.cli.option_names import in_option_names
-from retinasdk.cli.output import check_file
+from retinasdk.cli.output import print_text
 from retinasdk.convert.export_source import export_source
 from retinasdk.convert.export_torch import DEFAULT_OPSET, OPSETS
 from retinasdk.convert.torchvision_checkpoint import ARCHITECTURES
@@ -37,6 +38,8 @@ def add_parser(commands: Any) -> None:
     source = parser.add_argument_group("Input")
     source.add_argument(
         "source",
+        action=Input,
+        files=_source_files,
         metavar="SOURCE",
         help=f"torchvision:NAME with a NAME of {', '.join(ARCHITECTURES)}, and optionally the name of its weights, as "
         "in torchvision:NAME:COCO_V1; a checkpoint file of such a model; or deepforest: with a checkpoint, a folder "
@@ -44,6 +47,7 @@ def add_parser(commands: Any) -> None:
     )
     source.add_argument(
         "--weights",
+        action=Input,
         metavar="DEFAULT|FILE.pth",
         help="for torchvision:NAME: a checkpoint file, or DEFAULT to download torchvision's COCO weights; default: "
         "DEFAULT",
@@ -78,18 +82,19 @@ def add_parser(commands: Any) -> None:
     output.add_argument(
         "-o",
         "--out",
+        action=Output,
+        files=with_spec,
         type=Path,
         required=True,
         metavar="FILE.onnx",
         help="model to write; its spec is written beside it as FILE.json",
     )
-    output.add_argument(
-        "--labels",
-        type=labels,
-        metavar="A,B|FILE.txt",
-        help="class names in order, with the background first for torchvision, or a text file with one name per line; "
+    add_labels(
+        output,
+        "class names in order, with the background first for torchvision, or a text file with one name per line; "
         "default: DeepForest's own, COCO's for 91 classes, else 'class 0' and so on",
     )
+    add_overwrite(output)
     output.add_argument("--name", help="name of the model, for people")
     output.add_argument(
         "--opset", type=int, choices=OPSETS, default=DEFAULT_OPSET, help="ONNX opset version; default: %(default)s"
@@ -97,9 +102,14 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def _source_files(value: str, _: argparse.Namespace) -> list[Path]:
+    """Returns the files of a checkpoint, which may be a folder, with or without "deepforest:" before its name."""
+    path = Path(value.removeprefix("deepforest:"))
+    return [path, path / "config.json", path / "model.safetensors"]
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Runs the command. Raises the errors of `export_source`."""
-    check_file(arguments.out)
     rules = rules_of(arguments)
     rules.pop("strides", None)  # torchvision computes them from the size of the input, whatever a file of anchors says.
     report = export_source(
@@ -115,4 +125,4 @@ def run(arguments: argparse.Namespace) -> None:
         opset=arguments.opset,
         **rules,
     )
-    print(in_option_names(str(report), arguments))
+    print_text(in_option_names(str(report), arguments))

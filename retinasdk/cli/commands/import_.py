@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk import import_onnx
-from retinasdk.cli.arguments import add_command, labels
+from retinasdk.cli.arguments import add_command, add_labels
+from retinasdk.cli.file_arguments import Input, Output, add_overwrite, model_files, with_spec
 from retinasdk.cli.import_options import add_rules, rules_of
 from retinasdk.cli.option_names import in_option_names
-from retinasdk.cli.output import check_file
+from retinasdk.cli.output import print_text
 from retinasdk.convert.flavours import list_flavours
 
 
@@ -35,7 +36,14 @@ def add_parser(commands: Any) -> None:
         ],
     )
     source = parser.add_argument_group("Input")
-    source.add_argument("model", type=Path, metavar="MODEL.onnx", help="the file as the framework exported it")
+    source.add_argument(
+        "model",
+        action=Input,
+        files=model_files,
+        type=Path,
+        metavar="MODEL.onnx",
+        help="the file as the framework exported it",
+    )
     rules = parser.add_argument_group("Rules")
     rules.add_argument(
         "--flavour",
@@ -47,16 +55,15 @@ def add_parser(commands: Any) -> None:
     )
     rules.add_argument(
         "--config",
+        action=Input,
         type=Path,
         metavar="FILE",
         help="config of the training, for the rules that no option gives: config.yaml of detectron2, a .py file of "
         "mmdetection (not executed), or torchvision's arguments as JSON",
     )
-    rules.add_argument(
-        "--labels",
-        type=labels,
-        metavar="A,B|FILE.txt",
-        help="class names in the order of the model's outputs, or a text file with one name per line; default: the "
+    add_labels(
+        rules,
+        "class names in the order of the model's outputs, or a text file with one name per line; default: the "
         "framework's usual ones",
     )
     rules.add_argument(
@@ -70,18 +77,20 @@ def add_parser(commands: Any) -> None:
     output.add_argument(
         "-o",
         "--out",
+        action=Output,
+        files=with_spec,
         type=Path,
         required=True,
         metavar="OUT.onnx",
         help="model to write; its spec is written beside it as OUT.json",
     )
+    add_overwrite(output)
     output.add_argument("--name", help="name of the model, for people")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the command. Raises the errors of `import_onnx`."""
-    check_file(arguments.out)
     report = import_onnx(
         arguments.model,
         arguments.out,
@@ -93,4 +102,4 @@ def run(arguments: argparse.Namespace) -> None:
         force=arguments.force,
         **rules_of(arguments),
     )
-    print(in_option_names(str(report), arguments))
+    print_text(in_option_names(str(report), arguments))

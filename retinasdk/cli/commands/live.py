@@ -24,7 +24,9 @@ from retinasdk.cli.arguments import (
     suppression_of,
     tiles_of,
 )
+from retinasdk.cli.file_arguments import Input, Output, add_overwrite
 from retinasdk.cli.live_sinks import open_sinks
+from retinasdk.cli.output import print_text
 from retinasdk.live import Frame, Reconnect, Stream, stream
 from retinasdk.live.counting import Counter, Counts
 from retinasdk.live.sources import DECODERS, as_source
@@ -66,6 +68,7 @@ def add_parser(commands: Any) -> None:
     video = parser.add_argument_group("Input")
     video.add_argument(
         "source",
+        action=Input,
         metavar="SOURCE",
         help="video file, folder of images, animated GIF, URL (rtsp, http), camera (0 or /dev/video0), GStreamer "
         "pipeline in quotes, or folder of a ROS 2 bag",
@@ -106,16 +109,34 @@ def add_parser(commands: Any) -> None:
     )
     counting.add_argument(
         "--zones",
+        action=Input,
         type=Path,
         metavar="FILE.json",
         help="track objects, and count them in the zones and across the lines of this file; see the example below",
     )
     output = parser.add_argument_group("Output")
-    output.add_argument("--jsonl", metavar="FILE", help="write one line of JSON per frame; - writes to standard output")
-    output.add_argument("--csv", metavar="FILE", help="write one row per detection; - writes to standard output")
     output.add_argument(
-        "--save", type=Path, metavar="FILE.mp4", help="write video with boxes, as .mp4, .m4v, .mov or .mkv"
+        "--jsonl",
+        action=Output,
+        is_stream=True,
+        metavar="FILE",
+        help="write one line of JSON per frame; - writes to standard output",
     )
+    output.add_argument(
+        "--csv",
+        action=Output,
+        is_stream=True,
+        metavar="FILE",
+        help="write one row per detection; - writes to standard output",
+    )
+    output.add_argument(
+        "--save",
+        action=Output,
+        type=Path,
+        metavar="FILE.mp4",
+        help="write video with boxes, as .mp4, .m4v, .mov or .mkv",
+    )
+    add_overwrite(output)
     output.add_argument("--show", action="store_true", help="show video with boxes in a window; q closes it")
     output.add_argument(
         "--web",
@@ -189,7 +210,7 @@ def run(arguments: argparse.Namespace) -> None:
         )
         if arguments.metrics is not None:
             _serve_metrics(arguments.metrics, frames, stack)
-        # Opened last, so that no other mistake has emptied a file by then; and closed first.
+        # Opened last, and closed first.
         sinks = list(open_sinks(arguments, source, zones, stack))
         counts, found = None, _Found()
         file = sys.stderr if "-" in (arguments.jsonl, arguments.csv) else sys.stdout
@@ -254,20 +275,20 @@ def _with_progress(frames: Stream) -> Iterator[Frame]:
 
 def _print_counts(counts: Counts, file: IO[str]) -> None:
     for name, inside in counts.zones.items():
-        print(f"{name}: {inside} inside at the end", file=file)
+        print_text(f"{name}: {inside} inside at the end", file=file)
     for name, (came, went) in counts.lines.items():
-        print(f"{name}: {came} in, {went} out", file=file)
+        print_text(f"{name}: {came} in, {went} out", file=file)
 
 
 def _print_summary(frames: Stream, found: _Found, file: IO[str]) -> None:
     for name, counters in frames.counters.items():
-        print(
+        print_text(
             f"{name}: {counters.captured} frames captured, {counters.processed} processed, "
             f"{counters.dropped} dropped, {counters.failed} failed",
             file=file,
         )
-    print(found, file=file)
-    print(frames.metrics, file=file)
+    print_text(found, file=file)
+    print_text(frames.metrics, file=file)
     bottleneck = frames.metrics.load.bottleneck()
     if bottleneck is not None:
-        print(bottleneck, file=file)
+        print_text(bottleneck, file=file)

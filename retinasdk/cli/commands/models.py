@@ -9,6 +9,7 @@ from typing import Any
 
 from retinasdk import BundledModel, ModelError, ModelSpec, list_models
 from retinasdk.cli.arguments import add_command
+from retinasdk.cli.output import print_text
 
 _COLUMNS = ("name", "finds", "input", "AP", "size", "threshold")
 
@@ -40,9 +41,9 @@ def run(arguments: argparse.Namespace) -> None:
     """
     models = {model.name: model for model in list_models()}
     if arguments.name is None:
-        print(_table(list(models.values())))
+        print_text(_table(list(models.values())))
     elif arguments.name in models:
-        print(models[arguments.name].card.strip())
+        print_text(models[arguments.name].card.strip())
     else:
         near = difflib.get_close_matches(arguments.name, models, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""

@@ -9,7 +9,8 @@ from typing import Any
 
 from retinasdk import quantize_onnx
 from retinasdk.cli.arguments import add_command
-from retinasdk.cli.output import check_file, progress
+from retinasdk.cli.file_arguments import Input, Output, add_overwrite, model_files, with_spec
+from retinasdk.cli.output import print_text, progress
 from retinasdk.quantization.quantizer import DEFAULT_MAX_AP_DROP, DEFAULT_MIN_AGREEMENT, DEFAULT_SWEEP_IMAGES
 
 
@@ -35,9 +36,12 @@ def add_parser(commands: Any) -> None:
         ],
     )
     source = parser.add_argument_group("Input")
-    source.add_argument("model", metavar="MODEL", help="float32 ONNX file, or name of a bundled model")
+    source.add_argument(
+        "model", action=Input, files=model_files, metavar="MODEL", help="float32 ONNX file, or name of a bundled model"
+    )
     source.add_argument(
         "--images",
+        action=Input,
         type=Path,
         required=True,
         metavar="DIR",
@@ -45,12 +49,23 @@ def add_parser(commands: Any) -> None:
     )
     source.add_argument(
         "--annotations",
+        action=Input,
         type=Path,
         metavar="COCO.json",
         help="boxes of these images in COCO format; average precision (AP) is measured before and after",
     )
     output = parser.add_argument_group("Output")
-    output.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.onnx", help="model to write")
+    output.add_argument(
+        "-o",
+        "--out",
+        action=Output,
+        files=with_spec,
+        type=Path,
+        required=True,
+        metavar="OUT.onnx",
+        help="model to write; its spec is written beside it as OUT.json",
+    )
+    add_overwrite(output)
     accuracy = parser.add_argument_group("Accuracy")
     accuracy.add_argument(
         "--max-ap-drop",
@@ -79,7 +94,6 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the command. Raises the errors of `quantize_onnx`."""
-    check_file(arguments.out)
 
     def shown(items: Sequence[Any], title: str) -> Iterable[Any]:
         return progress(title, "layer" if title == "sweep" else "batch" if title.startswith("AP") else "image")(items)
@@ -94,4 +108,4 @@ def run(arguments: argparse.Namespace) -> None:
         sweep_images=arguments.sweep_images,
         progress=shown,
     )
-    print(report)
+    print_text(report)

@@ -9,7 +9,8 @@ from typing import Any
 
 from retinasdk import list_images
 from retinasdk.cli.arguments import add_command, add_json
-from retinasdk.cli.output import check_json, progress, text_stream, write_json
+from retinasdk.cli.file_arguments import Input, model_files
+from retinasdk.cli.output import print_text, progress, text_stream, write_json
 from retinasdk.tensorrt.engine_info import PRECISIONS
 from retinasdk.verification.expected_boxes import BOX_FORMATS
 from retinasdk.verification.verify import Verification, verify
@@ -43,21 +44,34 @@ def add_parser(commands: Any) -> None:
     )
     models = parser.add_argument_group("Input")
     models.add_argument(
-        "model", metavar="MODEL", help="the reference, which runs on the CPU: ONNX file, or name of a bundled model"
+        "model",
+        action=Input,
+        files=model_files,
+        metavar="MODEL",
+        help="the reference, which runs on the CPU: ONNX file, or name of a bundled model",
     )
     models.add_argument(
-        "--against", metavar="FILE", help="the file that is tested: an ONNX file or an engine; default: MODEL itself"
+        "--against",
+        action=Input,
+        files=model_files,
+        metavar="FILE",
+        help="the file that is tested: an ONNX file or an engine; default: MODEL itself",
     )
-    models.add_argument("--images", type=Path, metavar="DIR", help="folder of images; default: generated pictures")
+    models.add_argument(
+        "--images", action=Input, type=Path, metavar="DIR", help="folder of images; default: generated pictures"
+    )
     framework = parser.add_argument_group("Boxes of the training framework")
     framework.add_argument(
         "--expected",
+        action=Input,
         type=Path,
         metavar="FILE.json",
         help='boxes that the framework found in --image: {"boxes": [[x1, y1, x2, y2], ...], "scores": [...], '
         '"labels": [...]} with class indices or names, or a COCO results list',
     )
-    framework.add_argument("--image", type=Path, metavar="FILE", help="the image in which the framework found them")
+    framework.add_argument(
+        "--image", action=Input, type=Path, metavar="FILE", help="the image in which the framework found them"
+    )
     framework.add_argument(
         "--box-format", choices=BOX_FORMATS, help="format of the expected boxes; default: xyxy, xywh in a COCO list"
     )
@@ -95,7 +109,6 @@ def run(arguments: argparse.Namespace) -> int:
         RetinaSdkError: An error of `verify`.
         ValueError: An option is out of range.
     """
-    check_json(arguments.json)
     if arguments.expected is not None or arguments.image is not None:
         return _run_boxes(arguments)
     result = verify(
@@ -107,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
         score_threshold=arguments.score,
         progress=progress("verify", "image"),
     )
-    print(_report(result), file=text_stream(arguments.json))
+    print_text(_report(result), file=text_stream(arguments.json))
     write_json(arguments.json, json.dumps(result.to_dict(), indent=1) + "\n")
     return 0 if result.passed else _FAILED
 
@@ -128,7 +141,7 @@ def _run_boxes(arguments: argparse.Namespace) -> int:
         score_threshold=arguments.score,
         device=arguments.device or "cpu",
     )
-    print(_box_report(result), file=text_stream(arguments.json))
+    print_text(_box_report(result), file=text_stream(arguments.json))
     write_json(arguments.json, json.dumps(result.to_dict(), indent=1) + "\n")
     return 0 if result.passed else _FAILED
 
