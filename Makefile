@@ -9,8 +9,8 @@ SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f) \
 .PHONY: demo test lint docs bench gpu clean
 
 demo: $(VENV)/installed
-	$(BIN)/retinasdk detect examples/photos/people --out demo_output
-	$(BIN)/retinasdk detect examples/photos/tree-crowns --model tree-crowns --out demo_output
+	$(BIN)/retinasdk detect examples/photos/people --out demo_output --overwrite
+	$(BIN)/retinasdk detect examples/photos/tree-crowns --model tree-crowns --out demo_output --overwrite
 	@echo "The marked pictures are in demo_output/."
 
 # Against the installed wheel: the pytest command, unlike python -m pytest, leaves the source tree out of sys.path.

@@ -86,7 +86,7 @@ __device__ inline uint64_t prune(Segment& segment, uint32_t top_k, BlockPlaces<k
 // Puts the keys of a level that can be among its best top_k on the shortlists of its segments. Grid: (segments of all
 // levels, images). See Note [Decoding].
 template <typename T>
-__global__ void __launch_bounds__(kShortlistThreads) shortlist(Plan plan) {
+__global__ void __launch_bounds__(kShortlistThreads, 1) shortlist(Plan plan) {
   __shared__ BlockPlaces<kShortlistThreads> places;
   int level_index = 0;
   while (level_index + 1 < plan.level_count && blockIdx.x >= plan.levels[level_index + 1].first_segment) ++level_index;
