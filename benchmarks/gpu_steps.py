@@ -51,10 +51,13 @@ class Session:
     found: dict[str, Any] = field(default_factory=dict)  # fields of the record
 
     def environment(self, **more: str) -> dict[str, str]:
-        paths = [ROOT, ROOT / "benchmarks", ROOT / "tests" / "support"]
+        paths = [ROOT / "benchmarks", ROOT / "tests" / "support"]
+        if not self.is_stand_in:
+            paths.insert(0, ROOT)  # where the package is built in place
         inherited = os.environ.get("PYTHONPATH")
         together = os.pathsep.join([*map(str, paths), *([inherited] if inherited else [])])
-        stand_in = {"RETINASDK_GPU_TESTS": "fake"} if self.is_stand_in else {}
+        # Stand-ins run the installed package, so the folder in which programs run must not be on their path.
+        stand_in = {"RETINASDK_GPU_TESTS": "fake", "PYTHONSAFEPATH": "1"} if self.is_stand_in else {}
         # Numbers of programs are read, so they must not follow the user's language.
         return {**os.environ, "PYTHONPATH": together, "LC_ALL": "C", **stand_in, **more}
 

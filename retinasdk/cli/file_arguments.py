@@ -100,8 +100,9 @@ def model_files(value: Any, _: argparse.Namespace) -> Iterator[Path]:
     for name in value if isinstance(value, list) else [value]:
         path = bundled.get(str(name), Path(name))
         yield path
-        yield path.with_suffix(".json")
-        yield from (path.with_name(path.name + end) for end in (".json", ".data", "_data"))
+        if path.name:  # "." has none.
+            yield path.with_suffix(".json")
+            yield from (path.with_name(path.name + end) for end in (".json", ".data", "_data"))
 
 
 def with_spec(value: Path, _: argparse.Namespace) -> list[Path]:

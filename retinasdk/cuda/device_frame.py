@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from retinasdk import _native
 from retinasdk.cuda.arrays import LEGACY_STREAM, GpuArray, is_dlpack, is_gpu_array, read_array
 from retinasdk.cuda.download import download
 
@@ -193,6 +192,8 @@ class DeviceFrame:
         Raises:
             DeviceError: If there is no usable GPU, or the copy fails.
         """
+        from retinasdk import _native  # Here, so that streams can be imported without it.
+
         sample = np.dtype(_SAMPLE_TYPES[self.format])
         half = self.height // 2
         places = ((self.luma, self.row_bytes, self.height), (self.chroma, self.chroma_row_bytes, half))

@@ -61,6 +61,7 @@ def session(modules: Any, tmp_path: Path) -> Any:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="`make gpu` runs on Linux")
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="needs PYTHONSAFEPATH to run the installed package")
 def test_everything_over_stand_ins(tools: Path, modules: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     monkeypatch.setenv("RETINASDK_GPU_TESTS", "fake")
     monkeypatch.setenv("COMMIT", "9d3680d")  # for copies of the source without its repository

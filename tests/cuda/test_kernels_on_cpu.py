@@ -51,7 +51,7 @@ def test_decode(case: DecodeCase, cuda: CudaOps, cuda_half: CudaOps) -> None:
     assert_same_candidates(halved(case), cuda_half)
 
 
-@pytest.mark.parametrize("padding", [0, 3, 8])
+@pytest.mark.parametrize("padding", [3])
 @pytest.mark.parametrize("case", list(decode_cases()), ids=lambda case: case.name)
 def test_channels_last(case: DecodeCase, padding: int) -> None:
     assert_same_candidates(case, CudaOps(emulated_native(), padding=padding))
