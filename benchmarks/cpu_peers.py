@@ -28,7 +28,7 @@ from timing import Times, interleave, print_machine, print_times
 
 from retinasdk.backends.onnx_cpu import OnnxCpuBackend
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 from random_retinanet import save_random_retinanet
 
 Array = npt.NDArray[np.float32]
