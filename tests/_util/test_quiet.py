@@ -93,11 +93,13 @@ def photo(tmp_path: Path) -> Path:
 needs_namespaces = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's namespaces")
 
 
+@pytest.mark.heavy  # It waits for look-ups that must not come.
 @needs_namespaces
 def test_a_detection_asks_no_name_server_and_leaves_no_file(tmp_path: Path, model_path: Path, photo: Path) -> None:
     assert _watched(tmp_path / "watched", _DETECT, model_path, photo) == ([], [])
 
 
+@pytest.mark.heavy  # It waits for look-ups that must not come.
 @needs_namespaces
 def test_the_watch_sees_a_look_up(tmp_path: Path, model_path: Path, photo: Path) -> None:
     """The test above could not fail if the namespace hid what programs look up."""
@@ -108,6 +110,7 @@ def test_the_watch_sees_a_look_up(tmp_path: Path, model_path: Path, photo: Path)
     assert left == ["work/left"]
 
 
+@pytest.mark.heavy  # It waits for look-ups that must not come.
 @needs_namespaces
 def test_onnx_runtime_by_itself_looks_up_a_host(tmp_path: Path, model_path: Path, photo: Path) -> None:
     """The reason for the variable. A version without telemetry makes the rule needless, not wrong."""
