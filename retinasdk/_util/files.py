@@ -157,6 +157,7 @@ def _replace(new: Mapping[Path, Path], old: Mapping[Path, Path], lock: int | Non
     existed = {path for path in new if os.path.lexists(path)}
     try:
         for path, file in new.items():
+            # There may be no old file, and some file systems have no hard links: then there is no way back.
             with contextlib.suppress(OSError, NotImplementedError):
                 os.link(path, old[path], follow_symlinks=False)
             os.replace(file, path)
