@@ -41,6 +41,13 @@ void check_bad_arguments() {
   const retinasdk::TileAxis beyond{starts.data(), static_cast<int>(starts.size()), 8, 16};
   check_refused("from 0 to 2147483655 for an image of size 16",
                 [&] { retinasdk::merge_tiles({}, {beyond, beyond}, {}, nullptr, nullptr); });
+  const retinasdk::TileAxis whole{starts.data(), 1, 8, 8};
+  retinasdk::TileBoxes none{};
+  none.count = -1;
+  check_refused("boxes of all tiles must be 0 to 67108864, got -1",
+                [&] { retinasdk::merge_tiles(none, {whole, whole}, {}, nullptr, nullptr); });
+  check_refused("batch must be 0 to 1048576, got -1",
+                [&] { retinasdk::nms(-1, no_room, {0.5f, 1}, nullptr, nullptr); });
 }
 
 // Compares the filter of this machine with passes(), at random lengths and alignments.

@@ -174,36 +174,50 @@ inline Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type,
 // Soft NMS and fusion are slow on the emulated device, so they run up to this number of candidates only.
 constexpr size_t kManyCandidates = 300;
 
-inline void check_heads(HeadsCase made, int padding) {
-  const size_t capacity = static_cast<size_t>(retinasdk::candidate_limit(made.levels.size(), made.options));
-  Found found = run_cpu(made, capacity);
-  check_same(run_cuda(made, capacity, cuda::Scalar::kFloat32, made.logits, made.deltas, kInfinity), found, capacity);
-  check_same(run_cuda(made, capacity, cuda::Scalar::kFloat32, made.logits, made.deltas, kInfinity, padding), found,
-             capacity);
-  if (capacity <= kManyCandidates) {
-    const retinasdk::Candidates candidates{found.boxes.data(), found.logits.data(), found.class_ids.data(),
-                                           found.counts.data(), static_cast<int>(capacity)};
-    check_soft_nms(made.options.batch, candidates, made.rules.soft(made.nms));
-    check_fusion(made.options.batch, candidates, made.rules.fusion(made.nms));
-  }
-  // Rounds the values to float16 first, so that both devices read the same values.
-  const auto to_half = [](std::vector<std::vector<float>>& values) {
-    std::vector<std::vector<__half>> halves;
-    for (std::vector<float>& level : values) {
-      halves.emplace_back();
-      for (float& value : level) {
-        halves.back().push_back(__float2half_rn(value));
-        value = __half2float(halves.back().back());
-      }
+// Rounds the values to float16, so that both devices read the same values.
+inline std::vector<std::vector<__half>> to_half(std::vector<std::vector<float>>& values) {
+  std::vector<std::vector<__half>> halves;
+  for (std::vector<float>& level : values) {
+    halves.emplace_back();
+    for (float& value : level) {
+      halves.back().push_back(__float2half_rn(value));
+      value = __half2float(halves.back().back());
     }
-    return halves;
-  };
-  const std::vector<std::vector<__half>> logits = to_half(made.logits);
-  const std::vector<std::vector<__half>> deltas = to_half(made.deltas);
-  const Found rounded = run_cpu(made, capacity);
-  const __half highest = __float2half_rn(kInfinity);
-  check_same(run_cuda(made, capacity, cuda::Scalar::kFloat16, logits, deltas, highest), rounded, capacity);
-  check_same(run_cuda(made, capacity, cuda::Scalar::kFloat16, logits, deltas, highest, padding), rounded, capacity);
+  }
+  return halves;
+}
+
+// Compares decode() and nms(). half: whether the heads are rounded to float16. padding: as in run_cuda().
+inline void check_decoded(HeadsCase& made, bool half, int padding) {
+  const size_t capacity = static_cast<size_t>(retinasdk::candidate_limit(made.levels.size(), made.options));
+  if (half) {
+    const std::vector<std::vector<__half>> logits = to_half(made.logits), deltas = to_half(made.deltas);
+    const __half highest = __float2half_rn(kInfinity);
+    check_same(run_cuda(made, capacity, cuda::Scalar::kFloat16, logits, deltas, highest, padding),
+               run_cpu(made, capacity), capacity);
+  } else {
+    check_same(run_cuda(made, capacity, cuda::Scalar::kFloat32, made.logits, made.deltas, kInfinity, padding),
+               run_cpu(made, capacity), capacity);
+  }
+}
+
+// Compares soft NMS and fusion of what decode() finds, unless it may be much.
+inline void check_overlap_rules(const HeadsCase& made) {
+  const size_t capacity = static_cast<size_t>(retinasdk::candidate_limit(made.levels.size(), made.options));
+  if (capacity > kManyCandidates) return;
+  Found found = run_cpu(made, capacity);
+  const retinasdk::Candidates candidates{found.boxes.data(), found.logits.data(), found.class_ids.data(),
+                                         found.counts.data(), static_cast<int>(capacity)};
+  check_soft_nms(made.options.batch, candidates, made.rules.soft(made.nms));
+  check_fusion(made.options.batch, candidates, made.rules.fusion(made.nms));
+}
+
+inline void check_heads(HeadsCase&& made, int padding) {
+  check_overlap_rules(made);
+  for (const bool half : {false, true}) {
+    check_decoded(made, half, -1);
+    check_decoded(made, half, padding);
+  }
 }
 
 // Compares nms() or rotated_nms() on many candidates.

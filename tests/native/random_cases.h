@@ -111,6 +111,8 @@ inline OverlapRules make_rules(Random& random, int classes) {
 }
 
 struct HeadsCase {
+  HeadsCase() = default;
+  HeadsCase(HeadsCase&&) = default;  // No copies, because the levels point into the arrays.
   std::vector<std::vector<float>> logits, deltas, base_anchors;
   std::vector<retinasdk::HeadLevel> levels;
   std::vector<float> clip_sizes;

@@ -5,9 +5,9 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t count) {
   Random random(bytes, count);
-  const int padding = random.integer(0, 9);
+  const int padding = random.integer(-1, 9);
   if (random.chance(4)) {
-    check_rotated(make_rotated(random), padding);
+    check_rotated(make_rotated(random), std::max(0, padding));
     return 0;
   }
   HeadsCase made = make_heads(random, sizes(random));
@@ -16,6 +16,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t count) {
     made.base_anchors[level][static_cast<size_t>(random.integer(0, 3))] = random.hostile();
     made.levels[level].stride_x = random.hostile();
   }
-  check_heads(made, padding);
+  if (random.chance(4)) {
+    check_overlap_rules(made);
+  } else {
+    check_decoded(made, random.chance(2), padding);
+  }
   return 0;
 }

@@ -5,10 +5,10 @@
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t count) {
   Random random(bytes, count);
   CandidatesCase made = make_candidates(random, sizes(random));
-  check_nms(made);
-  if (made.rotated || static_cast<size_t>(made.capacity) > kManyCandidates) return 0;
+  const int rule = made.rotated || static_cast<size_t>(made.capacity) > kManyCandidates ? 0 : random.integer(0, 2);
   const OverlapRules rules = make_rules(random, kManyClasses);
-  check_soft_nms(made.batch, made.candidates(), rules.soft(made.nms));
-  check_fusion(made.batch, made.candidates(), rules.fusion(made.nms));
+  if (rule == 0) check_nms(made);
+  if (rule == 1) check_soft_nms(made.batch, made.candidates(), rules.soft(made.nms));
+  if (rule == 2) check_fusion(made.batch, made.candidates(), rules.fusion(made.nms));
   return 0;
 }
