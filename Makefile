@@ -6,7 +6,7 @@ WHEEL := build/wheel
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f) \
 	$(shell find retinasdk -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: demo test lint docs bench gpu clean
+.PHONY: demo test lint docs bench gpu fuzz clean
 
 demo: $(VENV)/installed
 	$(BIN)/retinasdk detect examples/photos/people --out demo_output --overwrite
@@ -39,6 +39,11 @@ bench: build/bench/installed
 BUDGET ?= 3600
 gpu:
 	$(PYTHON) benchmarks/gpu_record.py --budget $(BUDGET) $(if $(PARTS),--parts "$(PARTS)")
+
+# Needs Clang. Inputs that crash go to tests/fuzz/crashes. Some targets only: make fuzz TARGETS="decode onnx".
+FUZZ_SECONDS ?= 3600
+fuzz: $(VENV)/fuzz-tools
+	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(TARGETS)
 
 build/bench/installed: $(VENV)/installed benchmarks/requirements.txt
 	test -x build/bench/bin/python || $(PYTHON) -m venv build/bench

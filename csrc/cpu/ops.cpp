@@ -61,6 +61,7 @@ void require_suppression(int batch, const Candidates& candidates, const NmsOptio
   require_in(options.max_per_class, 1, kMaxPerImage, "max_per_class");
   require(options.iou_threshold == options.iou_threshold, "iou_threshold must be a number, got NaN");
   require_in(classes, 1, kMaxClasses, "classes");
+  require_in(batch, 0, kMaxPerImage, "batch");
   for (int image = 0; image < batch; ++image) {
     require_in(candidates.counts[image], 0, candidates.capacity, "candidate count");
     const int32_t* class_ids = candidates.class_ids + static_cast<int64_t>(image) * candidates.capacity;
@@ -162,6 +163,7 @@ int merge_tiles(const TileBoxes& boxes, const TileGrid& grid, const MergeOptions
   require(options.cut_slack_y >= 0.0f && options.cut_slack_x >= 0.0f,
           "cut slacks must be at least 0, got " + std::to_string(options.cut_slack_y) + " and " +
               std::to_string(options.cut_slack_x));
+  require_in(boxes.count, 0, kMaxMerged, "boxes of all tiles");
   const int tiles = grid.y.count * grid.x.count;
   for (int i = 0; i < boxes.count; ++i) {
     require_in(boxes.class_ids[i], 0, kMaxClasses - 1, "class id");

@@ -183,8 +183,10 @@ Counters lay_out(Plan& plan, int batch, ScratchLayout& scratch) {
   const size_t slots = images * static_cast<size_t>(plan.level_count);
   const size_t counters = slots * kBins + slots + images;
   plan.histogram = scratch.take<uint32_t>(counters);
-  plan.found = plan.histogram + slots * kBins;
-  plan.finished = plan.found + slots;
+  if (plan.histogram != nullptr) {  // It is null when only the size is wanted, and nothing may be added to null.
+    plan.found = plan.histogram + slots * kBins;
+    plan.finished = plan.found + slots;
+  }
   plan.usable = scratch.take<uint32_t>(slots);
   plan.segment_counts = scratch.take<uint32_t>(images * plan.image_segments);
   plan.best = scratch.take<uint64_t>(slots * static_cast<size_t>(plan.best_keys));

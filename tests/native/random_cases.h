@@ -1,40 +1,23 @@
-// Random, seeded cases for the native tests: sizes, options and values, including NaN, infinity and extreme values.
+// Random cases for the native tests: sizes, options and values, including NaN, infinity and extreme values.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
-#include <random>
 #include <set>
 #include <utility>
 #include <vector>
 
+#include "random.h"
 #include "retinasdk/ops.h"
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr float kLargest = std::numeric_limits<float>::max();
-
-class Random {
- public:
-  explicit Random(uint64_t seed) : engine_(seed) {}
-
-  int integer(int low, int high) { return low + static_cast<int>(engine_() % static_cast<uint64_t>(high - low + 1)); }
-  // Returns true in one of `one_in` cases.
-  bool chance(int one_in) { return integer(1, one_in) == 1; }
-  float real(float low, float high) {
-    return low + (high - low) * static_cast<float>(engine_() >> 40) * (1.0f / 16777216.0f);
-  }
-  // Returns NaN, infinity, zero, or a value near a limit of float or of exp().
-  float hostile() {
-    static const float values[] = {kNan,   kInfinity, -kInfinity, 0.0f,  -0.0f, kLargest, -kLargest,
-                                   1e-42f, 1e30f,     -1e30f,     88.0f, 89.0f, -104.0f,  1e-30f};
-    return values[integer(0, static_cast<int>(std::size(values)) - 1)];
-  }
-
- private:
-  std::mt19937_64 engine_;
+// The largest sizes of a case. A fuzzer runs small ones more often.
+struct Most {
+  int side = 60;  // Of a level, in cells.
+  int classes = 91;
+  int top_k = 2500;
+  int candidates = 6000;  // Of an image, for the suppressions alone.
 };
 
 // -- preprocess ------------------------------------------------------------------------------------------------------
@@ -45,7 +28,7 @@ struct PreprocessCase {
   retinasdk::PreprocessOptions options;
 };
 
-PreprocessCase make_preprocess(Random& random, int height, int width, int resized_height, int resized_width) {
+inline PreprocessCase make_preprocess(Random& random, int height, int width, int resized_height, int resized_width) {
   PreprocessCase made;
   const std::ptrdiff_t row_bytes = 3 * width + (random.chance(2) ? 0 : random.integer(1, 9));
   made.pixels.resize(static_cast<size_t>(row_bytes * (height - 1) + 3 * width));
@@ -66,24 +49,80 @@ PreprocessCase make_preprocess(Random& random, int height, int width, int resize
   return made;
 }
 
+// A camera or decoder frame whose planes end with their last sample.
+struct FrameCase {
+  std::vector<uint8_t> luma, chroma;
+  retinasdk::YuvView view;
+};
+
+inline FrameCase make_frame(Random& random) {
+  const int height = 2 * random.integer(1, 20), width = 2 * random.integer(1, 20);
+  const bool is_wide = random.chance(2);
+  const std::ptrdiff_t row = is_wide ? 2 * width : width;
+  const std::ptrdiff_t row_bytes = row + 2 * random.integer(0, 4), chroma_row_bytes = row + 2 * random.integer(0, 4);
+  FrameCase made;
+  made.luma.resize(static_cast<size_t>(row_bytes * (height - 1) + row));
+  made.chroma.resize(static_cast<size_t>(chroma_row_bytes * (height / 2 - 1) + row));
+  for (auto* plane : {&made.luma, &made.chroma}) {
+    for (uint8_t& sample : *plane) sample = static_cast<uint8_t>(random.integer(0, 255));
+  }
+  made.view = {is_wide ? retinasdk::PixelFormat::kP010 : retinasdk::PixelFormat::kNv12,
+               made.luma.data(),
+               row_bytes,
+               made.chroma.data(),
+               chroma_row_bytes,
+               height,
+               width,
+               static_cast<retinasdk::ColorMatrix>(random.integer(0, 2)),
+               random.chance(2)};
+  return made;
+}
+
 // -- decode and NMS --------------------------------------------------------------------------------------------------
 
+// Options of soft NMS and fusion, besides those of NMS.
+struct OverlapRules {
+  retinasdk::Decay decay;
+  float sigma;
+  std::vector<float> score_thresholds;
+  retinasdk::FusedScore fused_score;
+  retinasdk::ScoreScale scale;
+  int models;
+  int classes;
+
+  retinasdk::SoftNmsOptions soft(const retinasdk::NmsOptions& nms) const {
+    return {nms, decay, sigma, score_thresholds.data(), classes};
+  }
+  retinasdk::FusionOptions fusion(const retinasdk::NmsOptions& nms) const {
+    return {nms, fused_score, scale, models, classes};
+  }
+};
+
+inline OverlapRules make_rules(Random& random, int classes) {
+  OverlapRules rules{random.chance(2) ? retinasdk::Decay::kLinear : retinasdk::Decay::kGaussian,
+                     random.real(0.001f, 1.0f),
+                     {},
+                     random.chance(2) ? retinasdk::FusedScore::kMean : retinasdk::FusedScore::kBest,
+                     random.chance(3) ? retinasdk::ScoreScale::kProbability : retinasdk::ScoreScale::kLogit,
+                     random.integer(1, 4),
+                     classes};
+  for (int k = 0; k < classes; ++k) rules.score_thresholds.push_back(random.real(0.0f, 0.6f));
+  return rules;
+}
+
 struct HeadsCase {
+  HeadsCase() = default;
+  HeadsCase(HeadsCase&&) = default;  // No copies, because the levels point into the arrays.
   std::vector<std::vector<float>> logits, deltas, base_anchors;
   std::vector<retinasdk::HeadLevel> levels;
   std::vector<float> clip_sizes;
   std::vector<float> class_thresholds, ignored;
   retinasdk::DecodeOptions options;
   retinasdk::NmsOptions nms;
-  // Options of soft NMS and fusion. Their other options are those in `nms`.
-  retinasdk::Decay decay;
-  float sigma;
-  std::vector<float> score_thresholds;
-  retinasdk::FusedScore fused_score;
-  int models;
+  OverlapRules rules;
 };
 
-retinasdk::BoxCoder make_coder(Random& random) {
+inline retinasdk::BoxCoder make_coder(Random& random) {
   retinasdk::BoxCoder coder;
   if (!random.chance(3)) coder.clamp_max = 4.135167f;
   if (random.chance(3)) coder.clamp_min = random.real(-5.0f, 0.0f);
@@ -96,27 +135,23 @@ retinasdk::BoxCoder make_coder(Random& random) {
   return coder;
 }
 
-HeadsCase make_heads(Random& random) {
+inline HeadsCase make_heads(Random& random, const Most& most = {}) {
   HeadsCase made;
   made.options = {random.integer(1, 3),
                   random.integer(1, 9),
-                  random.integer(1, random.chance(8) ? 91 : 6),
+                  random.integer(1, random.chance(8) ? most.classes : 6),
                   random.chance(6) ? -kInfinity : random.real(-4.0f, 1.0f),
-                  random.integer(1, random.chance(3) ? 2500 : 60),
+                  random.integer(1, random.chance(3) ? most.top_k : std::min(60, most.top_k)),
                   make_coder(random),
                   {},
                   random.chance(3),
                   random.chance(3)};
   made.options.top_k_anchors = random.chance(4);
-  if (made.options.top_k_anchors) made.options.top_k = random.integer(1, 60);
+  if (made.options.top_k_anchors) made.options.top_k = random.integer(1, std::min(60, most.top_k));
   made.nms = {random.real(0.0f, 1.0f), random.integer(1, 400),
               random.chance(3),        made.options.coder.inclusive_pixels,
               random.chance(3),        random.chance(3) ? random.integer(1, 30) : retinasdk::kMaxPerImage};
-  made.decay = random.chance(2) ? retinasdk::Decay::kLinear : retinasdk::Decay::kGaussian;
-  made.sigma = random.real(0.001f, 1.0f);
-  for (int k = 0; k < made.options.classes; ++k) made.score_thresholds.push_back(random.real(0.0f, 0.6f));
-  made.fused_score = random.chance(2) ? retinasdk::FusedScore::kMean : retinasdk::FusedScore::kBest;
-  made.models = random.integer(1, 4);
+  made.rules = make_rules(random, made.options.classes);
   if (random.chance(3)) {
     for (int k = 0; k < made.options.classes; ++k) {
       made.class_thresholds.push_back(random.chance(4) ? random.hostile() : random.real(-4.0f, 1.0f));
@@ -133,7 +168,7 @@ HeadsCase make_heads(Random& random) {
   const int kind = random.integer(0, 4);
   const int level_count = random.integer(1, 5);
   for (int level = 0; level < level_count; ++level) {
-    const int side = random.chance(10) ? 60 : 12;
+    const int side = random.chance(10) ? most.side : std::min(12, most.side);
     const int height = random.integer(1, side);
     const int width = random.integer(1, side);
     const auto cells = static_cast<size_t>(height * width);
@@ -170,6 +205,49 @@ HeadsCase make_heads(Random& random) {
   return made;
 }
 
+// Heads of one level for rotated boxes, some of their values hostile.
+struct RotatedCase {
+  std::vector<float> logits, deltas, base_anchors;
+  int height, width;
+  float clip_sizes[2];
+  retinasdk::RotatedCoder coder;
+  retinasdk::DecodeOptions options;  // Without its pointer to the coder.
+
+  retinasdk::HeadLevel level() const {
+    return {logits.data(), deltas.data(), base_anchors.data(), height, width, 8.0f, 8.0f};
+  }
+};
+
+inline RotatedCase make_rotated(Random& random) {
+  RotatedCase made{};
+  made.options.batch = 1;
+  made.options.anchors = random.integer(1, 3);
+  made.options.classes = random.integer(1, 3);
+  made.options.top_k = random.integer(1, 40);
+  made.options.logit_threshold = -1.0f;
+  retinasdk::RotatedCoder& coder = made.coder;
+  coder.coding = random.chance(2) ? retinasdk::AngleCoding::kSinCos : retinasdk::AngleCoding::kDelta;
+  coder.limits_angle = random.chance(2);
+  coder.swaps_edges = random.chance(2);
+  coder.turns_offsets = random.chance(2);
+  coder.inclusive_pixels = random.chance(2);
+  if (random.chance(3)) coder.first_angle = random.real(-4.0f, 4.0f);
+  if (random.chance(3)) coder.angle_unit = random.real(-4.0f, 4.0f);
+  made.height = random.integer(1, 9);
+  made.width = random.integer(1, 9);
+  made.clip_sizes[0] = random.chance(3) ? -1.0f : 60.0f;
+  made.clip_sizes[1] = 60.0f;
+  const auto cells = static_cast<size_t>(made.options.anchors * made.height * made.width);
+  const auto number = [&] { return random.chance(4) ? random.hostile() : random.real(-2.0f, 2.0f); };
+  made.logits.resize(cells * static_cast<size_t>(made.options.classes));
+  made.deltas.resize(cells * static_cast<size_t>(retinasdk::deltas_of(coder.coding)));
+  made.base_anchors.resize(static_cast<size_t>(made.options.anchors * retinasdk::kRotatedAnchorValues));
+  for (float& value : made.logits) value = number();
+  for (float& value : made.deltas) value = number();
+  for (float& value : made.base_anchors) value = random.real(1.0f, 60.0f);
+  return made;
+}
+
 // -- NMS -------------------------------------------------------------------------------------------------------------
 
 // Candidates for NMS, as many that they need more than one batch on a GPU.
@@ -179,12 +257,21 @@ struct CandidatesCase {
   std::vector<float> boxes, logits;
   std::vector<int32_t> class_ids, counts;
   retinasdk::NmsOptions nms;
+
+  retinasdk::Candidates candidates() {
+    return {boxes.data(), logits.data(), class_ids.data(), counts.data(), capacity};
+  }
 };
 
-CandidatesCase make_candidates(Random& random) {
+constexpr int kManyClasses = 91;  // All classes of a CandidatesCase are below.
+
+inline CandidatesCase make_candidates(Random& random, const Most& most = {}) {
   CandidatesCase made{};
   made.batch = random.integer(1, 3);
-  made.capacity = random.integer(1, random.chance(4) ? 6000 : random.chance(2) ? 2600 : 1100);
+  made.capacity = std::min(random.integer(1, random.chance(4)   ? 6000
+                                             : random.chance(2) ? 2600
+                                                                : 1100),
+                           most.candidates);
   made.rotated = random.chance(3);
   made.shares_angle = random.chance(2);
   made.nms = {random.chance(8) ? -0.5f : random.real(0.0f, 1.0f),
@@ -193,7 +280,7 @@ CandidatesCase make_candidates(Random& random) {
               !made.rotated && random.chance(3),
               random.chance(3),
               random.chance(3) ? random.integer(1, 200) : retinasdk::kMaxPerImage};
-  const int classes = random.integer(1, random.chance(3) ? 91 : 4);
+  const int classes = random.integer(1, random.chance(3) ? kManyClasses : 4);
   // How much room the boxes have: few of them overlap, or most do.
   const float extent = random.chance(3) ? 20000.0f : random.chance(2) ? 2000.0f : 150.0f;
   for (int image = 0; image < made.batch; ++image) {

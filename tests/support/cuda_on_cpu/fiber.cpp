@@ -94,7 +94,7 @@ void Context::prepare(void (*entry)(), char* stack, size_t size_bytes) {
   top[11] = reinterpret_cast<uint64_t>(entry);  // x30
 #endif
   stack_pointer_ = top;
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(CUDA_ON_CPU_ASAN)
   // The previous fiber on this stack never returned, so its last frames are still poisoned.
   __asan_unpoison_memory_region(stack, size_bytes);
   fake_stack_ = nullptr;
@@ -107,7 +107,7 @@ void Context::prepare(void (*entry)(), char* stack, size_t size_bytes) {
 
 void Context::switch_to(Context& next, [[maybe_unused]] bool for_ever) {
   departed = this;
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(CUDA_ON_CPU_ASAN)
   __sanitizer_start_switch_fiber(for_ever ? nullptr : &fake_stack_, next.stack_, next.stack_bytes_);
 #endif
 #if defined(CUDA_ON_CPU_TSAN)
@@ -118,7 +118,7 @@ void Context::switch_to(Context& next, [[maybe_unused]] bool for_ever) {
 }
 
 void Context::arrive() {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(CUDA_ON_CPU_ASAN)
   const void* left = nullptr;
   size_t left_bytes = 0;
   __sanitizer_finish_switch_fiber(fake_stack_, &left, &left_bytes);
