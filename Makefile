@@ -6,7 +6,7 @@ WHEEL := build/wheel
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f) \
 	$(shell find retinasdk -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: demo test lint docs bench gpu clean
+.PHONY: demo test lint docs bench soak gpu clean
 
 demo: $(VENV)/installed
 	$(BIN)/retinasdk detect examples/photos/people --out demo_output --overwrite
@@ -33,6 +33,13 @@ docs: $(VENV)/docs-tools
 # Beside the peers, which take several gigabytes: in an environment of their own.
 bench: build/bench/installed
 	build/bench/bin/python benchmarks/page.py
+
+# Detects, by tiles and live, for an hour, and says whether memory, threads and descriptors stay level; needs GStreamer's
+# RTSP server (tests/support/rtsp_server.py). With an engine on a GPU: make soak SOAK="--device cuda --model model.engine"
+SOAK_MINUTES ?= 60
+soak: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet "$$(ls $(WHEEL)/*.whl)[video,web,prometheus]"
+	$(BIN)/python benchmarks/soak.py --minutes $(SOAK_MINUTES) $(SOAK)
 
 # On a machine with an NVIDIA GPU: builds, tests, checks, measures, and writes a record to benchmarks/records/.
 # For example in ten minutes: make gpu BUDGET=570; or parts: make gpu PARTS="tests memcheck benchmark".
