@@ -6,7 +6,7 @@ WHEEL := build/wheel
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f) \
 	$(shell find retinasdk -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: demo test lint docs bench soak gpu clean
+.PHONY: demo test lint docs bench soak gpu constraints release clean
 
 demo: $(VENV)/installed
 	$(BIN)/retinasdk detect examples/photos/people --out demo_output --overwrite
@@ -21,6 +21,7 @@ lint: $(VENV)/lint-tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive retinasdk examples setup.py .ci
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 	$(BIN)/lint-imports
 	$(BIN)/codespell $$(git ls-files)
@@ -70,6 +71,15 @@ $(VENV)/installed: $(BIN)/python $(SOURCES)
 $(VENV)/%-tools: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet "$$(ls $(WHEEL)/*.whl)[$*]"
 	touch $@
+
+# The newest versions of all dependencies, with hashes, for each Python and system. CI tests them on two Pythons.
+constraints: $(VENV)/release-tools
+	$(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.10 --generate-hashes --no-annotate --upgrade \
+		--custom-compile-command "make constraints" --extra all pyproject.toml --output-file constraints.txt
+
+# The source archive, the wheel of this machine, their hashes and an SBOM, in dist/.
+release: $(VENV)/release-tools
+	$(BIN)/python .ci/release.py
 
 clean:
 	rm -rf $(VENV) build dist demo_output *.egg-info
