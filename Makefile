@@ -6,7 +6,7 @@ WHEEL := build/wheel
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f) \
 	$(shell find retinasdk -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: demo test lint docs bench gpu fuzz clean
+.PHONY: demo test lint docs bench soak gpu fuzz coverage constraints release clean
 
 demo: $(VENV)/installed
 	$(BIN)/retinasdk detect examples/photos/people --out demo_output --overwrite
@@ -21,6 +21,7 @@ lint: $(VENV)/lint-tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive retinasdk examples setup.py .ci
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cpp' '*.h' '*.cu' '*.cuh')
 	$(BIN)/lint-imports
 	$(BIN)/codespell $$(git ls-files)
@@ -33,6 +34,13 @@ docs: $(VENV)/docs-tools
 # Beside the peers, which take several gigabytes: in an environment of their own.
 bench: build/bench/installed
 	build/bench/bin/python benchmarks/page.py
+
+# Detects, by tiles and live, for an hour, and says whether memory, threads and descriptors stay level; needs GStreamer's
+# RTSP server (tests/support/rtsp_server.py). With an engine on a GPU: make soak SOAK="--device cuda --model model.engine"
+SOAK_MINUTES ?= 60
+soak: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet "$$(ls $(WHEEL)/*.whl)[video,web,prometheus]"
+	$(BIN)/python benchmarks/soak.py --minutes $(SOAK_MINUTES) $(SOAK)
 
 # On a machine with an NVIDIA GPU: builds, tests, checks, measures, and writes a record to benchmarks/records/.
 # For example in ten minutes: make gpu BUDGET=570; or parts: make gpu PARTS="tests memcheck benchmark".
@@ -68,6 +76,15 @@ $(VENV)/installed: $(BIN)/python $(SOURCES)
 $(VENV)/%-tools: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet "$$(ls $(WHEEL)/*.whl)[$*]"
 	touch $@
+
+# The newest versions of all dependencies, with hashes, for each Python and system. CI tests them on two Pythons.
+constraints: $(VENV)/release-tools
+	$(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.10 --generate-hashes --no-annotate --upgrade \
+		--custom-compile-command "make constraints" --extra all pyproject.toml --output-file constraints.txt
+
+# The source archive, the wheel of this machine, their hashes and an SBOM, in dist/.
+release: $(VENV)/release-tools
+	$(BIN)/python .ci/release.py
 
 clean:
 	rm -rf $(VENV) build dist demo_output *.egg-info

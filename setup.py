@@ -31,8 +31,9 @@ class CMakeBuild(build_ext):  # type: ignore[misc]
             f"-DCMAKE_INSTALL_PREFIX={prefix}",
             *os.environ.get("RETINASDK_CMAKE_ARGS", "").split(),
         ]
+        # CMake is that of the build requirements, which pip puts first on the PATH.
         subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build), "--target", "install"], check=True)
+        subprocess.run(["cmake", "--build", str(build), "--target", "install"], check=True)  # nosec B607
 
     def copy_extensions_to_source(self) -> None:
         """Copies also the modules that only CMake knows, such as `_native_cuda`, for editable installs."""

@@ -54,12 +54,13 @@ def print_machine(*packages: str) -> None:
     """Prints CPU, usable cores, how busy they are, and the versions of Python and `packages`."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     busy = f"load average {os.getloadavg()[0]:.2f} at the start" if hasattr(os, "getloadavg") else "load unknown"
-    print(f"device: CPU, {_cpu_name()}, {usable} cores usable, {busy}")
+    print(f"device: CPU, {cpu_name()}, {usable} cores usable, {busy}")
     versions = [f"{name} {metadata.version(name)}" for name in packages]
     print(f"versions: {', '.join([f'Python {platform.python_version()}', *versions])}")
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor as the system calls it."""
     information = Path("/proc/cpuinfo")
     if information.is_file():
         for line in information.read_text().splitlines():

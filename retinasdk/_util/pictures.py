@@ -23,11 +23,11 @@ def seeded_picture(height: int, width: int, seed: int) -> npt.NDArray[np.uint8]:
     Returns:
         (height, width, 3) uint8, RGB.
     """
-    random = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     picture = np.zeros((height, width, 3))
     for cell in (160, 64, 24, 8, 2):
         rows, columns = -(-height // cell), -(-width // cell)
-        patches = random.uniform(-1, 1, (rows, columns, 3)) * cell**0.25
+        patches = generator.uniform(-1, 1, (rows, columns, 3)) * cell**0.25
         picture += np.repeat(np.repeat(patches, cell, axis=0), cell, axis=1)[:height, :width]
     low, high = picture.min(), picture.max()
     return np.asarray((picture - low) / (high - low) * 255, dtype=np.uint8)

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from retinasdk import Detections, MissingDependencyError
 from retinasdk._util.lazy import require
+from retinasdk._util.printable import printable
 from retinasdk.drawing import draw_detections
 from retinasdk.live import Frame, Source
 from retinasdk.live.video_writer import VideoWriter
@@ -89,7 +90,8 @@ class _LineFile:
 
     def write(self, line: str) -> None:
         if self._target == "-":
-            print(line, flush=True)
+            # A terminal would follow escape sequences in labels and names. A program gets them as they are.
+            print(printable(line.removesuffix("\r")) if sys.stdout.isatty() else line, flush=True)
             return
         if self._file is None:
             self._file = self._stack.enter_context(open(self._target, "wb", buffering=0))  # noqa: SIM115 (the stack's)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
-import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from retinasdk._util.files import write_atomically
 from retinasdk._util.lazy import require
+from retinasdk._util.printable import printable
 
 STANDARD_OUTPUT = Path("-")
-# Also the marks that reverse the direction of writing.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _MANY_ITEMS = 5  # a progress bar appears from this many items on
 
 
@@ -30,15 +30,6 @@ def text_stream(json_target: Path | None) -> IO[str]:
     return sys.stderr if json_target == STANDARD_OUTPUT else sys.stdout
 
 
-def printable(text: str) -> str:
-    """Returns the text with control characters escaped, except line ends and tabs.
-
-    Names of files, labels and messages may come from strangers: an escape sequence among them could change what the
-    terminal shows, or its settings.
-    """
-    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
-
-
 def out_of_memory(error: MemoryError) -> str:
     """Returns the message for a lack of memory."""
     details = f" ({error})" if str(error) else ""
@@ -51,6 +42,24 @@ def out_of_memory(error: MemoryError) -> str:
 def print_text(text: object, file: IO[str] | None = None) -> None:
     """Prints text with control characters escaped, to standard output unless another stream is given."""
     print(printable(str(text)), file=file)
+
+
+class _LogLines(logging.Handler):
+    """Prints lines of the log on standard error, with control characters escaped."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print_text(self.format(record), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def printable_log() -> Iterator[None]:
+    """Escapes control characters in warnings of the log while a command runs, unless the program has set up logging."""
+    before = logging.lastResort
+    logging.lastResort = _LogLines(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.lastResort = before
 
 
 def write_json(target: Path | None, content: str) -> None:

@@ -213,7 +213,7 @@ def _classes_of(state: Mapping[str, Any], path: Path) -> int:
 def _build(detection: Any, architecture: str, classes: int) -> Any:
     if architecture in PUBLISHED:
         return getattr(detection, architecture)(weights=None, weights_backbone=None, num_classes=classes)
-    extra = require("torchvision.ops.feature_pyramid_network", _PURPOSE).LastLevelP6P7
+    blocks = require("torchvision.ops.feature_pyramid_network", _PURPOSE).LastLevelP6P7
     utils = require("torchvision.models.detection.backbone_utils", _PURPOSE)
     norm = require("torch.nn", _PURPOSE).BatchNorm2d
     backbone = utils.resnet_fpn_backbone(
@@ -221,7 +221,7 @@ def _build(detection: Any, architecture: str, classes: int) -> Any:
         weights=None,
         norm_layer=norm,
         returned_layers=[2, 3, 4],
-        extra_blocks=extra(256, 256),
+        extra_blocks=blocks(256, 256),
     )
     return detection.RetinaNet(backbone, classes)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import retinasdk
+from retinasdk._util.printable import printable
 from retinasdk.doctor import probe as _probe
 from retinasdk.doctor.gpu import check_driver, check_jetson, check_kernels, check_pycuda
 from retinasdk.doctor.jetson import Jetson, read_jetson
@@ -300,7 +301,8 @@ def main(*, as_json: bool) -> int:
         The exit status: 1 if something is broken, else 0.
     """
     diagnosis = diagnose()
-    print(json.dumps(diagnosis.to_dict(), indent=1) if as_json else diagnosis.to_text())
+    # Paths and settings of the environment may hold escape sequences.
+    print(json.dumps(diagnosis.to_dict(), indent=1) if as_json else printable(diagnosis.to_text()))
     return _BROKEN if diagnosis.is_broken else 0
 
 

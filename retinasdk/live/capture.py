@@ -176,7 +176,7 @@ class Capture:
 
     def _read_until_lost(self) -> None:
         """Returns when the source has ended or was stopped. Raises the error that made it lost for good."""
-        generator = random.Random()
+        generator = random.Random()  # spreads reconnections over time  # nosec B311
         while not self._stopped:
             self._tell("connecting", attempt=self._attempt)
             before = self._captured

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import errno
 import json
+import logging
 import os
 import re
 import shlex
@@ -534,6 +535,25 @@ def test_escape_sequences_do_not_reach_the_terminal(
     assert (status, err) == (0, "")
     assert "\\x1b]0;title\\x07person" in out
     assert not any(character in out for character in "\x1b\x07\r\x9b\u202e")
+
+
+def test_escape_sequences_in_the_log_do_not_reach_the_terminal(tmp_path: Path, photos: Path) -> None:
+    """In a process of its own, because pytest sets up logging. The log tells of the spec, which has no hash."""
+    bundled = list_models()[0]
+    model = tmp_path / "\x1b[31m.onnx"
+    shutil.copy(bundled.path, model)
+    bundled.spec.replace(score_threshold=0.4).save(model.with_suffix(".json"))
+    command = [sys.executable, "-m", "retinasdk", "detect", str(photos / "a.png"), "--model", str(model)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "\\x1b[31m.json" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_logging_of_the_program_stays(run: Run, photos: Path) -> None:
+    before = logging.lastResort
+    run("detect", photos / "a.png")
+    assert logging.lastResort is before
 
 
 def test_json_to_standard_output(run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from paths import ROOT
 
 import retinasdk
 from retinasdk.doctor import probe as _probe
-from retinasdk.doctor.diagnose import Diagnosis, Finding, diagnose
+from retinasdk.doctor.diagnose import Diagnosis, Finding, diagnose, main
 from retinasdk.doctor.jetson import read_jetson
 from retinasdk.doctor.packages import EXTRAS, PACKAGES
 from retinasdk.doctor.probe import QUESTIONS, Answer, ask
@@ -333,6 +333,19 @@ def test_no_python_to_ask(monkeypatch: pytest.MonkeyPatch, look: Callable[..., D
     diagnosis = diagnose()
     assert diagnosis.is_broken
     assert diagnosis.to_text()
+
+
+def test_escape_sequences_do_not_reach_the_terminal(
+    look: Callable[..., Diagnosis], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def strange(*arguments: Any) -> Any:
+        raise RuntimeError("in the folder \x1b[31m")
+
+    monkeypatch.setattr("retinasdk.doctor.diagnose.check_driver", strange)
+    main(as_json=False)
+    out = capsys.readouterr().out
+    assert "in the folder \\x1b[31m" in out
+    assert "\x1b" not in out
 
 
 def test_a_check_that_falls_ill_is_one_line(look: Callable[..., Diagnosis], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,6 +263,24 @@ def test_progress_line_on_a_terminal_only(gif: Path, model_path: Path) -> None:
     assert silent.stderr == b""
 
 
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
+def test_escape_sequences_in_csv_reach_programs_but_no_terminal(gif: Path, model_path: Path) -> None:
+    name = "\x1b[31m.gif"
+    gif.rename(gif.with_name(name))
+    program = [sys.executable, "-m", "retinasdk", "live", name, "--model", str(model_path), "--device", "cpu"]
+    program += ["--csv", "-", "--max-frames", "1"]
+    ours, theirs = os.openpty()
+    shown = subprocess.run(program, cwd=gif.parent, stdout=theirs, stderr=subprocess.PIPE, check=False)
+    os.close(theirs)
+    text = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert shown.returncode == 0
+    assert "\\x1b[31m.gif,0," in text
+    assert "\x1b" not in text + shown.stderr.decode()
+    piped = subprocess.run(program, cwd=gif.parent, capture_output=True, check=False)
+    assert b"\n\x1b[31m.gif,0," in piped.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,13 +1,15 @@
-"""A real RTSP server, GStreamer's, in a process of its own: `/usr/bin/python3 rtsp_server.py PORT WIDTH HEIGHT`.
+"""A real RTSP server, GStreamer's, in a process of its own: `/usr/bin/python3 rtsp_server.py PORT WIDTH HEIGHT [FILE]`.
 
 It serves /live, H.264 with 25 frames per second, as soon as a client connects. Frame n is uniform gray of the value
-5 + 5 * (n % 50). Port 0 is any free port. It prints "listening on PORT" when it is ready. Run it with the system's
-Python, because PyGObject and GStreamer come from the distribution:
+5 + 5 * (n % 50), or picture n of the file, over and over: RGB, 3 bytes a pixel, one picture after the other. Port 0 is
+any free port. It prints "listening on PORT" when it is ready. Run it with the system's Python, because PyGObject and
+GStreamer come from the distribution:
 apt install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-ugly
 """
 
 import itertools
 import sys
+from pathlib import Path
 
 import gi
 
@@ -17,7 +19,13 @@ from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
 
 def main() -> None:
-    port, width, height = sys.argv[1:]
+    port, width, height, *file = sys.argv[1:]
+    size = 3 * int(width) * int(height)
+    if file:
+        content = Path(file[0]).read_bytes()
+        pictures = [content[begin : begin + size] for begin in range(0, len(content), size)]
+    else:
+        pictures = [bytes([5 + 5 * number]) * size for number in range(50)]
     Gst.init(None)
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_shared(True)
@@ -33,8 +41,7 @@ def main() -> None:
         source = media.get_element().get_by_name("source")
 
         def push() -> bool:
-            shade = 5 + 5 * (next(numbers) % 50)
-            buffer = Gst.Buffer.new_wrapped(bytes([shade]) * (3 * int(width) * int(height)))
+            buffer = Gst.Buffer.new_wrapped(pictures[next(numbers) % len(pictures)])
             return source.emit("push-buffer", buffer) == Gst.FlowReturn.OK
 
         GLib.timeout_add(40, push)

@@ -125,7 +125,7 @@ def _trace_numbered_values(
             model.graph.input[0].type.tensor_type.elem_type = _INT64
             model.graph.output[0].type.tensor_type.elem_type = _INT64
             (moved,) = OnnxRunner(model).run({tensor: numbers, **feeds}, [end])
-        except Exception:  # The next attempt knows more sizes.
+        except Exception:  # The next attempt knows more sizes.  # nosec B112
             continue
         return numbers, moved
     return None

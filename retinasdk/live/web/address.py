@@ -16,7 +16,7 @@ DEFAULT = "127.0.0.1:8080"
 # Addresses that listen on all of a machine's. For each: the family, an address elsewhere, which is reserved for
 # documentation (RFC 5737, RFC 3849), and the machine's own.
 _UNSPECIFIED = {
-    "0.0.0.0": (socket.AF_INET, "192.0.2.1", "127.0.0.1"),
+    "0.0.0.0": (socket.AF_INET, "192.0.2.1", "127.0.0.1"),  # used only if the user asks for it  # nosec B104
     "::": (socket.AF_INET6, "2001:db8::1", "::1"),
 }
 _FORM = re.compile(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):)?(\d{1,5})")
