@@ -76,7 +76,8 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
             _sync(lock)
             _replace(new, old, lock)
         finally:
-            _clear(new, old)
+            with contextlib.suppress(OSError):  # The files are whole, and the next write removes the others.
+                _clear(new, old)
 
 
 def waiting(path: Path) -> Path:

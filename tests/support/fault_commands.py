@@ -10,7 +10,15 @@ from pictures import LABELS
 
 _COMMAND, _OVER_STAND_INS = "retinasdk.cli.main:main", "fault_calls:over_stand_ins"
 _LOCKS = r"cache/tiny-fp32-[0-9a-f]{16}\.lock"
+# Where caches go if their folder cannot be written (_util/cache_dir.py).
+_FALLBACK = r"tmp/retinasdk-\d+/[^/.]+\.(engine|engine\.json|lock|cache)"
 _TIMINGS = "cache/timing-tensorrt-10.3.0-Fake-GPU.cache"
+
+
+NAMES = (
+    *("import", "quantize", "build", "detect", "eval", "bench", "verify", "live, lines", "models"),
+    *("Detections.save", "ModelSpec.save", "engine cache"),
+)
 
 
 def command_list(folder: Path) -> list[Command]:
@@ -46,7 +54,8 @@ def command_list(folder: Path) -> list[Command]:
             _OVER_STAND_INS,
             words("build", tiny, "-o", out / "new.engine", "--precision", "fp32"),
             [("out/new.engine", "out/new.engine.json"), (_TIMINGS,)],
-            may_lose=(_TIMINGS,),
+            may_lose=((_TIMINGS,),),
+            kept=_FALLBACK,
         ),
         Command(
             "detect",
@@ -80,7 +89,6 @@ def command_list(folder: Path) -> list[Command]:
             words("live", photos, *model, "--csv", out / "live.csv", "--jsonl", out / "live.jsonl"),
             [("out/live.csv",), ("out/live.jsonl",)],
         ),
-        Command("live, film", _COMMAND, words("live", photos, *model, "--save", out / "live.mp4"), [("out/live.mp4",)]),
         Command("models", _COMMAND, words("models", overwrite=False), []),
         Command(
             "Detections.save", "fault_calls:save_detections", [tiny, str(out / "drawn.png")], [("out/drawn.png",)]
@@ -90,8 +98,8 @@ def command_list(folder: Path) -> list[Command]:
             "fault_calls:detect_with_cached_engine",
             [tiny],
             [(f"cache/{engine}", f"cache/{engine}.json"), (_TIMINGS,)],
-            kept=_LOCKS,
-            may_lose=(_TIMINGS,),
+            may_lose=((_TIMINGS,),),
+            kept=f"{_LOCKS}|{_FALLBACK}",
         ),
         Command("ModelSpec.save", "fault_calls:save_spec", [tiny, str(out / "spec.json")], [("out/spec.json",)]),
     ]

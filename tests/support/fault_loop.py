@@ -40,7 +40,7 @@ class Command:
         arguments: Its arguments.
         outputs: Files that it writes, below the folder of the world. Those that belong together are one item.
         kept: Names of further files that it may leave, as a regular expression.
-        may_lose: Outputs without which it succeeds, as caches.
+        may_lose: Outputs, of `outputs`, without which it succeeds, as caches.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Command:
     arguments: Sequence[Any]
     outputs: Sequence[Sequence[str]]
     kept: str = "(?!)"
-    may_lose: Sequence[str] = ()
+    may_lose: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,13 @@ class World:
     folder: Path
     runner: subprocess.Popen[str]
     _warmed: set[str] = field(default_factory=set)
+    _judges: dict[str, Judge] = field(default_factory=dict)
+
+    def judge(self, command: Command) -> Judge:
+        """Returns what decides whether the outputs of a command are whole."""
+        if command.name not in self._judges:
+            self._judges[command.name] = Judge(self, command)
+        return self._judges[command.name]
 
     def run(self, command: Command, **request: Any) -> Ended:
         """Runs a command. `files` and `memory` are faults as in fault_runner.py."""
@@ -154,10 +161,17 @@ class Judge:
             assert self.calm.status == 0, self.calm
             runs.append(world.files())
         self._first, self._second = runs
+        self._lines = {name for name in names(command) if name.endswith((".jsonl", ".csv"))}
+        # Outputs that a complete run need not write in the same way.
+        self._varying = {name for name in names(command) if self._first[name] != self._second[name]} | self._lines
         extra = self._others(self._first)
         assert not extra, f"{command.name} leaves {extra} without any fault"
         missing = set(names(command)) - set(self._first)
         assert not missing, f"{command.name} does not write {missing}"
+
+    def allow_reports(self) -> None:
+        """From now on, reports in JSON may hold other things, such as the images that could not be read."""
+        self._varying |= {name for name in names(self._command) if name.endswith(".json")}
 
     def _others(self, files: Mapping[str, bytes]) -> set[str]:
         return {name for name in set(files) - set(names(self._command)) if not re.fullmatch(self._command.kept, name)}
@@ -167,7 +181,7 @@ class Judge:
         content = files.get(as_name or name)
         if content is None or content == old(name):
             return False
-        if self._first[name] == self._second[name]:
+        if name not in self._varying:
             return content == self._first[name]
         return _is_whole(name, content, self._first[name])
 
@@ -186,6 +200,9 @@ class Judge:
         Raises:
             AssertionError: Something is neither old nor new.
         """
+        if is_interrupted:  # The last line may be a half.
+            whole_lines = {name: files[name][: files[name].rfind(b"\n") + 1] for name in self._lines & set(files)}
+            files = {**files, **whole_lines}
         states = []
         for group in self._command.outputs:
             was_old = [files.get(name) == (old(name) if exists else None) for name in group]
@@ -219,9 +236,11 @@ def _is_whole(name: str, content: bytes, example: bytes) -> bool:
     with contextlib.suppress(Exception):
         if name.endswith(".engine.json"):
             return EngineInfo.from_json(content.decode(), origin=name) is not None
+        if name.endswith((".jsonl", ".csv")):  # They grow by whole lines.
+            return content.endswith(b"\n") and len(content.splitlines()) <= len(example.splitlines())
         if name.endswith(".json"):
             found, wanted = json.loads(content), json.loads(example)
-            return type(found) is type(wanted) and list(found) == list(wanted)
+            return type(found) is type(wanted) and (isinstance(found, list) or list(found) == list(wanted))
         with Image.open(io.BytesIO(content)) as picture:
             picture.load()
             return True
