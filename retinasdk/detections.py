@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -397,8 +398,20 @@ class Detections:
         return draw_detections(self._pixels(image), self, **options)
 
     def save(self, path: str | os.PathLike[str], image: ImageInput | None = None, **options: Any) -> None:
-        """Writes the drawn picture to a file, in the format of its suffix. Arguments as for `draw`."""
-        self.draw(image, **options).save(path)
+        """Writes the drawn picture to a file, completely or not at all.
+
+        Args:
+            path: The file to write. Its suffix chooses the format. If it exists, it is replaced.
+            image: As for `draw`.
+            **options: As for `draw`.
+
+        Raises:
+            ValueError: If there is no image, or no format with this suffix.
+            OSError: If the file cannot be written. An existing file is then unchanged.
+        """
+        from retinasdk._util.picture_files import write_picture
+
+        write_picture(Path(path), self.draw(image, **options))
 
     def show(self, image: ImageInput | None = None, **options: Any) -> None:
         """Opens the drawn picture in the system's image viewer. Arguments as for `draw`."""

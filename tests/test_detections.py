@@ -179,6 +179,13 @@ def test_pictures_of_the_image_they_came_from(tmp_path: Path) -> None:
     detections.save(tmp_path / "drawn.png")
     with PillowImage.open(tmp_path / "drawn.png") as drawn:
         np.testing.assert_array_equal(np.asarray(drawn), np.asarray(found().draw(pixels)))
+    (tmp_path / "drawn.bmp").write_bytes(b"precious")
+    for name in ("drawn.txt", "drawn"):
+        with pytest.raises(ValueError, match=r"cannot be written with the suffix .*; use \.jpg or \.png"):
+            detections.save(tmp_path / name)
+    with pytest.raises(TypeError):
+        detections.save(tmp_path / "drawn.bmp", unknown=1)
+    assert (tmp_path / "drawn.bmp").read_bytes() == b"precious"
     again = pickle.loads(pickle.dumps(detections))
     assert (again, again.image, again.image_size) == (found(), None, (70, 90))
     for call in (found().draw, found().crop, found().show):

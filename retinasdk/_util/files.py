@@ -13,7 +13,8 @@ Note: What a killed process leaves
     No file system can rename two files at once, so the middle state cannot be avoided. It is recognized: the last file
     of each pair carries a hash of the first. A reader that finds that they do not fit looks for the hidden file
     (`waiting`), whose hash fits, and so gets the new pair. The next write of the same files renames those files first,
-    because it may be killed as well, and deletes all others that it finds.
+    because it may be killed as well, and deletes all others that it finds. So does `finish_killed_write`, for files
+    that may not be written again, as those of caches.
 
     A write that fails, or is interrupted with Ctrl-C, restores the old files from hard links (`.model.onnx.old`), which
     cost no copy. Where the file system has none, the files stay apart as after a kill, and the hash tells.
@@ -75,12 +76,30 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
             _sync(lock)
             _replace(new, old, lock)
         finally:
-            _clear(new, old)
+            with contextlib.suppress(OSError):  # The files are whole, and the next write removes the others.
+                _clear(new, old)
 
 
 def waiting(path: Path) -> Path:
     """Returns the path of the complete file that a killed `write_together` could not rename to `path` any more."""
     return _hidden(path, "new")
+
+
+def finish_killed_write(*paths: Path) -> None:
+    """Completes or removes what a killed `write_together` of these files left.
+
+    Does nothing if another process writes them without a lock, or if the folder cannot be changed.
+
+    Args:
+        *paths: The files, in the order in which they are written.
+    """
+    new = {path: _hidden(path, "new") for path in paths}
+    old = {path: _hidden(path, "old") for path in paths}
+    if not any(map(os.path.lexists, (*new.values(), *old.values()))):
+        return
+    with contextlib.suppress(OSError), _locked(paths[0].parent) as lock:
+        if lock is not None:
+            _finish(new, old)
 
 
 def _hidden(path: Path, ending: str) -> Path:
@@ -116,8 +135,11 @@ def _locked(folder: Path) -> Iterator[int | None]:
 
 def _finish(new: Mapping[Path, Path], old: Mapping[Path, Path]) -> None:
     """Ends the write of a killed process, if it was between two renames, and deletes what it left."""
-    first = next(iter(new))
-    if os.path.lexists(old[first]) and not os.path.lexists(new[first]):
+    first, *others = new
+    is_renamed = os.path.lexists(old[first])
+    if others and not any(map(os.path.lexists, others)):  # There were no older files, so none has a second link.
+        is_renamed = os.path.lexists(first)
+    if is_renamed and not os.path.lexists(new[first]):
         for path, file in new.items():
             if os.path.lexists(file):
                 os.replace(file, path)
@@ -126,7 +148,7 @@ def _finish(new: Mapping[Path, Path], old: Mapping[Path, Path]) -> None:
 
 def _clear(new: Mapping[Path, Path], old: Mapping[Path, Path]) -> None:
     # In this order. Otherwise `_finish` would take a process that is killed here for one between two renames.
-    for path in (*old.values(), *new.values()):
+    for path in (*old.values(), *reversed(new.values())):
         _unlink(path)
 
 

@@ -10,9 +10,11 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from retinasdk import Detections, MissingDependencyError
+from retinasdk._util.files import write_atomically
 from retinasdk._util.lazy import require
 from retinasdk._util.printable import printable
 from retinasdk.drawing import draw_detections
@@ -79,9 +81,9 @@ def open_sinks(
 class _LineFile:
     """Appends whole lines to a file, or to standard output for "-".
 
-    The file is opened, and an older one emptied, when the first line is written: a run that fails before that leaves
-    the older file. Each line is written at once, so that a program that follows the file reads it without delay. If
-    the disk is full, the part of a line that was written is removed.
+    An older file is replaced by one with the first line: a run that fails before that, or for which the disk has no
+    room, leaves the older file. Each line is written at once, so that a program that follows the file reads it without
+    delay. If the disk is full later, the part of a line that was written is removed.
     """
 
     def __init__(self, target: str, stack: contextlib.ExitStack) -> None:
@@ -93,9 +95,17 @@ class _LineFile:
             # A terminal would follow escape sequences in labels and names. A program gets them as they are.
             print(printable(line.removesuffix("\r")) if sys.stdout.isatty() else line, flush=True)
             return
+        content = f"{line}\n".encode()
         if self._file is None:
-            self._file = self._stack.enter_context(open(self._target, "wb", buffering=0))  # noqa: SIM115 (the stack's)
-        self._write_whole(self._file, f"{line}\n".encode())
+            path = Path(self._target)
+            # Devices, pipes and links, such as /dev/stdout, are written in place.
+            is_replaced = not path.is_symlink() and (path.is_file() or not path.exists())
+            if is_replaced:
+                write_atomically(path, content)
+            self._file = self._stack.enter_context(open(path, "ab" if is_replaced else "wb", buffering=0))
+            if is_replaced:
+                return
+        self._write_whole(self._file, content)
 
     def _write_whole(self, file: IO[bytes], content: bytes) -> None:
         begin = file.tell() if file.seekable() else None

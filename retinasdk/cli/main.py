@@ -14,7 +14,7 @@ from retinasdk import RetinaSdkError, __version__
 from retinasdk.cli.command_list import COMMANDS, SUMMARIES
 from retinasdk.cli.file_arguments import check_files
 from retinasdk.cli.option_names import in_option_names
-from retinasdk.cli.output import out_of_memory, print_text, printable_log
+from retinasdk.cli.output import flush_output, out_of_memory, print_text, printable_log
 
 PROG = "retinasdk"
 _EXAMPLES = f"""\
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_files(arguments.parser, arguments)
         with printable_log():
             status: int | None = arguments.run(arguments)
+        flush_output()
     except BrokenPipeError:  # the reader, such as `head`, has read enough; what is still buffered has no reader
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _READER_LEFT

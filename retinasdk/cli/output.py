@@ -62,6 +62,20 @@ def printable_log() -> Iterator[None]:
         logging.lastResort = before
 
 
+def flush_output() -> None:
+    """Writes what standard output has buffered, so that a full disk is reported like any other error.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Otherwise the interpreter would try again when it ends, and fail with a message of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
 def write_json(target: Path | None, content: str) -> None:
     """Writes the file given to `--json`, or standard output for `-`, and says so. Does nothing without a target."""
     if target is None:

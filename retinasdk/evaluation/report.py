@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retinasdk._util.files import write_atomically
+from retinasdk._util.files import write_together
 from retinasdk.evaluation.charts import MISSED, TRUE, precision_recall, precision_recall_of_classes, score_histogram
 from retinasdk.evaluation.coco import SIZES, CocoNumbers
 from retinasdk.evaluation.operating_point import ImageMistakes
@@ -67,10 +67,10 @@ def write_report(
     labels: Sequence[str],
     worst: Iterable[DrawnImage],
 ) -> None:
-    """Writes the files of the report. The page is written last, so that a page never lacks its pictures.
+    """Writes the files of the report, all or none.
 
     Raises:
-        OSError: If a file cannot be written.
+        OSError: If a file cannot be written. A report of before is then unchanged.
     """
     pictures = (
         precision_recall(numbers),
@@ -78,15 +78,14 @@ def write_report(
         score_histogram(numbers, evaluation.best_f1),
     )
     charts = dict(zip(_CHARTS, pictures, strict=True))
-    for name, content in charts.items():
-        write_atomically(folder / name, content)
-    figures = []
-    for place, image in enumerate(worst, start=1):  # one picture in memory at a time
+    files, figures = dict(charts), []
+    for place, image in enumerate(worst, start=1):
         name = _worst_name(place)
-        write_atomically(folder / name, image.picture)
+        files[name] = image.picture
         figures.append(_figure(name, image))
-    write_atomically(folder / NUMBERS, (json.dumps(evaluation.to_dict(), indent=1) + "\n").encode())
-    write_atomically(folder / PAGE, _page(title, evaluation, list(charts), figures).encode())
+    files[NUMBERS] = (json.dumps(evaluation.to_dict(), indent=1) + "\n").encode()
+    files[PAGE] = _page(title, evaluation, list(charts), figures).encode()
+    write_together({folder / name: content for name, content in files.items()})
 
 
 def _page(title: str, evaluation: Evaluation, charts: Sequence[str], figures: Sequence[str]) -> str:

@@ -69,8 +69,15 @@ def prepared(model: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prepared.onnx"
         options.optimized_model_filepath = str(path)
-        runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        simple = onnx.load(path)
+        try:
+            runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            simple = onnx.load(path)
+        except Exception as error:  # ONNX Runtime has no type of its own for a file that it cannot write.
+            raise ModelError(
+                f"ONNX Runtime could not simplify the network ({' '.join(str(error).split())[:200]}). It writes the "
+                f"result to the folder of temporary files, {Path(folder).parent}: make room there, or set TMPDIR to "
+                "another folder"
+            ) from error
     used = {node.domain for node in simple.graph.node}
     opsets = [item for item in simple.opset_import if item.domain in used]
     del simple.opset_import[:]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk._util.cache_dir import cache_dir
-from retinasdk._util.files import write_atomically, write_together
+from retinasdk._util.files import finish_killed_write, write_atomically, write_together
 from retinasdk._util.onnx_files import model_sha256
 from retinasdk.cuda.device import GpuIdentity, gpu_identity, usable_kernels
 from retinasdk.errors import ModelError
@@ -303,6 +303,7 @@ def _build_with_cache(
     """Builds with TensorRT's timing cache, which keeps its measurements on this GPU from one build to the next."""
     who = f"{product(trt)}-{trt.__version__}-{gpu.name if gpu else 'any'}"
     kept = cache_dir() / f"timing-{re.sub('[^A-Za-z0-9.]+', '-', who)}.cache"
+    finish_killed_write(kept)
     timings = kept.read_bytes() if kept.is_file() else b""
     built = build_plan(trt, model, source.name, options, timing_cache=timings, progress=progress)
     if built.timing_cache is not None and built.timing_cache != timings:

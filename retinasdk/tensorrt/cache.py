@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from retinasdk._util.cache_dir import cache_dir
+from retinasdk._util.files import finish_killed_write
 from retinasdk.cuda.device import GpuIdentity
 from retinasdk.errors import ModelError
 from retinasdk.spec import ModelSpec
@@ -47,6 +48,7 @@ def cached_engine(path: Path, *, spec: ModelSpec | None, precision: str, gpu: Gp
     key = hashlib.sha256(f"{path.resolve()}\n{precision}".encode()).hexdigest()[:16]
     engine = cache_dir() / f"{path.stem}-{precision}-{key}.engine"
     with filelock.FileLock(engine.with_suffix(".lock")):
+        finish_killed_write(engine, EngineInfo.path_for(engine))
         of_this_gpu = gpu if needs_gpu_to_build(trt) else None
         fingerprint = expected_fingerprint(trt, path, precision=precision, spec=spec, gpu=of_this_gpu)
         why = _why_not_usable(engine, lambda info: info.mismatch(fingerprint))

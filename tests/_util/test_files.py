@@ -19,7 +19,7 @@ import pytest
 from pair_writer import pair
 
 from retinasdk._util import files
-from retinasdk._util.files import waiting, write_atomically, write_together
+from retinasdk._util.files import finish_killed_write, waiting, write_atomically, write_together
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="folders cannot be locked there")
 
@@ -41,7 +41,7 @@ def is_one_pair(folder: Path) -> bool:
     (whole, text) = pair(folder, name, int(version)).values()
     assert first == whole
     second = folder / "model.json"
-    return second.read_bytes() == text or (waiting(second).is_file() and waiting(second).read_bytes() == text)
+    return (second.exists() and second.read_bytes() == text) or (waiting(second).is_file() and waiting(second).read_bytes() == text)
 
 
 @contextmanager
@@ -83,8 +83,15 @@ class Killed(BaseException):
 
 
 @posix
-def test_killed_between_any_two_calls_and_then_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("exists", [True, False])
+def test_killed_between_any_two_calls_and_then_again(
+    exists: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second writer finds what the first one left. Both are killed at every call that changes the folder."""
+
+    def is_whole() -> bool:
+        return is_one_pair(tmp_path) if exists or (tmp_path / "model.onnx").exists() else True
+
     names = ("link", "replace", "unlink", "fsync")
     real: dict[str, Callable[..., object]] = {name: getattr(os, name) for name in names}
     real["fsync"] = lambda descriptor: None  # Thousands of them would take a while.
@@ -115,17 +122,41 @@ def test_killed_between_any_two_calls_and_then_again(tmp_path: Path, monkeypatch
         for second in range(40):
             for path in tmp_path.iterdir():
                 path.unlink()
-            write_together(pair(tmp_path, "first", 0))
+            if exists:
+                write_together(pair(tmp_path, "first", 0))
             again = killed_at(first, 7)
-            assert is_one_pair(tmp_path)
+            assert is_whole()
             twice = killed_at(second, 14)
-            assert is_one_pair(tmp_path)
+            assert is_whole()
             if not twice:
                 break
         assert set(contents(tmp_path)) == {"model.onnx", "model.json"}
         if not again:
             return
     pytest.fail("it never succeeds")
+
+
+@posix
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("number", range(10))
+def test_what_a_killed_writer_left_can_be_finished(
+    exists: bool, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As caches do, whose files may never be written again."""
+    paths = tuple(pair(tmp_path, "first", 0))
+    if exists:
+        write_together(pair(tmp_path, "first", 0))
+    for call in ("link", "replace", "unlink"):
+        monkeypatch.setattr(os, call, Faulty(getattr(os, call), number, Killed(), after=False))
+    with monkeypatch.context() as patched, contextlib.suppress(Killed):
+        patched.setattr(files, "_clear", lambda new, old: None)
+        write_together(pair(tmp_path, "second", 7))
+    monkeypatch.undo()
+    is_there = exists or (tmp_path / "model.onnx").exists()
+    finish_killed_write(*paths)
+    assert set(contents(tmp_path)) == ({path.name for path in paths} if is_there else set())
+    assert is_one_pair(tmp_path) if is_there else True
+    finish_killed_write(*paths)  # There is nothing to do.
 
 
 @posix

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import io
 import itertools
 import json
 import math
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from retinasdk import Detections, Detector, ImageError, list_images
-from retinasdk._util.files import write_atomically
+from retinasdk._util.picture_files import write_picture
 from retinasdk.cli.arguments import (
     add_command,
     add_device,
@@ -138,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
             found = call(image)
             print_now(_table(f"{path}  {width} x {height}", found), text)
             if target is not None:
-                _write_picture(target, _marked(path, found, tiles))
+                write_picture(target, _marked(path, found, tiles), quality=92)
                 print_now(f"wrote {target}", text)
         except (ImageError, MemoryError) as error:
             if arguments.strict:
@@ -198,13 +197,6 @@ def _marked(path: str, detections: Detections, tiles: TilesOption) -> Any:
         scale = min(1.0, _PICTURE_SIDE / max(height, width)) if isinstance(windows, FileWindows) else 1.0
         picture = windows.whole((max(1, round(height * scale)), max(1, round(width * scale))))
         return detections.scaled(scale).draw(picture)
-
-
-def _write_picture(target: Path, picture: Any) -> None:
-    """Writes a picture completely or not at all, so that a full disk leaves an older one as it is."""
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=92)
-    write_atomically(target, file.getvalue())
 
 
 def _image_paths(inputs: Iterable[str]) -> list[str]:

@@ -1,5 +1,6 @@
 // The part of the CUDA runtime that the kernels' sources use. Work on a stream runs immediately, unless the stream is
 // being captured.
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -18,6 +19,7 @@ namespace {
 using Recording = std::vector<std::function<void()>>;
 
 thread_local cudaError_t last_error = cudaSuccess;
+std::atomic<long> calls, first_fault, last_fault, live_objects;
 std::mutex captures_mutex;
 std::map<void*, Recording> captures;  // By stream.
 
@@ -26,6 +28,11 @@ std::map<void*, Recording> captures;  // By stream.
 cudaError_t remember(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
   return error;
+}
+
+bool is_faulty() {
+  const long number = ++calls;
+  return number >= first_fault && number <= last_fault;
 }
 
 void enqueue(const std::function<void()>& work, void* stream) {
@@ -52,8 +59,22 @@ bool launch(const void* kernel, const std::function<void()>& body, dim3 grid, di
 
 using cuda_on_cpu::captures;
 using cuda_on_cpu::captures_mutex;
+using cuda_on_cpu::is_faulty;
+using cuda_on_cpu::live_objects;
 using cuda_on_cpu::Recording;
 using cuda_on_cpu::remember;
+
+// For fault loops: the calls of the runtime are counted from 1, and those from `first` to `last` fail with
+// cudaErrorUnknown. Belief, from the documentation of CUDA: a call that fails has no effect, except that the end of a
+// capture also ends a broken one, and that what destroys an object does so when it reports the error of earlier work.
+extern "C" __attribute__((visibility("default"))) void cuda_on_cpu_fail(long first, long last) {
+  cuda_on_cpu::calls = 0;
+  cuda_on_cpu::first_fault = first;
+  cuda_on_cpu::last_fault = last;
+}
+extern "C" __attribute__((visibility("default"))) long cuda_on_cpu_calls() { return cuda_on_cpu::calls; }
+// The number of events and graphs that are not destroyed yet.
+extern "C" __attribute__((visibility("default"))) long cuda_on_cpu_live() { return live_objects; }
 
 // For test doubles of other libraries that use the same streams through ctypes: calls fn(data) in stream order.
 extern "C" __attribute__((visibility("default"))) void cuda_on_cpu_enqueue(void (*fn)(void*), void* data,
@@ -73,6 +94,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInsufficientDriver";
     case cudaErrorInvalidDevice:
       return "cudaErrorInvalidDevice";
+    case cudaErrorUnknown:
+      return "cudaErrorUnknown";
   }
   return "unrecognized error code";
 }
@@ -82,6 +105,7 @@ const char* cudaGetErrorString(cudaError_t) { return "as the emulated device say
 cudaError_t cudaGetLastError() { return std::exchange(cuda_on_cpu::last_error, cudaSuccess); }
 
 cudaError_t cudaGetDeviceCount(int* count) {
+  if (is_faulty()) return remember(cudaErrorUnknown);
   const char* devices = std::getenv("CUDA_ON_CPU_DEVICES");
   if (devices != nullptr && std::atoi(devices) == 0) return remember(cudaErrorInsufficientDriver);
   *count = 1;
@@ -89,6 +113,7 @@ cudaError_t cudaGetDeviceCount(int* count) {
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  if (is_faulty()) return remember(cudaErrorUnknown);
   if (device != 0) return remember(cudaErrorInvalidDevice);
   *properties = {};
   std::snprintf(properties->name, sizeof properties->name, "emulated on the CPU");
@@ -100,16 +125,19 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 }
 
 cudaError_t cudaRuntimeGetVersion(int* version) {
+  if (is_faulty()) return remember(cudaErrorUnknown);
   *version = 0;
   return cudaSuccess;
 }
 
 cudaError_t cudaDriverGetVersion(int* version) {
+  if (is_faulty()) return remember(cudaErrorUnknown);
   *version = 0;
   return cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void* target, int value, size_t size_bytes, cudaStream_t stream) {
+  if (is_faulty()) return remember(cudaErrorUnknown);
   const auto work = [=] {
     cuda_on_cpu::count_memset(size_bytes);
     std::memset(target, value, size_bytes);
@@ -119,24 +147,30 @@ cudaError_t cudaMemsetAsync(void* target, int value, size_t size_bytes, cudaStre
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  if (is_faulty()) return remember(cudaErrorUnknown);
   *event = reinterpret_cast<cudaEvent_t>(new char);
+  ++live_objects;
   return cudaSuccess;
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+  if (is_faulty()) return remember(cudaErrorUnknown);
   return remember(event != nullptr ? cudaSuccess : cudaErrorInvalidValue);
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t event, unsigned) {
+  if (is_faulty()) return remember(cudaErrorUnknown);
   return remember(event != nullptr ? cudaSuccess : cudaErrorInvalidValue);
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete reinterpret_cast<char*>(event);
-  return cudaSuccess;
+  --live_objects;
+  return remember(is_faulty() ? cudaErrorUnknown : cudaSuccess);
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (is_faulty()) return remember(cudaErrorUnknown);
   const std::lock_guard lock(captures_mutex);
   const bool fresh = captures.emplace(stream, Recording{}).second;
   return remember(fresh ? cudaSuccess : cudaErrorInvalidValue);
@@ -146,22 +180,29 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   const std::lock_guard lock(captures_mutex);
   const auto capture = captures.find(stream);
   if (capture == captures.end()) return remember(cudaErrorInvalidValue);
-  *graph = reinterpret_cast<cudaGraph_t>(new Recording(std::move(capture->second)));
+  const Recording recording = std::move(capture->second);
   captures.erase(capture);
+  if (is_faulty()) return remember(cudaErrorUnknown);
+  *graph = reinterpret_cast<cudaGraph_t>(new Recording(recording));
+  ++live_objects;
   return cudaSuccess;
 }
 
 cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  if (is_faulty()) return remember(cudaErrorUnknown);
   *executable = reinterpret_cast<cudaGraphExec_t>(new Recording(*reinterpret_cast<Recording*>(graph)));
+  ++live_objects;
   return cudaSuccess;
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   delete reinterpret_cast<Recording*>(graph);
-  return cudaSuccess;
+  --live_objects;
+  return remember(is_faulty() ? cudaErrorUnknown : cudaSuccess);
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  if (is_faulty()) return remember(cudaErrorUnknown);
   for (const std::function<void()>& work : *reinterpret_cast<Recording*>(executable)) {
     cuda_on_cpu::enqueue(work, stream);
   }
@@ -170,5 +211,6 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
   delete reinterpret_cast<Recording*>(executable);
-  return cudaSuccess;
+  --live_objects;
+  return remember(is_faulty() ? cudaErrorUnknown : cudaSuccess);
 }

@@ -1,0 +1,53 @@
+"""Fault loops over allocations: they fail once, and from one on, and each run ends with a sentence.
+
+Large allocations (from 64 KiB on: images, tensors, weights, files) are failed one by one. Small ones, of which there are
+hundreds of thousands, are failed at seeded samples of numbers.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from fault_commands import NAMES
+from fault_loop import ALWAYS, Command, Judge, World
+
+_LARGE, _SMALL = 64 * 1024, 1
+
+
+@pytest.mark.parametrize("name", ["detect", "Detections.save"])
+def test_a_sample(name: str, world: World, commands: dict[str, Command]) -> None:
+    run_loop(world, commands[name], _LARGE, limit=6)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("size", [_LARGE, _SMALL])
+@pytest.mark.parametrize("name", NAMES)
+def test_more(name: str, size: int, world: World, commands: dict[str, Command]) -> None:
+    run_loop(world, commands[name], size, limit=12)
+
+
+def run_loop(world: World, command: Command, size: int, limit: int) -> None:
+    """Fails allocations of at least so many bytes, and checks what is left."""
+    judge = Judge(world, command)
+    judge.allow_reports()
+    world.prepare(command, exists=True)
+    count = world.run(command, memory=(size, 0, 0)).allocations
+    numbers = sorted(random.Random(command.name).sample(range(1, count + 1), min(limit, count)))
+    ends: Counter[str] = Counter()
+    bad = []
+    for number in numbers:
+        for last in (number, ALWAYS) if size == _LARGE else (number,):
+            world.prepare(command, exists=True)
+            ended = world.run(command, memory=(size, number, last))
+            assert not ended.hung
+            try:
+                judge.left(world.files(), exists=True, is_interrupted=ended.status < 0)
+            except AssertionError as e:
+                bad.append((number, last==number, ended.status, str(e)[-500:]))
+            ends[str(ended.status)] += 1
+            if ended.status not in (0, 1, 2) or "Traceback" in ended.said:
+                bad.append((number, last==number, ended.status, ended.said[-1200:]))
+    print(f"\n## {command.name} from {size} bytes: {len(numbers)} of {count}, {dict(ends)}")
+    for b in bad: print("  BAD", b)
