@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
 import sys
@@ -9,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from retinasdk._util.addresses import without_passwords
 from retinasdk._util.files import write_atomically
 from retinasdk._util.lazy import require
 
@@ -51,6 +54,25 @@ def out_of_memory(error: MemoryError) -> str:
 def print_text(text: object, file: IO[str] | None = None) -> None:
     """Prints text with control characters escaped, to standard output unless another stream is given."""
     print(printable(str(text)), file=file)
+
+
+def print_problem(text: object) -> None:
+    """Prints a problem in one line on standard error, without the passwords of URLs."""
+    line = printable(" ".join(without_passwords(str(text)).split()))
+    tqdm = sys.modules.get("tqdm")  # If nobody has imported it, there is no progress bar.
+    with contextlib.nullcontext() if tqdm is None else tqdm.tqdm.external_write_mode(file=sys.stderr):
+        print(f"retinasdk: {line}", file=sys.stderr, flush=True)
+
+
+class LogHandler(logging.Handler):
+    """Prints what the package logs as problems: lost connections, damaged frames."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints a record."""
+        try:
+            print_problem(f"{record.levelname.lower()}: {record.getMessage()}")
+        except Exception:
+            self.handleError(record)
 
 
 def write_json(target: Path | None, content: str) -> None:
