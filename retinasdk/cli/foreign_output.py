@@ -27,7 +27,7 @@ def silence() -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     os.close(null)
-    sys.stderr = sys.__stderr__ = open(  # noqa: SIM115 (open until the process ends)
+    sys.stderr = open(  # noqa: SIM115 (open until the process ends)
         own, "w", encoding=sys.stderr.encoding, errors="backslashreplace", buffering=1
     )
     faulthandler.enable(sys.stderr)
