@@ -64,11 +64,14 @@ def tell() -> int:
         The exit status that a shell reports for a program that was ended by the signal: 130 or 143.
     """
     number = _State.received or signal.SIGINT
-    if not _State.is_told:
+    line = f"retinasdk: stopped by {_NAMES[signal.Signals(number)]}\n"
+    if _State.received is None:  # Ctrl-C in a process that is not the command's own.
+        sys.stderr.write(line)
+    elif not _State.is_told:
         _State.is_told = True
-        with contextlib.suppress(OSError):
-            # Not `print`: the main thread may hold the lock of the stream for ever.
-            os.write(_error_output(), f"retinasdk: stopped by {_NAMES[signal.Signals(number)]}\n".encode())
+        with contextlib.suppress(OSError, ValueError):
+            # Not `print`: another thread may hold the lock of the stream for ever.
+            os.write(sys.stderr.fileno(), line.encode())
     return 128 + number
 
 
@@ -80,13 +83,6 @@ def unless_interrupted(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
             hook(arguments)
 
     return quiet
-
-
-def _error_output() -> int:
-    try:
-        return sys.stderr.fileno()
-    except (AttributeError, OSError, ValueError):  # None, closed, or replaced by an object in memory
-        return 2
 
 
 def _handle(number: int, _: object) -> None:

@@ -241,9 +241,8 @@ class Stream:
 
     def _interrupt(self) -> None:
         """Closes like `close`, but waits for the threads for a short time only."""
-        if (finalizer := self._finalizer.detach()) is not None:
-            _, close, arguments, _ = finalizer
-            close(*arguments, wait_s=_INTERRUPTED_S)
+        if self._finalizer.detach() is not None:
+            _close(self._captures, self._overlap, self._changed, self._clock, self._pid, is_hurried=True)
 
     def __enter__(self) -> Stream:
         return self
@@ -392,7 +391,7 @@ def _close(
     changed: threading.Condition,
     clock: Clock,
     pid: int,
-    wait_s: float | None = None,
+    is_hurried: bool = False,
 ) -> None:
     if os.getpid() != pid:
         return  # After fork(), the threads and the state of the lock belong to the parent process.
@@ -404,7 +403,7 @@ def _close(
         # A thread cannot wait for its own end: `on_state` may call `close`, or garbage collection may run in it.
         threaded = _threaded(captures, overlap)
         waited = [each for each in threaded if each.thread is not threading.current_thread()]
-        limit_s = _CLOSE_S if wait_s is None else wait_s
+        limit_s = _INTERRUPTED_S if is_hurried else _CLOSE_S
         until = clock.now() + limit_s
         while not all(each.finished for each in waited) and (left := until - clock.now()) > 0:
             changed.wait(left)
@@ -414,7 +413,7 @@ def _close(
         else:
             what = "source" if isinstance(each, Capture) else "detector"
             _LOGGER.log(
-                logging.WARNING if wait_s is None else logging.INFO,
+                logging.INFO if is_hurried else logging.WARNING,
                 "%s: the %s did not return within %.0f s; its thread keeps running",
                 each.name,
                 what,

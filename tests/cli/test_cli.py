@@ -299,10 +299,10 @@ def test_the_help_of_a_command(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert parser.epilog is not None
     examples = re.findall(rf"^    retinasdk {name}\b", parser.epilog, re.MULTILINE)
     assert len(examples) >= 2
-    # Only --help stands outside the groups, and everything is explained.
+    # Only what all commands have stands outside the groups, and everything is explained.
     titles = {group.title: [action.dest for action in group._group_actions] for group in parser._action_groups}
     assert titles.pop("positional arguments") == []
-    assert titles.pop("options") == ["help"]
+    assert titles.pop("options") == ["help", "verbose"]
     assert titles
     assert all(action.help for action in parser._actions)
 
@@ -606,4 +606,5 @@ def test_interruption(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -
         raise KeyboardInterrupt
 
     monkeypatch.setattr("retinasdk.cli.commands.detect.Detector", interrupted)
-    assert run("detect", photos / "a.png")[0] == 130
+    status, _, err = run("detect", photos / "a.png")
+    assert (status, err) == (130, "retinasdk: stopped by Ctrl-C\n")

@@ -78,12 +78,14 @@ class _OpenCv:
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:
         """Keeps OpenCV from printing why it cannot open a source: `StreamError` says it."""
-        before = self._cv2.getLogLevel()
-        self._cv2.setLogLevel(0)
+        # OpenCV 4.6 has these functions here, OpenCV 5 there.
+        log = getattr(self._cv2.utils, "logging", self._cv2)
+        before = log.getLogLevel()
+        log.setLogLevel(0)
         try:
             yield
         finally:
-            self._cv2.setLogLevel(before)
+            log.setLogLevel(before)
 
     def read(self) -> RawFrame | None:
         """Returns the next frame. See `Source.read`."""
