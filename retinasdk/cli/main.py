@@ -48,8 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = words[:1] if words and words[0] in COMMANDS else COMMANDS
     try:
         arguments = _parser(wanted).parse_args(words)
-    except SystemExit as stop:  # status 0 after --help and --version, 2 after unusable arguments
+    except SystemExit as stop:  # after --help and --version
         return int(stop.code or 0)
+    except _UnusableArgumentsError as error:
+        return _failed(str(error), _BAD_INPUT, words)
     try:
         check_files(arguments.parser, arguments)
         status: int | None = arguments.run(arguments)
@@ -59,16 +61,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return interruption.tell()
     except (RetinaSdkError, ValueError, OSError) as error:
-        return _failed(in_option_names(" ".join(str(error).split()), arguments), _BAD_INPUT)
+        return _failed(in_option_names(str(error), arguments), _BAD_INPUT, words)
     except MemoryError as error:
-        return _failed(out_of_memory(error), _FAILED)
+        return _failed(out_of_memory(error), _FAILED, words)
     return status or 0
 
 
-def _failed(message: str, status: int) -> int:
+def _failed(message: str, status: int, words: Sequence[str]) -> int:
     if interruption.received() is not None:  # An interrupted import may raise anything.
         return interruption.tell()
-    print_problem(f"error: {message}")
+    print_problem(f"error: {message}", words)
     return status
 
 
@@ -83,12 +85,15 @@ def build_parser() -> argparse.ArgumentParser:
     return _parser(COMMANDS)
 
 
+class _UnusableArgumentsError(Exception):
+    """The words after `retinasdk` are no command."""
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports a mistake in one line, as every other error of the command."""
 
     def error(self, message: str) -> NoReturn:
-        print_problem(f"error: {message}; see {self.prog} --help")
-        sys.exit(_BAD_INPUT)
+        raise _UnusableArgumentsError(f"{message}; see {self.prog} --help")
 
 
 def _parser(names: Sequence[str]) -> argparse.ArgumentParser:

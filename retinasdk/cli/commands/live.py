@@ -295,6 +295,8 @@ def _print_counts(counts: Counts, file: IO[str]) -> None:
 
 
 def _print_summary(frames: Stream, found: _Found, file: IO[str]) -> None:
+    if not any(counters.captured for counters in frames.counters.values()):
+        return  # The source could not be opened, and the error says why.
     for name, counters in frames.counters.items():
         print_text(
             f"{name}: {counters.captured} frames captured, {counters.processed} processed, "

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 _PORTS = {"http": 80, "https": 443, "rtmp": 1935, "rtsp": 554, "rtsps": 322}
 # By the name of PyAV's error class.
 _ADVICE = {
-    "HTTPUnauthorizedError": "the user name or password is missing or wrong; write the address as "
-    "SCHEME://USER:PASSWORD@HOST/..., with @ : / ? # % in them as %40 %3A %2F %3F %23 %25",
+    "HTTPUnauthorizedError": "the user name or password is missing or wrong; put USER:PASSWORD@ before the "
+    "name of the host, with @ : / ? # % in them as %40 %3A %2F %3F %23 %25",
     "HTTPForbiddenError": "this user may not see the stream; check the rights of the account on the camera",
     "HTTPNotFoundError": "check the path in the address; the manual of the camera lists its streams",
     "HTTPServerError": "the camera or server has a problem of its own; look at its log, or restart it",
@@ -20,7 +20,7 @@ _ADVICE = {
     "ProtocolNotFoundError": "this FFmpeg does not know the kind of address; use rtsp://, http:// or https://",
     "PermissionError": "this user may not read it; change its permissions",
 }
-_NO_VIDEO_FILE = "it is damaged, or no video that FFmpeg knows; check it with: ffprobe FILE"
+_NO_VIDEO_FILE = "it is damaged, or no video that FFmpeg knows; check it with: ffprobe"
 _NO_VIDEO_URL = "what the server sends is no video that FFmpeg knows; open the address in a player to check it"
 _UNESCAPED = (
     "the address cannot be read; if the password contains one of @ : / ? # %, write %40 %3A %2F %3F %23 %25 instead"
@@ -44,7 +44,8 @@ def why_not_opened(error: Any, location: str, waited_s: float, timeout_s: float)
     if advice is not None:
         return f"{said}; {advice}"
     if "://" not in location:
-        return f"{said}; {_NO_VIDEO_FILE if 'InvalidDataError' in names else 'check that it can be read'}"
+        advice = f"{_NO_VIDEO_FILE} '{location}'" if "InvalidDataError" in names else "check that it can be read"
+        return f"{said}; {advice}"
     if waited_s >= 0.9 * timeout_s:
         return f"no answer within {timeout_s:g} s; check the address, and that the camera is switched on"
     return _why_not_reached(location, timeout_s) or (
