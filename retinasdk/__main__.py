@@ -1,7 +1,5 @@
 """Runs the `retinasdk` command by `python -m retinasdk`."""
 
-import sys
+from retinasdk.cli.process import run
 
-from retinasdk.cli.main import main
-
-sys.exit(main())
+run()

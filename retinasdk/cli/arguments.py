@@ -45,6 +45,11 @@ def add_command(
         epilog="\n".join(lines) + (f"\n\n{notes.rstrip()}" if notes else ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        help="show the messages of other libraries (OpenCV, FFmpeg, ONNX Runtime); as does RETINASDK_VERBOSE=1",
+    )
     parser.set_defaults(parser=parser)  # for `check_files`
     return parser
 

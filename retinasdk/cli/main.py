@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from retinasdk import RetinaSdkError, __version__
+from retinasdk.cli import interruption
 from retinasdk.cli.command_list import COMMANDS, SUMMARIES
 from retinasdk.cli.file_arguments import check_files
 from retinasdk.cli.option_names import in_option_names
-from retinasdk.cli.output import flush_output, out_of_memory, print_text, printable_log
+from retinasdk.cli.output import flush_output, out_of_memory, print_problem
 
 PROG = "retinasdk"
 _EXAMPLES = f"""\
@@ -39,34 +40,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 for success; 1 if `verify` or `doctor` found a problem, `detect` could not read some of the
-        images, or memory was not enough; 2 for bad input, with one line on standard error; 130 after Ctrl-C; 141 if the
-        reader of standard output has gone.
+        images, or memory was not enough; 2 for bad input, with one line on standard error; 130 after Ctrl-C and 143
+        after SIGTERM, with one line on standard error; 141 if the reader of standard output has gone.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     # A command loads only its own imports, so that `doctor` runs where the imports of other commands fail.
     wanted = words[:1] if words and words[0] in COMMANDS else COMMANDS
     try:
         arguments = _parser(wanted).parse_args(words)
-    except SystemExit as stop:  # status 0 after --help and --version, 2 after unusable arguments
+    except SystemExit as stop:  # after --help and --version
         return int(stop.code or 0)
+    except _UnusableArgumentsError as error:
+        return _failed(str(error), _BAD_INPUT, words)
     try:
         check_files(arguments.parser, arguments)
-        with printable_log():
-            status: int | None = arguments.run(arguments)
+        status: int | None = arguments.run(arguments)
         flush_output()
     except BrokenPipeError:  # the reader, such as `head`, has read enough; what is still buffered has no reader
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _READER_LEFT
-    except (RetinaSdkError, ValueError, OSError) as error:
-        message = in_option_names(" ".join(str(error).split()), arguments)
-        print_text(f"{PROG}: error: {message}", file=sys.stderr)
-        return _BAD_INPUT
-    except MemoryError as error:
-        print_text(f"{PROG}: error: {out_of_memory(error)}", file=sys.stderr)
-        return _FAILED
     except KeyboardInterrupt:
-        return 130
+        return interruption.tell()
+    except (RetinaSdkError, ValueError, OSError) as error:
+        return _failed(in_option_names(str(error), arguments), _BAD_INPUT, words)
+    except MemoryError as error:
+        return _failed(out_of_memory(error), _FAILED, words)
     return status or 0
+
+
+def _failed(message: str, status: int, words: Sequence[str]) -> int:
+    if interruption.received() is not None:  # An interrupted import may raise anything.
+        return interruption.tell()
+    print_problem(f"error: {message}", words)
+    return status
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -80,12 +86,15 @@ def build_parser() -> argparse.ArgumentParser:
     return _parser(COMMANDS)
 
 
+class _UnusableArgumentsError(Exception):
+    """The words after `retinasdk` are no command."""
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports a mistake in one line, as every other error of the command."""
 
     def error(self, message: str) -> NoReturn:
-        print_text(f"{PROG}: error: {message}; see {self.prog} --help", file=sys.stderr)
-        sys.exit(_BAD_INPUT)
+        raise _UnusableArgumentsError(f"{message}; see {self.prog} --help")
 
 
 def _parser(names: Sequence[str]) -> argparse.ArgumentParser:
@@ -116,4 +125,6 @@ def _command_list() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from retinasdk.cli.process import run
+
+    run()

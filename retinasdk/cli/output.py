@@ -6,10 +6,11 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from retinasdk._util.addresses import without_passwords
 from retinasdk._util.files import write_atomically
 from retinasdk._util.lazy import require
 from retinasdk._util.printable import printable
@@ -44,24 +45,6 @@ def print_text(text: object, file: IO[str] | None = None) -> None:
     print(printable(str(text)), file=file)
 
 
-class _LogLines(logging.Handler):
-    """Prints lines of the log on standard error, with control characters escaped."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print_text(self.format(record), file=sys.stderr)
-
-
-@contextlib.contextmanager
-def printable_log() -> Iterator[None]:
-    """Escapes control characters in warnings of the log while a command runs, unless the program has set up logging."""
-    before = logging.lastResort
-    logging.lastResort = _LogLines(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.lastResort = before
-
-
 def flush_output() -> None:
     """Writes what standard output has buffered, so that a full disk is reported like any other error.
 
@@ -74,6 +57,30 @@ def flush_output() -> None:
         # Otherwise the interpreter would try again when it ends, and fail with a message of its own.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
+
+
+def print_problem(text: object, words: Iterable[str] = ()) -> None:
+    """Prints a problem in one line on standard error, without the passwords of URLs.
+
+    Args:
+        text: The problem.
+        words: What the user typed, in which passwords may be.
+    """
+    line = printable(" ".join(without_passwords(str(text), words).split()))
+    tqdm = sys.modules.get("tqdm")  # If nobody has imported it, there is no progress bar.
+    with contextlib.nullcontext() if tqdm is None else tqdm.tqdm.external_write_mode(file=sys.stderr):
+        print(f"retinasdk: {line}", file=sys.stderr, flush=True)
+
+
+class LogHandler(logging.Handler):
+    """Prints what the package logs as problems: lost connections, damaged frames."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints a record."""
+        try:
+            print_problem(f"{record.levelname.lower()}: {record.getMessage()}")
+        except Exception:
+            self.handleError(record)
 
 
 def write_json(target: Path | None, content: str) -> None:

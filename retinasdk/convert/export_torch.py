@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from retinasdk._util.lazy import require
+from retinasdk._util.temporary import temporary_folder
 from retinasdk.convert.flavours import flavour_spec, load_preset
 from retinasdk.convert.importing.report import KINDS, Finding
 from retinasdk.convert.torchvision_checkpoint import ARCHITECTURES, load_torchvision
@@ -252,7 +252,7 @@ def _check_outputs(torch: Any, heads: Any, spec: ModelSpec) -> None:
 def _trace(torch: Any, heads: Any, spec: ModelSpec, opset: int) -> bytes:
     names = [level.logits for level in spec.levels] + [level.deltas for level in spec.levels]
     axes = {name: {0: "n", 2: f"{name}_h", 3: f"{name}_w"} for name in names}
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with temporary_folder() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # The exporter warns about its own deprecation.
         path = Path(folder) / "heads.onnx"
         # Not the dynamo exporter: its opsets begin at 18, which no TensorRT 8 reads.

@@ -65,6 +65,7 @@ class Capture:
         clock: Clock,
         changed: threading.Condition,
         metrics: Metrics,
+        is_alone: bool = True,
     ) -> None:
         self.name = name
         self.finished = False
@@ -84,7 +85,9 @@ class Capture:
         self._stopped = False
         self._line: deque[Waiting] = deque()
         self._captured = self._processed = self._dropped = self._failed = 0
+        self._is_alone = is_alone
         self._attempt = 0  # how many connections in a row have failed without a frame
+        self._lost_s: float | None = None  # when the connection was lost
         self.thread = clock.thread(self._run, f"retinasdk live {name}")
 
     # -- called by the stream, with `changed` held -------------------------------------------------------------------
@@ -163,8 +166,9 @@ class Capture:
             tried = f" (tried {self._attempt} times)" if self._captured == 0 and self._attempt > 1 else ""
             self.error = StreamError(f"{self.name}: {_text(error)}{tried}")
             self.error.__cause__ = error
-            # The iteration raises the error too, but only when all other sources have ended.
-            _LOGGER.log(logging.WARNING if self._source.live else logging.INFO, "%s; giving up", self.error)
+            # The iteration raises the error too, but if there are other sources, only when they have ended.
+            is_news = self._source.live and not self._is_alone
+            _LOGGER.log(logging.WARNING if is_news else logging.INFO, "%s; giving up", self.error)
             self._tell("lost", error=error)
         else:
             self._tell("ended")
@@ -195,6 +199,7 @@ class Capture:
             finally:
                 self._close_source()
             self._attempt = 1 if self._captured > before else self._attempt + 1
+            self._lost_s = self._clock.now() if self._lost_s is None else self._lost_s
             wait_s = self._reconnect.wait_s(self._attempt, generator, worked=self._captured > 0)
             if wait_s is None:
                 raise lost
@@ -228,11 +233,18 @@ class Capture:
             if not streaming:
                 streaming = True
                 self._tell("streaming")
+                self._tell_return()
             # A recording plays at its own speed only if the policy drops frames. Otherwise it is read as fast as
             # possible.
             if raw.time_s is not None and not self._source.live and self._policy.drops:
                 self._sleep_until(self._playback.due_s(raw.time_s, self._clock.now()))
             self._offer(raw)
+
+    def _tell_return(self) -> None:
+        if self._lost_s is not None:
+            away_s, self._lost_s = self._clock.now() - self._lost_s, None
+            # As loud as the loss, so that nobody looks for a camera that is back.
+            self._log.log(logging.WARNING, "back", f"{self.name}: connected again after {away_s:.1f} s")
 
     def _wait_for_room(self) -> bool:
         """Waits for room, and returns False if the source was stopped.

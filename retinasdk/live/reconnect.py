@@ -20,9 +20,9 @@ class Reconnect:
         jitter: The largest random share that is added to a waiting time. 0.25, the default, adds up to 25%.
         attempts: How many attempts in a row may fail to deliver a frame before the source is lost for good and the
             stream raises `StreamError`. 0: the stream never reconnects. None: it never gives up. Default: 10.
-        first_attempts: The same limit for a source that has not delivered any frame yet, such as a wrong address. It
-            is shorter, so that mistakes are reported within seconds. None: no shorter limit. The lower of both limits
-            applies. `attempts=None` never gives up on such a source either. Default: 2.
+        first_attempts: The same for a source that has not delivered any frame yet, such as a wrong address. 0, the
+            default, reports at once why it cannot be opened. None: it never gives up, for example on a robot that is
+            ready before its camera.
 
     Raises:
         ValueError: If a value is out of range.
@@ -32,7 +32,7 @@ class Reconnect:
     longest_s: float = 30.0
     jitter: float = 0.25
     attempts: int | None = 10
-    first_attempts: int | None = 2
+    first_attempts: int | None = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.first_s <= self.longest_s or not self.jitter >= 0:
@@ -52,9 +52,7 @@ class Reconnect:
         Returns:
             Seconds, or None if the source is to be given up.
         """
-        limit = self.attempts
-        if limit is not None and not worked and self.first_attempts is not None:
-            limit = min(limit, self.first_attempts)
+        limit = self.attempts if worked else self.first_attempts
         if limit is not None and attempt > limit:
             return None
         wait = min(self.first_s * 2.0 ** min(attempt - 1, 60), self.longest_s)

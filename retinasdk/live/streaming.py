@@ -25,6 +25,7 @@ from retinasdk.live.sources import DECODERS, as_source
 
 _LOGGER = logging.getLogger("retinasdk.live")
 _CLOSE_S = 15.0  # Longer than any source of this package blocks, except a GStreamer pipeline.
+_INTERRUPTED_S = 1.0  # After Ctrl-C, nobody wants to wait for a silent camera.
 
 
 def stream(
@@ -88,7 +89,8 @@ def stream(
         deadline_s: Frames older than this many seconds are dropped instead of processed. Default: no limit.
         speed: The playback speed of recordings (video files, GIF, bags) under policies that drop frames. 1, the
             default, is the speed of the recording. Under "all", recordings are read as fast as the detector works.
-        reconnect: When and how often cameras and network streams are opened again. Defaults to `Reconnect()`.
+        reconnect: When and how often cameras and network streams are opened again if they drop. What cannot be opened
+            at first raises `StreamError` from the iteration at once. Defaults to `Reconnect()`.
         max_failures: If the detector raises an exception on a frame, `frame.error` is set and the stream continues.
             This many failures in a row end it. Default: 10.
         decoder: What decodes video files and network streams: "ffmpeg" (default) on the CPU, or "nvdec" on the GPU, see
@@ -122,6 +124,7 @@ def stream(
     clock = clock or Clock()
     changed = clock.condition()
     metrics = Metrics(clock)
+    named = list(_named(source, decoder))
     captures = [
         Capture(
             each,
@@ -135,8 +138,9 @@ def stream(
             clock=clock,
             changed=changed,
             metrics=metrics,
+            is_alone=len(named) == 1,
         )
-        for name, each in _named(source, decoder)
+        for name, each in named
     ]
     return Stream(
         captures,
@@ -235,12 +239,19 @@ class Stream:
         """Ends the iteration, closes all sources, and waits for their threads. It may be called twice."""
         self._finalizer()
 
+    def _interrupt(self) -> None:
+        """Closes like `close`, but waits for the threads for a short time only."""
+        if self._finalizer.detach() is not None:
+            _close(self._captures, self._overlap, self._changed, self._clock, self._pid, is_hurried=True)
+
     def __enter__(self) -> Stream:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._interrupt()
         self.close()
 
     def __iter__(self) -> Stream:
@@ -254,7 +265,10 @@ class Stream:
             if self.closed:  # It may have been closed while the detector worked.
                 raise StopIteration
             return self._hand_over(self._done.popleft())
-        except BaseException:  # including Ctrl-C
+        except KeyboardInterrupt:
+            self._interrupt()
+            raise
+        except BaseException:
             self.close()
             raise
 
@@ -372,7 +386,12 @@ def _threaded(captures: list[Capture], overlap: Overlap | None) -> list[Any]:
 
 
 def _close(
-    captures: list[Capture], overlap: Overlap | None, changed: threading.Condition, clock: Clock, pid: int
+    captures: list[Capture],
+    overlap: Overlap | None,
+    changed: threading.Condition,
+    clock: Clock,
+    pid: int,
+    is_hurried: bool = False,
 ) -> None:
     if os.getpid() != pid:
         return  # After fork(), the threads and the state of the lock belong to the parent process.
@@ -384,7 +403,8 @@ def _close(
         # A thread cannot wait for its own end: `on_state` may call `close`, or garbage collection may run in it.
         threaded = _threaded(captures, overlap)
         waited = [each for each in threaded if each.thread is not threading.current_thread()]
-        until = clock.now() + _CLOSE_S
+        limit_s = _INTERRUPTED_S if is_hurried else _CLOSE_S
+        until = clock.now() + limit_s
         while not all(each.finished for each in waited) and (left := until - clock.now()) > 0:
             changed.wait(left)
     for each in waited:
@@ -392,6 +412,10 @@ def _close(
             each.thread.join()
         else:
             what = "source" if isinstance(each, Capture) else "detector"
-            _LOGGER.warning(
-                "%s: the %s did not return within %.0f s; its thread keeps running", each.name, what, _CLOSE_S
+            _LOGGER.log(
+                logging.INFO if is_hurried else logging.WARNING,
+                "%s: the %s did not return within %.0f s; its thread keeps running",
+                each.name,
+                what,
+                limit_s,
             )

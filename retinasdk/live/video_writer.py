@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from retinasdk._util.lazy import require
-from retinasdk.live.errors import StreamError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-# The first one that FFmpeg has.
-_CODECS = (("libx264", {"preset": "veryfast", "crf": "23"}), ("mpeg4", {"qscale": "4"}))
-# FFmpeg's name of the container and its time units per second, by suffix. AVI is not among them: it has a fixed frame
-# rate, while the frames of a stream may be any time apart. MPEG-4 allows at most 65,535 time units per second.
-_CONTAINERS = {".mp4": ("mp4", 60_000), ".m4v": ("mp4", 60_000), ".mov": ("mov", 60_000), ".mkv": ("matroska", 1_000)}
+# The first one that FFmpeg has. Without "zerolatency" x264 would hold back some forty images.
+_CODECS = (("libx264", {"preset": "veryfast", "crf": "23", "tune": "zerolatency"}), ("mpeg4", {"qscale": "4"}))
+# MPEG-4 files are written in fragments, each of which is complete, and get one index for all of them at the end.
+_FRAGMENTS = {"movflags": "hybrid_fragmented", "frag_duration": "500000"}  # microseconds
+_CLUSTERS = {"cluster_time_limit": "500"}  # milliseconds
+# FFmpeg's name of the container, its time units per second and its options, by suffix. AVI is not among them: it has a
+# fixed frame rate, while the frames of a stream may be any time apart. MPEG-4 allows at most 65,535 units per second.
+_CONTAINERS = {
+    ".mp4": ("mp4", 60_000, _FRAGMENTS),
+    ".m4v": ("mp4", 60_000, _FRAGMENTS),
+    ".mov": ("mov", 60_000, _FRAGMENTS),
+    ".mkv": ("matroska", 1_000, _CLUSTERS),
+}
 
 
 class VideoWriter:
@@ -29,9 +35,10 @@ class VideoWriter:
     The video has the size of the first image, reduced to even numbers. Images of other sizes are scaled to fit, with
     black bars. Each image is shown until the time of the next one, so frames may be any time apart.
 
-    The file appears under its name only when `close` has completed it. Used in a `with` statement, it is completed at
-    the end, also after `StreamError` and Ctrl-C; after any other exception it is discarded. Use it from one thread at a
-    time. It needs the extra `video`: `pip install 'retinasdk[video]'`.
+    The file is written under its name from the first image on, and replaces an older one then. It can be played at any
+    time: if the process is killed, the last half second is missing, or the last image if images are further apart. In a
+    `with` statement, the file is completed at the end, also after an exception. Use it from one thread at a time. It
+    needs the extra `video`: `pip install 'retinasdk[video]'`.
 
         with VideoWriter("marked.mp4") as writer, stream("clip.mp4", detector, policy="all") as frames:
             for frame in frames:
@@ -52,9 +59,8 @@ class VideoWriter:
                 f"{self._path}: video cannot be written with the suffix {self._path.suffix!r}; use one of "
                 f"{', '.join(_CONTAINERS)}"
             )
-        self._format, self._ticks = _CONTAINERS[self._path.suffix.lower()]
+        self._format, self._ticks, self._options = _CONTAINERS[self._path.suffix.lower()]
         self._av = require("av", "writing video")
-        self._temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
         self._container: Any = None
         self._stream: Any = None
         self._first_s = 0.0
@@ -81,26 +87,18 @@ class VideoWriter:
         self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Completes the file. If no image was added, there is no file."""
+        """Completes the file. If no image was added, there is no file. It may be called twice.
+
+        Raises:
+            OSError: If the file cannot be completed. What was written before can be played.
+        """
         if self._container is None:
             return
         container, self._container = self._container, None
         try:
             container.mux(self._stream.encode(None))
+        finally:
             container.close()
-            os.replace(self._temporary, self._path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
-
-    def discard(self) -> None:
-        """Discards the file."""
-        container, self._container = self._container, None
-        try:
-            if container is not None:
-                with contextlib.suppress(OSError):  # The disk may be full, which may be why the file is discarded.
-                    container.close()
-        finally:
-            self._temporary.unlink(missing_ok=True)
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -108,15 +106,15 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Ctrl-C is the usual way to stop a camera, and a lost connection must not lose the recording up to then.
-        if kind is None or issubclass(kind, (KeyboardInterrupt, StreamError)):
+        # The disk may be full, which may be the exception itself.
+        with contextlib.nullcontext() if kind is None else contextlib.suppress(OSError):
             self.close()
-        else:
-            self.discard()
 
     def _open(self, size: tuple[int, int], time_s: float) -> None:
         codec, options = next((item for item in _CODECS if item[0] in self._av.codecs_available), _CODECS[-1])
-        self._container = self._av.open(str(self._temporary), "w", format=self._format)
+        self._container = self._av.open(
+            str(self._path), "w", format=self._format, options={**self._options, "flush_packets": "1"}
+        )
         self._stream = self._container.add_stream(codec, rate=30, options=options)
         self._stream.width, self._stream.height = (max(2, side // 2 * 2) for side in size)
         self._stream.pix_fmt = "yuv420p"

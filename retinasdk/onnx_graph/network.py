@@ -5,13 +5,13 @@ A tensor "has codes" if it is stored as 8-bit integers, which a scale (and zero 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retinasdk._util.lazy import require
+from retinasdk._util.temporary import temporary_folder
 from retinasdk.errors import ModelError
 from retinasdk.onnx_graph.calibration import check_finite
 from retinasdk.onnx_graph.layers import layers_before
@@ -66,7 +66,7 @@ def prepared(model: Any) -> Any:
     options = runtime.SessionOptions()
     options.log_severity_level = 4  # Nothing is logged; errors are raised as exceptions.
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         path = Path(folder) / "prepared.onnx"
         options.optimized_model_filepath = str(path)
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retinasdk._util.temporary import temporary_folder
 from retinasdk.backends.onnx_cpu import OnnxCpuBackend
 from retinasdk.errors import ModelError
 from retinasdk.images import ImageInput
@@ -92,7 +92,7 @@ def quantize_onnx(
     network = _network(read.graph, source)
 
     chosen = _evenly(found, _MOST_IMAGES)
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         checks = Checks(
             Path(folder) / "model.onnx", read.spec, _evenly(chosen, _COMPARED_IMAGES), images, annotations, progress
         )

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import errno
 import json
-import logging
 import os
 import re
 import shlex
@@ -300,10 +299,10 @@ def test_the_help_of_a_command(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     assert parser.epilog is not None
     examples = re.findall(rf"^    retinasdk {name}\b", parser.epilog, re.MULTILINE)
     assert len(examples) >= 2
-    # Only --help stands outside the groups, and everything is explained.
+    # Only what all commands have stands outside the groups, and everything is explained.
     titles = {group.title: [action.dest for action in group._group_actions] for group in parser._action_groups}
     assert titles.pop("positional arguments") == []
-    assert titles.pop("options") == ["help"]
+    assert titles.pop("options") == ["help", "verbose"]
     assert titles
     assert all(action.help for action in parser._actions)
 
@@ -550,12 +549,6 @@ def test_escape_sequences_in_the_log_do_not_reach_the_terminal(tmp_path: Path, p
     assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_logging_of_the_program_stays(run: Run, photos: Path) -> None:
-    before = logging.lastResort
-    run("detect", photos / "a.png")
-    assert logging.lastResort is before
-
-
 def test_json_to_standard_output(run: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     status, out, err = run("detect", photos, "--json", "-", "--out", tmp_path / "drawn")
@@ -626,4 +619,5 @@ def test_interruption(run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch) -
         raise KeyboardInterrupt
 
     monkeypatch.setattr("retinasdk.cli.commands.detect.Detector", interrupted)
-    assert run("detect", photos / "a.png")[0] == 130
+    status, _, err = run("detect", photos / "a.png")
+    assert (status, err) == (130, "retinasdk: stopped by Ctrl-C\n")

@@ -45,9 +45,10 @@ def run_loop(world: World, command: Command, size: int, limit: int) -> None:
             try:
                 judge.left(world.files(), exists=True, is_interrupted=ended.status < 0)
             except AssertionError as e:
-                bad.append((number, last==number, ended.status, str(e)[-500:]))
+                bad.append((number, last == number, ended.status, str(e)[-500:]))
             ends[str(ended.status)] += 1
             if ended.status not in (0, 1, 2) or "Traceback" in ended.said:
-                bad.append((number, last==number, ended.status, ended.said[-1200:]))
+                bad.append((number, last == number, ended.status, ended.said[-1200:]))
     print(f"\n## {command.name} from {size} bytes: {len(numbers)} of {count}, {dict(ends)}")
-    for b in bad: print("  BAD", b)
+    for b in bad:
+        print("  BAD", b)

@@ -204,7 +204,7 @@ def test_ctrl_c_keeps_what_was_written(tmp_path: Path, model_path: Path) -> None
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "")
+    assert (process.returncode, err) == (130, "retinasdk: stopped by Ctrl-C\n")
     count = len(lines_of(lines))
     assert 5 < count < 500
     assert "frames captured" in out
@@ -364,7 +364,7 @@ def test_a_full_disk_leaves_whole_lines(gif: Path, model_path: Path, tmp_path: P
         assert all(json.loads(line) for line in text.splitlines())
 
 
-def test_reconnect_reaches_the_stream(run: Run, gif: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attempts_reach_the_stream(run: Run, gif: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
 
     def noting(*arguments: Any, reconnect: Any, **options: Any) -> Any:
@@ -373,11 +373,12 @@ def test_reconnect_reaches_the_stream(run: Run, gif: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("retinasdk.cli.commands.live.stream", noting)
     assert run(gif, "--max-frames", "1")[0] == 0
-    assert run(gif, "--max-frames", "1", "--reconnect", "7")[0] == 0
-    assert given == [None, Reconnect(attempts=7, first_attempts=7)]
-    status, _, err = run(gif, "--reconnect", "-1")
-    assert status == 2
-    assert "--reconnect must be an integer of at least 0" in err
+    assert run(gif, "--max-frames", "1", "--attempts", "7", "--first-attempts", "unlimited")[0] == 0
+    assert given == [Reconnect(), Reconnect(attempts=7, first_attempts=None)]
+    for wrong in ("-1", "1.5", "none"):
+        status, _, err = run(gif, f"--attempts={wrong}")
+        assert status == 2
+        assert f"--attempts: '{wrong}' is no number of attempts; use 0, 1, 2 ... or unlimited" in err
 
 
 def test_q_in_the_window_ends_it(run: Run, gif: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,8 @@ def test_close_ends_the_wait_for_a_reconnection() -> None:
         def close(self) -> None: ...
 
     changes: list[StateChange] = []
-    frames = stream(Never(), find_nothing, reconnect=Reconnect(first_s=3600, longest_s=3600), on_state=changes.append)
+    hourly = Reconnect(first_s=3600, longest_s=3600, first_attempts=None)
+    frames = stream(Never(), find_nothing, reconnect=hourly, on_state=changes.append)
     assert is_soon(lambda: any(change.state == "reconnecting" for change in changes))
     frames.close()
     assert live_threads() == []
@@ -221,7 +222,7 @@ def test_ctrl_c(policy: str, where: str) -> None:
             yield from itertools.islice(pictures(), 1)
             if {where == "waiting"}:
                 print("ready")
-                time.sleep(1.5)
+                time.sleep(0.7)
             yield from pictures()
         try:
             for frame in stream(source(), find_nothing, policy={policy!r}):

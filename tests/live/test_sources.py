@@ -23,6 +23,7 @@ from pictures import blocks
 from PIL import Image as PillowImage
 
 from retinasdk import Detections, ImageError, MissingDependencyError
+from retinasdk._util.addresses import without_password
 from retinasdk.live import (
     Animation,
     Arrays,
@@ -38,7 +39,6 @@ from retinasdk.live import (
     stream,
 )
 from retinasdk.live.sources import as_source
-from retinasdk.live.sources.video import without_password
 from retinasdk.live.video_writer import VideoWriter
 
 Picture = npt.NDArray[np.uint8]
@@ -533,7 +533,7 @@ def test_a_silent_connection_is_lost(tmp_path: Path) -> None:
         url = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
         video = Video(url, timeout_s=0.2, format="mpegts")
         with (
-            stream(video, find_nothing, reconnect=Reconnect(first_s=0.0, attempts=1)) as frames,
+            stream(video, find_nothing, reconnect=Reconnect(first_s=0.0, first_attempts=1)) as frames,
             pytest.raises(StreamError, match=r"tcp://127\.0\.0\.1:\d+: (cannot be opened as|it contains no) video"),
         ):
             next(frames)
@@ -544,7 +544,7 @@ def test_passwords_are_not_told(caplog: pytest.LogCaptureFixture, serve: Any) ->
     server = serve([401])
     with (
         caplog.at_level("DEBUG", "retinasdk"),
-        stream(server.url, find_nothing, reconnect=Reconnect(first_s=0.0, attempts=1)) as frames,
+        stream(server.url, find_nothing, reconnect=Reconnect(first_s=0.0, first_attempts=1)) as frames,
         pytest.raises(StreamError) as raised,
     ):
         next(frames)
@@ -760,7 +760,6 @@ def test_video_writer_keeps_times_and_sizes(tmp_path: Path) -> None:
     with VideoWriter(path) as writer:
         for number, time_s in enumerate(times):
             writer.add(PillowImage.fromarray(shade(number, 65, 49)), time_s)
-        assert not path.exists()
         writer.add(PillowImage.fromarray(shade(9, 48, 96)), 13.0)
     frames = read_all(Video(path))
     assert [image.shape for image, _ in frames] == [(48, 64, 3)] * 7
@@ -773,22 +772,20 @@ def test_video_writer_keeps_times_and_sizes(tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.iterdir()] == ["out.mp4"]
 
 
-def test_video_writer_leaves_nothing_half_written(tmp_path: Path) -> None:
+def test_video_writer_completes_the_file_however_it_ends(tmp_path: Path) -> None:
     pytest.importorskip("av", reason="needs PyAV (retinasdk[video])")
     path = tmp_path / "out.mp4"
     path.write_bytes(b"old")
-    with contextlib.suppress(ZeroDivisionError), VideoWriter(path) as writer:
-        writer.add(PillowImage.fromarray(shade(0)), 0.0)
-        raise ZeroDivisionError
-    assert path.read_bytes() == b"old"
     with VideoWriter(path):
         pass
-    assert path.read_bytes() == b"old"
-    with contextlib.suppress(KeyboardInterrupt), VideoWriter(path) as writer:
-        writer.add(PillowImage.fromarray(shade(4)), 0.0)
-        raise KeyboardInterrupt
-    assert [number_of(image) for image, _ in read_all(Video(path))] == [4]
-    assert [item.name for item in tmp_path.iterdir()] == ["out.mp4"]
+    assert path.read_bytes() == b"old"  # There was no image to replace it.
+    for number, error in enumerate((ZeroDivisionError, KeyboardInterrupt, StreamError)):
+        with contextlib.suppress(error), VideoWriter(path) as writer:
+            writer.add(PillowImage.fromarray(shade(number)), 0.0)
+            raise error
+        assert [number_of(image) for image, _ in read_all(Video(path))] == [number]
+        assert [item.name for item in tmp_path.iterdir()] == ["out.mp4"]
+        writer.close()
     with pytest.raises(OSError, match=r"."), VideoWriter(tmp_path / "none" / "out.mp4") as writer:
         writer.add(PillowImage.fromarray(shade(0)), 0.0)
 

@@ -94,11 +94,20 @@ def add_parser(commands: Any) -> None:
     )
     video.add_argument("--max-frames", type=int, metavar="N", help="stop after N frames; default: at the end")
     video.add_argument(
-        "--reconnect",
-        type=int,
+        "--attempts",
+        type=_attempts,
+        default=10,
         metavar="N",
-        help="try up to N times in a row to open a camera or URL again, also before its first frame; 0 never "
-        "reconnects; default: 10, but 2 before the first frame",
+        help="how often in a row a camera or URL that drops is opened again, at growing intervals of 0.5 to 30 s; 0: "
+        "never; unlimited: until it is back; default: %(default)s",
+    )
+    video.add_argument(
+        "--first-attempts",
+        type=_attempts,
+        default=0,
+        metavar="N",
+        help="how often a camera or URL that cannot be opened at the start is tried again; unlimited: until it is "
+        "there; default: %(default)s, which reports at once why it cannot be opened",
     )
     detection = parser.add_argument_group("Detection")
     add_model(detection)
@@ -205,7 +214,7 @@ def run(arguments: argparse.Namespace) -> None:
                 policy=policy,
                 max_fps=arguments.max_fps,
                 deadline_s=arguments.deadline,
-                reconnect=_reconnect(arguments.reconnect),
+                reconnect=Reconnect(attempts=arguments.attempts, first_attempts=arguments.first_attempts),
             )
         )
         if arguments.metrics is not None:
@@ -245,8 +254,13 @@ class _Found:
         return f"detected {counts}, in {self._frames_with_any} of {self._frames} frames"
 
 
-def _reconnect(attempts: int | None) -> Reconnect | None:
-    return None if attempts is None else Reconnect(attempts=attempts, first_attempts=attempts)
+def _attempts(text: str) -> int | None:
+    """Returns how often to try again, None for no limit. Called by argparse, which reports errors."""
+    if text == "unlimited":
+        return None
+    if text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of attempts; use 0, 1, 2 ... or unlimited")
 
 
 def _serve_metrics(address: str, frames: Stream, stack: contextlib.ExitStack) -> None:
@@ -281,6 +295,8 @@ def _print_counts(counts: Counts, file: IO[str]) -> None:
 
 
 def _print_summary(frames: Stream, found: _Found, file: IO[str]) -> None:
+    if not any(counters.captured for counters in frames.counters.values()):
+        return  # The source could not be opened, and the error says why.
     for name, counters in frames.counters.items():
         print_text(
             f"{name}: {counters.captured} frames captured, {counters.processed} processed, "

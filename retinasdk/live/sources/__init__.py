@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from retinasdk._util.addresses import shown
 from retinasdk.errors import ImageError
 from retinasdk.images import SUFFIXES
 from retinasdk.live.sources.base import RawFrame, Source
@@ -98,6 +99,6 @@ def _from_text(text: str) -> Source:
     if text.isdecimal():
         return Camera(int(text))
     raise ImageError(
-        f"{text}: no such file or folder; a source is a video file, an image folder, a GIF, a ROS 2 bag folder, a URL "
-        "such as rtsp://camera/live, a camera such as 0 or /dev/video0, or a GStreamer pipeline with ' ! '"
+        f"{shown(text)}: no such file or folder; a source is a video file, an image folder, a GIF, a ROS 2 bag folder, "
+        "a URL such as rtsp://camera/live, a camera such as 0 or /dev/video0, or a GStreamer pipeline with ' ! '"
     )

@@ -101,7 +101,7 @@ class NvdecVideo(Video):
         while not self._ready:
             if self._ended:
                 return None
-            packet = self._next_packet()
+            packet = self._probed.popleft() if self._probed else self._read_packet()
             self._ended = packet is None
             for part in self._parts(packet):
                 self._decode(part)
@@ -138,15 +138,9 @@ class NvdecVideo(Video):
                 break
         raise StreamError("it contains no frame that can be decoded")
 
-    def _next_packet(self) -> Any:
-        return self._probed.popleft() if self._probed else self._read_packet()
-
     def _read_packet(self) -> Any:
         """The next packet with content, or None at the end."""
-        try:
-            packet = next(self._packets, None)
-        except (self._av.error.FFmpegError, OSError) as error:
-            raise StreamError(f"connection lost: {error.strerror or 'unknown error'}") from None
+        packet = self._next_packet()
         return packet if packet is not None and packet.size else None
 
     def _parts(self, packet: Any) -> Iterator[Any]:

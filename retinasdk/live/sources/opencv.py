@@ -1,14 +1,48 @@
-"""Sources that OpenCV reads: V4L2 cameras and GStreamer pipelines."""
+"""Sources that OpenCV reads: cameras and GStreamer pipelines."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from retinasdk._util.lazy import require
 from retinasdk.errors import MissingDependencyError
 from retinasdk.live.errors import StreamError
 from retinasdk.live.sources.base import RawFrame
+
+
+@dataclass(frozen=True)
+class _Platform:
+    """How OpenCV reads the cameras of an operating system.
+
+    Attributes:
+        backends: The names of OpenCV's constants, in the order in which they are tried.
+        advice: What to do if a camera cannot be opened.
+    """
+
+    backends: tuple[str, ...]
+    advice: str
+
+
+# DirectShow opens a camera within a second, for which Media Foundation may need half a minute; but some cameras have
+# drivers for the latter only.
+_PLATFORMS = {
+    "linux": _Platform(("CAP_V4L2",), "check that it is a camera and that no other program uses it"),
+    "darwin": _Platform(
+        ("CAP_AVFOUNDATION",),
+        "check that there is a camera of this number, and allow this program to use it: System Settings, Privacy & "
+        "Security, Camera",
+    ),
+    "win32": _Platform(
+        ("CAP_DSHOW", "CAP_MSMF"),
+        "check that there is a camera of this number, that no other program uses it, and that desktop apps may use it: "
+        "Settings, Privacy & security, Camera",
+    ),
+}
 
 
 class _OpenCv:
@@ -35,9 +69,23 @@ class _OpenCv:
     def open(self) -> None:
         """Opens the source. See `Source.open`."""
         self._check()
-        self._capture = self._make()
-        if not self._capture.isOpened():
+        with self._quiet():
+            self._capture = self._make()
+            is_open = self._capture.isOpened()
+        if not is_open:
             raise StreamError(self._failure())
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Keeps OpenCV from printing why it cannot open a source: `StreamError` says it."""
+        # OpenCV 4.6 has these functions here, OpenCV 5 there.
+        log = getattr(self._cv2.utils, "logging", self._cv2)
+        before = log.getLogLevel()
+        log.setLogLevel(0)
+        try:
+            yield
+        finally:
+            log.setLogLevel(before)
 
     def read(self) -> RawFrame | None:
         """Returns the next frame. See `Source.read`."""
@@ -56,12 +104,14 @@ class _OpenCv:
 
 
 class Camera(_OpenCv):
-    """A camera that Linux reads through V4L2, such as a USB camera. It needs OpenCV.
+    """A camera of this computer, such as a USB camera. It needs OpenCV.
 
-    Other systems and interfaces are not supported: for those, pass an iterator of arrays (`Arrays`) to `stream`.
+    OpenCV reads it by V4L2 on Linux, AVFoundation on macOS, and DirectShow or else Media Foundation on Windows. Only
+    Linux has been tested, and without a real camera. For other interfaces, pass an iterator of arrays (`Arrays`) to
+    `stream`.
 
     Args:
-        device: The number of the camera or its path: 0 is "/dev/video0".
+        device: The number of the camera, from 0. On Linux also its path: 0 is "/dev/video0".
         size: (width, height) to request, in pixels. The driver takes what comes nearest. Defaults to the driver's own.
         fps: Frames per second to request. The driver takes what comes nearest. Defaults to the driver's own.
         codec: The pixel format to request, four letters such as "MJPG". Most USB cameras deliver large images at the
@@ -69,7 +119,7 @@ class Camera(_OpenCv):
 
     Raises:
         MissingDependencyError: If OpenCV is not installed.
-        ValueError: If `codec` is not four letters.
+        ValueError: If `codec` is not four letters, or if `device` is a path on another system than Linux.
     """
 
     def __init__(
@@ -82,10 +132,18 @@ class Camera(_OpenCv):
     ) -> None:
         if codec is not None and len(codec) != 4:
             raise ValueError(f"codec must be four letters such as 'MJPG', got {codec!r}")
-        super().__init__(f"/dev/video{device}" if isinstance(device, int) else device, live=True)
+        self._is_file = sys.platform not in ("darwin", "win32")
+        if not self._is_file and not isinstance(device, int):
+            raise ValueError(f"device must be the number of a camera on this system, such as 0, got {device!r}")
+        self._platform = _PLATFORMS["linux" if self._is_file else sys.platform]
+        name = f"/dev/video{device}" if isinstance(device, int) else device
+        super().__init__(name if self._is_file else f"camera {device}", live=True)
+        self._device = device
         self._size, self._fps, self._codec = size, fps, codec
 
     def _check(self) -> None:
+        if not self._is_file:
+            return
         if not os.path.exists(self.name):
             raise StreamError(
                 "cannot be opened: there is no such device; list the cameras with: v4l2-ctl --list-devices"
@@ -97,11 +155,17 @@ class Camera(_OpenCv):
             )
 
     def _failure(self) -> str:
-        return "cannot be opened; check that it is a camera and that no other program uses it"
+        return f"cannot be opened; {self._platform.advice}"
 
     def _make(self) -> Any:
         cv2 = self._cv2
-        capture = cv2.VideoCapture(os.path.realpath(self.name), cv2.CAP_V4L2)
+        capture: Any = None
+        for backend in self._platform.backends:
+            capture = cv2.VideoCapture(
+                os.path.realpath(self.name) if self._is_file else self._device, getattr(cv2, backend)
+            )
+            if capture.isOpened():
+                break
         # The codec comes first, because sizes and rates depend on it.
         if self._codec is not None:
             capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*self._codec))

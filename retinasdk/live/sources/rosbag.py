@@ -41,6 +41,7 @@ class RosBag:
 
     def open(self) -> None:
         """Opens the bag and finds the topic. See `Source.open`."""
+        self._check_files()
         # Bags recorded before ROS 2 Iron do not contain message definitions. Those of images have not changed since.
         reader = self._highlevel.AnyReader([Path(self.name)], default_typestore=typestore())
         reader.open()
@@ -56,6 +57,26 @@ class RosBag:
             )
         self._count, self._read = found[topic].msgcount, 0
         self._messages = self._reader.messages(connections=[found[topic]])
+
+    def _check_files(self) -> None:
+        """Raises `StreamError` if the bag names a file outside its folder. rosbags would read what is there."""
+        yaml = require("ruamel.yaml", "reading ROS 2 bags", package="retinasdk[rosbag]")
+        try:
+            about = yaml.YAML(typ="safe").load(Path(self.name, "metadata.yaml").read_text(encoding="utf-8"))
+            names = [str(name) for name in about["rosbag2_bagfile_information"]["relative_file_paths"]]
+        except Exception as error:  # The parser may raise anything for malformed data.
+            reason = " ".join(str(error).split())[:200]
+            raise StreamError(
+                f"metadata.yaml cannot be read ({reason}); restore it with: ros2 bag reindex {self.name}"
+            ) from error
+        for name in names:
+            # Bags of ROS 2 Dashing and Eloquent put the name of their own folder before.
+            parts = name.replace("\\", "/").split("/")
+            if name.startswith(("/", "\\")) or ":" in parts[0] or ".." in parts:
+                raise StreamError(
+                    f"metadata.yaml names the file {name!r}, which is not in the folder of the bag; put the file into "
+                    "the folder, and its plain name into metadata.yaml"
+                )
 
     def read(self) -> RawFrame | None:
         """Reads the next message. See `Source.read`."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
+from retinasdk._util.addresses import without_password
 from retinasdk._util.lazy import require
 from retinasdk.live.errors import CorruptFrameError, StreamError
 from retinasdk.live.sources.base import RawFrame
+from retinasdk.live.sources.failures import why_lost, why_not_opened
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -28,7 +30,8 @@ class Video:
 
     Args:
         location: A file, or a URL (rtsp, rtsps, http, https, rtmp, srt, udp, tcp and others).
-        timeout_s: A URL that sends nothing for this many seconds is lost. Default: 5.
+        timeout_s: A URL that sends nothing for this many seconds is lost. Opening it takes at most twice as long, and
+            the time in which the system resolves the name of the host. Default: 5.
         options: Options of FFmpeg, such as {"rtsp_transport": "udp"}. RTSP uses TCP by default.
         format: FFmpeg's name of the container format. Detected automatically by default.
 
@@ -64,16 +67,7 @@ class Video:
 
     def open(self) -> None:
         """Connects or opens the file. See `Source.open`."""
-        try:
-            self._container = self._av.open(
-                self._location,
-                format=self._format,
-                options=self._options,
-                timeout=self._timeout_s if self._is_url else None,
-            )
-        except (self._av.error.FFmpegError, OSError) as error:
-            # FFmpeg's own text repeats the whole URL, including the password, so only the reason is shown.
-            raise StreamError(f"cannot be opened as video: {error.strerror or 'unknown error'}") from None
+        self._container = self._opened()
         if not self._container.streams.video:
             raise StreamError("it contains no video stream")
         stream = self._container.streams.video[0]
@@ -88,10 +82,7 @@ class Video:
     def read(self) -> RawFrame | None:
         """Decodes the next frame. See `Source.read`."""
         while not self._frames:
-            try:
-                packet = next(self._packets, None)
-            except (self._av.error.FFmpegError, OSError) as error:
-                raise StreamError(f"connection lost: {error.strerror or 'unknown error'}") from None
+            packet = self._next_packet()
             if packet is None:
                 return None
             try:
@@ -104,6 +95,28 @@ class Video:
         # The oldest PyAV that is supported does not know the length of a frame.
         length_s = float((getattr(frame, "duration", None) or 0) * frame.time_base)
         return RawFrame(functools.partial(_rgb, frame), frame.time, self._progress(frame.time, length_s))
+
+    def _opened(self) -> Any:
+        begin = time.monotonic()
+        try:
+            return self._av.open(
+                self._location,
+                format=self._format,
+                options=self._options,
+                timeout=self._timeout_s if self._is_url else None,
+            )
+        except (self._av.error.FFmpegError, OSError) as error:
+            why = why_not_opened(error, self._location, time.monotonic() - begin, self._timeout_s)
+        # Here, so that the error of FFmpeg, which contains the URL with the password, is not its context.
+        raise StreamError(f"cannot be opened as video: {why}")
+
+    def _next_packet(self) -> Any:
+        """Returns the next packet, or None at the end."""
+        try:
+            return next(self._packets, None)
+        except (self._av.error.FFmpegError, OSError) as error:
+            why = why_lost(error, self._is_url, self._timeout_s)
+        raise StreamError(why)
 
     def _progress(self, time_s: float | None, length_s: float) -> float | None:
         if time_s is None or self._duration_s <= 0:
@@ -124,9 +137,3 @@ def _rgb(frame: Any) -> npt.NDArray[np.uint8]:
     # FFmpeg gives degrees counterclockwise, the direction of np.rot90.
     turns = round(frame.rotation / 90.0) % 4
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
-
-
-def without_password(url: str) -> str:
-    """Returns a URL without user, password and query, for logs. Some cameras take the password in the query."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
