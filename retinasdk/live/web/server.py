@@ -105,12 +105,11 @@ class Page:
 
 
 class _Connection:
-    """A connection, and the task that serves it."""
+    """A connection to a client."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
         self.network = _network(writer.get_extra_info("peername"))
-        self.task: asyncio.Task[None] | None = None
 
     def abort(self) -> None:
         """Closes it at once. What was not sent yet is discarded."""
@@ -146,6 +145,7 @@ class Server:
         self.token = self._gate.token
         self._strangers: dict[str, dict[_Connection, None]] = {}  # by network, the oldest first
         self._clients: set[_Connection] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # The event loop itself keeps no task alive.
         self._log = LimitedLog(_LOGGER, Clock())
         listener = self.address.bind()
         self.port = int(listener.getsockname()[1])
@@ -192,16 +192,10 @@ class Server:
         server.close()
         for connection in [item for group in self._strangers.values() for item in group]:
             connection.abort()
-        clients = list(self._clients)
-        if clients:
-            await asyncio.wait([item.task for item in clients if item.task is not None], timeout=_STOP_S)
-        for connection in clients:
+        await _wait_for_others(_STOP_S)
+        for connection in self._clients:
             connection.abort()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-        await asyncio.sleep(0)  # The event loop closes the sockets of aborted connections in its next pass.
+        await _wait_for_others(_STOP_S)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if sum(map(len, self._strangers.values())) >= _MAX_STRANGERS:
@@ -210,8 +204,12 @@ class Server:
             self._forget(oldest)
             oldest.abort()
         connection = _Connection(reader, writer)
+        if self._stop.is_set():  # It was accepted in the last moment.
+            connection.abort()
+            return
         self._strangers.setdefault(connection.network, {})[connection] = None
-        connection.task = self._loop.create_task(self._answer(connection))
+        self._tasks.add(task := self._loop.create_task(self._answer(connection)))
+        task.add_done_callback(self._tasks.discard)
 
     def _forget(self, connection: _Connection) -> None:
         self._clients.discard(connection)
@@ -261,6 +259,13 @@ class Server:
             self._forget(connection)
             self._clients.add(connection)
         return await page.answer(request)
+
+
+async def _wait_for_others(seconds: float) -> None:
+    """Waits until all other tasks of the event loop have ended."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=seconds)
 
 
 async def _send(connection: _Connection, answer: Answer, head_only: bool) -> None:
