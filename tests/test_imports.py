@@ -39,10 +39,8 @@ OPTIONAL = (
     "prometheus_client",
     "rasterio",
     "scipy",
-    "starlette",
     "supervision",
     "tensorrt",
-    "uvicorn",
 )
 
 

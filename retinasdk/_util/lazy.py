@@ -23,13 +23,11 @@ INSTALL = {
     "pycuda": "retinasdk[gpu]",
     "rasterio": "retinasdk[large]",
     "rosbags": "retinasdk[rosbag]",
-    "starlette": "retinasdk[web]",
     "supervision": "retinasdk[supervision]",
     "torch": "retinasdk[export]",
     "torchvision": "retinasdk[export]",
     "tqdm": "tqdm",
     "trackers": "retinasdk[supervision]",
-    "uvicorn": "retinasdk[web]",
     "yaml": "retinasdk[onnx]",
 }
 

@@ -8,6 +8,7 @@ import csv
 import functools
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 # Returns whether to continue. Counts are None if nothing is counted.
 Sink = Callable[[Frame, "Counts | None"], bool]
 
+# Environment variables: arguments of a process can be read by every user of the machine, its environment cannot.
+WEB_TOKEN, METRICS_TOKEN = "RETINASDK_WEB_TOKEN", "RETINASDK_METRICS_TOKEN"
 _WINDOW = "retinasdk live (press q to quit)"
 _COLUMNS = ("source", "index", "time_s", "label", "score", "x1", "y1", "x2", "y2")
 
@@ -76,6 +79,16 @@ def open_sinks(
         return False not in [show(frame, picture) for show in shows]
 
     yield mark
+
+
+def given_token(argument: str | None, variable: str) -> str | None:
+    """Returns the access token that the user gave, or None.
+
+    Args:
+        argument: The value of the option.
+        variable: The environment variable that is used if the option is not.
+    """
+    return argument if argument is not None else os.environ.get(variable) or None
 
 
 class _LineFile:
@@ -165,8 +178,12 @@ def _csv(target: str, zones: Zones | None, stack: contextlib.ExitStack) -> Sink:
 def _web(arguments: argparse.Namespace, stack: contextlib.ExitStack) -> Sink:
     from retinasdk.live.web import Preview
 
-    preview = stack.enter_context(Preview(arguments.web, token=arguments.web_token))
-    print(f"open {preview.url}", file=sys.stderr, flush=True)
+    token = given_token(arguments.web_token, WEB_TOKEN)
+    preview = stack.enter_context(Preview(arguments.web, token=token))
+    text = " or on this machine ".join(preview.urls)
+    if token is not None:  # One that was given is known, and stays out of logs.
+        text = f"{text.replace(token, 'TOKEN')} (TOKEN: the given access token)"
+    print(f"open {text}", file=sys.stderr, flush=True)
 
     def show(frame: Frame, _: Counts | None) -> bool:
         preview.show(frame)

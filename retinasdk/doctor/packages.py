@@ -79,8 +79,6 @@ PACKAGES = (
     Package("rosbags", "0.10", "ROS 2 bags", extra="rosbag"),
     Package("supervision", "0.30", "zones and lines", extra="supervision"),
     Package("trackers", "2.6", "tracking", extra="supervision"),
-    Package("starlette", "0.40", "`retinasdk live --web`", extra="web"),
-    Package("uvicorn", "0.30", "`retinasdk live --web`", extra="web"),
     Package("prometheus-client", "0.20", "metrics of a stream for Prometheus", extra="prometheus"),
     Package("torch", "2.2", "`retinasdk export`", extra="export"),
     Package("torchvision", "0.17", "`retinasdk export`", extra="export"),
@@ -91,7 +89,6 @@ PACKAGES = (
 # What each extra is for, in the order of the report.
 EXTRAS = {
     "video": "video files and network streams",
-    "web": "retinasdk live --web",
     "supervision": "tracking, zones and lines",
     "eval": "retinasdk eval, and charts",
     "onnx": "retinasdk import and quantize, engines in float16 and int8",

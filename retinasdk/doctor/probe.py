@@ -253,8 +253,6 @@ QUESTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "rosbags": partial(_package, "rosbags", "rosbags"),
     "supervision": partial(_package, "supervision", "supervision"),
     "trackers": partial(_package, "trackers", "trackers"),
-    "starlette": partial(_package, "starlette", "starlette"),
-    "uvicorn": partial(_package, "uvicorn", "uvicorn"),
     "prometheus-client": partial(_package, "prometheus_client", "prometheus-client"),
     "matplotlib": partial(_package, "matplotlib", "matplotlib"),
     "rasterio": partial(_package, "rasterio", "rasterio"),

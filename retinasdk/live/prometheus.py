@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 import weakref
 from collections.abc import Iterable
+from types import TracebackType
 from typing import Any
 
 from retinasdk._util.lazy import require
 from retinasdk.live.streaming import Stream
+from retinasdk.live.web.request import Request
+from retinasdk.live.web.server import Answer, Page, Server
 
 _PURPOSE = "metrics for Prometheus"
+_MAX_CLIENTS = 16
 
 _lock = threading.Lock()
 _collectors: weakref.WeakKeyDictionary[Any, _Collector] = weakref.WeakKeyDictionary()  # by registry
@@ -21,7 +26,7 @@ _numbers = itertools.count(1)
 def register(stream: Stream, *, name: str | None = None, registry: Any = None) -> None:
     """Adds the metrics of a stream to a `prometheus_client` registry, until the stream is closed or garbage collected.
 
-    `retinasdk live --metrics HOST:PORT` does this and serves the registry. The metrics are:
+    `retinasdk live --metrics HOST:PORT` does this, and serves the registry with `MetricsServer`. The metrics are:
 
     - `retinasdk_stream_stage_seconds`, a histogram with the labels "stream" and "stage": the stages of `Metrics`.
     - `retinasdk_stream_frames_total`, a counter with the labels "stream", "source" and "outcome": captured, processed,
@@ -50,6 +55,63 @@ def register(stream: Stream, *, name: str | None = None, registry: Any = None) -
             collector = _collectors[registry] = _Collector()
             registry.register(collector)
         collector.add(f"stream-{next(_numbers)}" if name is None else name, stream)
+
+
+class MetricsServer:
+    """Serves a registry to Prometheus, in a thread of its own.
+
+    The metrics are at `/metrics`, in Prometheus' text format. As with `retinasdk.live.web.Preview`, connections,
+    headers and time are limited, and addresses that are not loopback need a token. Prometheus sends it with this
+    configuration: `authorization: {credentials: TOKEN}`.
+
+    Example:
+        ```python
+        from prometheus_client import REGISTRY
+
+        retinasdk.live.prometheus.register(frames)
+        with MetricsServer(REGISTRY, "0.0.0.0:9090") as server:
+            print(server.url, server.token)
+        ```
+
+    Args:
+        registry: The `prometheus_client.CollectorRegistry`.
+        address: "HOST:PORT", or only a port, which is on 127.0.0.1. Port 0 is any free port.
+        token: The access token, 16 to 256 letters, digits, - or _. By default no token is needed on a loopback address,
+            and a new random one is generated for other addresses.
+
+    Attributes:
+        url: The address of the metrics, without the token.
+        token: The access token, or None if none is needed.
+
+    Raises:
+        MissingDependencyError: If prometheus_client is not installed.
+        OSError: If the address is not available.
+        ValueError: If an argument is not valid.
+    """
+
+    def __init__(self, registry: Any, address: str, *, token: str | None = None) -> None:
+        self._client = require("prometheus_client", _PURPOSE)
+        self._registry = registry
+        pages = {"/metrics": Page(self._get_metrics)}
+        self._server = Server("metrics", address, token, pages, max_clients=_MAX_CLIENTS)
+        self.url = self._server.address.urls(self._server.port, None)[0] + "metrics"
+        self.token = self._server.token
+
+    async def _get_metrics(self, _: Request) -> Answer:
+        text = await asyncio.to_thread(self._client.generate_latest, self._registry)
+        return Answer(text, self._client.CONTENT_TYPE_LATEST)
+
+    def close(self) -> None:
+        """Closes the connections and frees the port. It may be called from any thread, and twice."""
+        self._server.close()
+
+    def __enter__(self) -> MetricsServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class _Collector:

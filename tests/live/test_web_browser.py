@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +22,6 @@ from retinasdk.live.web import Preview
 
 REQUIRED = os.environ.get("RETINASDK_REQUIRE_CHROMIUM") == "1"
 if not REQUIRED:
-    pytest.importorskip("uvicorn", reason="the preview needs the extra [web]")
     pytest.importorskip("selenium", reason="the page is tested with selenium")
     if shutil.which("chromium") is None or shutil.which("chromedriver") is None:
         pytest.skip("the page is tested in Chromium: apt install chromium chromium-driver", allow_module_level=True)
@@ -198,8 +200,7 @@ def test_failure_end_and_token_are_told(browser: Any, preview: Preview) -> None:
         guarded.show(frame(3))
         browser.get(guarded.url.partition("#")[0])
         wait_until(lambda: text(browser, "state").startswith("a token is needed"))
-        browser.get("about:blank")
-        browser.get(guarded.url)
+        browser.get(guarded.url)  # Only the part after # is new, so the browser by itself would not load the page.
         wait_until(lambda: text(browser, "state") == "live")
 
 
@@ -220,6 +221,51 @@ def test_it_reconnects_when_the_server_starts_again(browser: Any) -> None:
     browser.get_log("browser")  # the failed attempts are logged there
 
 
+def test_a_monitor_survives_that_the_command_is_killed(
+    browser: Any, model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In full screen only the picture is seen: what is wrong is said there, and an old picture does not look live."""
+    for number in range(2000):
+        PillowImage.new("RGB", (80, 60), (number % 200, 90, 90)).save(tmp_path / f"{number}.png")
+    token = "a-token-of-enough-letters"
+    monkeypatch.setenv("RETINASDK_WEB_TOKEN", token)
+    command = [sys.executable, "-m", "retinasdk.cli.main", "live", str(tmp_path), "--model", str(model_path)]
+
+    def start(port: int) -> tuple[subprocess.Popen[str], int]:
+        options = ["--device", "cpu", "--max-fps", "10", "--web", str(port), "--jsonl", os.devnull, "--overwrite"]
+        process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        found = re.match(r"open http://127\.0\.0\.1:(\d+)/#token=TOKEN ", line)
+        assert found is not None, line
+        assert token not in line
+        return process, int(found[1])
+
+    first, port = start(0)
+    try:
+        browser.get(f"http://127.0.0.1:{port}/#token={token}")
+        wait_until(lambda: text(browser, "state") == "file")
+        browser.find_element("id", "full").click()
+    finally:
+        first.kill()
+        first.communicate()
+    notice = browser.find_element("id", "notice")
+    wait_until(lambda: notice.text == "no connection; trying again")
+    assert browser.execute_script("return getComputedStyle(document.getElementById('picture')).opacity") == "0.3"
+    second, _ = start(port)
+    try:
+        wait_until(lambda: text(browser, "state") == "file")
+        assert not notice.is_displayed()
+        assert browser.execute_script("return getComputedStyle(document.getElementById('picture')).opacity") == "1"
+        index = int(browser.execute_script("return frame.index"))
+        wait_until(lambda: browser.execute_script("return frame.index") > index)
+    finally:
+        second.kill()
+        second.communicate()
+    browser.execute_script("document.exitFullscreen()")
+    browser.get_log("browser")  # the failed attempts are logged there
+
+
 def test_it_says_when_nothing_comes(browser: Any, preview: Preview, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("retinasdk.live.web.preview._IDLE_S", 0.1)
     preview.show(frame(1))
@@ -229,7 +275,7 @@ def test_it_says_when_nothing_comes(browser: Any, preview: Preview, monkeypatch:
     wait_until(lambda: text(browser, "index") == "2")
 
 
-def test_a_silent_connection_is_given_up(browser: Any, preview: Preview, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_connection_is_given_up(browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that loses its power closes nothing: only silence tells."""
     monkeypatch.setattr("retinasdk.live.web.preview._IDLE_S", 3600.0)
     read = Path.read_bytes
@@ -238,12 +284,14 @@ def test_a_silent_connection_is_given_up(browser: Any, preview: Preview, monkeyp
         return read(path).replace(b"SILENT_MS = 15000", b"SILENT_MS = 1000")
 
     monkeypatch.setattr(Path, "read_bytes", impatient)
-    preview.show(frame(1))
-    browser.get(preview.url)
-    wait_until(lambda: text(browser, "state") == "live")
-    wait_until(lambda: text(browser, "state") == "no connection; trying again")
-    preview.show(frame(2))
-    wait_until(lambda: text(browser, "index") == "2")
+    with Preview("127.0.0.1:0") as preview:
+        preview.show(frame(1))
+        browser.get(preview.url)
+        wait_until(lambda: text(browser, "state") == "live")
+        assert not browser.find_element("id", "notice").is_displayed()
+        wait_until(lambda: text(browser, "state") == "no connection; trying again")
+        preview.show(frame(2))
+        wait_until(lambda: text(browser, "index") == "2")
 
 
 def test_a_file_is_called_a_file_and_shows_its_progress(browser: Any, preview: Preview) -> None:
@@ -253,8 +301,10 @@ def test_a_file_is_called_a_file_and_shows_its_progress(browser: Any, preview: P
     assert not browser.find_element("id", "progress").is_displayed()
     preview.show(frame(2, live=False, progress=0.25, time_s=75.2))
     wait_until(lambda: text(browser, "state") == "file")
-    assert [text(browser, name) for name in ("time", "percent")] == ["1:15", "25%"]
+    assert [text(browser, name) for name in ("time", "percent")] == ["1:15 of 5:01", "25%"]
     assert browser.find_element("id", "bar").get_property("value") == 0.25
+    preview.show(frame(11, live=False, progress=0.6))  # a folder of images
+    wait_until(lambda: text(browser, "time") == "12 of 20")
     preview.show(frame(3, live=False))  # an iterator of arrays: neither
     wait_until(lambda: text(browser, "state") == "running")
     assert not browser.find_element("id", "progress").is_displayed()

@@ -25,12 +25,12 @@ from retinasdk.cli.arguments import (
     tiles_of,
 )
 from retinasdk.cli.file_arguments import Input, Output, add_overwrite
-from retinasdk.cli.live_sinks import open_sinks
+from retinasdk.cli.live_sinks import METRICS_TOKEN, WEB_TOKEN, given_token, open_sinks
 from retinasdk.cli.output import print_text
 from retinasdk.live import Frame, Reconnect, Stream, stream
 from retinasdk.live.counting import Counter, Counts
 from retinasdk.live.sources import DECODERS, as_source
-from retinasdk.live.web.address import DEFAULT, Address
+from retinasdk.live.web.address import DEFAULT
 from retinasdk.live.zones import Zones
 
 _ZONES_NOTE = """\
@@ -158,12 +158,20 @@ def add_parser(commands: Any) -> None:
     output.add_argument(
         "--web-token",
         metavar="TOKEN",
-        help="access token for --web, 16 to 256 letters, digits, - or _; default: generated for non-local addresses",
+        help=f"access token for --web, 16 to 256 letters, digits, - or _; default: ${WEB_TOKEN}, or a new one for "
+        "addresses that others can reach",
     )
     output.add_argument(
         "--metrics",
         metavar="HOST:PORT",
-        help="serve stage times and frame counts to Prometheus; a port alone serves this machine only",
+        help="serve stage times and frame counts to Prometheus, at /metrics. A port alone, 9090 or :9090, serves this "
+        "machine only; 0.0.0.0:9090 serves the network, to clients that send the token",
+    )
+    output.add_argument(
+        "--metrics-token",
+        metavar="TOKEN",
+        help=f"access token for --metrics, as --web-token; default: ${METRICS_TOKEN}, or a new one for addresses that "
+        "others can reach",
     )
     add_tiles(parser)
     add_suppression(parser)
@@ -218,7 +226,7 @@ def run(arguments: argparse.Namespace) -> None:
             )
         )
         if arguments.metrics is not None:
-            _serve_metrics(arguments.metrics, frames, stack)
+            _serve_metrics(arguments, frames, stack)
         # Opened last, and closed first.
         sinks = list(open_sinks(arguments, source, zones, stack))
         counts, found = None, _Found()
@@ -263,19 +271,16 @@ def _attempts(text: str) -> int | None:
     raise argparse.ArgumentTypeError(f"{text!r} is no number of attempts; use 0, 1, 2 ... or unlimited")
 
 
-def _serve_metrics(address: str, frames: Stream, stack: contextlib.ExitStack) -> None:
-    from retinasdk.live.prometheus import register
+def _serve_metrics(arguments: argparse.Namespace, frames: Stream, stack: contextlib.ExitStack) -> None:
+    from retinasdk.live.prometheus import MetricsServer, register
 
-    client = require("prometheus_client", "--metrics")
-    registry = client.CollectorRegistry()
+    registry = require("prometheus_client", "--metrics").CollectorRegistry()
     register(frames, name="live", registry=registry)
-    place = Address.parse(address)
-    place.bind().close()  # raises an error that names what is wrong with the address
-    server, thread = client.start_http_server(place.port, addr=place.host, registry=registry)
-    print(f"metrics at {place.url(server.server_port, None)}metrics", file=sys.stderr, flush=True)
-    stack.callback(thread.join)
-    stack.callback(server.server_close)
-    stack.callback(server.shutdown)
+    token = given_token(arguments.metrics_token, METRICS_TOKEN)
+    server = stack.enter_context(MetricsServer(registry, arguments.metrics, token=token))
+    shown = server.token if token is None else "TOKEN"  # One that was given is known, and stays out of logs.
+    needed = "" if server.token is None else f", with the header Authorization: Bearer {shown}"
+    print(f"metrics at {server.url}{needed}", file=sys.stderr, flush=True)
 
 
 def _with_progress(frames: Stream) -> Iterator[Frame]:

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import base64
+import hashlib
 import importlib.resources
-import logging
-import threading
+import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from types import TracebackType
-from typing import Any
 
-from retinasdk._util.lazy import require
 from retinasdk.live.frame import Frame
-from retinasdk.live.web.address import DEFAULT, Address, Gate
+from retinasdk.live.web.address import DEFAULT
 from retinasdk.live.web.feed import Feed, packed
+from retinasdk.live.web.request import Request
+from retinasdk.live.web.server import Answer, Page, Server
 
-_LOGGER = logging.getLogger("retinasdk.live")
-_PURPOSE = "the preview in the browser"
-_SEND_S = 20.0  # A viewer that accepts no data for this long is disconnected.
 _IDLE_S = 5.0  # Without new frames, viewers get a sign of life this often, so that they notice a dead connection.
-_STOP_S = 5.0
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 class Preview:
@@ -38,7 +26,8 @@ class Preview:
     It runs in a thread of its own. `show` returns at once, so viewers never slow down the stream. It serves the page at
     `/`, the newest frames at `/stream` and the newest detections at `/detections.json` (the latter two take
     `?source=NAME` if there are several sources), and nothing else of this machine. The connection is not encrypted: use
-    a proxy with TLS in untrusted networks. It needs the extra `web`: `pip install 'retinasdk[web]'`.
+    a proxy with TLS in untrusted networks. Connections, headers and time are limited, so that strangers cannot keep
+    viewers out.
 
     Example:
         ```python
@@ -56,10 +45,11 @@ class Preview:
         max_viewers: How many viewers may watch at the same time. Further ones are refused with a message. Default: 16.
 
     Attributes:
-        url: The address to open in a browser, including the token.
+        url: The address to open in a browser, including the token. If `address` stands for all of this machine, such as
+            0.0.0.0, it is the machine's address in its network.
+        urls: All addresses that can be opened: `url`, and for 0.0.0.0 also the one for browsers on this machine.
 
     Raises:
-        MissingDependencyError: If a package is missing.
         OSError: If the address is not available.
         ValueError: If an argument is out of range.
     """
@@ -67,32 +57,17 @@ class Preview:
     def __init__(self, address: str = DEFAULT, *, token: str | None = None, max_viewers: int = 16) -> None:
         if not isinstance(max_viewers, int) or max_viewers < 1:
             raise ValueError(f"max_viewers must be an integer of at least 1, got {max_viewers!r}")
-        uvicorn = require("uvicorn", _PURPOSE)
-        self._responses = require("starlette.responses", _PURPOSE)
-        place = Address.parse(address)
-        self._gate = Gate(place, token)
         self._max_viewers = max_viewers
         self._feed = Feed()
-        self._server: Any = uvicorn.Server(
-            uvicorn.Config(
-                self._application(),
-                http="h11",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                limit_concurrency=2 * max_viewers + 32,
-                h11_max_incomplete_event_size=16384,
-                timeout_graceful_shutdown=2,
-            )
-        )
-        listener = place.bind()
-        self.url = place.url(listener.getsockname()[1], self._gate.token)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, args=(listener,), name="retinasdk live web", daemon=True)
-        self._thread.start()
+        self._page = _page()
+        pages = {
+            "/": Page(self._get_page, public=True),
+            "/stream": Page(self._get_stream),
+            "/detections.json": Page(self._get_detections),
+        }
+        self._server = Server("web preview", address, token, pages, max_clients=max_viewers + 16)
+        self.urls = self._server.address.urls(self._server.port, self._server.token)
+        self.url = self.urls[0]
 
     def show(self, frame: Frame) -> None:
         """Makes a frame the newest of its source. Returns at once and may be called from any thread.
@@ -100,7 +75,7 @@ class Preview:
         Args:
             frame: The frame. Its image must not be changed afterwards.
         """
-        self._in_loop(self._feed.take, frame, time.monotonic())
+        self._server.call(self._feed.take, frame, time.monotonic())
 
     @property
     def viewers(self) -> int:
@@ -112,10 +87,8 @@ class Preview:
 
         It may be called from any thread, and twice.
         """
-        self._in_loop(self._end)
-        self._thread.join(_STOP_S)
-        self._server.force_exit = True
-        self._thread.join()
+        self._server.call(self._feed.end)
+        self._server.close()
 
     def __enter__(self) -> Preview:
         return self
@@ -125,95 +98,46 @@ class Preview:
     ) -> None:
         self.close()
 
-    def _in_loop(self, call: Callable[..., object], *arguments: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # The loop is closed, so there are no viewers.
-            self._loop.call_soon_threadsafe(call, *arguments)
-
     # -- in the server's thread --------------------------------------------------------------------------------------
 
-    def _serve(self, listener: Any) -> None:
-        asyncio.set_event_loop(self._loop)
-        try:
-            self._loop.run_until_complete(self._server.serve(sockets=[listener]))
-        except Exception:
-            _LOGGER.exception("the web preview failed; the stream continues without it")
-        finally:
-            listener.close()
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
-            self._loop.close()
+    async def _get_page(self, _: Request) -> Answer:
+        return self._page
 
-    def _end(self) -> None:
-        self._feed.end()
-        self._server.should_exit = True
-
-    def _application(self) -> Any:
-        routing = require("starlette.routing", _PURPOSE)
-        paths = {"/": self._page, "/stream": self._stream, "/detections.json": self._detections}
-        routes = [routing.Route(path, endpoint, methods=["GET"]) for path, endpoint in paths.items()]
-        return require("starlette.applications", _PURPOSE).Starlette(routes=routes)
-
-    async def _page(self, request: Any) -> Any:
-        page = importlib.resources.files(__package__).joinpath("page.html").read_bytes()
-        return self._responses.HTMLResponse(page, headers=_HEADERS)
-
-    async def _detections(self, request: Any) -> Any:
-        refusal = self._gate.refusal(request.headers)
-        if refusal is not None:
-            return self._error(*refusal)
-        newest = self._feed.newest(request.query_params.get("source"))
+    async def _get_detections(self, request: Request) -> Answer:
+        newest = self._feed.newest(request.query.get("source"))
         if newest is None:
-            return self._error(404, "there is no frame yet, or no source of that name")
-        return self._responses.JSONResponse(newest.frame.to_dict(), headers=_HEADERS)
+            return Answer.error(404, "there is no frame yet, or no source of that name")
+        return Answer(json.dumps(newest.frame.to_dict()).encode())
 
-    async def _stream(self, request: Any) -> Any:
-        refusal = self._gate.refusal(request.headers)
-        if refusal is not None:
-            return self._error(*refusal)
+    async def _get_stream(self, request: Request) -> Answer:
         if self.viewers >= self._max_viewers:
-            return self._error(503, f"the limit of {self._max_viewers} viewers is reached")
-        if request.method == "HEAD":
-            return self._responses.Response(media_type="application/octet-stream", headers=_HEADERS)
-        return _Frames(self._feed, request.query_params.get("source"))
-
-    def _error(self, status: int, text: str) -> Any:
-        return self._responses.JSONResponse({"error": text}, status, headers=_HEADERS)
+            return Answer.error(503, f"the limit of {self._max_viewers} viewers is reached")
+        # The header asks nginx to pass on each part at once.
+        viewer = _Viewer(self._feed, request.query.get("source"))
+        return Answer(viewer, "application/octet-stream", headers={"X-Accel-Buffering": "no"})
 
 
-class _Frames:
-    """The ASGI response to one viewer: always the newest frame, as fast as this viewer accepts them."""
+class _Viewer:
+    """The messages for one viewer: always the newest frame, as fast as this viewer accepts them."""
 
     def __init__(self, feed: Feed, source: str | None) -> None:
         self._feed = feed
         self._source = source
         self._news = asyncio.Event()
-        self._gone = False
+        self._messages = self._follow()
+        feed.viewers.add(self._news)
 
-    async def __call__(self, scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Any]) -> None:
-        watcher = asyncio.ensure_future(self._watch(receive))
-        self._feed.viewers.add(self._news)
-        try:
-            headers = {**_HEADERS, "Content-Type": "application/octet-stream"}.items()
-            raw = [(name.lower().encode(), value.encode()) for name, value in headers]
-            await send({"type": "http.response.start", "status": 200, "headers": raw})
-            async for message in self._messages():
-                body = {"type": "http.response.body", "body": message, "more_body": True}
-                await asyncio.wait_for(send(body), _SEND_S)
-            await asyncio.wait_for(send({"type": "http.response.body", "body": b"", "more_body": False}), _SEND_S)
-        except (asyncio.TimeoutError, OSError) as error:
-            _LOGGER.info("web preview: viewer disconnected: %s", str(error) or f"it accepted no data for {_SEND_S:g} s")
-        finally:
-            self._feed.viewers.discard(self._news)
-            watcher.cancel()
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._messages
 
-    async def _watch(self, receive: Callable[[], Awaitable[Any]]) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._gone = True
-        self._news.set()
+    async def aclose(self) -> None:
+        """Leaves the feed."""
+        self._feed.viewers.discard(self._news)
+        await self._messages.aclose()
 
-    async def _messages(self) -> Any:
+    async def _follow(self) -> AsyncGenerator[bytes, None]:
         shown = None
-        while not self._gone:
+        while True:
             newest = self._feed.newest(self._source)
             if newest is not None and newest is not shown:
                 shown = newest
@@ -227,3 +151,17 @@ class _Frames:
                 except asyncio.TimeoutError:
                     yield packed({"idle": True})
             self._news.clear()
+
+
+def _page() -> Answer:
+    """Returns the page. Its policy names its style and its script by their hashes: no others can run."""
+    text = importlib.resources.files(__package__).joinpath("page.html").read_bytes()
+    hashes = {}
+    for tag in (b"style", b"script"):
+        part = text.partition(b"<%s>" % tag)[2].partition(b"</%s>" % tag)[0]
+        hashes[tag] = base64.b64encode(hashlib.sha256(part).digest()).decode()
+    policy = (
+        f"default-src 'none'; script-src 'sha256-{hashes[b'script']}'; style-src 'sha256-{hashes[b'style']}'; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return Answer(text, "text/html; charset=utf-8", headers={"Content-Security-Policy": policy})
