@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections import deque
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from retinasdk.live.sources.base import RawFrame
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+# In the path of an address: some cameras take the password there.
+_SECRET = re.compile("pass|pwd|pw=|token|key=", re.IGNORECASE)
 _FFMPEG_TICKS = 1_000_000  # per second, the unit in which FFmpeg tells the duration of a container
 
 
@@ -127,6 +129,16 @@ def _rgb(frame: Any) -> npt.NDArray[np.uint8]:
 
 
 def without_password(url: str) -> str:
-    """Returns a URL without user, password and query, for logs. Some cameras take the password in the query."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+    """Returns a URL without user, password, query and fragment, for logs.
+
+    Some cameras take the password in the query, others in the path. Unescaped characters of a password can look like
+    the beginning of another part, so what may be a piece of one is not shown: the host is behind the last "@", and is
+    left out if it is not clear which part that "@" belongs to.
+    """
+    scheme, _, rest = url.partition("://")
+    place, *behind = re.split("[?#]", rest, maxsplit=1)
+    if any("@" in text for text in behind):
+        return f"{scheme}://..."
+    place = place.rpartition("@")[2]
+    host, slash, path = place.partition("/")
+    return f"{scheme}://{host}{slash}{'...' if _SECRET.search(path) else path}"

@@ -174,7 +174,7 @@ def mutate_json(data: bytes, largest: int, seed: int) -> bytes:
         for _ in range(choice.choice((1, 1, 2, 4))):
             _change(root, choice)
         return json.dumps(root[0]).encode()
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, IndexError):  # No JSON, or nothing in it to change.
         return data
 
 
