@@ -60,7 +60,7 @@ def test_other_errors_are_findings() -> None:
         "\ud800".encode()
     with pytest.raises(KeyError), harness.documented(ValueError):
         raise KeyError("x")
-    with pytest.raises(harness.Finding, match="without a text"), harness.documented(ValueError):
+    with pytest.raises(harness.FindingError, match="without a text"), harness.documented(ValueError):
         raise ValueError
-    with pytest.raises(harness.Finding, match=r"1 bytes took .* MiB"):
+    with pytest.raises(harness.FindingError, match=r"1 bytes took .* MiB"):
         harness.measured(lambda data: bytearray(600 << 20).__len__())(b"x")

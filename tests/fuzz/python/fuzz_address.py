@@ -20,16 +20,16 @@ def one_input(data: bytes) -> None:
     filler = data.decode("utf-8", "surrogateescape")
     scheme, _, rest = filler.partition("|")
     parts = rest.split("|")
-    before, inside, behind = (parts + ["", "", ""])[:3]
+    before, inside, behind = (*parts, "", "", "")[:3]
     address = f"{scheme or 'rtsp'}://{before}{USER}:{inside}{PASSWORD}{behind}@camera.local/live"
     with harness.documented(ValueError, RetinaSdkError):
         name = Video(address).name
         if PASSWORD in name or USER in name:
-            raise harness.Finding(f"{address!r} is shown as {name!r}")
+            raise harness.FindingError(f"{address!r} is shown as {name!r}")
     query = f"rtsp://camera.local/live?user={USER}&pwd={PASSWORD}{inside}"
     name = Video(query).name
     if PASSWORD in name:
-        raise harness.Finding(f"{query!r} is shown as {name!r}")
+        raise harness.FindingError(f"{query!r} is shown as {name!r}")
 
 
 def mutate(data: bytes, largest: int, seed: int) -> bytes:

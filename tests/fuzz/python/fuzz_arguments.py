@@ -28,7 +28,22 @@ LABELS = ("person", "dining table")
 RUN = ("detect", "eval", "import", "build", "quantize", "verify")
 PARSED = ("detect", "live", "bench", "export", "doctor", "models")
 _PARSER = build_parser()
-_VALUES = ("640", "480x640", "auto", "0.2", "1e400", "nan", "inf", "-1", "0x0", "²", "٣x٣", "9" * 5000, "1_000", "person")
+_VALUES = (
+    "640",
+    "480x640",
+    "auto",
+    "0.2",
+    "1e400",
+    "nan",
+    "inf",
+    "-1",
+    "0x0",
+    "²",
+    "٣x٣",
+    "9" * 5000,
+    "1_000",
+    "person",
+)
 _OPTIONS = (
     "--tiles", "--overlap", "--whole-image", "--classes", "--score", "--ignore", "--iou", "--sigma", "--max-per-class",
     "--max-detections", "--suppression", "--across-classes", "--fused-score", "--resize", "--labels", "--strides",
@@ -79,9 +94,9 @@ def _run(command: str, words: list[str]) -> None:
         finally:
             os.chdir(here)
     if written:
-        raise harness.Finding(f"{command} wrote {written}")
+        raise harness.FindingError(f"{command} wrote {written}")
     if status == 2 and len(said.getvalue().splitlines()) != 1:
-        raise harness.Finding(f"{command} ended with status 2 and another number of lines than one: {said.getvalue()!r}")
+        raise harness.FindingError(f"{command} ended with status 2 and not with one line: {said.getvalue()!r}")
 
 
 @contextlib.contextmanager

@@ -72,7 +72,7 @@ def one_input(data: bytes) -> None:
         warnings.simplefilter("error")
         pixels = as_rgb(image, channel_order=order)  # type: ignore[arg-type]
         if pixels.strides[1:] != (3, 1) or pixels.dtype != np.uint8:
-            raise harness.Finding(f"an image has the strides {pixels.strides}")
+            raise harness.FindingError(f"an image has the strides {pixels.strides}")
         if pixels.size <= 1 << 18:
             detector()(image, channel_order=order)  # type: ignore[call-overload]
 

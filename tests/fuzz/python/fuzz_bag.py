@@ -14,7 +14,10 @@ from typing import Any
 import harness
 import numpy as np
 
-with harness.instrumented(__name__ == "__main__"):
+with harness.instrumented(__name__ == "__main__", "rosbags"):
+    import rosbags.highlevel
+    import rosbags.rosbag2  # noqa: F401  # Here, so that both are instrumented.
+
     from retinasdk import stream
     from retinasdk.live.errors import StreamError
     from retinasdk.live.ros import PICTURE_TYPES, typestore
@@ -44,9 +47,9 @@ def one_input(data: bytes) -> None:
     content = bytearray(small_bag()[1])
     for at in range(0, len(changes) - 2, 3):
         content[int.from_bytes(changes[at : at + 2], "big") % len(content)] = changes[at + 2]
-    with harness.folder_with(metadata_yaml=metadata or small_bag()[0], bag_db3=bytes(content)) as folder:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with harness.folder_with(metadata_yaml=metadata or small_bag()[0], bag_db3=bytes(content)) as folder:
             _read(folder)
 
 

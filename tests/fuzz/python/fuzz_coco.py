@@ -17,7 +17,7 @@ def one_input(data: bytes) -> None:
         scored_classes(annotations, LABELS, rename={}, classes=None)
         for path in annotations.paths(folder):
             if not path.resolve().is_relative_to(folder.resolve()):
-                raise harness.Finding(f"{path} is outside the folder of the pictures")
+                raise harness.FindingError(f"{path} is outside the folder of the pictures")
 
 
 if __name__ == "__main__":

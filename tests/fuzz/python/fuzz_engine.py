@@ -37,7 +37,7 @@ def one_input(data: bytes) -> None:
         accepted = EngineInfo.from_json(text)
         accepted.mismatch(Fingerprint(onnx_sha256="0" * 64, compute_capability=(8, 7)))
         if EngineInfo.from_json(accepted.to_json()) != accepted:
-            raise harness.Finding("the info is another one after it was written and read")
+            raise harness.FindingError("the info is another one after it was written and read")
     if accepted is None:
         return
     belongs = {"size_bytes": len(plan()), "engine_sha256": hashlib.sha256(plan()).hexdigest()}

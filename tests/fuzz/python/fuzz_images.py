@@ -12,16 +12,17 @@ import warnings
 import harness
 import numpy as np
 
-with harness.instrumented(__name__ == "__main__"):
+with harness.instrumented(__name__ == "__main__", "PIL"):
+    from PIL import Image
+
     from retinasdk import images
     from retinasdk.errors import ImageError
 
+Image.init()
 LARGEST = 4_000_000  # pixels
 
 
 def one_input(data: bytes) -> None:
-    from PIL import Image
-
     usual = images.MAX_PIXELS, Image.MAX_IMAGE_PIXELS
     images.MAX_PIXELS, Image.MAX_IMAGE_PIXELS = LARGEST, LARGEST
     try:
@@ -37,7 +38,7 @@ def one_input(data: bytes) -> None:
 
 def _check(pixels: np.ndarray) -> None:  # type: ignore[type-arg]
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise harness.Finding(f"an image is {pixels.shape} {pixels.dtype}")
+        raise harness.FindingError(f"an image is {pixels.shape} {pixels.dtype}")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def _message(data: bytes) -> Any:
 
 def _check(pixels: Any) -> None:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-        raise harness.Finding(f"an image is {pixels.shape} {pixels.dtype}")
+        raise harness.FindingError(f"an image is {pixels.shape} {pixels.dtype}")
 
 
 if __name__ == "__main__":

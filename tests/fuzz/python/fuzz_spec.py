@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 
 import harness
 
@@ -20,7 +19,7 @@ def one_input(data: bytes) -> None:
     with harness.documented(ModelError):
         spec = ModelSpec.from_json(data.decode("utf-8", "replace"))
         if ModelSpec.from_json(spec.to_json()) != spec:
-            raise harness.Finding("the spec is another one after it was written and read")
+            raise harness.FindingError("the spec is another one after it was written and read")
         spec.to_json(onnx_sha256=hashlib.sha256(ONNX).hexdigest()).encode()
         for size in ((480, 640), (1, 65536)):
             Transform.plan(size, spec)

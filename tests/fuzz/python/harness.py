@@ -25,6 +25,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import resource
 import sys
 import tempfile
@@ -50,19 +51,19 @@ OneInput = Callable[[bytes], None]
 Mutator = Callable[[bytes, int, int], bytes]
 
 
-class Finding(Exception):
+class FindingError(Exception):
     """An input does what no input may do."""
 
 
 @contextlib.contextmanager
-def instrumented(is_program: bool) -> Iterator[None]:
-    """Imports retinasdk with coverage, if this is a program and not a module of a test."""
+def instrumented(is_program: bool, *packages: str) -> Iterator[None]:
+    """Imports retinasdk, and other packages, with coverage, if this is a program and not a module of a test."""
     if not is_program:
         yield
         return
     import atheris
 
-    with atheris.instrument_imports(include=["retinasdk"]):
+    with atheris.instrument_imports(include=["retinasdk", *packages]):
         yield
 
 
@@ -77,7 +78,7 @@ def documented(*errors: type[Exception]) -> Iterator[None]:
         text = str(error)  # Fails for text that no terminal can show.
         text.encode()
         if not text:
-            raise Finding(f"{type(error).__name__} without a text") from error
+            raise FindingError(f"{type(error).__name__} without a text") from error
 
 
 def measured(one_input: OneInput) -> OneInput:
@@ -88,7 +89,7 @@ def measured(one_input: OneInput) -> OneInput:
         one_input(data)
         seconds, mib = time.process_time() - start, _peak_mib() - peak
         if seconds > MAX_SECONDS or mib > MAX_MIB:
-            raise Finding(f"{len(data)} bytes took {seconds:.1f} s and {mib:.0f} MiB")
+            raise FindingError(f"{len(data)} bytes took {seconds:.1f} s and {mib:.0f} MiB")
 
     return call
 
@@ -136,9 +137,9 @@ def _kept(one_input: OneInput, prefix: str) -> OneInput:
         try:
             one_input(data)
         except Exception as error:
-            lines = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)
-                     if "retinasdk" in Path(frame.filename).parts]  # fmt: skip
-            kind = (type(error).__name__, *lines[-1:], *([] if lines else [str(error)[:40]]))
+            places = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+            lines = [f"{path.name}:{line}" for path, line in places if "retinasdk" in path.parts]
+            kind = (type(error).__name__, lines[-1] if lines else re.sub(r"\d+", "N", str(error))[:40])
             if kind not in seen and len(seen) < _MAX_KINDS:
                 seen.add(kind)
                 path = Path(f"{prefix}crash-{hashlib.sha1(data).hexdigest()}")
