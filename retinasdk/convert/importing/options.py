@@ -124,8 +124,8 @@ def parse_resize(text: str, usual: Resize, fixed: tuple[int, int] | None) -> Res
         numbers = given = list(fixed)
     if rule not in _RULES or not len(given) == len(numbers) == _RULES[rule] or re.sub(r"[\d,x ]", "", sides):
         raise ModelError(
-            f"the resize rule {reprlib.repr(text)} is unknown. Give one of shortest:800,1333 (shorter side, longer side at "
-            "most), longest:768, native:1333, squash:HEIGHTxWIDTH or fit:HEIGHTxWIDTH"
+            f"the resize rule {reprlib.repr(text)} is unknown. Give one of shortest:800,1333 (shorter side, longer "
+            "side at most), longest:768, native:1333, squash:HEIGHTxWIDTH or fit:HEIGHTxWIDTH"
         )
     return resize_like(usual, rule, tuple(numbers))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retinasdk._util.addresses import without_password
 from retinasdk._util.lazy import require
 from retinasdk.live.errors import CorruptFrameError, StreamError
 from retinasdk.live.sources.base import RawFrame
@@ -17,8 +17,6 @@ from retinasdk.live.sources.base import RawFrame
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-# In the path of an address: some cameras take the password there.
-_SECRET = re.compile("pass|pwd|pw=|token|key=", re.IGNORECASE)
 _FFMPEG_TICKS = 1_000_000  # per second, the unit in which FFmpeg tells the duration of a container
 
 
@@ -126,19 +124,3 @@ def _rgb(frame: Any) -> npt.NDArray[np.uint8]:
     # FFmpeg gives degrees counterclockwise, the direction of np.rot90.
     turns = round(frame.rotation / 90.0) % 4
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
-
-
-def without_password(url: str) -> str:
-    """Returns a URL without user, password, query and fragment, for logs.
-
-    Some cameras take the password in the query, others in the path. Unescaped characters of a password can look like
-    the beginning of another part, so what may be a piece of one is not shown: the host is behind the last "@", and is
-    left out if it is not clear which part that "@" belongs to.
-    """
-    scheme, _, rest = url.partition("://")
-    place, *behind = re.split("[?#]", rest, maxsplit=1)
-    if any("@" in text for text in behind):
-        return f"{scheme}://..."
-    place = place.rpartition("@")[2]
-    host, slash, path = place.partition("/")
-    return f"{scheme}://{host}{slash}{'...' if _SECRET.search(path) else path}"
