@@ -164,5 +164,6 @@ def _inputs_and_outputs(onnx: Any, model: Any) -> tuple[list[TensorInfo], list[T
 def _info(onnx: Any, value: Any) -> TensorInfo:
     tensor = value.type.tensor_type
     shape = [axis.dim_value if axis.HasField("dim_value") else axis.dim_param or None for axis in tensor.shape.dim]
-    kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    known = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
+    kind = known.get(tensor.elem_type, f"unknown type {tensor.elem_type}")
     return TensorInfo(value.name, shape, f"tensor({kind})")
