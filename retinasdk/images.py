@@ -86,9 +86,9 @@ def _checked_array(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         return np.repeat(grey[..., None], 3, axis=2)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         hint = "pass RGB with channels last"
-        if image.dtype.kind == "f":
+        if image.dtype.kind == "f" and image.size <= 3 * MAX_PIXELS:  # A view of one value can have any size.
             # Values of 0..1 and of 0..255 need different advice.
-            is_unit = not image.size or float(np.nanmax(image)) <= 1.0
+            is_unit = not image.size or not float(np.fmax.reduce(image, axis=None)) > 1.0
             hint = "convert values of 0..255 with image.round().astype('uint8')"
             if is_unit:
                 hint = "multiply values of 0..1 by 255 and convert with .astype('uint8')"

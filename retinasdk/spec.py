@@ -7,7 +7,6 @@ under the key `retinasdk.spec`. Decoding and NMS follow it in csrc/math/box_math
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk._util.dataclass_json import dump_readable, from_json_object, to_json_object
+from retinasdk._util.json_text import parse_json
 from retinasdk.errors import ModelError
 
 FORMAT = 1
@@ -538,8 +538,8 @@ class ModelSpec:
             ModelError: If the text is not a valid spec.
         """
         try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            content = parse_json(text)
+        except ValueError as error:
             raise ModelError(f"{origin}: this is not a model spec, because it is not valid JSON: {error}") from error
         if not isinstance(content, dict):
             raise ModelError(f"{origin}: a model spec must be a JSON object, got {type(content).__name__}")

@@ -35,6 +35,8 @@ _MAX_BYTES = 1 << 31  # The limit of a protocol buffer.
 _MAX_FIELDS = 1 << 16  # The largest RetinaNets have about 20,000.
 # Number of nodes that are followed back from an Add to find the input of its residual block. Known blocks have up to 8.
 _REACH = 32
+# Of the operators that are followed.
+_LEAST_INPUTS = {"Conv": 2, "Add": 2, "Relu": 1, "Identity": 1}
 
 # Field numbers and values of onnx.proto.
 _MODEL_GRAPH, _MODEL_OPSET = 7, 8
@@ -98,6 +100,9 @@ class _Node:
         self.name = _text(parts, _NODE_NAME)
         self.domain = _text(parts, _NODE_DOMAIN)
         self._attributes = [item.data for item in parts if item.number == _NODE_ATTRIBUTE]
+        least = _LEAST_INPUTS.get(self.type, 0)
+        if len(self.inputs) < least or (least and len(self.outputs) != 1):
+            raise ValueError(f"the node {self.name!r} ({self.type}) must have {least} inputs or more, and one output")
 
     def is_standard(self, kind: str) -> bool:
         return self.type == kind and self.domain in ("", "ai.onnx")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retinasdk._util.dataclass_json import dump_readable, from_json_object, to_json_object
+from retinasdk._util.json_text import parse_json
 from retinasdk._util.pictures import seeded_picture
 from retinasdk.backends.base import DEVICES
 from retinasdk.benchmark.contestant import Contestant
@@ -112,7 +112,7 @@ class BenchReport:
             ModelError: If the text is not a report.
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text)
         except ValueError as error:
             raise ModelError(f"expected a benchmark report in JSON, but the text cannot be parsed: {error}") from error
         if not isinstance(content, dict):

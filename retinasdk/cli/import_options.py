@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from retinasdk._util.json_text import parse_json
 from retinasdk.cli.file_arguments import Input
 from retinasdk.errors import ModelError
 
@@ -112,8 +112,8 @@ def read_anchors_file(path: Path) -> tuple[list[list[list[float]]], list[float] 
     """
     expected = 'expected a list with one entry per level, such as [{"stride": 8, "anchors": [[-16, -16, 16, 16]]}, ...]'
     try:
-        levels = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        levels = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as a JSON file of anchors: {error}; {expected}") from error
     try:
         anchors = [[[float(side) for side in box] for box in level["anchors"]] for level in levels]

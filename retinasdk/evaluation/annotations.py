@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from retinasdk._util.json_text import check_unicode
 from retinasdk.evaluation.rotated import enclosing, rotated_box
 
 _EXPECTED = (
@@ -92,6 +93,8 @@ def read_annotations(path: Path) -> Annotations:
         ) from error
     try:
         return _parsed(path, content)
+    except RecursionError:  # Values nested nearly as deeply as the parser allows: they cannot even be shown.
+        raise ValueError(f"{path}: {_EXPECTED}, got lists or objects that are nested hundreds of levels deep") from None
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: {_EXPECTED}, got {type(error).__name__}: {error}") from error
 
@@ -130,7 +133,11 @@ def _box(item: dict[str, Any], category: int) -> TrueBox:
 def _text(item: dict[str, Any], key: str) -> str:
     if not isinstance(item[key], str):
         raise ValueError(f"{key} {item[key]!r} is not a text")
-    return item[key]  # type: ignore[no-any-return]
+    text: str = item[key]
+    check_unicode(text)
+    if "\0" in text:
+        raise ValueError(f"{key} {text!r} contains a zero byte")
+    return text
 
 
 def _numbered(what: str, values: list[Any]) -> dict[Any, int]:

@@ -92,7 +92,7 @@ def _uncompressed(message: Any) -> npt.NDArray[np.uint8]:
     size, channels = _ENCODINGS[message.encoding]
     rows = np.asarray(message.data, np.uint8).reshape(message.height, message.step)
     pixels = rows[:, : message.width * size].reshape(message.height, message.width, size)
-    return np.ascontiguousarray(pixels[..., list(channels)])
+    return as_rgb(np.ascontiguousarray(pixels[..., list(channels)]))  # Refuses images without pixels.
 
 
 def detection_array(detections: Detections, header: Any, types: Mapping[str, Any]) -> Any:

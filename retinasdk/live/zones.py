@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from retinasdk._util.json_text import parse_json
+
 ANCHORS = ("bottom_center", "center", "top_center")
 _MOST = 100  # of zones, of lines, of corners of a zone
 _MAX_BYTES = 1_000_000
@@ -94,8 +96,8 @@ class Zones:
         if len(content) > _MAX_BYTES:
             raise ValueError(f"{name}: the file is too large; zones and lines take at most {_MAX_BYTES:,} bytes")
         try:
-            entries = json.loads(content)
-        except (ValueError, RecursionError) as error:
+            entries = parse_json(content)
+        except ValueError as error:
             raise ValueError(f"{name}: cannot be read as JSON: {error}") from error
         return _Reader(name).zones(entries)
 

@@ -67,6 +67,9 @@ def read_model(path: Path, *, spec: ModelSpec | None = None, purpose: str) -> Mo
             graph = onnx.load(path)
         except Exception as error:  # From protobuf, or from files with external data.
             raise ModelError(f"{path} is not an ONNX file, or it is incomplete: {error}") from error
+        names = [value.name for value in (*graph.graph.input, *graph.graph.output)]
+        if any(isinstance(name, bytes) for name in names):  # As protobuf returns what it cannot decode.
+            raise ModelError(f"{path} is damaged: names of its inputs or outputs are not UTF-8. Export it again")
         return graph, spec or find_spec(path, {item.key: item.value for item in graph.metadata_props})
 
     graph, found = read_unchanged(path, read)
@@ -161,5 +164,6 @@ def _inputs_and_outputs(onnx: Any, model: Any) -> tuple[list[TensorInfo], list[T
 def _info(onnx: Any, value: Any) -> TensorInfo:
     tensor = value.type.tensor_type
     shape = [axis.dim_value if axis.HasField("dim_value") else axis.dim_param or None for axis in tensor.shape.dim]
-    kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    known = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
+    kind = known.get(tensor.elem_type, f"unknown type {tensor.elem_type}")
     return TensorInfo(value.name, shape, f"tensor({kind})")

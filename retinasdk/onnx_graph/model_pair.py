@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import logging
 import shlex
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from retinasdk._util.files import waiting, write_together
+from retinasdk._util.json_text import parse_json
 from retinasdk._util.onnx_files import model_sha256
 from retinasdk.errors import ModelError
 from retinasdk.spec import METADATA_KEY, ONNX_SHA256, ModelSpec, spec_text
@@ -113,7 +113,7 @@ def _identity(path: Path) -> tuple[int, ...]:
 def _read(path: Path) -> tuple[ModelSpec, str | None]:
     """Reads a spec file once, with the hash of the ONNX file that it belongs to, if it has one."""
     text = spec_text(path)
-    return ModelSpec.from_json(text, origin=str(path)), json.loads(text).get(ONNX_SHA256)
+    return ModelSpec.from_json(text, origin=str(path)), parse_json(text).get(ONNX_SHA256)
 
 
 def _compare(path: Path, beside: ModelSpec, inside: ModelSpec) -> None:

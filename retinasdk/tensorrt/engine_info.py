@@ -23,6 +23,7 @@ from typing import Any
 
 from retinasdk._util.dataclass_json import dump_readable, from_json_object, to_json_object
 from retinasdk._util.files import waiting, write_atomically
+from retinasdk._util.json_text import parse_json
 from retinasdk.errors import ModelError
 from retinasdk.spec import ModelSpec
 
@@ -215,8 +216,8 @@ class EngineInfo:
                 that is missing or wrong. Texts of versions before the checksum are not checked for changes.
         """
         try:
-            content: Any = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            content: Any = parse_json(text)
+        except ValueError as error:
             raise ModelError(f"{origin} is not valid JSON: {error}. Copy the file again, or {_REBUILD}") from error
         version = content.get("format") if isinstance(content, dict) else None
         if isinstance(version, bool) or version != FORMAT:

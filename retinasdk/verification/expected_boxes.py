@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retinasdk._util.box_matching import Boxes
+from retinasdk._util.json_text import parse_json
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -77,13 +77,13 @@ def read_expected(
 
 
 def _load(path: Path) -> Any:
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; give the JSON file with the boxes of the framework")
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"{path} has more than {_MAX_BYTES >> 20} MiB, too much for the boxes of one image")
     try:
-        if not path.is_file():
-            raise ValueError(f"{path} is no file; give the JSON file with the boxes of the framework")
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"{path} has more than {_MAX_BYTES >> 20} MiB, too much for the boxes of one image")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        return parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}. It must be {_FORMS}") from error
 
 
@@ -119,7 +119,7 @@ def _boxes(columns: Sequence[Any], labels: Sequence[str], box_format: str, origi
         raise ValueError(f"{origin}: boxes and scores must be numbers: {error}; it must be {_FORMS}") from error
     classes = _class_ids(columns[2], labels, origin)
     boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
-    if boxes.shape != (len(boxes), 4) or scores.shape != (len(boxes),) or classes.shape != (len(boxes),):
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != (len(boxes),) or classes.shape != (len(boxes),):
         raise ValueError(
             f"{origin}: boxes, scores and labels must have the shapes (n, 4), (n) and (n), got {boxes.shape}, "
             f"{scores.shape} and {classes.shape}"

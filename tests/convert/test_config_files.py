@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -363,6 +364,55 @@ def test_hostile_python(text: str, tmp_path: Path) -> None:
         assert read_config(config).classes == 80
     except ModelError as error:
         assert str(config) in str(error)  # noqa: PT017  # Either is right, and it ends at once.
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "a = [1]\n" + "a = a + a\n" * 40,
+        "a = 'x'\n" + "a = a + a\n" * 40,
+        "b = [1]\n" + "b = b + b\n" * 11 + "a = [[[x for x in b] for y in b] for z in b]\n",
+        "b = [1]\n" + "b = b + b\n" * 11 + "c = [b for x in b]\na = [c for x in b]\n",
+        "a = [" + "f()," * 60_000 + "]\n",
+    ],
+    ids=["list", "text", "comprehensions", "one list", "calls"],
+)
+def test_python_that_multiplies(lines: str, tmp_path: Path) -> None:
+    """A few lines would take gigabytes or hours: this test would not end."""
+    config = write(tmp_path, mine_py=lines + MODEL.replace("[0.5, 1.0, 2.0]", "a"))
+    try:
+        assert "base_anchors" in read_config(config).problems
+    except ModelError as error:
+        assert "far more than a config needs" in str(error)  # noqa: PT017  # Either is right.
+
+
+def test_long_lists_are_read(tmp_path: Path) -> None:
+    text = "names = ['a'] + [x for x in ['b', 'c']]\n" + MODEL + f"\nx = {list(range(10_000))!r} + [1]\n"
+    assert read_config(write(tmp_path, mine_py=text)).classes == 80
+
+
+def test_bases_that_multiply(tmp_path: Path) -> None:
+    """Each names the next one twice, 15 times over: 32,767 files to read."""
+    for number in range(15):
+        (tmp_path / f"c{number}.py").write_text(f"_base_ = ['c{number + 1}.py', 'c{number + 1}.py']\n")
+    (tmp_path / "c15.py").write_text(MODEL)
+    with pytest.raises(ModelError, match="name more than 64 files as their _base_"):
+        read_config(tmp_path / "c0.py")
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.py", "_base_ = '{}'\n" + MODEL), ("a.yaml", "_BASE_: '{}'\n")])
+def test_a_base_that_is_no_file(name: str, text: str, tmp_path: Path) -> None:
+    """A device without an end, and a pipe that nobody writes to."""
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for base in ("/dev/zero", "pipe.yaml"):
+        (tmp_path / name).write_text(text.format(base))
+        with pytest.raises(ModelError, match=r"_(base|BASE)_ .* cannot be read: it is no file"):
+            read_config(tmp_path / name)
+
+
+def test_a_value_of_another_type(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"min_bbox_size is '1'; a minimum size of boxes is not supported"):
+        read_config(write(tmp_path, mine_py=MODEL.replace("min_bbox_size=0", "min_bbox_size='1'")))
 
 
 def test_boxes_without_area_are_kept_where_the_config_says_so(tmp_path: Path) -> None:

@@ -6,19 +6,16 @@ are parsed, and YAML tags that would construct objects are not followed.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from retinasdk.convert.configs import detectron2, mmdetection, torchvision
+from retinasdk.convert.configs.config_file import read_json
 from retinasdk.convert.configs.literals import read_python
 from retinasdk.convert.configs.rules import ConfigRules, UnusableValueError
 from retinasdk.convert.configs.yaml_file import read_yaml
 from retinasdk.errors import ModelError
 
 __all__ = ["ConfigRules", "read_config"]
-
-_MAX_BYTES = 4 << 20  # The largest dumped configs have some tens of kilobytes.
 
 
 def read_config(path: Path) -> ConfigRules:
@@ -37,7 +34,7 @@ def read_config(path: Path) -> ConfigRules:
             rules a model spec can state.
         MissingDependencyError: The file is YAML and the package pyyaml is missing.
     """
-    readers = {".yaml": read_yaml, ".yml": read_yaml, ".py": read_python, ".json": _read_json}
+    readers = {".yaml": read_yaml, ".yml": read_yaml, ".py": read_python, ".json": read_json}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise ModelError(
@@ -46,8 +43,6 @@ def read_config(path: Path) -> ConfigRules:
             "read: write them as options, such as --score-threshold, or as JSON"
         )
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ModelError(f"{path} has {path.stat().st_size} bytes; a config has at most {_MAX_BYTES}")
         content = reader(path)
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise ModelError(f"the config {path} cannot be read: {error}") from error
@@ -66,7 +61,3 @@ def read_config(path: Path) -> ConfigRules:
         f"{path} is no config of a known kind: it has neither MODEL.META_ARCHITECTURE (detectron2), nor "
         f"model.bbox_head (mmdetection), nor arguments of torchvision's RetinaNet ({', '.join(torchvision.ARGUMENTS)})"
     )
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

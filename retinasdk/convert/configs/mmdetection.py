@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from retinasdk.convert.configs.config_file import read_json
 from retinasdk.convert.configs.literals import read_python
 from retinasdk.convert.configs.rules import (
     ConfigRules,
@@ -27,7 +28,8 @@ from retinasdk.errors import ModelError
 
 _HEAD = "model.bbox_head"
 _BASE, _DELETE = "_base_", "_delete_"
-_MAX_BASES = 16
+_MAX_BASES = 16  # One behind another.
+_MAX_FILES = 64
 _HEADS = ("RetinaHead", "RetinaSepBNHead", "PISARetinaHead")
 _NO_LIMIT = 1 << 20
 _DUMPED = "Give the config that mmdetection wrote into work_dirs; it needs no other file"
@@ -48,7 +50,7 @@ def rules_of(path: Path, content: Mapping[str, Any]) -> ConfigRules:
     Raises:
         ModelError: It is the config of another kind of network, or has a rule that a model spec cannot state.
     """
-    reader = RuleReader(path, _with_bases(path, content, 0))
+    reader = RuleReader(path, _with_bases(path, content, 0, itertools.count(1)))
     test = "model.test_cfg" if reader.get("model.test_cfg") is not None else "test_cfg"
     _refuse_unknown(reader, test)
     reader.rule("score_threshold", f"{test}.score_thr", lambda: optional(reader.get(f"{test}.score_thr"), number))
@@ -71,6 +73,7 @@ def rules_of(path: Path, content: Mapping[str, Any]) -> ConfigRules:
 
 def _refuse_unknown(reader: RuleReader, test: str) -> None:
     """Raises `ModelError` for what no option of the import can replace."""
+    smallest = reader.get(f"{test}.min_bbox_size", 0)
     for key, is_known, expected in (
         ("model.type", _kind(reader, "model") in ("RetinaNet", "SingleStageDetector"), "only RetinaNet is supported"),
         (f"{_HEAD}.type", _kind(reader, _HEAD) in _HEADS, f"only the heads {', '.join(_HEADS)} are supported"),
@@ -102,7 +105,7 @@ def _refuse_unknown(reader: RuleReader, test: str) -> None:
         ),
         (
             f"{test}.min_bbox_size",
-            number(reader.get(f"{test}.min_bbox_size", 0)) <= 0,
+            is_number(smallest) and smallest <= 0,
             "a minimum size of boxes is not supported; set it to 0, and filter the detections yourself",
         ),
         (
@@ -114,8 +117,8 @@ def _refuse_unknown(reader: RuleReader, test: str) -> None:
         reader.refuse(bool(is_known), key, expected)
 
 
-def _with_bases(path: Path, content: Mapping[str, Any], depth: int) -> dict[str, Any]:
-    """Returns a config merged into those that it names as its base."""
+def _with_bases(path: Path, content: Mapping[str, Any], depth: int, count: Iterator[int]) -> dict[str, Any]:
+    """Returns a config merged into those that it names as its base. `count` counts all of them."""
     own = {name: value for name, value in content.items() if name != _BASE}
     bases = content.get(_BASE, [])
     merged: dict[str, Any] = {}
@@ -125,19 +128,17 @@ def _with_bases(path: Path, content: Mapping[str, Any], depth: int) -> dict[str,
             raise ModelError(
                 f"{path}: {_BASE} names {reprlib.repr(text)}, which cannot be found without mmdetection. {_DUMPED}"
             )
+        if next(count) > _MAX_FILES:  # Two that name each other twice would be thousands.
+            raise ModelError(f"{path} and its bases name more than {_MAX_FILES} files as their {_BASE}. {_DUMPED}")
         other = path.parent / base
         readers = {".py": read_python, ".yaml": read_yaml, ".yml": read_yaml}
         try:
-            read = readers.get(other.suffix, _read_json)(other)
+            read = readers.get(other.suffix, read_json)(other)
         except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
             raise ModelError(f"{path}: its {_BASE} {base!r} cannot be read: {error}. {_DUMPED}") from error
         if isinstance(read, dict):
-            merged = _merged(merged, _with_bases(other, read, depth + 1))
+            merged = _merged(merged, _with_bases(other, read, depth + 1, count))
     return _merged(merged, own)
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _merged(base: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ OPTIONS = {
     "max_detections": "--max-detections N",
 }
 
+_MAX_ENTRIES = 1 << 16  # Of a value, in all its lists.
 _MAX_DEPTH = 4  # The sizes of anchors are lists in lists, and a pipeline's.
 
 
@@ -138,14 +140,21 @@ class RuleReader:
         return ConfigRules(self.path, flavours, self.values, self.keys, self.problems, count, drop_empty)
 
 
-def data(value: Any, key: str, depth: int = 0) -> Any:
+def data(value: Any, key: str) -> Any:
     """Returns a value that holds no code. Raises `UnusableValueError` if it does, also within lists."""
+    return _data(value, key, 0, itertools.count())
+
+
+def _data(value: Any, key: str, depth: int, count: Iterator[int]) -> Any:
+    # Lists in a file can be one and the same, a thousand times over, and are copied here.
+    if next(count) > _MAX_ENTRIES:
+        raise UnusableValueError(f"{key} has more than {_MAX_ENTRIES} entries")
     if isinstance(value, Unresolved):
         raise UnusableValueError(f"{key} is code and not a value: {value.text!r} in line {value.line}; no code is run")
     if isinstance(value, (list, tuple)):
         if depth == _MAX_DEPTH:  # YAML can nest lists that hold each other ten times.
             raise UnusableValueError(f"{key} has lists in lists, more than {_MAX_DEPTH} deep")
-        return [data(item, key, depth + 1) for item in value]
+        return [_data(item, key, depth + 1, count) for item in value]
     return value
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk._util.lazy import require
-from retinasdk.convert.configs.literals import evaluate
+from retinasdk.convert.configs.config_file import config_text
+from retinasdk.convert.configs.literals import Steps, evaluate
 from retinasdk.convert.configs.rules import Unresolved
 
 _PYTHON = "tag:yaml.org,2002:python/"
@@ -29,6 +30,8 @@ def read_yaml(path: Path) -> Any:
     class Loader(yaml.SafeLoader):  # type: ignore[misc, name-defined]  # The base is only known at run time.
         pass
 
+    steps = Steps()
+
     def construct(loader: Any, tag: str, node: Any) -> Any:
         line = node.start_mark.line + 1
         if tag == "tuple" and isinstance(node, yaml.SequenceNode):
@@ -36,7 +39,7 @@ def read_yaml(path: Path) -> Any:
         if tag == "object/apply:eval" and isinstance(node, yaml.SequenceNode) and len(node.value) == 1:
             text = loader.construct_scalar(node.value[0])
             try:
-                return evaluate(ast.parse(text, mode="eval").body, {}, text)
+                return evaluate(ast.parse(text, mode="eval").body, {}, text, steps)
             except SyntaxError:
                 return Unresolved(text, line)
         return Unresolved(f"!!python/{tag}", line)
@@ -44,6 +47,6 @@ def read_yaml(path: Path) -> Any:
     Loader.add_multi_constructor(_PYTHON, construct)
     Loader.add_multi_constructor("!", lambda loader, tag, node: Unresolved(f"!{tag}", node.start_mark.line + 1))
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)  # A subclass of the safe loader.
+        return yaml.load(config_text(path), Loader)  # A subclass of the safe loader.
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error

@@ -1,4 +1,4 @@
-"""Checks the sizes of a graph's inputs before anything of that size is made."""
+"""Checks the sizes and types of a graph's inputs before anything of that size is made."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from retinasdk.errors import ModelError
 _MAX_VALUES = 1 << 26  # An image of 4729 x 4729. The network makes many times as many values on its way.
 
 
-def check_inputs(graph: Any, path: Path) -> None:
-    """Checks the fixed sizes of all inputs.
+def check_inputs(onnx: Any, graph: Any, path: Path) -> None:
+    """Checks the types and the fixed sizes of all inputs.
 
     Raises:
-        ModelError: One is negative, or an input has more than 67 million values.
+        ModelError: A type is unknown, a size is negative, or the inputs have more than 67 million values.
     """
+    weights = {tensor.name for tensor in graph.initializer}
+    total = 0
     for item in graph.input:
+        kind = item.type.tensor_type.elem_type
+        if kind not in onnx.TensorProto.DataType.values():
+            raise ModelError(f"{path} is damaged: the input {item.name!r} has the unknown type {kind}. Export it again")
         sides = [side.dim_value for side in item.type.tensor_type.shape.dim if side.HasField("dim_value")]
         listed = " x ".join(map(str, sides))
         values = 1
@@ -24,8 +29,10 @@ def check_inputs(graph: Any, path: Path) -> None:
             if side < 0:
                 raise ModelError(f"{path}: the input {item.name!r} has a negative size: {listed}. Export it again")
             values *= side
-        if values > _MAX_VALUES:
+        if item.name not in weights:  # Old exports list their weights as inputs, too.
+            total += values
+        if total > _MAX_VALUES:
             raise ModelError(
-                f"{path}: the input {item.name!r} has the fixed size {listed}, more than {_MAX_VALUES} values. "
-                "Export the network with a dynamic size, or with a smaller one"
+                f"{path}: the input {item.name!r} has the fixed size {listed}, more than {_MAX_VALUES} values in all "
+                "inputs. Export the network with a dynamic size, or with a smaller one"
             )

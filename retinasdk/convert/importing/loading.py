@@ -60,7 +60,7 @@ def load_model(path: Path) -> Any:
             "its boxes as outputs"
         )
     _check_versions(model, path)
-    check_inputs(model.graph, path)
+    check_inputs(onnx, model.graph, path)
     load_external_data(onnx, model, path)
     if model.ByteSize() > MAX_BYTES:
         raise ModelError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ LevelAnchors = Sequence[Sequence[Sequence[float]]]
 Three = Sequence[float]
 
 _RULES = {"shortest": 2, "longest": 1, "native": 1, "squash": 2, "fit": 2}
+_MAX_DIGITS = 9
 _FIXED = ("squash", "fit")  # Rules that can take their size from a network of a fixed size.
 
 
@@ -116,13 +118,14 @@ def parse_resize(text: str, usual: Resize, fixed: tuple[int, int] | None) -> Res
         ModelError: The text is no such rule.
     """
     rule, _, sides = text.partition(":")
-    numbers = [int(item) for item in re.findall(r"\d+", sides)]
+    given = re.findall(r"\d+", sides)
+    numbers = [int(item) for item in given if len(item) <= _MAX_DIGITS]
     if not sides and rule in _FIXED and fixed is not None:
-        numbers = list(fixed)
-    if rule not in _RULES or len(numbers) != _RULES[rule] or re.sub(r"[\d,x ]", "", sides):
+        numbers = given = list(fixed)
+    if rule not in _RULES or not len(given) == len(numbers) == _RULES[rule] or re.sub(r"[\d,x ]", "", sides):
         raise ModelError(
-            f"the resize rule {text!r} is unknown. Give one of shortest:800,1333 (shorter side, longer side at most), "
-            "longest:768, native:1333, squash:HEIGHTxWIDTH or fit:HEIGHTxWIDTH"
+            f"the resize rule {reprlib.repr(text)} is unknown. Give one of shortest:800,1333 (shorter side, longer "
+            "side at most), longest:768, native:1333, squash:HEIGHTxWIDTH or fit:HEIGHTxWIDTH"
         )
     return resize_like(usual, rule, tuple(numbers))
 

@@ -1,0 +1,33 @@
+"""Fuzzes the reading of ONNX files: the wire reader, external data, the rewritten convolutions, the model and its spec.
+
+The bytes are an ONNX file. fuzz_import.py changes whole networks by their structure.
+"""
+
+from __future__ import annotations
+
+import harness
+
+with harness.instrumented(__name__ == "__main__"):
+    from retinasdk._util.onnx_files import external_locations, model_sha256
+    from retinasdk.backends.winograd_graph import rewritten
+    from retinasdk.convert.importing.loading import load_model
+    from retinasdk.errors import ModelError
+    from retinasdk.onnx_graph.model_file import read_model
+
+
+def one_input(data: bytes) -> None:
+    with harness.documented(ValueError):
+        external_locations(memoryview(data))
+    with harness.folder_with(model_onnx=data, weights_bin=b"\0" * 64) as folder:
+        path = folder / "model.onnx"
+        model_sha256(path)
+        with harness.documented(ValueError):
+            rewritten(path)
+        with harness.documented(ModelError):
+            load_model(path)
+        with harness.documented(ModelError):
+            read_model(path, purpose="a test")
+
+
+if __name__ == "__main__":
+    harness.fuzz(one_input)
