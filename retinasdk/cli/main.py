@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = _parser(wanted).parse_args(words)
     except SystemExit as stop:  # after --help and --version
         return int(stop.code or 0)
-    except _UnusableArgumentsError as error:
+    except UnusableArgumentsError as error:
         return _failed(str(error), _BAD_INPUT, words)
     try:
         check_files(arguments.parser, arguments)
@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     return _parser(COMMANDS)
 
 
-class _UnusableArgumentsError(Exception):
+class UnusableArgumentsError(Exception):
     """The words after `retinasdk` are no command."""
 
 
@@ -94,7 +94,7 @@ class _Parser(argparse.ArgumentParser):
     """Reports a mistake in one line, as every other error of the command."""
 
     def error(self, message: str) -> NoReturn:
-        raise _UnusableArgumentsError(f"{message}; see {self.prog} --help")
+        raise UnusableArgumentsError(f"{message}; see {self.prog} --help")
 
 
 def _parser(names: Sequence[str]) -> argparse.ArgumentParser:

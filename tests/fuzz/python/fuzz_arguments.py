@@ -18,7 +18,7 @@ import harness
 with harness.instrumented(__name__ == "__main__"):
     from retinasdk._util.labels import class_ids_of
     from retinasdk.cli.arguments import suppression_of, tiles_of
-    from retinasdk.cli.main import build_parser, main
+    from retinasdk.cli.main import UnusableArgumentsError, build_parser, main
     from retinasdk.convert.importing.options import parse_resize
     from retinasdk.errors import ModelError
     from retinasdk.pipeline.call_options import checked_regions, checked_thresholds
@@ -56,7 +56,7 @@ def one_input(data: bytes) -> None:
     with _quiet():
         _parse(words)
         for command in PARSED:
-            with contextlib.suppress(SystemExit):
+            with contextlib.suppress(SystemExit, UnusableArgumentsError):
                 _PARSER.parse_args([command, *words])
     for word in words:
         with harness.documented(ModelError):
@@ -67,7 +67,7 @@ def one_input(data: bytes) -> None:
 def _parse(words: list[str]) -> None:
     try:
         arguments = _PARSER.parse_args(["detect", "nothing.png", *words])
-    except SystemExit:  # As argparse ends a process for words that it cannot read.
+    except (SystemExit, UnusableArgumentsError):  # for --help, and for words that it cannot read
         return
     with harness.documented(ValueError, TypeError):
         tiles_of(arguments)
