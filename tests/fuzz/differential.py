@@ -9,9 +9,6 @@ all decisions must be the same. At the first difference, the command that repeat
 is 1.
 """
 
-# The modules of the tests are found once their folder is on the path. retinasdk is the one that is installed.
-# ruff: noqa: E402
-
 from __future__ import annotations
 
 import argparse
