@@ -3,7 +3,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <array>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -168,9 +170,13 @@ void decode_heads(const std::vector<uintptr_t>& logits, const std::vector<uintpt
       ignored_regions,
       top_k_anchors,
       rotated.is_none() ? nullptr : &rotated_coder};
+  // Without a sign, because the arguments are not checked yet. decode() refuses what has more than 2147483647.
+  const uint64_t capacity =
+      uint64_t{count} * static_cast<uint64_t>(top_k) * (top_k_anchors ? static_cast<uint64_t>(classes) : uint64_t{1});
   const DeviceCandidates candidates{
-      at<float>(boxes),    at<float>(out_logits), at<int32_t>(class_ids),
-      at<int32_t>(counts), at<int32_t>(rescans),  static_cast<int>(count) * top_k * (top_k_anchors ? classes : 1)};
+      at<float>(boxes),       at<float>(out_logits),
+      at<int32_t>(class_ids), at<int32_t>(counts),
+      at<int32_t>(rescans),   static_cast<int>(std::min<uint64_t>(capacity, std::numeric_limits<int>::max()))};
   const py::gil_scoped_release unlocked;
   decode(levels, options, candidates, {at<void>(scratch), scratch_bytes}, at<void>(stream));
 }

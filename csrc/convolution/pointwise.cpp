@@ -59,8 +59,8 @@ void PointwiseConv::run(const float* input, const float* residual, int batch, st
   const auto plane = static_cast<std::ptrdiff_t>(pixels);
   float* const gathered = aligned(scratch);
   for (int image = 0; image < batch; ++image) {
-    const float* from = input + image * weights.in_channels * plane;
-    const std::ptrdiff_t done = image * weights.out_channels * plane;
+    const float* from = input + plane * image * weights.in_channels;
+    const std::ptrdiff_t done = plane * image * weights.out_channels;
     for (std::ptrdiff_t first = 0; first < plane; first += block) {
       const int count = static_cast<int>(std::min<std::ptrdiff_t>(block, plane - first));
       const PatchBlock inputs{{}, 0, count, weights.padded_in, 0};

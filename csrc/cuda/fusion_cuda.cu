@@ -169,7 +169,8 @@ size_t fusion_scratch_bytes(int batch, int capacity, const DeviceFusionOptions& 
 void fuse(int batch, const DeviceCandidates& candidates, const DeviceFusionOptions& options, const DeviceScored& scored,
           Scratch scratch, Stream stream) {
   require_scratch(scratch, fusion_scratch_bytes(batch, candidates.capacity, options));
-  require(options.models >= 1, "models must be at least 1, got " + std::to_string(options.models));
+  require(options.models >= 1 && options.models <= 1 << 20,
+          "models must be 1 to 1048576, got " + std::to_string(options.models));
   const DeviceNmsOptions& nms = options.nms;
   FusionInput input{candidates.boxes,
                     candidates.logits,

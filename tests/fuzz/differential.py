@@ -9,9 +9,6 @@ all decisions must be the same. At the first difference, the command that repeat
 is 1.
 """
 
-# The modules of the tests are found once their folder is on the path.
-# ruff: noqa: E402
-
 from __future__ import annotations
 
 import argparse
@@ -24,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 
 import reference
 import reference_overlap

@@ -171,6 +171,7 @@ struct NmsOptions {
 //
 // Boxes that are not finite and NaN logits are skipped.
 //
+// batch: N, 0 to 1048576.
 // kept: (N, max_detections), indices of the kept candidates of each image, best first: a higher logit, then the lower
 // index. Entries behind the count are left unchanged.
 // kept_counts: (N,), the number of kept candidates of each image.

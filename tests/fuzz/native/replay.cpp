@@ -1,4 +1,4 @@
-// Runs every fuzz target without a fuzzer: on all stored inputs, and on seeded random ones. See tests/fuzz/README.md.
+// Runs every fuzz target without a fuzzer: on all stored inputs, and on seeded random ones. See tests/fuzz/run.py.
 //
 //   fuzz_replay FOLDER [ROUNDS]   FOLDER holds corpus/TARGET and crashes/TARGET
 #include <cstdint>

@@ -6,22 +6,40 @@
 
 namespace {
 
-// Calls each suppression with what `made` says and `rules`, of which something is forbidden. The outputs have room for
-// the case that was not spoiled.
-void refuse_all(CandidatesCase& made, const OverlapRules& rules, size_t batch, size_t room) {
-  const retinasdk::Candidates candidates = made.candidates();
-  std::vector<int32_t> kept(batch * room), counts(batch), class_ids(batch * room);
-  std::vector<float> boxes(4 * batch * room), scores(batch * room);
-  check_refused("", [&] { retinasdk::nms(made.batch, candidates, made.nms, kept.data(), counts.data()); });
-  check_refused("",
-                [&] { retinasdk::rotated_nms(made.batch, candidates, made.nms, true, kept.data(), counts.data()); });
-  check_refused("", [&] {
-    retinasdk::soft_nms(made.batch, candidates, rules.soft(made.nms), kept.data(), counts.data(), scores.data());
-  });
-  check_refused("", [&] {
-    retinasdk::fuse(made.batch, candidates, rules.fusion(made.nms),
+// The outputs of any suppression. They have room for the case before something was spoiled.
+struct Outputs {
+  std::vector<int32_t> kept, counts, class_ids;
+  std::vector<float> boxes, scores;
+
+  Outputs(size_t batch, size_t room)
+      : kept(batch * room), counts(batch), class_ids(batch * room), boxes(4 * batch * room), scores(batch * room) {}
+
+  void soft_nms(CandidatesCase& made, const OverlapRules& rules) {
+    retinasdk::soft_nms(made.batch, made.candidates(), rules.soft(made.nms), kept.data(), counts.data(), scores.data());
+  }
+  void fuse(CandidatesCase& made, const OverlapRules& rules) {
+    retinasdk::fuse(made.batch, made.candidates(), rules.fusion(made.nms),
                     {boxes.data(), scores.data(), class_ids.data(), counts.data()});
-  });
+  }
+};
+
+// Calls each suppression with a case that is forbidden.
+void refuse_case(CandidatesCase& made, const OverlapRules& rules, Outputs& outputs) {
+  int32_t *kept = outputs.kept.data(), *counts = outputs.counts.data();
+  check_refused("", [&] { retinasdk::nms(made.batch, made.candidates(), made.nms, kept, counts); });
+  check_refused("", [&] { retinasdk::rotated_nms(made.batch, made.candidates(), made.nms, true, kept, counts); });
+  check_refused("", [&] { outputs.soft_nms(made, rules); });
+  check_refused("", [&] { outputs.fuse(made, rules); });
+}
+
+// Spoils one of the rules and calls those that have it.
+void refuse_rules(CandidatesCase& made, OverlapRules rules, Outputs& outputs, Random& random) {
+  const int kind = random.integer(0, 2);
+  if (kind == 0) rules.sigma = not_positive(random);
+  if (kind == 1) rules.models = random.outside(1, retinasdk::kMaxPerImage);
+  if (kind == 2) rules.classes = random.outside(1, 65536);
+  if (kind != 1) check_refused("", [&] { outputs.soft_nms(made, rules); });
+  if (kind != 0) check_refused("", [&] { outputs.fuse(made, rules); });
 }
 
 }  // namespace
@@ -34,8 +52,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t count) {
     run(made, rules);
     return 0;
   }
-  const auto batch = static_cast<size_t>(made.batch), room = static_cast<size_t>(made.nms.max_detections);
+  Outputs outputs(static_cast<size_t>(made.batch), static_cast<size_t>(made.nms.max_detections));
+  if (random.chance(2)) {
+    refuse_rules(made, rules, outputs, random);
+    return 0;
+  }
   spoil_suppression(random, made);
-  refuse_all(made, rules, batch, room);
+  refuse_case(made, rules, outputs);
   return 0;
 }
