@@ -273,6 +273,7 @@ def fault_world(folder: Path, fill: Callable[[Path], None]) -> Iterator[World]:
         "OMP_NUM_THREADS": "1",
         "ORT_DISABLE_TELEMETRY": "1",
         "MPLBACKEND": "agg",
+        "PYTHONFAULTHANDLER": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
     }
     runner = subprocess.Popen(
