@@ -41,7 +41,9 @@ def is_one_pair(folder: Path) -> bool:
     (whole, text) = pair(folder, name, int(version)).values()
     assert first == whole
     second = folder / "model.json"
-    return (second.exists() and second.read_bytes() == text) or (waiting(second).is_file() and waiting(second).read_bytes() == text)
+    return (second.exists() and second.read_bytes() == text) or (
+        waiting(second).is_file() and waiting(second).read_bytes() == text
+    )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from fakes import FakeGpu, fake_gpu
 from fakes.tensorrt import save_engine
 from pictures import blocks
 
-from retinasdk import Detections, Detector, DeviceError, ModelError, ModelSpec
+from retinasdk import Detector, DeviceError, ModelError, ModelSpec
 from retinasdk.live import stream
 
 _TIMEOUT_S = 300
@@ -102,19 +102,29 @@ def run(scenario: Scenario, engine: Path, wanted: Detector, gpu: FakeGpu, said: 
 
 @pytest.mark.parametrize("for_good", [False, True], ids=["once", "for good"])
 @pytest.mark.parametrize("scenario", [frames, tiles, live])
-def test_a_sample(scenario: Scenario, for_good: bool, engine: Path, detector: Detector, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_sample(
+    scenario: Scenario, for_good: bool, engine: Path, detector: Detector, caplog: pytest.LogCaptureFixture
+) -> None:
     fail_calls(scenario, engine, detector, caplog, for_good=for_good, limit=5)
 
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("for_good", [False, True], ids=["once", "for good"])
 @pytest.mark.parametrize("scenario", [frames, tiles, live])
-def test_every_call(scenario: Scenario, for_good: bool, engine: Path, detector: Detector, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_call(
+    scenario: Scenario, for_good: bool, engine: Path, detector: Detector, caplog: pytest.LogCaptureFixture
+) -> None:
     fail_calls(scenario, engine, detector, caplog, for_good=for_good, limit=None)
 
 
 def fail_calls(
-    scenario: Scenario, engine: Path, wanted: Detector, caplog: pytest.LogCaptureFixture, *, for_good: bool, limit: int | None
+    scenario: Scenario,
+    engine: Path,
+    wanted: Detector,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    for_good: bool,
+    limit: int | None,
 ) -> None:
     """Fails each call of a scenario, or so many of them."""
     caplog.set_level(logging.INFO, logger="retinasdk")
@@ -126,18 +136,13 @@ def fail_calls(
     numbers = list(range(1, count + 1))
     if limit is not None:
         numbers = sorted(random.Random(1).sample(numbers, min(limit, count)))
-    bad = []
-    import traceback
     for number in numbers:
         caplog.clear()
-        try:
-          with fake_gpu(fail_call=number, fails_for_good=for_good) as gpu, alarm():
-            said: list[str] = []
+        said: list[str] = []
+        with fake_gpu(fail_call=number, fails_for_good=for_good) as gpu, alarm():
             run(scenario, engine, wanted, gpu, said)
-            said += [record.getMessage() for record in caplog.records]
-            failed = gpu.calls[number - 1]
-            if not any(f"{failed} failed: the test asked for it" in text for text in said): bad.append((number, failed, said))
-        except BaseException as e:
-            bad.append((number, gpu.calls[number-1] if number<=len(gpu.calls) else None, "".join(traceback.format_exception(e))[-1500:]))
-    print(f"\n## {scenario.__name__} {for_good}: {len(numbers)} of {count}, {len(bad)} bad")
-    for b in bad[:12]: print("   BAD", *b)
+        said += [record.getMessage() for record in caplog.records]
+        if number <= len(gpu.calls):  # With two calls in work, the number of recordings varies.
+            wanted_text = f"{gpu.calls[number - 1]} failed: the test asked for it"
+            assert any(wanted_text in text for text in said), f"call {number}: {wanted_text} is not in {said}"
+    print(f"\n| {scenario.__name__} | {'for good' if for_good else 'once'} | {len(numbers)} of {count} |")

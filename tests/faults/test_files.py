@@ -53,7 +53,9 @@ def run_loop(world: World, command: Command, kind: str, limit: int | None) -> No
         check_end(ended)
         states, others = judge.left(world.files(), exists=exists, is_interrupted=is_interrupted)
         if ended.status == 0:
-            needed = [state for group, state in zip(command.outputs, states, strict=True) if group not in command.may_lose]
+            needed = [
+                state for group, state in zip(command.outputs, states, strict=True) if group not in command.may_lose
+            ]
             assert set(needed) <= {"new"}, ended
         hidden = {name for name in others if not name.startswith("tmp/")}
         left.update([*states, *["hidden files"][: len(hidden)], *["temporary files"][: len(others - hidden)]])

@@ -79,7 +79,14 @@ def command_list(folder: Path) -> list[Command]:
             "verify",
             _COMMAND,
             words(
-                "verify", tiny, "--expected", given / "boxes.json", "--image", f"{photos}/0.png", "--json", out / "v.json"
+                "verify",
+                tiny,
+                "--expected",
+                given / "boxes.json",
+                "--image",
+                f"{photos}/0.png",
+                "--json",
+                out / "v.json",
             ),
             [("out/v.json",)],
         ),
@@ -90,9 +97,7 @@ def command_list(folder: Path) -> list[Command]:
             [("out/live.csv",), ("out/live.jsonl",)],
         ),
         Command("models", _COMMAND, words("models", overwrite=False), []),
-        Command(
-            "Detections.save", "fault_calls:save_detections", [tiny, str(out / "drawn.png")], [("out/drawn.png",)]
-        ),
+        Command("Detections.save", "fault_calls:save_detections", [tiny, str(out / "drawn.png")], [("out/drawn.png",)]),
         Command(
             "engine cache",
             "fault_calls:detect_with_cached_engine",
