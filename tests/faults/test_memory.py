@@ -1,7 +1,7 @@
 """Fault loops over allocations: they fail once, and from one on, and each run ends with a sentence.
 
-Large allocations (from 64 KiB on: images, tensors, weights, files) are failed one by one. Small ones, of which there are
-hundreds of thousands, are failed at seeded samples of numbers. There, libraries may crash, and only the files count.
+Large allocations are those from 64 KiB on: images, tensors, weights, files. Of them, and of the hundreds of thousands
+of small ones, seeded samples fail. Where a small one fails, libraries may crash, and only the files count.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ Beliefs about a real GPU and its driver:
   graph on the H200. UNCONFIRMED for a graph that includes TensorRT.
 - A copy in a graph reads its source when the graph runs, not when it is recorded. UNCONFIRMED, but documented by
   NVIDIA. tests/gpu/test_graphs.py can show it without TensorRT.
-- A call that fails has no effect. But the end of a capture that fails ends it, and what deletes an object does so when it
-  reports the error of earlier work. UNCONFIRMED, but documented by NVIDIA.
+- A call that fails has no effect. But the end of a capture that fails ends it, and what deletes an object does so
+  when it reports the error of earlier work. UNCONFIRMED, but documented by NVIDIA.
 - Memory that is read after it was freed, or written outside its bounds, is reported by a GPU late or never, so it is a
   fault here. compute-sanitizer's memcheck found none on the H200 (290 tests).
 - Not modeled: blocks that run at the same time. compute-sanitizer's racecheck reported a race inside one kernel on the

@@ -8,7 +8,8 @@ Beliefs about the real pycuda. All come from its source (version 2026.1):
   current, it is leaked, without an error. UNCONFIRMED.
 - A context that another thread than its first one detaches is leaked unless it is current there. UNCONFIRMED.
 - An allocation can be freed explicitly, but once only; a stream is freed with its last reference. UNCONFIRMED.
-- If freeing fails, pycuda prints a warning, raises nothing, and the memory is lost. UNCONFIRMED. So frees never fail here.
+- If freeing fails, pycuda prints a warning, raises nothing, and the memory is lost. So frees never fail here.
+  UNCONFIRMED.
 - Asynchronous copies need contiguous arrays. UNCONFIRMED.
 - A lack of memory raises `MemoryError`, everything else another `Error`. UNCONFIRMED.
 """
