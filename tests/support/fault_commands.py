@@ -39,7 +39,6 @@ def command_list(folder: Path) -> list[Command]:
     in_a_hurry = ("--sweep-images", 1, "--min-agreement", 0.3)
     pair = ("out/new.onnx", "out/new.json")
     charts = ("precision_recall.png", "precision_recall_classes.png", "scores.png")
-    picture = f"{photos}/0.png"
     key = hashlib.sha256(f"{tiny}\nfp32".encode()).hexdigest()[:16]
     engine = f"tiny-fp32-{key}.engine"
     return [
