@@ -148,7 +148,7 @@ def _finish(new: Mapping[Path, Path], old: Mapping[Path, Path]) -> None:
 
 def _clear(new: Mapping[Path, Path], old: Mapping[Path, Path]) -> None:
     # In this order. Otherwise `_finish` would take a process that is killed here for one between two renames.
-    for path in (*old.values(), *reversed(new.values())):
+    for path in (*old.values(), *reversed([*new.values()])):
         _unlink(path)
 
 

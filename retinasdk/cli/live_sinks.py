@@ -115,7 +115,8 @@ class _LineFile:
             is_replaced = not path.is_symlink() and (path.is_file() or not path.exists())
             if is_replaced:
                 write_atomically(path, content)
-            self._file = self._stack.enter_context(open(path, "ab" if is_replaced else "wb", buffering=0))  # noqa: SIM115
+            mode = "ab" if is_replaced else "wb"
+            self._file = self._stack.enter_context(open(path, mode, buffering=0))  # noqa: SIM115 (the stack's)
             if is_replaced:
                 return
         self._write_whole(self._file, content)

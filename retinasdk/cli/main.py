@@ -15,7 +15,7 @@ from retinasdk.cli import interruption
 from retinasdk.cli.command_list import COMMANDS, SUMMARIES
 from retinasdk.cli.file_arguments import check_files
 from retinasdk.cli.option_names import in_option_names
-from retinasdk.cli.output import flush_output, out_of_memory, print_problem
+from retinasdk.cli.output import flush_output, memory_errors, out_of_memory, print_problem
 
 PROG = "retinasdk"
 _EXAMPLES = f"""\
@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(str(error), _BAD_INPUT, words)
     try:
         check_files(arguments.parser, arguments)
-        status: int | None = arguments.run(arguments)
+        with memory_errors():
+            status: int | None = arguments.run(arguments)
         flush_output()
     except BrokenPipeError:  # the reader, such as `head`, has read enough; what is still buffered has no reader
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

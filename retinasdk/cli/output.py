@@ -6,16 +6,18 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from retinasdk import RetinaSdkError
 from retinasdk._util.addresses import without_passwords
 from retinasdk._util.files import write_atomically
 from retinasdk._util.lazy import require
 from retinasdk._util.printable import printable
 
 STANDARD_OUTPUT = Path("-")
+_LACK_OF_MEMORY = ("std::bad_alloc", "Failed to serialize proto")
 _MANY_ITEMS = 5  # a progress bar appears from this many items on
 
 
@@ -38,6 +40,19 @@ def out_of_memory(error: MemoryError) -> str:
         f"there is not enough memory{details}; use smaller images, detect in parts with --tiles 640, reduce --batch, "
         "or choose a model with a smaller input size"
     )
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turns what ONNX Runtime and protobuf raise for a lack of memory into `MemoryError`."""
+    try:
+        yield
+    except (RetinaSdkError, MemoryError):
+        raise
+    except Exception as error:
+        if not any(text in str(error) for text in _LACK_OF_MEMORY):
+            raise
+        raise MemoryError(" ".join(str(error).split())) from error
 
 
 def print_text(text: object, file: IO[str] | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any
 
 from retinasdk._util.lazy import require
 from retinasdk.errors import DeviceError
+
+_log = logging.getLogger("retinasdk")
 
 ORDINAL = 0  # The first visible GPU. CUDA_VISIBLE_DEVICES decides which one that is.
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: the stream does not wait for work on the default stream.
@@ -133,10 +136,21 @@ class CudaDevice:
         finally:
             self.driver.Context.pop()
 
-    def within(self, call: Callable[[], None]) -> None:
-        """Calls a function with the context current."""
-        with self.current():
+    def release(self, call: Callable[[], None]) -> None:
+        """Calls a function that releases something, with the context current if it can be entered.
+
+        After some errors, the context is lost. What is on the host must be released nevertheless, and in order.
+        """
+        try:
+            self._context.push()
+        except self.driver.Error as error:
+            _log.warning("The GPU's context cannot be entered, so memory of the GPU may be lost: %s", error)
             call()
+            return
+        try:
+            call()
+        finally:
+            self.driver.Context.pop()
 
     @contextmanager
     def doing(self, what: str) -> Iterator[None]:
@@ -162,9 +176,12 @@ class CudaDevice:
 
     def close(self) -> None:
         """Releases the context. Everything created in it must be freed before."""
-        with self.doing("leaving the GPU"):
+        try:
             # If another thread than the first one detaches the context, pycuda leaks it unless it is current there.
             self._context.push()
+        except self.driver.Error as error:
+            _log.warning("The GPU's context cannot be entered, so it may be lost: %s", error)
+        with self.doing("leaving the GPU"):
             self._context.detach()
 
 

@@ -117,9 +117,19 @@ class GraphRunner:
             self._native.destroy_graph(self._native.end_capture(stream))
 
     def forget(self) -> None:
-        """Deletes all graphs. No launch of one may be in progress."""
+        """Deletes all graphs. No launch of one may be in progress.
+
+        Raises:
+            DeviceError: If a graph cannot be deleted. The others are.
+        """
+        failure: DeviceError | None = None
         while self._known:
-            self._destroy(self._known.popitem()[1])
+            try:
+                self._destroy(self._known.popitem()[1])
+            except DeviceError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def _destroy(self, work: _Work) -> None:
         if work.graph is not None:

@@ -79,10 +79,10 @@ class TensorRtBackend:
             opened.callback(gpu.close)
             with gpu.current():
                 self._engine = engine = Engine(gpu, _engine_file(path, spec, precision, gpu), spec)
-            opened.callback(gpu.within, engine.close)
+            opened.callback(gpu.release, engine.close)
             refused: set[Hashable] = set()
             self._pool = LanePool(lambda: _new_lane(engine, refused, suppression), _MAX_LANES)
-            opened.callback(gpu.within, self._pool.close)
+            opened.callback(gpu.release, self._pool.close)
             # Also closes when the last reference is gone, and when the interpreter exits.
             self._finalizer = weakref.finalize(self, _release, self._process, opened.pop_all())
         self.spec = engine.spec

@@ -83,7 +83,13 @@ class Engine:
         self.spec: ModelSpec = spec or info.spec
         self.profile: Profile = info.profile
         with collected_errors() as errors:
-            self._runtime = trt.Runtime(shared_logger(trt))
+            try:
+                self._runtime = trt.Runtime(shared_logger(trt))
+            except TypeError as error:  # of the bindings, for an object that was not made
+                raise DeviceError(
+                    f"{product(trt)} {trt.__version__} cannot start: {reason(errors, str(error))}. To check the "
+                    "machine, run: retinasdk doctor"
+                ) from error
             self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise ModelError(

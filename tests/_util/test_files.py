@@ -41,9 +41,7 @@ def is_one_pair(folder: Path) -> bool:
     (whole, text) = pair(folder, name, int(version)).values()
     assert first == whole
     second = folder / "model.json"
-    return (second.exists() and second.read_bytes() == text) or (
-        waiting(second).is_file() and waiting(second).read_bytes() == text
-    )
+    return any(path.exists() and path.read_bytes() == text for path in (second, waiting(second)))
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """Fault loops over allocations: they fail once, and from one on, and each run ends with a sentence.
 
-Large allocations (from 64 KiB on: images, tensors, weights, files) are failed one by one. Small ones, of which there are
-hundreds of thousands, are failed at seeded samples of numbers.
+Large allocations are those from 64 KiB on: images, tensors, weights, files. Of them, and of the hundreds of thousands
+of small ones, seeded samples fail. Where a small one fails, libraries may crash, and only the files count.
 """
 
 from __future__ import annotations
 
 import random
+import signal
 from collections import Counter
 
 import pytest
@@ -14,6 +15,9 @@ from fault_commands import NAMES
 from fault_loop import ALWAYS, Command, Judge, World
 
 _LARGE, _SMALL = 64 * 1024, 1
+_CRASHES = (-signal.SIGSEGV, -signal.SIGABRT)
+# NumPy 2.4 reads a null pointer where astype() cannot allocate the buffer of a broadcast array (original_run.py).
+_CRASH_IN_LIBRARIES = ("import",)
 
 
 @pytest.mark.parametrize("name", ["detect", "Detections.save"])
@@ -36,19 +40,15 @@ def run_loop(world: World, command: Command, size: int, limit: int) -> None:
     count = world.run(command, memory=(size, 0, 0)).allocations
     numbers = sorted(random.Random(command.name).sample(range(1, count + 1), min(limit, count)))
     ends: Counter[str] = Counter()
-    bad = []
     for number in numbers:
         for last in (number, ALWAYS) if size == _LARGE else (number,):
             world.prepare(command, exists=True)
             ended = world.run(command, memory=(size, number, last))
-            assert not ended.hung
-            try:
-                judge.left(world.files(), exists=True, is_interrupted=ended.status < 0)
-            except AssertionError as e:
-                bad.append((number, last == number, ended.status, str(e)[-500:]))
+            assert not ended.hung, (number, last)
             ends[str(ended.status)] += 1
-            if ended.status not in (0, 1, 2) or "Traceback" in ended.said:
-                bad.append((number, last == number, ended.status, ended.said[-1200:]))
-    print(f"\n## {command.name} from {size} bytes: {len(numbers)} of {count}, {dict(ends)}")
-    for b in bad:
-        print("  BAD", b)
+            is_crash = ended.status in _CRASHES and (command.name in _CRASH_IN_LIBRARIES or size == _SMALL)
+            judge.left(world.files(), exists=True, is_interrupted=is_crash)
+            if size == _LARGE:
+                assert is_crash or ended.status in (0, 1, 2), (number, last, ended)
+                assert is_crash or "Traceback" not in ended.said, (number, last, ended)
+    print(f"\n| {command.name} | from {size} bytes | {len(numbers)} of {count} | {dict(ends)} |")

@@ -1,4 +1,4 @@
-"""What fault loops run besides the command: the same commands over stand-ins for a GPU, and functions of the package."""
+"""What fault loops run besides the command: the command over stand-ins for a GPU, and functions of the package."""
 
 from __future__ import annotations
 

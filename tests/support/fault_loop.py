@@ -214,7 +214,8 @@ class Judge:
             whole = [any(state) for state in zip(was_old, is_new, strict=True)]
             assert all(whole), f"neither old nor new: {dict(zip(group, whole, strict=True))}"
             complete = [new or later for new, later in zip(is_new, waiting, strict=True)]
-            assert is_interrupted and all(complete), f"{group}: old {was_old}, new {is_new}, hidden {waiting}"
+            assert is_interrupted, f"{group}: old {was_old}, new {is_new}"
+            assert all(complete), f"{group}: new {is_new}, hidden {waiting}"
             states.append("halfway")
         others = self._others(files)
         if not is_interrupted:
@@ -273,6 +274,7 @@ def fault_world(folder: Path, fill: Callable[[Path], None]) -> Iterator[World]:
         "OMP_NUM_THREADS": "1",
         "ORT_DISABLE_TELEMETRY": "1",
         "MPLBACKEND": "agg",
+        "PYTHONFAULTHANDLER": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
     }
     runner = subprocess.Popen(

@@ -11,6 +11,8 @@ Beliefs about a real GPU and its driver:
   graph on the H200. UNCONFIRMED for a graph that includes TensorRT.
 - A copy in a graph reads its source when the graph runs, not when it is recorded. UNCONFIRMED, but documented by
   NVIDIA. tests/gpu/test_graphs.py can show it without TensorRT.
+- A call that fails has no effect. But the end of a capture that fails ends it, and what deletes an object does so
+  when it reports the error of earlier work. UNCONFIRMED, but documented by NVIDIA.
 - Memory that is read after it was freed, or written outside its bounds, is reported by a GPU late or never, so it is a
   fault here. compute-sanitizer's memcheck found none on the H200 (290 tests).
 - Not modeled: blocks that run at the same time. compute-sanitizer's racecheck reported a race inside one kernel on the
@@ -89,10 +91,13 @@ class FakeGpu:
         integrated: Whether the GPU shares the memory of the CPU, as on Jetson.
         eager: Whether launched work runs at once. Otherwise it runs when someone waits for its stream. A real GPU may
             do either.
-        fail_at: Number of the driver call that fails, counted from 1.
+        fail_at: Number of the step that fails, counted from 1.
+        fail_call: Number of the call that fails, counted from 1.
+        fails_for_good: Whether all later calls fail too, as after an error that destroys the context.
         refuse: Where the capture of a graph fails: "begin", "execute" or "end"; or "ask": TensorRT reports, when asked,
             that it cannot be captured.
-        steps: The driver calls so far.
+        steps: The calls so far that allocate, copy, wait, or run an engine.
+        calls: All calls so far of the driver, of TensorRT and of our kernels, but for those that only ask or release.
         faults: Errors that a real GPU would not report.
         live: Number of living objects by kind.
         launches: Number of launches by kind, recorded ones included.
@@ -109,12 +114,16 @@ class FakeGpu:
         integrated: bool = False,
         eager: bool = False,
         fail_at: int | None = None,
+        fail_call: int | None = None,
+        fails_for_good: bool = False,
         refuse: str = "",
     ) -> None:
         self.devices, self.reason, self.integrated = devices, reason, integrated
         self.compute_capability = compute_capability
         self.eager, self.fail_at, self.refuse = eager, fail_at, refuse
+        self.fail_call, self.fails_for_good = fail_call, fails_for_good
         self.steps: list[str] = []
+        self.calls: list[str] = []
         self.faults: list[str] = []
         self.live: Counter[str] = Counter()
         self.launches: Counter[str] = Counter()
@@ -133,11 +142,25 @@ class FakeGpu:
     # -- bookkeeping ---------------------------------------------------------------------------------------------------
 
     def step(self, what: str) -> None:
-        """Counts a driver call, and raises `RefusedError` if it is number `fail_at`."""
+        """Counts a step, which is also a call, and raises `RefusedError` if it is to fail."""
         with self._lock:
             self.steps.append(what)
             if len(self.steps) == self.fail_at:
                 raise RefusedError(f"{what} failed: the test asked for it")
+            self.call(what)
+
+    def call(self, what: str) -> None:
+        """Counts a call, and raises `RefusedError` if it is to fail."""
+        with self._lock:
+            self.calls.append(what)
+            number, first = len(self.calls), self.fail_call
+            if first is not None and (number == first or (self.fails_for_good and number > first)):
+                raise RefusedError(f"{what} failed: the test asked for it")
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether all calls fail from now on. Then no work runs any more."""
+        return self.fails_for_good and self.fail_call is not None and len(self.calls) >= self.fail_call
 
     def born(self, kind: str) -> None:
         with self._lock:
@@ -209,7 +232,7 @@ class FakeGpu:
     def destroy_stream(self, handle: int) -> None:
         with self._lock:
             stream = self._streams.pop(handle)
-            if stream.queue:
+            if stream.queue and not self.is_lost:
                 self.fault("a stream was destroyed with work on it")
             self.gone("stream")
 
@@ -242,6 +265,7 @@ class FakeGpu:
 
     def wait_for_stream(self, handle: int, earlier: int) -> None:
         """Makes later work on a stream wait for the work that is on another stream now."""
+        self.call("cudaStreamWaitEvent")
         other = self._streams[earlier]
         count = len(other.queue)
 
@@ -266,6 +290,7 @@ class FakeGpu:
         return self._streams[handle].recorded is not None
 
     def begin_capture(self, handle: int) -> None:
+        self.call("cudaStreamBeginCapture")
         if self.refuse == "begin":
             raise RefusedError("cudaStreamBeginCapture failed: refused")
         stream = self._streams[handle]
@@ -274,6 +299,7 @@ class FakeGpu:
     def end_capture(self, handle: int) -> int:
         stream = self._streams[handle]
         recorded, stream.recorded = stream.recorded, None
+        self.call("cudaStreamEndCapture")
         if recorded is None or stream.is_spoilt or self.refuse == "end":
             raise RefusedError("cudaStreamEndCapture failed: operation failed due to a previous error during capture")
         with self._lock:
@@ -286,12 +312,14 @@ class FakeGpu:
         if self.is_capturing(handle):
             self.fault("a graph was launched into a recording")
         recorded = self._graphs[graph]
+        self.call("cudaGraphLaunch")
         self.enqueue(handle, "graph", lambda: [work() for work in recorded] and None)
 
     def destroy_graph(self, graph: int) -> None:
         with self._lock:
             del self._graphs[graph]
             self.gone("graph")
+            self.call("cudaGraphExecDestroy")
 
     def _forbid_while_capturing(self, what: str) -> None:
         for stream in self._streams.values():

@@ -47,6 +47,7 @@ def native_cuda_module(gpu: FakeGpu) -> ModuleType:
 def _launched(gpu: FakeGpu, name: str, kernel: Callable[..., None]) -> Callable[..., None]:
     @_checked
     def launch(*, stream: int, scratch: int, scratch_bytes: int, **arguments: Any) -> None:
+        gpu.call(name)
         gpu.check_range(scratch, scratch_bytes, name)
         gpu.enqueue(stream, name, lambda: kernel(**arguments, scratch=scratch, scratch_bytes=scratch_bytes, stream=0))
 

@@ -8,6 +8,8 @@ Beliefs about the real pycuda. All come from its source (version 2026.1):
   current, it is leaked, without an error. UNCONFIRMED.
 - A context that another thread than its first one detaches is leaked unless it is current there. UNCONFIRMED.
 - An allocation can be freed explicitly, but once only; a stream is freed with its last reference. UNCONFIRMED.
+- If freeing fails, pycuda prints a warning, raises nothing, and the memory is lost. So frees never fail here.
+  UNCONFIRMED.
 - Asynchronous copies need contiguous arrays. UNCONFIRMED.
 - A lack of memory raises `MemoryError`, everything else another `Error`. UNCONFIRMED.
 """
@@ -46,6 +48,7 @@ def _driver_call(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
         if Context.get_current() is None:
+            del arguments, options  # as below
             raise LogicError(f"{function.__name__} failed: invalid device context - no currently active context?")
         try:
             return _translated(function, *arguments, **options)
@@ -91,6 +94,7 @@ class Context:
     def push(self) -> None:
         if not self.is_valid:
             raise LogicError("cuCtxPushCurrent failed: invalid device context")
+        _translated(self._gpu.call, "cuCtxPushCurrent")
         self._stack().append(self)
 
     @staticmethod

@@ -8,6 +8,7 @@ Beliefs about the real TensorRT, most of them UNCONFIRMED, because retinasdk has
   version in bytes 24 to 27. CONFIRMED for 8.5.3 and for TensorRT for RTX 1.7. UNCONFIRMED for TensorRT 8.6 to 11.
   retinasdk does not depend on it: a test writes plans that begin otherwise.
 - Functions return None or False on failure, and the reason is only in the log. CONFIRMED by TensorRT for RTX.
+- Constructors raise TypeError on failure. CONFIRMED for the runtime of 8.5 without a GPU.
 - Without a GPU, a runtime must not be made: some versions crash. CONFIRMED for the lean runtime of 11.4, which ends the
   process, and for 8.5, which raises TypeError.
 - Objects must be released in the order contexts, engine, runtime. UNCONFIRMED.
@@ -158,6 +159,11 @@ def tensorrt_module(gpu: FakeGpu, version: str, *, rtx: bool) -> ModuleType:
 
     class BoundRuntime(Runtime):
         def __init__(self, logger: ILogger) -> None:
+            try:
+                gpu.call("createInferRuntime")
+            except RefusedError as refusal:
+                logger.log(Severity.ERROR, str(refusal))
+                raise TypeError("pybind11::init(): factory function returned nullptr") from None
             super().__init__(gpu, logger, version, magic_of(version, rtx=rtx))
 
     module.Runtime = BoundRuntime
@@ -308,6 +314,8 @@ class ExecutionContext(_Counted):
         bounds = zip(self._network.smallest, shape, self._network.largest, strict=True)
         if self.active_optimization_profile < 0 or not all(low <= side <= high for low, side, high in bounds):
             return self._fail("IExecutionContext::setInputShape: Error Code 3: set dimensions violate the profile")
+        if not self._is_done("setInputShape"):
+            return False
         if tuple(shape) != self._shape:
             self._shape, self._is_prepared = tuple(shape), False
             self._version += 1
@@ -323,6 +331,8 @@ class ExecutionContext(_Counted):
     def set_tensor_address(self, name: str, address: int) -> bool:
         if address % 256:
             return self._fail("IExecutionContext::setTensorAddress: Error Code 3: the address is not aligned")
+        if not self._is_done("setTensorAddress"):
+            return False
         self._addresses[name] = address
         self._version += 1
         return True
@@ -353,6 +363,13 @@ class ExecutionContext(_Counted):
                 self._memory(addresses[name], output.shape, output.dtype)[...] = output
 
         self._gpu.enqueue(stream, "network", work)
+        return True
+
+    def _is_done(self, call: str) -> bool:
+        try:
+            self._gpu.call(call)
+        except RefusedError as refusal:
+            return self._fail(str(refusal))
         return True
 
     def _memory(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
