@@ -46,6 +46,7 @@ def a_record(count: int = 60, *, mb_per_hour: float = 0.0, noise_mb: float = 0.3
                 "outage": {"lost_s": 4.0, "back_s": 1.0} if number % 2 else None,
                 "guests": {"viewers": 8, "pictures": 8, "strangers": 8, "scrapes": 20},
                 "load": 1.0,
+                "gpu_mb": None,
             }
         )
     head = {"machine": "a machine", "device": "cpu", "date": "2026-11-28T00:00:00", "commit": "0" * 40}
@@ -134,8 +135,27 @@ def test_an_interrupted_soak_is_drawn(soak: Any, tmp_path: Path, monkeypatch: py
     first = path.with_suffix(".svg").read_bytes()
     assert soak.main() == 1
     assert path.with_suffix(".svg").read_bytes() == first
+    assert b"GPU, all programs" not in first
     texts = {element.text for element in ET.fromstring(first).iter("{http://www.w3.org/2000/svg}text")}
     assert {"live, RSS", "calls, threads", "age of live frames, p99", "live, dropped"} <= texts
+
+
+def test_memory_of_a_gpu_is_drawn(soak: Any, tmp_path: Path) -> None:
+    record = a_record(8)
+    for cycle in record["cycles"]:
+        cycle["gpu_mb"] = "812"
+    record["cycles"][2]["gpu_mb"] = None
+    soak.draw(record, tmp_path / "soak.svg")
+    assert "GPU, all programs" in (tmp_path / "soak.svg").read_text()
+
+
+def test_the_page_says_what_its_record_says(soak: Any) -> None:
+    path = ROOT / "docs/how/soak.jsonl"
+    said = path.with_suffix(".txt").read_text(encoding="utf-8")
+    assert said.splitlines() == soak.report(soak.read_record(path))
+    head = soak.read_record(path)["head"]
+    page = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert all(fact in page for fact in (head["commit"][:7], head["machine"], f"{head['limit_mb_per_hour']:g} MB"))
 
 
 @needs_proc
