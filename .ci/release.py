@@ -170,6 +170,9 @@ def main() -> int:
     parser.add_argument("--twice", action="store_true", help="build again, and compare")
     arguments = parser.parse_args()
     dist = _ROOT / "dist"
+    changed = run("git", "status", "--porcelain").splitlines()
+    if changed:
+        raise SystemExit(f"release: {len(changed)} files differ from the commit; commit them first: {changed[0][3:]}")
     seconds = int(run("git", "log", "-1", "--format=%ct"))
     archive, wheel = build(dist, seconds)
     bill = dist / f"{archive.name.removesuffix('.tar.gz')}.cdx.json"

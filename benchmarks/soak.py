@@ -8,7 +8,7 @@ preview and metrics, on a real RTSP camera, which is killed and brought back eve
 leave; strangers send half a request; the metrics are collected. Memory, threads, descriptors and processor time are
 sampled all the while, and latencies come from what the two programs print. Every minute a line goes to the record.
 
-Prints "flat" or "not flat" with the reasons, by the rule at the top of soak_rule.py, and writes that beside the picture.
+Prints "flat" or "not flat" with the reasons, by the rule at the top of soak_rule.py, and writes it beside the picture.
 Exit status 1 if not flat. It needs Linux, GStreamer's RTSP server (see tests/support/rtsp_server.py) and the extras
 video, web, prometheus and eval. --device cuda needs a GPU and an engine; it has not been run on one yet.
 """
