@@ -51,7 +51,7 @@ def a_record(count: int = 60, *, mb_per_hour: float = 0.0, noise_mb: float = 0.3
         )
     head = {"machine": "a machine", "device": "cpu", "date": "2026-11-28T00:00:00", "commit": "0" * 40}
     ends = {name: {"status": 0, "seconds": 0.5} for name in ("calls", "live")}
-    return {"head": {**head, "limit_mb_per_hour": 2.0}, "cycles": cycles, "end": ends}
+    return {"head": {**head, "limit_mb_per_hour": 2.0, "cycle_s": 60.0}, "cycles": cycles, "end": ends}
 
 
 def rule() -> Any:
