@@ -131,25 +131,21 @@ def contained(wheel: Path) -> list[dict[str, Any]]:
     return found
 
 
-def bill_of(wheel: Path) -> str:
-    """The SBOM of a wheel, as JSON."""
+def bill_of(wheel: Path, constraints: Path) -> str:
+    """The SBOM of a wheel and the packages that `constraints` pins, as JSON."""
     with TemporaryDirectory() as folder:
         run(sys.executable, "-m", "venv", "--without-pip", folder)
         python = Path(folder) / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet")
-        run(*pip, "--require-hashes", "--requirement", _ROOT / "constraints.txt")
+        run(*pip, "--require-hashes", "--requirement", constraints)
         run(*pip, "--no-deps", wheel)
         options = ("--pyproject", _ROOT / "pyproject.toml", "--mc-type", "library", "--output-reproducible")
         bill = json.loads(run(sys.executable, "-m", "cyclonedx_py", "environment", *options, python))
     product = bill["metadata"]["component"]
     product["hashes"] = [{"alg": "SHA-256", "content": sha256(wheel)}]
-    # The product is what the bill is of, not one of its own parts; where it lay here is nobody's concern.
-    product.pop("externalReferences", None)
-    own = [part["bom-ref"] for part in bill["components"] if part["name"] == product["name"]]
-    bill["components"] = [part for part in bill["components"] if part["bom-ref"] not in own]
+    product.pop("externalReferences", None)  # where the wheel lay on this machine
     parts = contained(wheel)
-    bill["components"] += parts
-    bill["dependencies"] = [item for item in bill["dependencies"] if item["ref"] not in own]
+    bill.setdefault("components", []).extend(parts)
     for item in bill["dependencies"]:
         if item["ref"] == product["bom-ref"]:
             item["dependsOn"] = sorted({*item.get("dependsOn", []), *(part["bom-ref"] for part in parts)})
@@ -174,10 +170,13 @@ def main() -> int:
     parser.add_argument("--twice", action="store_true", help="build again, and compare")
     arguments = parser.parse_args()
     dist = _ROOT / "dist"
+    changed = run("git", "status", "--porcelain").splitlines()
+    if changed:
+        raise SystemExit(f"release: {len(changed)} files differ from the commit; commit them first: {changed[0][3:]}")
     seconds = int(run("git", "log", "-1", "--format=%ct"))
     archive, wheel = build(dist, seconds)
     bill = dist / f"{archive.name.removesuffix('.tar.gz')}.cdx.json"
-    bill.write_text(bill_of(wheel) + "\n", encoding="utf-8")
+    bill.write_text(bill_of(wheel, _ROOT / "constraints.txt") + "\n", encoding="utf-8")
     files = (archive, wheel, bill)
     (dist / "SHA256SUMS").write_text(
         "".join(f"{sha256(file)}  {file.name}\n" for file in sorted(files)), encoding="utf-8"

@@ -8,9 +8,9 @@ preview and metrics, on a real RTSP camera, which is killed and brought back eve
 leave; strangers send half a request; the metrics are collected. Memory, threads, descriptors and processor time are
 sampled all the while, and latencies come from what the two programs print. Every minute a line goes to the record.
 
-Prints "flat" or "not flat" with the reasons, by the rule at the top of soak_rule.py. Exit status 1 if not flat. Linux,
-GStreamer's RTSP server (see tests/support/rtsp_server.py), and the extras video, web, prometheus and eval. --device
-cuda needs a GPU and an engine; it has not been run on one yet.
+Prints "flat" or "not flat" with the reasons, by the rule at the top of soak_rule.py, and writes it beside the picture.
+Exit status 1 if not flat. It needs Linux, GStreamer's RTSP server (see tests/support/rtsp_server.py) and the extras
+video, web, prometheus and eval. --device cuda needs a GPU and an engine; it has not been run on one yet.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from gpu_process import said
 from soak_guests import Guests
 from soak_picture import draw
 from soak_programs import Camera, Held, Program, calls_program, killed_afterwards, live_program
-from soak_rule import judge
+from soak_rule import report
 from timing import cpu_name
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -245,14 +245,12 @@ def main() -> int:
         run(arguments)
     path = arguments.draw or arguments.record
     record = read_record(path)
-    findings = judge(record)
-    for finding in findings:
-        print(f"{'ok ' if finding.holds else 'NOT'} {finding.name}: {finding.text}")
+    lines = report(record)
     picture = arguments.picture or path.with_suffix(".svg")
     draw(record, picture)
-    is_flat = all(finding.holds for finding in findings)
-    print(f"{'flat' if is_flat else 'not flat'} over {len(record['cycles'])} cycles; picture: {picture}")
-    return 0 if is_flat else 1
+    picture.with_suffix(".txt").write_text("\n".join(lines) + "\n")
+    print(*lines, f"picture: {picture}", sep="\n")
+    return 0 if lines[-1].startswith("flat") else 1
 
 
 if __name__ == "__main__":

@@ -48,6 +48,8 @@ def _memory(axes: Any, cycles: Any) -> None:
         for name in ("live", "calls"):
             label = f"{name}, {what.upper() if what != 'anonymous' else 'no file behind'}"
             _line(axes, quiet, label, lambda c, n=name, w=what: c["held"][n][f"{w}_mb"], color=_COLORS[name], ls=style)
+    if any(cycle["gpu_mb"] for cycle in quiet):
+        _line(axes, quiet, "GPU, all programs", lambda c: float(c["gpu_mb"] or "nan"), color="#2f7d4f")
     axes.set_ylabel("memory, MB")
 
 

@@ -132,7 +132,7 @@ class Camera:
     def _moving(cls) -> np.ndarray[Any, Any]:
         height, width = cls.SIZE
         photo = np.asarray(Image.open(_ROOT / "examples/photos/people/astronaut.jpg").convert("RGB"))
-        # To and fro, so that the first picture follows the last.
+        # There and back, so that the first picture follows the last.
         steps = np.abs(np.linspace(-1, 1, cls._PICTURES)) * (photo.shape[1] - width)
         return np.stack([photo[:height, step : step + width] for step in steps.astype(int)])
 

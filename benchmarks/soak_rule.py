@@ -85,6 +85,15 @@ def judge(record: Mapping[str, Any]) -> list[Finding]:
     return findings
 
 
+def report(record: Mapping[str, Any]) -> list[str]:
+    """The verdict in lines of text: each condition, and "flat" or "not flat" in the last one."""
+    findings = judge(record)
+    lines = [f"{'ok ' if finding.holds else 'NOT'} {finding.name}: {finding.text}" for finding in findings]
+    verdict = "flat" if all(finding.holds for finding in findings) else "not flat"
+    cycles = record["cycles"]
+    return [*lines, f"{verdict} over {len(cycles)} cycles of {record['head']['cycle_s']:g} s"]
+
+
 def _held(name: str, cycles: Sequence[Mapping[str, Any]], limit: float) -> list[Finding]:
     quiet = [(cycle["minutes"], cycle["held"][name]) for cycle in warm(cycles) if cycle["held"] is not None]
     hours = [minutes / 60 for minutes, _ in quiet]

@@ -46,15 +46,20 @@ def a_record(count: int = 60, *, mb_per_hour: float = 0.0, noise_mb: float = 0.3
                 "outage": {"lost_s": 4.0, "back_s": 1.0} if number % 2 else None,
                 "guests": {"viewers": 8, "pictures": 8, "strangers": 8, "scrapes": 20},
                 "load": 1.0,
+                "gpu_mb": None,
             }
         )
     head = {"machine": "a machine", "device": "cpu", "date": "2026-11-28T00:00:00", "commit": "0" * 40}
     ends = {name: {"status": 0, "seconds": 0.5} for name in ("calls", "live")}
-    return {"head": {**head, "limit_mb_per_hour": 2.0}, "cycles": cycles, "end": ends}
+    return {"head": {**head, "limit_mb_per_hour": 2.0, "cycle_s": 60.0}, "cycles": cycles, "end": ends}
+
+
+def rule() -> Any:
+    return importlib.import_module("soak_rule")
 
 
 def broken(soak: Any, record: dict[str, Any]) -> list[str]:
-    return [finding.name for finding in soak.judge(record) if not finding.holds]
+    return [finding.name for finding in rule().judge(record) if not finding.holds]
 
 
 def test_a_level_record_is_flat(soak: Any) -> None:
@@ -106,7 +111,7 @@ def test_a_program_that_failed_or_had_to_be_killed_is_not_flat(soak: Any) -> Non
 
 
 def test_the_slope_is_that_of_the_line(soak: Any) -> None:
-    slope = importlib.import_module("soak_rule").slope
+    slope = rule().slope
     times = np.arange(40.0)
     middle, low, high = slope(times, 3.0 * times + np.random.default_rng(1).normal(0, 1, 40))
     assert low < 3.0 < high
@@ -115,7 +120,7 @@ def test_the_slope_is_that_of_the_line(soak: Any) -> None:
 
 
 def test_the_interval_covers_the_slope_as_often_as_it_says(soak: Any) -> None:
-    slope = importlib.import_module("soak_rule").slope
+    slope = rule().slope
     random = np.random.default_rng(2)
     times = np.arange(20.0)
     intervals = [slope(times, 2.0 * times + random.standard_t(4, 20)) for _ in range(400)]
@@ -134,8 +139,27 @@ def test_an_interrupted_soak_is_drawn(soak: Any, tmp_path: Path, monkeypatch: py
     first = path.with_suffix(".svg").read_bytes()
     assert soak.main() == 1
     assert path.with_suffix(".svg").read_bytes() == first
+    assert b"GPU, all programs" not in first
     texts = {element.text for element in ET.fromstring(first).iter("{http://www.w3.org/2000/svg}text")}
     assert {"live, RSS", "calls, threads", "age of live frames, p99", "live, dropped"} <= texts
+
+
+def test_memory_of_a_gpu_is_drawn(soak: Any, tmp_path: Path) -> None:
+    record = a_record(8)
+    for cycle in record["cycles"]:
+        cycle["gpu_mb"] = "812"
+    record["cycles"][2]["gpu_mb"] = None
+    soak.draw(record, tmp_path / "soak.svg")
+    assert "GPU, all programs" in (tmp_path / "soak.svg").read_text()
+
+
+def test_the_page_says_what_its_record_says(soak: Any) -> None:
+    path = ROOT / "docs/how/soak.jsonl"
+    said = path.with_suffix(".txt").read_text(encoding="utf-8")
+    assert said.splitlines() == rule().report(soak.read_record(path))
+    head = soak.read_record(path)["head"]
+    page = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert all(fact in page for fact in (head["commit"][:7], head["machine"], f"{head['limit_mb_per_hour']:g} MB"))
 
 
 @needs_proc
