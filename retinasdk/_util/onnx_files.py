@@ -34,6 +34,10 @@ _ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _MAX_FIELDS = 1 << 20  # About a second.
 
 
+class TooManyFieldsError(ValueError):
+    """Says that a file has more fields than any RetinaNet, so that reading it would take long."""
+
+
 def external_locations(model: memoryview, *, max_fields: int = _MAX_FIELDS) -> set[str]:
     """Returns the names of the files with external data that a model refers to, as they stand in it.
 
@@ -42,7 +46,8 @@ def external_locations(model: memoryview, *, max_fields: int = _MAX_FIELDS) -> s
         max_fields: Number of fields from which the file is refused.
 
     Raises:
-        ValueError: If it is not an ONNX file, or has more fields.
+        ValueError: If it is not an ONNX file.
+        TooManyFieldsError: If it has more fields. It is a `ValueError`, too.
     """
     found: set[str] = set()
     left = max_fields
@@ -54,7 +59,7 @@ def external_locations(model: memoryview, *, max_fields: int = _MAX_FIELDS) -> s
         for field in fields(message):
             left -= 1
             if left < 0:
-                raise ValueError(f"it has more than {max_fields} fields, which no RetinaNet has")
+                raise TooManyFieldsError(f"it has more than {max_fields} fields, which no RetinaNet has")
             if field.number in children:
                 waiting.append((children[field.number], field.data))
             elif kind == "entry" and field.number in (_ENTRY_KEY, _ENTRY_VALUE):

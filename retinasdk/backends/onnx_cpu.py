@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retinasdk._util.lazy import require
+from retinasdk._util.onnx_functions import FunctionsError, check_functions
 from retinasdk.backends import winograd_graph
 from retinasdk.backends.base import DEFAULT_CONVOLUTION
 from retinasdk.cuda.decoded_frame import is_decoded_frame
@@ -187,6 +188,7 @@ class OnnxCpuBackend:
 
 def _open_session(path: Path, threads: int | None, convolution: str) -> Any:
     runtime = require("onnxruntime", "running ONNX models on the CPU")
+    _check_functions(path)
     if convolution != "direct":
         session = _open_winograd_session(runtime, path, threads)
         if session is not None:
@@ -198,6 +200,16 @@ def _open_session(path: Path, threads: int | None, convolution: str) -> Any:
             f"{path}: ONNX Runtime cannot load it: {_first_line(error)}; check that it is a complete ONNX file, and "
             "that this version of ONNX Runtime supports its opset"
         ) from error
+
+
+def _check_functions(path: Path) -> None:
+    """Raises `ModelError` for functions that ONNX Runtime would spend hours on, because it replaces all calls."""
+    try:
+        check_functions(memoryview(path.read_bytes()))
+    except FunctionsError as error:
+        raise ModelError(f"{path} cannot be loaded: {error}. Export the network again") from error
+    except (OSError, ValueError):
+        pass  # Opening it reports that better.
 
 
 def _open_winograd_session(runtime: Any, path: Path, threads: int | None) -> Any:

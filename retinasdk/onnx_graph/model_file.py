@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk._util.lazy import require
+from retinasdk._util.onnx_functions import check_functions
 from retinasdk.errors import ModelError
 from retinasdk.onnx_graph.model_pair import read_unchanged, spec_beside
 from retinasdk.spec import METADATA_KEY, ModelSpec
@@ -64,6 +65,7 @@ def read_model(path: Path, *, spec: ModelSpec | None = None, purpose: str) -> Mo
 
     def read() -> tuple[Any, ModelSpec]:
         try:
+            check_functions(memoryview(path.read_bytes()))  # Builders and checkers replace all calls of functions.
             graph = onnx.load(path)
         except Exception as error:  # From protobuf, or from files with external data.
             raise ModelError(f"{path} is not an ONNX file, or it is incomplete: {error}") from error

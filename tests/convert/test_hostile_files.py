@@ -42,6 +42,12 @@ def with_input(shape: tuple[int | str, ...]) -> onnx.ModelProto:
     return Wrapped(3).model([("images", TensorProto.FLOAT, shape)])
 
 
+def with_type(number: int) -> onnx.ModelProto:
+    model = with_input((1, 3, 96, 96))
+    model.graph.input[0].type.tensor_type.elem_type = number
+    return model
+
+
 def with_outputs(wanted: Callable[[str], bool]) -> onnx.ModelProto:
     w = Wrapped(3)
     return w.model(outputs=[name for name in w.logits + w.deltas if wanted(name)])
@@ -134,6 +140,13 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         r"the input 'images' has the fixed size 1 x 3 x 1099511627776 x 64, more than",
     ),
     "a million images": (lambda: with_input((10**6, 3, 64, 64)), "the fixed size 1000000 x 3 x 64 x 64, more than"),
+    "a large image and a large mask": (
+        lambda: Wrapped(3).model(
+            [("images", TensorProto.FLOAT, (1, 3, 4096, 4096)), ("mask", TensorProto.FLOAT, (4096, 4096, 2))]
+        ),
+        "the input 'mask' has the fixed size 4096 x 4096 x 2, more than 67108864 values in all inputs",
+    ),
+    "an unknown type": (lambda: with_type(99), "the input 'images' has the unknown type 99"),
     "a negative side": (lambda: with_input((1, 3, -5, 64)), "'images' has a negative size: 1 x 3 x -5 x 64"),
     "negative weights": (lambda: with_dimension(-8), r"tensor 'c0' is damaged \(Negative dimension"),
     "huge weights": (lambda: with_dimension(1 << 40), r"tensor 'c0' is damaged \(.*too small for the declared shape"),

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk._util.lazy import require
+from retinasdk._util.onnx_files import TooManyFieldsError, external_locations
+from retinasdk._util.onnx_functions import check_functions
 from retinasdk.convert.importing.external_data import load_external_data, tensors_of
 from retinasdk.convert.importing.input_sizes import check_inputs
+from retinasdk.convert.importing.onnx_runner import first_line
 from retinasdk.errors import ModelError
 
 OPSETS = range(11, 26)  # From opset 11 on, Clip, Pad and Resize take tensors as inputs; 25 is the newest one known.
 IR_VERSIONS = range(3, 15)  # From 3 on, models name the versions of their operators; ONNX Runtime 1.32 knows up to 14.
 MAX_BYTES = (1 << 31) - 1  # The limit of protobuf for one message.
+_MAX_FIELDS = 1 << 18  # Exports with all their post-processing have some ten thousand. These take a few seconds.
 
 
 def load_model(path: Path) -> Any:
@@ -46,6 +50,12 @@ def load_model(path: Path) -> Any:
     if not content:
         raise ModelError(f"{path} is empty (0 bytes). Export the network again")
     try:
+        external_locations(memoryview(content), max_fields=_MAX_FIELDS)
+    except TooManyFieldsError as error:
+        raise ModelError(f"{path} cannot be imported: {error}. Export the network again") from error
+    except ValueError:
+        pass  # What it is instead is said below.
+    try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # The exception class depends on the implementation of protobuf.
         raise ModelError(
@@ -68,10 +78,19 @@ def load_model(path: Path) -> Any:
             "has to fit into one file of 2 GiB. Convert the weights to float16 first"
         )
     if model.functions:
-        model = require("onnx.inliner", "importing ONNX models").inline_local_functions(model)
+        model = _inlined(model, memoryview(content), path)
     _check_parts(onnx, model, path)
     _sort(model.graph, path)
     return model
+
+
+def _inlined(model: Any, content: memoryview, path: Path) -> Any:
+    """Returns the model with the nodes of its functions in place of their calls. Raises `ModelError`."""
+    try:
+        check_functions(content)
+        return require("onnx.inliner", "importing ONNX models").inline_local_functions(model)
+    except Exception as error:  # ONNX has several classes for what can be wrong with a function.
+        raise ModelError(f"{path} cannot be imported: {first_line(error)}. Export the network again") from error
 
 
 def _check_versions(model: Any, path: Path) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import harness
 
 with harness.instrumented(__name__ == "__main__"):
-    from retinasdk._util.onnx_files import external_locations, model_sha256
+    from retinasdk._util.onnx_files import TooManyFieldsError, external_locations, model_sha256
+    from retinasdk._util.onnx_functions import FunctionsError, check_functions
     from retinasdk.backends.winograd_graph import rewritten
     from retinasdk.convert.importing.loading import load_model
     from retinasdk.errors import ModelError
@@ -16,12 +17,14 @@ with harness.instrumented(__name__ == "__main__"):
 
 
 def one_input(data: bytes) -> None:
-    with harness.documented(ValueError):
+    with harness.documented(ValueError, TooManyFieldsError):
         external_locations(memoryview(data))
+    with harness.documented(ValueError, FunctionsError):
+        check_functions(memoryview(data))
     with harness.folder_with(model_onnx=data, weights_bin=b"\0" * 64) as folder:
         path = folder / "model.onnx"
         model_sha256(path)
-        with harness.documented(ValueError):
+        with harness.documented(ValueError, TooManyFieldsError):
             rewritten(path)
         with harness.documented(ModelError):
             load_model(path)
