@@ -35,7 +35,9 @@ def without_passwords(text: str, words: Iterable[str] = ()) -> str:
         words: What the user typed. A URL among them is found in the text even if its password contains spaces.
     """
     for word in words:
-        text = text.replace(word, shown(word)) if "@" in word or "://" in word else text
+        if shown(word) != word:
+            for form in (word, repr(word)[1:-1]):  # argparse shows some words as Python would.
+                text = text.replace(form, shown(word))
     return _IN_TEXT.sub(lambda found: without_password(found[0]), text)
 
 

@@ -8,9 +8,11 @@ import keyword
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from retinasdk import RetinaSdkError, __version__
+from retinasdk._util.addresses import without_passwords
 from retinasdk.cli import interruption
 from retinasdk.cli.command_list import COMMANDS, SUMMARIES
 from retinasdk.cli.file_arguments import check_files
@@ -25,6 +27,9 @@ examples:
   Convert a model that another framework exported, then use it:
     {PROG} import theirs.onnx -o model.onnx
     {PROG} detect street.jpg --model model.onnx
+
+A word @FILE stands for the arguments in that file, one in each line. So the
+password of a camera is not in the list of processes.
 
 '{PROG} COMMAND --help' describes a command and its options."""
 _FAILED = 1
@@ -44,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         after SIGTERM, with one line on standard error; 141 if the reader of standard output has gone.
     """
     words = sys.argv[1:] if argv is None else list(argv)
+    try:
+        words = _with_files(words)
+    except (OSError, ValueError) as error:
+        return _failed(str(error), _BAD_INPUT)
     # A command loads only its own imports, so that `doctor` runs where the imports of other commands fail.
     wanted = words[:1] if words and words[0] in COMMANDS else COMMANDS
     try:
@@ -51,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # after --help and --version
         return int(stop.code or 0)
     except UnusableArgumentsError as error:
-        return _failed(str(error), _BAD_INPUT, words)
+        return _failed(without_passwords(str(error), words), _BAD_INPUT)
     try:
         check_files(arguments.parser, arguments)
         with memory_errors():
@@ -63,16 +72,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return interruption.tell()
     except (RetinaSdkError, ValueError, OSError) as error:
-        return _failed(in_option_names(str(error), arguments), _BAD_INPUT, words)
+        # Without passwords first: what is found in the text must be as it was typed.
+        return _failed(in_option_names(without_passwords(str(error), words), arguments), _BAD_INPUT)
     except MemoryError as error:
-        return _failed(out_of_memory(error), _FAILED, words)
+        return _failed(out_of_memory(error), _FAILED)
     return status or 0
 
 
-def _failed(message: str, status: int, words: Sequence[str]) -> int:
+def _failed(message: str, status: int) -> int:
     if interruption.received() is not None:  # An interrupted import may raise anything.
         return interruption.tell()
-    print_problem(f"error: {message}", words)
+    print_problem(f"error: {message}")
     return status
 
 
@@ -85,6 +95,23 @@ def build_parser() -> argparse.ArgumentParser:
         The parser with every subcommand, each with its description, its examples (`epilog`) and its option groups.
     """
     return _parser(COMMANDS)
+
+
+def _with_files(words: Sequence[str]) -> list[str]:
+    """Replaces each word @FILE by the lines of the file. So a password is not in the list of processes."""
+    found = []
+    for word in words:
+        if not word.startswith("@"):
+            found.append(word)
+            continue
+        try:
+            found += [line for line in Path(word[1:]).read_text(encoding="utf-8").splitlines() if line]
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{word}: this stands for the arguments in a file, one in each line, but the file cannot be read "
+                f"({getattr(error, 'strerror', None) or error}); a name that begins with @ is written ./{word}"
+            ) from error
+    return found
 
 
 class UnusableArgumentsError(Exception):

@@ -74,14 +74,9 @@ def flush_output() -> None:
         raise
 
 
-def print_problem(text: object, words: Iterable[str] = ()) -> None:
-    """Prints a problem in one line on standard error, without the passwords of URLs.
-
-    Args:
-        text: The problem.
-        words: What the user typed, in which passwords may be.
-    """
-    line = printable(" ".join(without_passwords(str(text), words).split()))
+def print_problem(text: object) -> None:
+    """Prints a problem in one line on standard error, without the passwords of URLs."""
+    line = printable(" ".join(without_passwords(str(text)).split()))
     tqdm = sys.modules.get("tqdm")  # If nobody has imported it, there is no progress bar.
     with contextlib.nullcontext() if tqdm is None else tqdm.tqdm.external_write_mode(file=sys.stderr):
         print(f"retinasdk: {line}", file=sys.stderr, flush=True)

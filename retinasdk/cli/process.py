@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import TracebackType
+
 from retinasdk.cli import interruption
 
 
@@ -26,6 +28,7 @@ def _main() -> int:
     from retinasdk.cli import foreign_output
 
     # What else fails while the process ends is of no interest.
+    sys.excepthook = _print_bug
     sys.unraisablehook = interruption.unless_interrupted(sys.unraisablehook)
     threading.excepthook = interruption.unless_interrupted(threading.excepthook)
     if not foreign_output.is_wanted():
@@ -36,6 +39,16 @@ def _main() -> int:
 
     logging.getLogger("retinasdk").addHandler(LogHandler())
     return main()
+
+
+def _print_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    import sys
+    import traceback
+
+    from retinasdk._util.addresses import without_passwords
+
+    text = "".join(traceback.format_exception(kind, error, trace))
+    sys.stderr.write(without_passwords(text, sys.argv[1:]))
 
 
 def _end(status: int) -> None:

@@ -710,6 +710,31 @@ def test_bag_without_the_topic(bag: Path, topic: str | None, wanted: str) -> Non
         next(frames)
 
 
+@pytest.mark.parametrize("name", ["../bag.db3", "/bag.db3", "a/../../bag.db3", "..\\\\bag.db3", "C:\\\\bag.db3"])
+def test_a_bag_that_names_files_elsewhere_is_refused(bag: Path, name: str) -> None:
+    """rosbags 0.11.9 would take the last part of the name; others may not."""
+    metadata = bag / "metadata.yaml"
+    inside = next(bag.glob("*.db3")).name
+    metadata.write_text(metadata.read_text().replace(f"- {inside}", f'- "{name}"'))
+    with (
+        stream(RosBag(bag, topic="/left"), find_nothing) as frames,
+        pytest.raises(
+            StreamError, match="names the file .*bag.db3', which is not in the folder of the bag; put the file"
+        ),
+    ):
+        next(frames)
+
+
+def test_a_bag_with_metadata_that_are_none(bag: Path) -> None:
+    for content in ("", "[", "rosbag2_bagfile_information: 3"):
+        (bag / "metadata.yaml").write_text(content)
+        with (
+            stream(RosBag(bag, topic="/left"), find_nothing) as frames,
+            pytest.raises(StreamError, match=r"metadata\.yaml cannot be read .*restore it with: ros2 bag reindex"),
+        ):
+            next(frames)
+
+
 def test_a_bag_is_closed_however_it_ends(bag: Path) -> None:
     """`close` may come twice, before `open`, and after an `open` that failed."""
     source = RosBag(bag, topic="/left")

@@ -166,6 +166,7 @@ class Camera(_OpenCv):
             )
             if capture.isOpened():
                 break
+            capture.release()
         # The codec comes first, because sizes and rates depend on it.
         if self._codec is not None:
             capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*self._codec))
