@@ -288,8 +288,10 @@ def test_a_process_without_descriptors_says_so_in_a_line(
         return accept(listener)
 
     monkeypatch.setattr(socket.socket, "accept", limited)
-    with join(preview) as connection:  # It is accepted a second later.
+    with join(preview) as connection:  # It is accepted a moment later.
         connection.sendall(b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
-    assert [record.getMessage() for record in caplog.records] == ["web preview: [Errno 24] Too many open files"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "web preview: a connection was not accepted: [Errno 24] Too many open files"
+    ]
     assert "Traceback" not in "".join(capfd.readouterr())
