@@ -12,8 +12,9 @@ from typing import Any
 
 from retinasdk._util.lazy import require
 from retinasdk.live.streaming import Stream
+from retinasdk.live.web.answer import Answer, Page
 from retinasdk.live.web.request import Request
-from retinasdk.live.web.server import Answer, Page, Server
+from retinasdk.live.web.server import Server
 
 _PURPOSE = "metrics for Prometheus"
 _MAX_CLIENTS = 16

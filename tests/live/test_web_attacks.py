@@ -5,6 +5,7 @@ traceback. The server is a process of its own, so that its file descriptors can 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -16,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -121,16 +121,14 @@ def process() -> Iterator[Process]:
 REQUEST = f"GET /stream HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKEN}\r\n\r\n".encode()
 
 
-def frames(file: BinaryIO) -> Iterator[int]:
+def frames(answer: http.client.HTTPResponse) -> Iterator[int]:
     """The numbers of the frames that come."""
-    status = file.readline()
-    assert status.startswith(b"HTTP/1.1 200"), status
-    while file.readline() != b"\r\n":
-        pass
+    answer.begin()
+    assert answer.status == 200
     while True:
-        lengths = file.read(8)
-        about = json.loads(file.read(int.from_bytes(lengths[:4], "big")))
-        file.read(int.from_bytes(lengths[4:], "big"))
+        lengths = answer.read(8)
+        about = json.loads(answer.read(int.from_bytes(lengths[:4], "big")))
+        answer.read(int.from_bytes(lengths[4:], "big"))
         yield about["index"]
 
 
@@ -138,7 +136,7 @@ def watch(process: Process, stack: contextlib.ExitStack) -> Iterator[int]:
     """A viewer, who leaves with the block."""
     connection = stack.enter_context(process.connect())
     connection.sendall(REQUEST)
-    return frames(stack.enter_context(connection.makefile("rb")))
+    return frames(stack.enter_context(http.client.HTTPResponse(connection)))
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -173,7 +171,7 @@ def test_the_crowd_of_one_machine_closes_no_connection_of_another(process: Proce
         crowd = [stack.enter_context(process.connect()) for _ in range(300)]
         assert crowd[0].recv(1) == b""
         other.sendall(REQUEST[-2:])
-        assert next(frames(stack.enter_context(other.makefile("rb")))) >= 0
+        assert next(frames(stack.enter_context(http.client.HTTPResponse(other)))) >= 0
 
 
 def test_those_with_the_token_have_a_limit_of_their_own(process: Process) -> None:
@@ -290,8 +288,10 @@ def test_a_process_without_descriptors_says_so_in_a_line(
         return accept(listener)
 
     monkeypatch.setattr(socket.socket, "accept", limited)
-    with join(preview) as connection:  # It is accepted a second later.
+    with join(preview) as connection:  # It is accepted a moment later.
         connection.sendall(b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
-    assert [record.getMessage() for record in caplog.records] == ["web preview: [Errno 24] Too many open files"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "web preview: a connection was not accepted: [Errno 24] Too many open files"
+    ]
     assert "Traceback" not in "".join(capfd.readouterr())

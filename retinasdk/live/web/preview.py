@@ -13,9 +13,10 @@ from types import TracebackType
 
 from retinasdk.live.frame import Frame
 from retinasdk.live.web.address import DEFAULT
+from retinasdk.live.web.answer import Answer, Page
 from retinasdk.live.web.feed import Feed, packed
 from retinasdk.live.web.request import Request
-from retinasdk.live.web.server import Answer, Page, Server
+from retinasdk.live.web.server import Server
 
 _IDLE_S = 5.0  # Without new frames, viewers get a sign of life this often, so that they notice a dead connection.
 

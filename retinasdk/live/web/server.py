@@ -18,20 +18,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
-import http
 import ipaddress
-import json
 import logging
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from retinasdk.live.clock import Clock
 from retinasdk.live.limited_log import LimitedLog
 from retinasdk.live.web.address import Address, Gate
+from retinasdk.live.web.answer import Answer, Page, Parts
 from retinasdk.live.web.request import MAX_LINE, BadRequestError, Request, read_request
 
 _LOGGER = logging.getLogger("retinasdk.live")
@@ -39,81 +36,38 @@ _MAX_STRANGERS = 128
 _REQUEST_S = 10.0  # The whole request has to arrive within this time, however slowly it comes.
 _SEND_S = 20.0  # A client that does not take an answer, or a part of a stream, for this long is disconnected.
 _LINGER_S = 2.0  # What the client still sends after the answer is read and ignored for this long.
+_PAUSE_S = 0.2  # If a connection cannot be accepted, most often because the process is out of file descriptors.
 _STOP_S = 1.0  # Clients get this long to take what was written before the server stops.
 _SEND_BUFFER = 256 * 1024  # Of the kernel, in bytes. A slow viewer sees frames that are this much old.
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Connection": "close",
-}
-
-
-class Parts(Protocol):
-    """A body whose parts are made while it is sent."""
-
-    def __aiter__(self) -> AsyncIterator[bytes]: ...
-
-    async def aclose(self) -> None:
-        """Frees what the body holds. It is called once, also if no part was taken."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer to a request.
-
-    Attributes:
-        content: The body.
-        type: Its media type.
-        status: The HTTP status.
-        headers: Headers in addition to, or instead of, those that every answer has.
-    """
-
-    content: bytes | Parts
-    type: str = "application/json"
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def error(cls, status: int, text: str, headers: Mapping[str, str] | None = None) -> Answer:
-        """Returns an answer that says what is wrong."""
-        return cls(json.dumps({"error": text}).encode(), status=status, headers=headers or {})
-
-    def head(self) -> bytes:
-        """Returns the status line and the headers. A body of parts ends with the connection."""
-        headers = {**_HEADERS, "Date": email.utils.formatdate(usegmt=True), "Content-Type": self.type, **self.headers}
-        if isinstance(self.content, bytes):
-            headers["Content-Length"] = str(len(self.content))
-        lines = [f"HTTP/1.1 {self.status} {http.HTTPStatus(self.status).phrase}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
-
-
-@dataclass(frozen=True)
-class Page:
-    """What is served at a path.
-
-    Attributes:
-        answer: Returns the answer to a GET or HEAD request. It is called in the event loop of the server.
-        public: Whether strangers get it.
-    """
-
-    answer: Callable[[Request], Awaitable[Answer]]
-    public: bool = False
 
 
 class _Connection:
-    """A connection to a client."""
+    """A connection to a client, whose streams are there once it is open."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-        self.network = _network(writer.get_extra_info("peername"))
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def __init__(self, accepted: socket.socket, peer: tuple[Any, ...]) -> None:
+        self._socket = accepted
+        self.network = _network(peer)
+        self._is_open = self._is_aborted = False
+
+    async def open(self) -> None:
+        try:
+            self.reader, self.writer = await asyncio.open_connection(sock=self._socket, limit=MAX_LINE)
+        except OSError:
+            self._socket.close()
+            raise
+        self._is_open = True
+        self.writer.transport.set_write_buffer_limits(high=0)  # `drain` waits until the kernel has everything.
+        if self._is_aborted:
+            raise ConnectionAbortedError
 
     def abort(self) -> None:
         """Closes it at once. What was not sent yet is discarded."""
-        self.writer.transport.abort()
+        self._is_aborted = True
+        if self._is_open:
+            self.writer.transport.abort()
 
 
 class Server:
@@ -153,7 +107,7 @@ class Server:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * _SEND_S))
-        self._loop = asyncio.new_event_loop()
+        self._loop = asyncio.SelectorEventLoop()  # Also on Windows, whose default has no `add_reader`.
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, args=(listener,), name=f"retinasdk {name}", daemon=True)
         self._thread.start()
@@ -183,13 +137,16 @@ class Server:
             self._log.close()
 
     def _tell(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Logs in one line what the event loop reports, for example that the process is out of file descriptors."""
-        self._log.log(logging.WARNING, "loop", f"{self._name}: {context.get('exception') or context['message']}")
+        """Logs in one line what the event loop would print with a traceback."""
+        error = context.get("exception")
+        self._log.log(logging.ERROR, "loop", f"{self._name}: {context['message']}: {error!r}")
 
     async def _serve(self, listener: socket.socket) -> None:
-        server = await asyncio.start_server(self._accept, sock=listener, limit=MAX_LINE, backlog=64)
-        await self._stop.wait()
-        server.close()
+        with listener:
+            listener.setblocking(False)
+            self._loop.add_reader(listener, self._accept, listener)
+            await self._stop.wait()
+            self._loop.remove_reader(listener)
         for connection in [item for group in self._strangers.values() for item in group]:
             connection.abort()
         await _wait_for_others(_STOP_S)
@@ -197,19 +154,30 @@ class Server:
             connection.abort()
         await _wait_for_others(_STOP_S)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            accepted, peer = listener.accept()
+        except BlockingIOError:  # The client has gone already.
+            return
+        except OSError as error:
+            self._log.log(logging.WARNING, "accept", f"{self._name}: a connection was not accepted: {error}")
+            self._loop.remove_reader(listener)
+            self._loop.call_later(_PAUSE_S, self._resume, listener)
+            return
+        accepted.setblocking(False)
         if sum(map(len, self._strangers.values())) >= _MAX_STRANGERS:
             crowd = max(self._strangers.values(), key=len)
             oldest = next(iter(crowd))
             self._forget(oldest)
             oldest.abort()
-        connection = _Connection(reader, writer)
-        if self._stop.is_set():  # It was accepted in the last moment.
-            connection.abort()
-            return
+        connection = _Connection(accepted, peer)
         self._strangers.setdefault(connection.network, {})[connection] = None
         self._tasks.add(task := self._loop.create_task(self._answer(connection)))
         task.add_done_callback(self._tasks.discard)
+
+    def _resume(self, listener: socket.socket) -> None:
+        if not self._stop.is_set():
+            self._loop.add_reader(listener, self._accept, listener)
 
     def _forget(self, connection: _Connection) -> None:
         self._clients.discard(connection)
@@ -219,16 +187,15 @@ class Server:
             self._strangers.pop(connection.network, None)
 
     async def _answer(self, connection: _Connection) -> None:
-        writer = connection.writer
         try:
-            writer.transport.set_write_buffer_limits(high=0)  # `drain` waits until the kernel has everything.
+            await connection.open()
             answer, head_only = await self._choose(connection)
             await _send(connection, answer, head_only)
             await _finish(connection)
         except (OSError, EOFError, asyncio.TimeoutError):
             pass  # The client has gone, or takes nothing.
         except Exception as error:
-            self._log.log(logging.ERROR, "answer", f"{self._name}: {type(error).__name__}: {error}")
+            self._log.log(logging.ERROR, "answer", f"{self._name}: {error!r}")
         finally:
             self._forget(connection)
             connection.abort()
@@ -312,10 +279,8 @@ async def _finish(connection: _Connection) -> None:
     await asyncio.wait_for(_ignore(connection.reader), _LINGER_S)
 
 
-def _network(peer: tuple[Any, ...] | None) -> str:
+def _network(peer: tuple[Any, ...]) -> str:
     """Returns what is taken for one machine: an IPv4 address, or an IPv6 network of 64 bits."""
-    if not peer:
-        return ""  # It has gone already.
     address = ipaddress.ip_address(peer[0].partition("%")[0])
     if isinstance(address, ipaddress.IPv4Address):
         return str(address)
