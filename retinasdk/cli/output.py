@@ -1,21 +1,19 @@
-"""What several commands write: JSON reports, folders and files checked beforehand, a progress bar."""
+"""What several commands write: text, JSON reports, folders and files checked beforehand."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from retinasdk._util.files import write_atomically
-from retinasdk._util.lazy import require
+from retinasdk.cli.progress import above_progress
 
 STANDARD_OUTPUT = Path("-")
 # Also the marks that reverse the direction of writing.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_MANY_ITEMS = 5  # a progress bar appears from this many items on
 
 
 def text_stream(json_target: Path | None) -> IO[str]:
@@ -50,7 +48,8 @@ def out_of_memory(error: MemoryError) -> str:
 
 def print_text(text: object, file: IO[str] | None = None) -> None:
     """Prints text with control characters escaped, to standard output unless another stream is given."""
-    print(printable(str(text)), file=file)
+    with above_progress():
+        print(printable(str(text)), file=file)
 
 
 def write_json(target: Path | None, content: str) -> None:
@@ -95,27 +94,7 @@ def _check_writable(folder: Path) -> None:
         raise ValueError(f"{folder}: the folder cannot be written to; choose another, or change its permissions")
 
 
-def progress(title: str, unit: str) -> Callable[[Sequence[Any]], Iterable[Any]]:
-    """Makes a function that shows a progress bar while items are taken.
-
-    Args:
-        title: What is being done.
-        unit: What one item is.
-
-    Returns:
-        A function from items to the same items. The bar appears on a terminal only, and only for many items.
-    """
-
-    def wrap(items: Sequence[Any]) -> Iterable[Any]:
-        if len(items) < _MANY_ITEMS:
-            return items
-        bar: Iterable[Any] = require("tqdm", "the progress bar").tqdm(items, desc=title, unit=unit, disable=None)
-        return bar
-
-    return wrap
-
-
 def print_now(text: str, file: IO[str]) -> None:
-    """Prints at once, above a progress bar if there is one."""
-    with require("tqdm", "the progress bar").tqdm.external_write_mode(file=file):
+    """Prints at once, above a line of progress if there is one."""
+    with above_progress():
         print(printable(text), file=file, flush=True)
