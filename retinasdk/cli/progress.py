@@ -114,12 +114,11 @@ class Display:
             try:
                 yield
             finally:
-                with self._writing():
-                    self.tick()
+                self.tick()
 
     def tick(self) -> None:
         """Shows what is due now. Called by the thread."""
-        with self._lock:
+        with self._writing():
             now = self._clock()
             if not self._is_shown or self._stop.is_set() or not self._step or now - self._began < _DELAY_S:
                 return
@@ -149,8 +148,10 @@ class Display:
             filled = round(_BAR * self._fraction)
             bar = "" if columns is None or columns < _COLUMNS_FOR_BAR else f" [{'#' * filled:{_BAR}s}]"
             head = f"{self._step}:{bar} {self._fraction:.0%}"
-            left = self._left(now)
-            parts.append(f"{duration(now - self._began)} so far" if left is None else f"about {duration(left)} left")
+            if self._fraction < 1:
+                left = self._left(now)
+                so_far = f"{duration(now - self._began)} so far"
+                parts.append(so_far if left is None else f"about {duration(left)} left")
         text = ", ".join([head, *parts])
         return text if columns is None else text[: columns - 1]
 
@@ -163,8 +164,7 @@ class Display:
 
     def _run(self) -> None:
         while not self._stop.wait(_TICK_S):
-            with self._writing():
-                self.tick()
+            self.tick()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
