@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from retinasdk._util.progress import Progress
     from retinasdk.benchmark.bench import BenchReport, BenchRow, bench
     from retinasdk.convert.deepforest import export_deepforest
     from retinasdk.convert.export_torch import ExportReport, export_torchvision
@@ -63,6 +64,7 @@ __all__ = [
     "Normalise",
     "OperatingPoint",
     "Prediction",
+    "Progress",
     "QuantizationReport",
     "QuantizedLayer",
     "Resize",
@@ -93,6 +95,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _NAMES_OF_MODULE = {
+    "_util.progress": ("Progress",),
     "evaluation.evaluate": ("evaluate",),
     "evaluation.results": (
         "ClassResult",

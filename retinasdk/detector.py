@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from retinasdk._util.labels import Classes, class_ids_of
+from retinasdk._util.progress import Progress, ProgressCallback
 from retinasdk.backends.base import DEFAULT_CONVOLUTION, open_backend
 from retinasdk.cuda.decoded_frame import is_decoded_frame
 from retinasdk.cuda.device_frame import DeviceFrame
@@ -32,7 +34,7 @@ from retinasdk.pipeline.stage_timing import collect, stage
 from retinasdk.pipeline.suppression import AS_FRAMEWORK, Suppression
 from retinasdk.pipeline.throughput import Prediction, predict
 from retinasdk.spec import ModelSpec
-from retinasdk.tiling.grid import TilesOption, check_tiles, resolve
+from retinasdk.tiling.grid import TilesOption, check_tiles, resolve, why_pointless
 from retinasdk.tiling.tiled_detection import detect_tiled
 from retinasdk.tiling.windows import open_windows
 
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 # take far more memory than pixels.
 _MAX_IMAGES = 16
 _MAX_THREADS = 1024
+_CALLER = 4  # frames from a warning in `_detect_tiled` to the line that called the detector
 _MAX_BATCH_PIXELS = 1 << 23
 
 
@@ -179,6 +182,7 @@ class Detector:
         ignore: Sequence[Sequence[float]] = ...,
         tiles: TilesOption = ...,
         channel_order: ChannelOrder | None = ...,
+        progress: ProgressCallback | None = ...,
     ) -> Detections: ...
 
     @overload
@@ -191,6 +195,7 @@ class Detector:
         ignore: Sequence[Sequence[float]] = ...,
         tiles: TilesOption = ...,
         channel_order: ChannelOrder | None = ...,
+        progress: ProgressCallback | None = ...,
     ) -> list[Detections]: ...
 
     @explains_keywords
@@ -203,6 +208,7 @@ class Detector:
         ignore: Sequence[Sequence[float]] = (),
         tiles: TilesOption = None,
         channel_order: ChannelOrder | None = None,
+        progress: ProgressCallback | None = None,
     ) -> Detections | list[Detections]:
         """Detects objects in one image, or in each image of a list.
 
@@ -226,8 +232,11 @@ class Detector:
                 in one region is dropped before suppression.
             tiles: Cuts a large image into tiles that are detected separately: `Tiles(...)`, the side of a tile in
                 pixels, or "auto" to cut if the network would otherwise see the image much smaller than it is. On the
-                CPU all cores work on tiles at once. Large files are read in bands if their format allows.
+                CPU all cores work on tiles at once. Large files are read in bands if their format allows. Hundreds of
+                tiles that the network must enlarge 6 times or more are most likely a mistake, and cause a warning.
             channel_order: Overrides the detector's channel order of NumPy arrays: "rgb" or "bgr".
+            progress: Called with a `retinasdk.Progress` as the work proceeds: for each tile of each image with `tiles`,
+                otherwise for each group of images. If it raises an exception, the call ends with that exception.
 
         Returns:
             `Detections` for an image, a list of them for a list.
@@ -250,6 +259,8 @@ class Detector:
         results: list[Detections] = []
         step = _MAX_IMAGES if tiles is None else 1
         for start in range(0, len(given), step):
+            if tiles is None and progress is not None:
+                progress(Progress("detect", start, len(given), "image"))
             members = given[start : start + step]
             with collect() as seconds:
                 if tiles is None:
@@ -257,13 +268,17 @@ class Detector:
                     found = self._detect(images, threshold, class_ids, regions)
                     sizes = [(int(item.shape[0]), int(item.shape[1])) for item in images]
                 else:
-                    one, size = self._detect_tiled(_in_rgb(members[0], order), tiles, threshold, class_ids, regions)
+                    one, size = self._detect_tiled(
+                        _in_rgb(members[0], order), tiles, threshold, class_ids, regions, progress
+                    )
                     found, sizes = [one], [size]
             timing = {name: value / len(members) for name, value in seconds.items()}
             for item, size, result in zip(members, sizes, found, strict=True):
                 # A decoder's surface that detections kept would be missing to the decoder.
                 is_surface = isinstance(item, DeviceFrame) or is_decoded_frame(item)
                 results.append(result._attach(None if is_surface else item, size, timing, order))
+        if tiles is None and progress is not None:
+            progress(Progress("detect", len(given), len(given), "image"))
         return results if isinstance(image, (list, tuple)) else results[0]
 
     def predict(
@@ -288,7 +303,7 @@ class Detector:
                 a time and two wait: while the GPU works on one, the next is read and copied to pinned memory.
             batch: Number of images per batch, 1 to 16, if their network inputs have the same size. 1 is best on the
                 CPU; larger batches can be faster on the GPU.
-            **options: The options of a call.
+            **options: The options of a call, except `progress`: the results that come are the progress.
 
         Yields:
             A `Prediction` for each image, in order. If an image fails, its `error` is set and the next ones follow.
@@ -300,6 +315,8 @@ class Detector:
         """
         if not isinstance(batch, int) or not 1 <= batch <= _MAX_IMAGES:
             raise ValueError(f"batch must be an integer from 1 to {_MAX_IMAGES}, got {batch!r}")
+        if "progress" in options:
+            raise TypeError("progress belongs to a call of the detector; count the results of predict() as they come")
         source = iter(_many(images))
         backend, workers = self._backend.for_workers()
         worker = copy.copy(self)
@@ -337,6 +354,7 @@ class Detector:
         score_threshold: Thresholds,
         class_ids: list[int],
         ignore: npt.NDArray[np.float32],
+        progress: ProgressCallback | None,
     ) -> tuple[Detections, tuple[int, int]]:
         """The detections, and the image's (height, width)."""
         with open_windows(image, self._backend.read) as windows:
@@ -349,6 +367,8 @@ class Detector:
             if resolved is None:
                 whole = self._backend.read(windows.whole(windows.size))
                 return self._detect([whole], score_threshold, class_ids, ignore)[0], windows.size
+            if why := why_pointless(resolved.plan(*windows.size), self.spec):
+                warnings.warn(f"{why}; choose larger tiles, such as tiles=640", stacklevel=_CALLER)
             # On the CPU a worker for each core is best off with one tile at a time.
             # So it is where there are regions: they lie elsewhere in each tile.
             size = (
@@ -365,6 +385,7 @@ class Detector:
                 class_ids=class_ids,
                 ignore=ignore,
                 suppression=self.suppression,
+                progress=progress,
             )
             return found, windows.size
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from retinasdk._util.dataclass_json import dump_readable, from_json_object, to_json_object
 from retinasdk._util.json_text import parse_json
 from retinasdk._util.pictures import seeded_picture
+from retinasdk._util.progress import ProgressCallback, tracked
 from retinasdk.backends.base import DEVICES
 from retinasdk.benchmark.contestant import Contestant
 from retinasdk.benchmark.machine import machine_facts
@@ -39,7 +40,6 @@ _CPU_PRECISION = "fp32"
 _STAGES = ("preprocess", "network", "postprocess")
 
 _Path = str | os.PathLike[str]
-_Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def bench(
     threads: int | None = None,
     published: bool = False,
     clock: Callable[[], float] = time.perf_counter,
-    progress: Callable[[str, str], _Progress] = lambda title, unit: iter,
+    progress: ProgressCallback | None = None,
 ) -> BenchReport:
     """Times every combination of models, devices, precisions and sizes, alternately (A B A B ...).
 
@@ -172,7 +172,8 @@ def bench(
         threads: CPU threads per call. Defaults to the number of cores.
         published: Add figures published by others. Needs annotations.
         clock: Returns the time in seconds.
-        progress: Called as `progress(title, unit)`; the result wraps sequences that take long.
+        progress: Called with a `retinasdk.Progress` for each model that is loaded, each round, and each image on which
+            average precision is measured.
 
     Raises:
         ValueError: If an option is not valid.
@@ -195,7 +196,7 @@ def bench(
     facts = machine_facts()
     with ExitStack() as opened:
         contestants = []
-        for setup in progress("load", "model")(setups):
+        for setup in tracked(setups, progress, "load", "model"):
             detector = opened.enter_context(setup.open(threads))
             height, width = setup.size or _PICTURE_SIZE
             shown = pictures or [seeded_picture(height, width, seed=0)]
@@ -206,15 +207,15 @@ def bench(
             rounds=rounds,
             warmup=warmup,
             clock=clock,
-            progress=progress("time", "round"),
+            progress=progress,
         )
         times = [whole | stages for whole, stages in zip(halves, halves[len(contestants) :], strict=False)]
         metrics: list[Mapping[str, float | None]] = [{} for _ in setups]
         if annotations is not None and images is not None:
             from retinasdk.evaluation.evaluate import evaluate
 
-            for place, item in enumerate(progress("score", "model")(contestants)):
-                metrics[place] = evaluate(item.detector, images, annotations).metrics
+            for place, item in enumerate(contestants):
+                metrics[place] = evaluate(item.detector, images, annotations, progress=progress).metrics
         facts |= {name: fact for item in contestants for name, fact in item.gpu_facts().items()}
         rows = [_row(*four, times[0]) for four in zip(setups, contestants, times, metrics, strict=True)]
     return BenchReport(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from retinasdk._util.progress import ProgressCallback, tracked
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -42,7 +44,7 @@ def take_turns(
     rounds: int,
     warmup: int,
     clock: Callable[[], float],
-    progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+    progress: ProgressCallback | None = None,
 ) -> list[Times]:
     """Times contestants alternately (A B A B ...).
 
@@ -53,13 +55,13 @@ def take_turns(
         rounds: Timed rounds.
         warmup: Rounds before them that are not timed.
         clock: Returns the time in seconds.
-        progress: Wraps the sequence of rounds.
+        progress: Called with a `Progress` for each round, also those that are not timed.
 
     Returns:
         For each contestant, the milliseconds of each step, (rounds,) float64 by the step's name.
     """
     times: list[dict[str, list[float]]] = [{name: [] for name in steps} for steps in contestants]
-    for turn in progress(range(warmup + rounds)):
+    for turn in tracked(range(warmup + rounds), progress, "time", "round"):
         for steps, found in zip(contestants, times, strict=True):
             for name, step in steps.items():
                 start = clock()

@@ -20,7 +20,13 @@ _TEXT_WIDTH = 78  # fits into a terminal of 80 columns
 
 
 def add_command(
-    commands: Any, name: str, *, description: str, examples: Sequence[tuple[str, str]], notes: str = ""
+    commands: Any,
+    name: str,
+    *,
+    description: str,
+    examples: Sequence[tuple[str, str]],
+    notes: str = "",
+    takes_long: bool = True,
 ) -> argparse.ArgumentParser:
     """Adds the parser of one command, with the same help layout for all.
 
@@ -30,6 +36,7 @@ def add_command(
         description: What it does, in two or three sentences.
         examples: For each example, what it does and the command line.
         notes: Preformatted text after the examples, such as the example of a file.
+        takes_long: Whether it shows progress, so that it has the option `--quiet`.
 
     Returns:
         The parser, for the options to be added in groups.
@@ -50,6 +57,10 @@ def add_command(
         action="store_true",
         help="show the messages of other libraries (OpenCV, FFmpeg, ONNX Runtime); as does RETINASDK_VERBOSE=1",
     )
+    if takes_long:
+        parser.add_argument(
+            "-q", "--quiet", action="store_true", help="show no progress and no estimates; errors remain"
+        )
     parser.set_defaults(parser=parser)  # for `check_files`
     return parser
 

@@ -1,4 +1,4 @@
-"""What several commands write: JSON reports, folders and files checked beforehand, a progress bar."""
+"""What several commands write: text, JSON reports, folders and files checked beforehand."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from retinasdk import RetinaSdkError
 from retinasdk._util.addresses import without_passwords
 from retinasdk._util.files import write_atomically
-from retinasdk._util.lazy import require
 from retinasdk._util.printable import printable
+from retinasdk.cli.progress import above_progress
 
 STANDARD_OUTPUT = Path("-")
 _LACK_OF_MEMORY = ("std::bad_alloc", "Failed to serialize proto")
-_MANY_ITEMS = 5  # a progress bar appears from this many items on
 
 
 def text_stream(json_target: Path | None) -> IO[str]:
@@ -57,7 +56,8 @@ def memory_errors() -> Iterator[None]:
 
 def print_text(text: object, file: IO[str] | None = None) -> None:
     """Prints text with control characters escaped, to standard output unless another stream is given."""
-    print(printable(str(text)), file=file)
+    with above_progress():
+        print(printable(str(text)), file=file)
 
 
 def flush_output() -> None:
@@ -77,8 +77,7 @@ def flush_output() -> None:
 def print_problem(text: object) -> None:
     """Prints a problem in one line on standard error, without the passwords of URLs."""
     line = printable(" ".join(without_passwords(str(text)).split()))
-    tqdm = sys.modules.get("tqdm")  # If nobody has imported it, there is no progress bar.
-    with contextlib.nullcontext() if tqdm is None else tqdm.tqdm.external_write_mode(file=sys.stderr):
+    with above_progress():
         print(f"retinasdk: {line}", file=sys.stderr, flush=True)
 
 
@@ -135,27 +134,7 @@ def _check_writable(folder: Path) -> None:
         raise ValueError(f"{folder}: the folder cannot be written to; choose another, or change its permissions")
 
 
-def progress(title: str, unit: str) -> Callable[[Sequence[Any]], Iterable[Any]]:
-    """Makes a function that shows a progress bar while items are taken.
-
-    Args:
-        title: What is being done.
-        unit: What one item is.
-
-    Returns:
-        A function from items to the same items. The bar appears on a terminal only, and only for many items.
-    """
-
-    def wrap(items: Sequence[Any]) -> Iterable[Any]:
-        if len(items) < _MANY_ITEMS:
-            return items
-        bar: Iterable[Any] = require("tqdm", "the progress bar").tqdm(items, desc=title, unit=unit, disable=None)
-        return bar
-
-    return wrap
-
-
 def print_now(text: str, file: IO[str]) -> None:
-    """Prints at once, above a progress bar if there is one."""
-    with require("tqdm", "the progress bar").tqdm.external_write_mode(file=file):
+    """Prints at once, above a line of progress if there is one."""
+    with above_progress():
         print(printable(text), file=file, flush=True)

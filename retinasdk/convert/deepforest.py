@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk._util.lazy import require
+from retinasdk._util.progress import ProgressCallback
 from retinasdk.convert.checkpoint_file import read_checkpoint
 from retinasdk.convert.export_torch import DEFAULT_OPSET, ExportReport, export_torchvision
 from retinasdk.convert.importing.report import Finding
@@ -25,7 +26,12 @@ _KNOWN = ("num_classes", "nms_thresh", "score_thresh", "label_dict")
 
 
 def export_deepforest(
-    model: Any, output: str | os.PathLike[str], *, name: str | None = None, opset: int = DEFAULT_OPSET
+    model: Any,
+    output: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    opset: int = DEFAULT_OPSET,
+    progress: ProgressCallback | None = None,
 ) -> ExportReport:
     """Exports a DeepForest model to ONNX with raw head outputs, and writes its spec.
 
@@ -43,6 +49,7 @@ def export_deepforest(
         output: The ONNX file to write. The spec is written beside it, with the suffix .json, and into it.
         name: Name of the model, for people. Defaults to "DeepForest".
         opset: ONNX opset, 13 to 20.
+        progress: Called with a `retinasdk.Progress` at the beginning of each step.
 
     Returns:
         The file, the spec, and the largest difference from PyTorch.
@@ -56,7 +63,7 @@ def export_deepforest(
     network = model.model if hasattr(model, "label_dict") and hasattr(model, "model") else model
     labels = getattr(model, "label_dict", None) or getattr(network, "label_dict", None)
     names = class_names(labels, int(network.head.classification_head.num_classes), "the model")
-    return export_torchvision(network, output, labels=names, name=name or "DeepForest", opset=opset)
+    return export_torchvision(network, output, labels=names, name=name or "DeepForest", opset=opset, progress=progress)
 
 
 def class_names(label_dict: Any, classes: int, owner: str) -> list[str]:

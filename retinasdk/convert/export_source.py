@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from retinasdk._util.lazy import require
+from retinasdk._util.progress import ProgressCallback, begin
 from retinasdk.convert.checkpoint_file import Checkpoint, read_checkpoint
 from retinasdk.convert.deepforest import load_deepforest
 from retinasdk.convert.export_rules import QUESTIONS, ask, default_findings, given_rules, with_rules
@@ -46,6 +47,7 @@ def export_source(
     torchvision_defaults: bool = False,
     trusted: bool = False,
     opset: int = DEFAULT_OPSET,
+    progress: ProgressCallback | None = None,
     **rules: Any,
 ) -> ExportReport:
     """Exports a PyTorch model to ONNX with raw head outputs, and writes its spec.
@@ -62,6 +64,7 @@ def export_source(
         torchvision_defaults: Whether rules that the file does not contain and that are not given are torchvision's.
         trusted: Whether the checkpoint may run code while it is read, as a whole pickled model does.
         opset: ONNX opset, 13 to 20.
+        progress: Called with a `retinasdk.Progress` at the beginning of each step.
         **rules: Rules of the model, by the names of the arguments of `import_onnx`.
 
     Returns:
@@ -75,6 +78,7 @@ def export_source(
     """
     options = ImportOptions(labels=labels, name=name, **rules)
     command = ["retinasdk", "export", source, "-o", str(output)] + (["--weights", str(weights)] if weights else [])
+    begin(progress, "load the model")
     if source.startswith(DEEPFOREST):
         if weights is not None:
             raise ValueError(f"weights must not be given for {source}: name the checkpoint as deepforest:{weights}")
@@ -102,7 +106,9 @@ def export_source(
     if labels is not None:
         findings.append(Finding("given", "labels", f"{len(labels)} labels"))
     spec = with_findings(spec, findings)
-    return replace(export_heads(heads_of(model), output, spec, opset=opset), findings=tuple(findings))
+    return replace(
+        export_heads(heads_of(model), output, spec, opset=opset, progress=progress), findings=tuple(findings)
+    )
 
 
 def _torchvision(

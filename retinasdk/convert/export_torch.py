@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from retinasdk._util.lazy import require
+from retinasdk._util.progress import ProgressCallback, begin
 from retinasdk._util.temporary import temporary_folder
 from retinasdk.convert.flavours import flavour_spec, load_preset
 from retinasdk.convert.importing.report import KINDS, Finding
@@ -84,6 +85,7 @@ def export_torchvision(
     labels: Sequence[str] | None = None,
     name: str | None = None,
     opset: int = DEFAULT_OPSET,
+    progress: ProgressCallback | None = None,
 ) -> ExportReport:
     """Exports a torchvision RetinaNet to ONNX with raw head outputs, and writes its spec.
 
@@ -104,6 +106,7 @@ def export_torchvision(
             Defaults to the COCO names for 91 classes, otherwise to "class 0", "class 1" and so on.
         name: Name of the model, for people.
         opset: ONNX opset, 13 to 20.
+        progress: Called with a `retinasdk.Progress` at the beginning of each step.
 
     Returns:
         The file, the spec, and the largest difference from PyTorch.
@@ -118,11 +121,18 @@ def export_torchvision(
     retinanet = require("torchvision.models.detection", "exporting torchvision's models").RetinaNet
     if not isinstance(model, retinanet):
         raise TypeError(f"the model must be a torchvision RetinaNet, not {type(model).__name__}")
-    return export_heads(heads_of(model), output, torchvision_spec(model, labels=labels, name=name), opset=opset)
+    return export_heads(
+        heads_of(model), output, torchvision_spec(model, labels=labels, name=name), opset=opset, progress=progress
+    )
 
 
 def export_heads(
-    heads: Any, output: str | os.PathLike[str], spec: ModelSpec, *, opset: int = DEFAULT_OPSET
+    heads: Any,
+    output: str | os.PathLike[str],
+    spec: ModelSpec,
+    *,
+    opset: int = DEFAULT_OPSET,
+    progress: ProgressCallback | None = None,
 ) -> ExportReport:
     """Exports a PyTorch module that returns raw RetinaNet heads to ONNX, and writes its spec.
 
@@ -136,6 +146,7 @@ def export_heads(
         output: The ONNX file to write. The spec is written beside it, with the suffix .json, and into it.
         spec: The rules of the model.
         opset: ONNX opset, 13 to 20.
+        progress: Called with a `retinasdk.Progress` at the beginning of each step.
 
     Returns:
         The file, the spec, and the largest difference from PyTorch.
@@ -156,11 +167,13 @@ def export_heads(
     heads.eval()
     try:
         _check_outputs(torch, heads, spec)
+        begin(progress, "trace the model")
         content = onnx.load_model_from_string(_trace(torch, heads, spec, opset))
         entry = content.metadata_props.add()
         entry.key, entry.value = METADATA_KEY, spec.to_json()
         onnx.checker.check_model(content, full_check=True)
         serialized = content.SerializeToString()
+        begin(progress, "compare with PyTorch")
         difference = _largest_difference(torch, heads, serialized, spec)
     finally:
         for module, was_training in training.items():

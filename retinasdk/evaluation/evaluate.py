@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retinasdk._util.progress import Progress, ProgressCallback, begin
 from retinasdk.detections import Detections
 from retinasdk.detector import Detector
 from retinasdk.evaluation.annotations import TrueBox, read_annotations
@@ -43,7 +44,7 @@ def evaluate(
     tiles: TilesOption = None,
     counted: int = DEFAULT_COUNTED,
     report: str | os.PathLike[str] | None = None,
-    progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+    progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Measures the average precision of a detector on annotated images, as COCO defines it.
 
@@ -68,7 +69,7 @@ def evaluate(
             detections in large images. The metric "AR100" carries this number in its name.
         report: Existing folder for a report: `index.html` with precision-recall curves, a histogram of scores and
             pictures of the images with most mistakes at the best F1. Needs matplotlib.
-        progress: Wraps the sequence of batches, for example `tqdm.tqdm`.
+        progress: Called with a `retinasdk.Progress` for each batch of images; it counts images.
 
     Raises:
         ValueError: If annotations or options cannot be used.
@@ -101,13 +102,19 @@ def evaluate(
     run = _Run(detector, scored, paths, [_scored_boxes(boxes, scored) for boxes in truth.boxes], tiles)
 
     scorer = CocoScorer(scored.labels, counted)
-    for members in progress([range(start, min(start + batch, len(paths))) for start in range(0, len(paths), batch)]):
+    for start in range(0, len(paths), batch):
+        members = range(start, min(start + batch, len(paths)))
+        if progress is not None:
+            progress(Progress("detect", start, len(paths), "image"))
         for index, detections in zip(members, run.detect(members, score_threshold), strict=True):
             scorer.add(run.boxes[index], detections)
+    begin(progress, "compute the average precision")
     numbers = scorer.numbers()
     result = _evaluation(numbers, scored, len(paths))
     if report is not None:
         from retinasdk.evaluation.report import write_report
+
+        begin(progress, "write the report")
 
         threshold = score_threshold if result.best_f1 is None else max(result.best_f1.score, score_threshold)
         title = f"{detector.spec.name} on {Path(annotations).name}"

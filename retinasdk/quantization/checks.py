@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
+from retinasdk._util.progress import Progress, ProgressCallback, tracked
 from retinasdk.detections import Detections
 from retinasdk.detector import Detector
 from retinasdk.images import ImageInput
 from retinasdk.spec import ModelSpec
 from retinasdk.verification.compare import pair_boxes
-
-Progress: TypeAlias = "Callable[[Sequence[Any], str], Iterable[Any]]"
 
 _SAME_OBJECT_IOU = 0.5
 
@@ -42,7 +41,7 @@ class Checks:
         images: Images whose detections are compared.
         root: Folder of the annotated images.
         annotations: Annotation file in COCO format. None measures no average precision.
-        progress: Called as `progress(items, title)` around each sequence of work.
+        progress: Called with a `Progress` for each image.
     """
 
     path: Path
@@ -50,13 +49,13 @@ class Checks:
     images: Sequence[ImageInput]
     root: Any
     annotations: str | os.PathLike[str] | None
-    progress: Progress
+    progress: ProgressCallback | None
 
     def of(self, model: Any, title: str) -> Outcome:
         """Runs a network, an `onnx.ModelProto`; `title` names it in the progress."""
         self.path.write_bytes(model.SerializeToString())
         with Detector(self.path, device="cpu", spec=self.spec) as detector:
-            found = [detector(image) for image in self.progress(self.images, f"compare, {title}")]
+            found = [detector(image) for image in tracked(self.images, self.progress, f"compare, {title}", "image")]
             return Outcome(found, self._average_precision(detector, title))
 
     def _average_precision(self, detector: Detector, title: str) -> float | None:
@@ -64,9 +63,11 @@ class Checks:
             return None
         from retinasdk.evaluation.evaluate import evaluate
 
-        result = evaluate(
-            detector, self.root, self.annotations, progress=lambda batches: self.progress(batches, f"AP, {title}")
-        )
+        def show(report: Progress) -> None:
+            if self.progress is not None:
+                self.progress(replace(report, step=f"AP, {title}"))
+
+        result = evaluate(detector, self.root, self.annotations, progress=show)
         return result.metrics["AP"]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retinasdk._util.progress import ProgressCallback, begin, tracked
 from retinasdk._util.temporary import temporary_folder
 from retinasdk.backends.onnx_cpu import OnnxCpuBackend
 from retinasdk.errors import ModelError
@@ -20,7 +21,7 @@ from retinasdk.onnx_graph.model_file import read_model
 from retinasdk.onnx_graph.model_pair import write_model
 from retinasdk.onnx_graph.network import Network, prepared
 from retinasdk.onnx_graph.ranges import Observed, observe
-from retinasdk.quantization.checks import Checks, Progress, agreement_of, why_refused
+from retinasdk.quantization.checks import Checks, agreement_of, why_refused
 from retinasdk.quantization.report import QuantizationReport, QuantizedLayer
 from retinasdk.quantization.sensitivity import HeadLoss, layers_to_keep, sweep, worthwhile
 from retinasdk.quantization.writing import quantized
@@ -51,7 +52,7 @@ def quantize_onnx(
     min_agreement: float = DEFAULT_MIN_AGREEMENT,
     sweep_images: int = DEFAULT_SWEEP_IMAGES,
     spec: ModelSpec | None = None,
-    progress: Progress = lambda items, title: items,
+    progress: ProgressCallback | None = None,
 ) -> QuantizationReport:
     """Quantizes a heads-only RetinaNet to 8 bits for ONNX Runtime on the CPU, if it stays accurate enough.
 
@@ -72,7 +73,8 @@ def quantize_onnx(
         sweep_images: Number of images on which each layer is quantized alone, to measure its loss. This takes
             (layers + 8) * sweep_images runs of the network, and loads it once per layer.
         spec: The model's spec, if it is neither beside the file nor in it.
-        progress: Called as `progress(items, title)` around each sequence of work.
+        progress: Called with a `retinasdk.Progress` for each image and each layer. The steps are comparing,
+            calibrating, sweeping over the layers, and comparing again for each attempt.
 
     Returns:
         Which layers are quantized, the loss in accuracy, and the speed on this machine.
@@ -103,10 +105,11 @@ def quantize_onnx(
                 "that are compared, so its accuracy in 8 bits cannot be checked; give images that contain objects, or "
                 "annotations"
             )
-        observed = observe(network, network_inputs(progress(chosen, "calibrate"), read.spec, batch=batch))
+        calibrated = tracked(chosen, progress, "calibrate", "image")
+        observed = observe(network, network_inputs(calibrated, read.spec, batch=batch))
         swept = list(network_inputs(_evenly(chosen, sweep_images), read.spec, batch=batch))
         loss = HeadLoss(network, read.spec, swept)
-        losses = sweep(network, observed, loss, lambda layers: progress(layers, "sweep"))
+        losses = sweep(network, observed, loss, progress)
         inner = {name: value for name, value in losses.items() if name not in network.last}
         for attempt, share in enumerate(_ATTEMPTS, start=1):
             layers = worthwhile(network, inner.keys() - layers_to_keep(inner, observed.work, share), observed)
@@ -121,6 +124,7 @@ def quantize_onnx(
                 f"{source}: in 8 bits {why}, even with {len(losses) - len(layers)} of {len(losses)} layers in float32. "
                 "Nothing was written. Give more images like those of the application, or allow a larger loss"
             )
+        begin(progress, "time")
         speed = _speed(source, checks.path, read.spec, swept[0])
     if not layers:
         raise ModelError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retinasdk._util.progress import ProgressCallback, tracked
 from retinasdk.onnx_graph.network import Network
 from retinasdk.onnx_graph.ranges import Observed, open_session
 from retinasdk.quantization.writing import quantized
@@ -94,12 +95,12 @@ def sweep(
     network: Network,
     observed: Observed,
     loss: HeadLoss,
-    progress: Callable[[Sequence[Any]], Iterable[Any]],
+    progress: ProgressCallback | None,
 ) -> dict[str, float]:
     """Returns the loss of each layer when it alone is quantized, by the layer's name."""
     return {
         name: loss.of(quantized(network, [name], observed.ranges, observed.means))
-        for name in progress(list(network.layers))
+        for name in tracked(list(network.layers), progress, "sweep", "layer")
     }
 
 

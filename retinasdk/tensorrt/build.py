@@ -14,6 +14,7 @@ from typing import Any
 from retinasdk._util.cache_dir import cache_dir
 from retinasdk._util.files import finish_killed_write, write_atomically, write_together
 from retinasdk._util.onnx_files import model_sha256
+from retinasdk._util.progress import ProgressCallback
 from retinasdk.cuda.device import GpuIdentity, gpu_identity, usable_kernels
 from retinasdk.errors import ModelError
 from retinasdk.images import ImageInput
@@ -21,7 +22,7 @@ from retinasdk.models import find_model
 from retinasdk.onnx_graph.model_file import read_model
 from retinasdk.pipeline.preprocess import Transform
 from retinasdk.spec import ModelSpec
-from retinasdk.tensorrt.builder import BuildOptions, Built, Progress, build_plan
+from retinasdk.tensorrt.builder import BuildOptions, Built, build_plan
 from retinasdk.tensorrt.engine_info import ENGINE_SUFFIX, PRECISIONS, EngineInfo, Fingerprint, Profile
 from retinasdk.tensorrt.float16 import half_tensors, to_float16
 from retinasdk.tensorrt.installed import gpu_here, import_tensorrt, installed_tensorrts
@@ -50,7 +51,7 @@ def build_engine(
     head_layout: str | None = None,
     workspace_bytes: int | None = None,
     optimization_level: int | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> EngineInfo:
     """Builds a TensorRT engine from an ONNX model and writes it, with its `EngineInfo` beside it as JSON.
 
@@ -78,8 +79,8 @@ def build_engine(
             TensorRT chooses.
         workspace_bytes: Limit of the engine's scratch memory on the GPU, in bytes. Defaults to TensorRT's own.
         optimization_level: 0 (fastest build) to 5 (fastest engine), from TensorRT 8.6 on. Defaults to TensorRT's own.
-        progress: Called as `progress(steps_done, steps_in_all)` from another thread. TensorRT reports progress from
-            version 10 on.
+        progress: Called with a `retinasdk.Progress`: images of the calibration, then steps of the build, which
+            TensorRT counts from version 10 on.
 
     Returns:
         The info that was written beside the engine.
@@ -131,7 +132,14 @@ def build_engine(
         from retinasdk.tensorrt.int8 import quantize
 
         calibration = _calibration_images(images)
-        model = quantize(model, model_spec, calibration, batch=fixed_batch or 1, half_scales=is_strongly_typed(trt))
+        model = quantize(
+            model,
+            model_spec,
+            calibration,
+            batch=fixed_batch or 1,
+            half_scales=is_strongly_typed(trt),
+            progress=progress,
+        )
     if precision != "fp32" and is_strongly_typed(trt):
         model = to_float16(model)
     half = half_tensors(model)
@@ -298,7 +306,12 @@ def _calibration_images(images: str | os.PathLike[str] | Sequence[ImageInput] | 
 
 
 def _build_with_cache(
-    trt: Any, model: bytes, source: Path, options: BuildOptions, gpu: GpuIdentity | None, progress: Progress | None
+    trt: Any,
+    model: bytes,
+    source: Path,
+    options: BuildOptions,
+    gpu: GpuIdentity | None,
+    progress: ProgressCallback | None,
 ) -> Built:
     """Builds with TensorRT's timing cache, which keeps its measurements on this GPU from one build to the next."""
     who = f"{product(trt)}-{trt.__version__}-{gpu.name if gpu else 'any'}"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import queue
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from retinasdk._util.progress import Progress, ProgressCallback, begin
 from retinasdk.errors import ModelError
 from retinasdk.tensorrt.engine_info import Profile
 from retinasdk.tensorrt.head_layout import ROW_MAJOR, formats_to_allow
@@ -16,7 +18,7 @@ from retinasdk.tensorrt.versions import collected_errors, is_strongly_typed, pro
 
 _log = logging.getLogger("retinasdk")
 
-Progress = Callable[[int, int], None]
+_STEP = "build"
 _POLL_S = 0.1
 
 
@@ -60,7 +62,13 @@ class Built:
 
 
 def build_plan(
-    trt: Any, onnx: bytes, origin: str, options: BuildOptions, *, timing_cache: bytes = b"", progress: Progress | None
+    trt: Any,
+    onnx: bytes,
+    origin: str,
+    options: BuildOptions,
+    *,
+    timing_cache: bytes = b"",
+    progress: ProgressCallback | None,
 ) -> Built:
     """Builds an engine from an ONNX model in memory.
 
@@ -76,7 +84,8 @@ def build_plan(
         origin: Name of the model, for messages.
         options: What to build.
         timing_cache: Measurements of an earlier build.
-        progress: Called as `progress(steps_done, steps_in_all)` from another thread.
+        progress: Called with a `Progress` for each step of the build, in this thread. TensorRT counts steps from
+            version 10 on.
 
     Returns:
         The engine and the new timing cache.
@@ -87,22 +96,26 @@ def build_plan(
         KeyboardInterrupt: If Ctrl-C was pressed.
     """
     cancel, finished = threading.Event(), threading.Event()
+    steps: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()  # None: the build has ended
     outcome: list[Built | BaseException] = []
 
     def build() -> None:
         try:
-            outcome.append(_build(trt, onnx, origin, options, timing_cache, progress, cancel))
+            outcome.append(_build(trt, onnx, origin, options, timing_cache, steps.put, cancel))
         except BaseException as error:
             outcome.append(error)
         finally:
             finished.set()
+            steps.put(None)
 
     try:
         threading.Thread(target=build, name="retinasdk-build", daemon=True).start()
         # Not join(): in Python 3.10 and 3.11, an interrupt during join() marks the thread as ended although it runs.
-        while not finished.wait(_POLL_S):
-            pass
-    except KeyboardInterrupt:
+        begin(progress, _STEP)
+        while (step := _next(steps)) is not None:
+            if progress is not None:
+                progress(step)
+    except BaseException:  # Ctrl-C, or an error of `progress`.
         cancel.set()
         if not _has_monitor(trt):
             _log.warning("%s: this version of TensorRT cannot stop a build. Waiting until it is finished.", origin)
@@ -115,6 +128,12 @@ def build_plan(
     return outcome[0]
 
 
+def _next(steps: queue.SimpleQueue[Progress | None]) -> Progress | None:
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return steps.get(timeout=_POLL_S)  # Windows does not interrupt a longer wait for Ctrl-C.
+
+
 def _has_monitor(trt: Any) -> bool:
     return hasattr(trt, "IProgressMonitor")
 
@@ -125,7 +144,7 @@ def _build(
     origin: str,
     options: BuildOptions,
     timing_cache: bytes,
-    progress: Progress | None,
+    progress: Callable[[Progress], object],
     cancel: threading.Event,
 ) -> Built:
     with collected_errors() as errors:
@@ -260,7 +279,7 @@ def _measures(config: Any) -> bool:
     return hasattr(config, "create_timing_cache") and not hasattr(config, "num_compute_capabilities")
 
 
-def _make_monitor(trt: Any, progress: Progress | None, cancel: threading.Event) -> Any:
+def _make_monitor(trt: Any, progress: Callable[[Progress], object], cancel: threading.Event) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the base is only known at run time
         """Counts the steps of the outermost phase. Its name and number of steps differ between versions."""
 
@@ -274,13 +293,13 @@ def _make_monitor(trt: Any, progress: Progress | None, cancel: threading.Event) 
                 self._root, self._steps = phase_name, num_steps
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            if progress is not None and phase_name == self._root:
-                progress(step + 1, self._steps)
+            if phase_name == self._root:
+                progress(Progress(_STEP, step + 1, self._steps))
             return not cancel.is_set()
 
         def phase_finish(self, phase_name: str) -> None:
-            if progress is not None and phase_name == self._root:
-                progress(self._steps, self._steps)
+            if phase_name == self._root:
+                progress(Progress(_STEP, self._steps, self._steps))
 
     return Monitor()
 

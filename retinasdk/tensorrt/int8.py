@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retinasdk._util.lazy import require
+from retinasdk._util.progress import ProgressCallback, tracked
 from retinasdk.images import ImageInput
 from retinasdk.onnx_graph.calibration import calibration_images, network_inputs
 from retinasdk.onnx_graph.layers import WEIGHTED
@@ -39,7 +40,13 @@ _MAX_CODE = 127
 
 
 def quantize(
-    model: Any, spec: ModelSpec, images: Sequence[ImageInput], *, batch: int = 1, half_scales: bool = True
+    model: Any,
+    spec: ModelSpec,
+    images: Sequence[ImageInput],
+    *,
+    batch: int = 1,
+    half_scales: bool = True,
+    progress: ProgressCallback | None = None,
 ) -> Any:
     """Returns a copy of an ONNX model with its convolutions quantized to int8.
 
@@ -54,6 +61,7 @@ def quantize(
         batch: Number of images per run, for a network with a fixed batch size. Copies of one image fill the batch.
         half_scales: Convert the model to the first opset in which `to_float16` can store scales in float16, if its
             opset is older and every operator can be converted.
+        progress: Called with a `Progress` for each image.
 
     Returns:
         The quantized `onnx.ModelProto`. The input, the outputs and all tensors outside Q/DQ pairs are float32.
@@ -70,8 +78,8 @@ def quantize(
     layers = [
         name for name, nodes in network.layers.items() if name not in network.last and not any(map(_is_grouped, nodes))
     ]
-    bar = require("tqdm", "the progress bar").tqdm(images, desc="calibrate", unit="image", disable=None)
-    observed = observe(network, network_inputs(bar, spec, batch=batch))
+    calibrated = tracked(images, progress, "calibrate", "image")
+    observed = observe(network, network_inputs(calibrated, spec, batch=batch))
     return _Writer(onnx, network, layers, observed.ranges).model
 
 

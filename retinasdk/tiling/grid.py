@@ -21,6 +21,9 @@ TilesOption: TypeAlias = "Tiles | int | Literal['auto'] | None"
 
 _MAX_SIDE = 1 << 14  # Of a tile, in pixels.
 _MAX_TILES = 1 << 16
+# So many tiles are pointless if the network enlarges their sides so many times. Enlarging them two or three times can
+# help to find tiny objects.
+_MANY_TILES, _POINTLESS_SCALE = 500, 6.0
 # "auto" uses tiles if the resize rule would reduce the image to less than this share of its size.
 _AUTO_BELOW = 0.75
 # Side of the tiles of "auto" for a network that accepts any size. It limits the memory for activations.
@@ -175,6 +178,21 @@ def resolve(tiles: TilesOption, spec: ModelSpec, height: int, width: int) -> Til
     if isinstance(tiles, int):
         return Tiles(tiles)
     return Tiles.auto(spec, height, width) if tiles == "auto" else tiles
+
+
+def why_pointless(grid: TileGrid, spec: ModelSpec) -> str | None:
+    """Returns what is wrong with tiles that are most likely a mistake, or None.
+
+    Tiles that the network enlarges several times over show no more than larger tiles would, and cost as much each. A
+    few of them do no harm.
+    """
+    (height, width), resized = grid.tile, spec.resize.target(*grid.tile)
+    if len(grid) < _MANY_TILES or min(resized[0] / height, resized[1] / width) < _POINTLESS_SCALE:
+        return None
+    return (
+        f"{len(grid):,} tiles of {width} x {height} pixels, each of which the network enlarges to {resized[1]} x "
+        f"{resized[0]}"
+    )
 
 
 def check_tiles(tiles: object) -> None:

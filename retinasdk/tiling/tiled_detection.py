@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retinasdk import _native
+from retinasdk._util.progress import Progress, ProgressCallback
 from retinasdk.detections import Detections
 from retinasdk.pipeline.call_options import Thresholds
 from retinasdk.pipeline.postprocess import as_detections, to_original
@@ -57,6 +58,7 @@ def detect_tiled(
     class_ids: Sequence[int],
     ignore: npt.NDArray[np.float32],
     suppression: Suppression,
+    progress: ProgressCallback | None = None,
 ) -> Detections:
     """Detects objects in one image by tiles.
 
@@ -72,6 +74,7 @@ def detect_tiled(
         ignore: (R, 4) float32 xyxy regions in pixels of the image whose boxes are dropped. If R is not 0, `batch` must
             be 1, because the regions are relative to a tile.
         suppression: How overlapping boxes of different tiles are resolved.
+        progress: Called with a `Progress` for each batch of tiles, in this thread; the whole image counts as one.
 
     Returns:
         The detections, best first, in pixels of the image.
@@ -86,6 +89,12 @@ def detect_tiled(
     spec = backend.spec
     worker, workers = backend.for_workers()
 
+    total = len(grid) + (tiles.whole_image and len(grid) > 1)
+
+    def show() -> None:
+        if progress is not None:
+            progress(Progress("detect", len(found), total, "tile"))
+
     def detect(parts: Sequence[_Part]) -> list[Kept]:
         images, transforms = [worker.read(part.pixels) for part in parts], [part.transform for part in parts]
         # If there are regions, the batch has one part.
@@ -95,15 +104,18 @@ def detect_tiled(
 
     found: list[tuple[_Part, Kept]] = []
     pending: deque[tuple[Sequence[_Part], Future[list[Kept]]]] = deque()
+    show()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="retinasdk-tiles")
     try:
         for parts in _batches(windows, grid, tiles, spec, batch):
             while len(pending) >= _AHEAD * workers:
                 _take(pending, found)
+                show()
             pending.append((parts, pool.submit(contextvars.copy_context().run, detect, parts)))
         while pending:
             _take(pending, found)
-    finally:  # Also if a tile fails.
+            show()
+    finally:  # Also if a tile or `progress` fails.
         pool.shutdown(cancel_futures=True)
     with stage("postprocess"):
         return _merge(found, grid, spec, suppression)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from retinasdk._util.pictures import seeded_picture
+from retinasdk._util.progress import ProgressCallback, tracked
 from retinasdk.backends.base import Backend, open_backend
 from retinasdk.detections import Detections
 from retinasdk.errors import DeviceError, ModelError
@@ -54,7 +55,7 @@ def verify(
     precision: str | None = None,
     spec: ModelSpec | None = None,
     score_threshold: float | None = None,
-    progress: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+    progress: ProgressCallback | None = None,
 ) -> Verification:
     """Runs a model on two backends and compares their head outputs and detections.
 
@@ -69,7 +70,7 @@ def verify(
         spec: Spec of both, if it is neither beside the files nor in them.
         score_threshold: Boxes with scores above it are compared, 0 to 1. Defaults to the spec's, or 0.05 for the
             generated pictures.
-        progress: Wraps the sequence of images, for example `tqdm.tqdm`.
+        progress: Called with a `retinasdk.Progress` for each image.
 
     Raises:
         DeviceError: If the GPU is asked for and cannot be used.
@@ -114,7 +115,7 @@ def verify(
         if score_threshold is None:
             score_threshold = wanted.spec.score_threshold if images is not None else _PICTURE_SCORE_THRESHOLD
         comparison = _Comparison(wanted, tested, TOLERANCES[precision], score_threshold)
-        found = tuple(comparison.add(name, image) for name, image in progress(named))
+        found = tuple(comparison.add(name, image) for name, image in tracked(named, progress, "compare", "image"))
         return Verification(
             reference=reference_name,
             tested=tested_name,

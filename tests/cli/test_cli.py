@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import json
 import os
 import re
 import shlex
 import shutil
-import struct
 import subprocess
-import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
@@ -133,21 +130,6 @@ def test_tiles_that_cannot_be(run: Run, photos: Path, options: list[str], messag
     status, out, err = run("detect", photos / "a.png", *options)
     assert (status, out) == (2, "")
     assert message in err
-
-
-def test_many_tiles_are_announced_and_very_many_need_yes(
-    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("retinasdk.cli.commands.detect._MANY_TILES", 4)
-    monkeypatch.setattr("retinasdk.cli.commands.detect._MOST_TILES", 8)
-    words = ("detect", photos / "a.png", "--tiles")
-    assert run(*words, "100") == run(*words, "100", "--yes")
-    assert "a.png: 6 tiles, which take about 0 minutes" in run(*words, "50")[2]
-    status, out, err = run(*words, "20")
-    assert (status, out) == (2, "")
-    assert "tiles, which take about" in err
-    assert "choose larger tiles, such as --tiles 640, or add --yes" in err
-    assert run(*words, "20", "--yes")[0] == 0
 
 
 def test_detect_says_so_when_there_is_nothing(run: Run, photos: Path) -> None:
@@ -329,50 +311,6 @@ def test_installed_command_and_module(run_python: Any, photos: Path, model_path:
     missing = subprocess.run([command, "detect", "none.jpg"], capture_output=True, text=True, check=False)
     assert (missing.returncode, missing.stdout) == (2, "")
     assert missing.stderr == "retinasdk: error: none.jpg: no such file or folder\n"
-
-
-# -- the progress bar --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
-@pytest.mark.parametrize(("count", "shown"), [(8, True), (2, False)])
-def test_progress_bar_on_a_terminal(tmp_path: Path, model_path: Path, count: int, shown: bool) -> None:
-    import fcntl
-    import termios
-
-    for index in range(count):
-        PillowImage.fromarray(blocks(40, 60, seed=index)).save(tmp_path / f"{index}.png")
-    ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    program = [
-        sys.executable,
-        "-W",
-        "error",
-        "-m",
-        "retinasdk.cli.main",
-        "detect",
-        str(tmp_path),
-        "--model",
-        str(model_path),
-    ]
-    result = subprocess.run(program, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, check=False)
-    os.close(theirs)
-    text = b""
-    with contextlib.suppress(OSError):  # so Linux says that there is no more
-        while part := os.read(ours, 10_000):
-            text += part
-    os.close(ours)
-    assert result.returncode == 0
-    assert (f"{count}/{count}" in text.decode()) == shown
-    assert shown or text == b""
-    assert result.stdout.count(b"60 x 40") == count
-
-
-def test_no_progress_bar_in_a_log(run: Run, tmp_path: Path) -> None:
-    for index in range(8):
-        PillowImage.fromarray(blocks(40, 60, seed=index)).save(tmp_path / f"{index}.png")
-    status, _, err = run("detect", tmp_path)
-    assert (status, err) == (0, "")
 
 
 # -- whatever goes wrong -----------------------------------------------------------------------------------------------

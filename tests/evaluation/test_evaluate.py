@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from coco_sets import CATEGORIES, FAR, A, B, Oracle, check, near, own_truth, save_set, truth
 
-from retinasdk import Detector, ImageError
+from retinasdk import Detector, ImageError, Progress
 from retinasdk.cli.main import main
 from retinasdk.evaluation.evaluate import METRICS, evaluate
 from retinasdk.evaluation.results import Evaluation
@@ -108,14 +108,10 @@ def test_no_known_category(write: Callable[..., Path]) -> None:
 def test_score_threshold_and_progress(write: Callable[..., Path]) -> None:
     annotations = truth({f"{index}.png": [("person", A)] for index in range(10)})
     oracle = Oracle({f"{index}.png": [("person", 0.05, A)] for index in range(10)})
-    seen: list[int] = []
-
-    def progress(batches: Sequence[Any]) -> Any:
-        seen.append(len(batches))
-        return batches
-
-    assert check(write, annotations, oracle, progress=progress).metrics["AP"] == near(1.0)
-    assert seen[0] >= 1
+    seen: list[Progress] = []
+    assert check(write, annotations, oracle, batch=4, progress=seen.append).metrics["AP"] == near(1.0)
+    assert [(item.done, item.total, item.unit) for item in seen[:3]] == [(n, 10, "image") for n in (0, 4, 8)]
+    assert seen[3] == Progress("compute the average precision")
     assert check(write, annotations, oracle, score_threshold=0.1).metrics["AP"] == 0.0
 
 

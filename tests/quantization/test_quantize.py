@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from coco_sets import own_truth, save_set, truth
 from pictures import blocks
 from PIL import Image, ImageDraw
 
-from retinasdk import Detector, ImageError, ModelError, ModelSpec, Resize, list_models, quantize_onnx
+from retinasdk import Detector, ImageError, ModelError, ModelSpec, Progress, Resize, list_models, quantize_onnx
 from retinasdk.cli.main import main
 from retinasdk.onnx_graph.calibration import network_inputs
 from retinasdk.onnx_graph.network import Network, prepared
@@ -267,11 +267,9 @@ def test_interruption_leaves_what_was_there(model_path: Path, tmp_path: Path) ->
     out = tmp_path / "out.onnx"
     out.write_bytes(b"mine")
 
-    def interrupted(items: Sequence[Any], title: str) -> Iterable[Any]:
-        for index, item in enumerate(items):
-            if title == "sweep" and index == 2:
-                raise KeyboardInterrupt
-            yield item
+    def interrupted(progress: Progress) -> None:
+        if progress.step == "sweep" and progress.done == 2:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         quantize_onnx(model_path, out, images(), progress=interrupted)

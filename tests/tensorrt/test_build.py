@@ -23,7 +23,7 @@ from onnx import helper
 from pictures import blocks
 from PIL import Image
 
-from retinasdk import Detector, DeviceError, MissingDependencyError, ModelError, ModelSpec, Resize
+from retinasdk import Detector, DeviceError, MissingDependencyError, ModelError, ModelSpec, Progress, Resize
 from retinasdk.pipeline.postprocess import postprocess
 from retinasdk.pipeline.preprocess import Transform, preprocess
 from retinasdk.tensorrt.build import build_engine
@@ -191,18 +191,19 @@ def test_profiles(
 
 
 def test_options_reach_tensorrt(model_path: Path, engine: Path) -> None:
-    steps: list[tuple[int, int]] = []
+    steps: list[Progress] = []
     with fake_gpu() as gpu:
         build_engine(
             model_path,
             engine,
             workspace_bytes=1 << 20,
             optimization_level=5,
-            progress=lambda done, of: steps.append((done, of)),
+            progress=steps.append,
         )
         record = last_build(gpu)
     assert (record.workspace_bytes, record.optimization_level) == (1 << 20, 5)
-    assert steps == [*((step, 6) for step in range(1, 7)), (6, 6)]
+    counted = [Progress("build", step, 6) for step in range(1, 7)]
+    assert steps == [Progress("build"), *counted, counted[-1]]
 
 
 def test_a_level_that_the_version_does_not_have(model_path: Path, engine: Path) -> None:
@@ -359,8 +360,8 @@ def test_no_tensorrt(model_path: Path, engine: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals go to threads on POSIX only")
 def test_ctrl_c_leaves_nothing(model_path: Path, engine: Path) -> None:
-    def press(done: int, of: int) -> None:
-        if done == 1:
+    def press(progress: Progress) -> None:
+        if progress.done == 1:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
             time.sleep(0.5)
 

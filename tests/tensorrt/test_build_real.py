@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from pictures import blocks
 from random_retinanet import save_random_retinanet
 
-from retinasdk import ModelError, ModelSpec, Resize, list_models
+from retinasdk import ModelError, ModelSpec, Progress, Resize, list_models
 from retinasdk.errors import MissingDependencyError
 from retinasdk.tensorrt.build import build_engine
 from retinasdk.tensorrt.builder import BuildOptions, build_plan
@@ -65,20 +65,20 @@ def resnet50(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", ["people", "blood-cells", "resnet50"])
 def test_builds(request: pytest.FixtureRequest, engine: Path, name: str, precision: str, batch: Any) -> None:
     model = request.getfixturevalue("resnet50") if name == "resnet50" else name
-    steps: list[tuple[int, int]] = []
+    steps: list[Progress] = []
     info = build_engine(
         model,
         engine,
         precision=precision,
         batch=batch,
         images=[blocks(300, 400, seed=seed) for seed in range(2)],
-        progress=lambda done, of: steps.append((done, of)),
+        progress=steps.append,
     )
     plan = engine.read_bytes()
     assert plan_header(plan) == f"it was written by TensorRT for RTX {info.fingerprint.tensorrt_version}"
     assert info == EngineInfo.load(engine)
     info.check_belongs(plan, engine)
-    assert steps[-1][0] == steps[-1][1] > 0
+    assert steps[-1].fraction == 1
     if name == "resnet50":
         assert info.profile.max[2:] == (800, 1344)
         share = info.size_bytes / Path(model).stat().st_size
@@ -161,8 +161,8 @@ def test_precision_is_in_the_engine(engine: Path) -> None:
 def test_ctrl_c(engine: Path) -> None:
     """TensorRT stops the build, nothing is written, and the next build works."""
 
-    def press(done: int, of: int) -> None:
-        if done == 1:
+    def press(progress: Progress) -> None:
+        if progress.done == 1:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
             pressed.wait(0.5)
 

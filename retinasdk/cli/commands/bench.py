@@ -13,7 +13,8 @@ from retinasdk.benchmark.plot import chart
 from retinasdk.benchmark.table import markdown
 from retinasdk.cli.arguments import add_command, add_json, image_size, names
 from retinasdk.cli.file_arguments import Input, Output, model_files
-from retinasdk.cli.output import print_text, progress, text_stream, write_json
+from retinasdk.cli.output import print_text, text_stream, write_json
+from retinasdk.cli.progress import Display
 
 
 def add_parser(commands: Any) -> None:
@@ -113,19 +114,20 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.plot.suffix.lower() != ".png":
             raise ValueError(f"{arguments.plot}: the chart is written as PNG; name it {arguments.plot.stem}.png")
         check_charts()
-    report = bench(
-        arguments.models,
-        devices=arguments.device,
-        precisions=arguments.precision,
-        sizes=arguments.size,
-        images=arguments.images,
-        annotations=arguments.annotations,
-        batch=arguments.batch,
-        rounds=arguments.rounds,
-        threads=arguments.threads,
-        published=arguments.published,
-        progress=progress,
-    )
+    with Display(quiet=arguments.quiet) as progress:
+        report = bench(
+            arguments.models,
+            devices=arguments.device,
+            precisions=arguments.precision,
+            sizes=arguments.size,
+            images=arguments.images,
+            annotations=arguments.annotations,
+            batch=arguments.batch,
+            rounds=arguments.rounds,
+            threads=arguments.threads,
+            published=arguments.published,
+            progress=progress,
+        )
     text = text_stream(arguments.json)
     print_text(markdown(report), file=text)
     write_json(arguments.json, report.to_json())

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from retinasdk import build_engine
-from retinasdk._util.lazy import require
 from retinasdk.cli.arguments import add_command, image_size
 from retinasdk.cli.file_arguments import Input, Output, add_overwrite, model_files
 from retinasdk.cli.output import print_text
+from retinasdk.cli.progress import Display
 from retinasdk.tensorrt.build import HEAD_LAYOUTS
 from retinasdk.tensorrt.engine_info import PRECISIONS, EngineInfo
 
@@ -97,7 +95,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the command. Raises the errors of `build_engine`."""
-    with _progress_bar() as progress:
+    with Display(quiet=arguments.quiet) as progress:
         info = build_engine(
             arguments.model,
             arguments.out,
@@ -132,15 +130,3 @@ def _batch(text: str) -> int | tuple[int, ...]:
     if len(numbers) not in (1, 3) or not all(number.isdigit() for number in numbers):
         raise argparse.ArgumentTypeError(f"expected one number or three, such as 4 or 1,2,8, got {text!r}")
     return int(text) if len(numbers) == 1 else tuple(map(int, numbers))
-
-
-@contextlib.contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar on a terminal, as TensorRT reports its progress."""
-    with require("tqdm", "the progress bar").tqdm(desc="build", unit="step", disable=None) as bar:
-
-        def show(done: int, of: int) -> None:
-            bar.total = of
-            bar.update(done - bar.n)
-
-        yield show

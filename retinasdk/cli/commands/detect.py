@@ -10,16 +10,15 @@ import math
 import os
 import shlex
 import sys
-import time
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from retinasdk import Detections, Detector, ImageError, list_images
 from retinasdk._util.picture_files import write_picture
+from retinasdk._util.progress import Progress
 from retinasdk.cli.arguments import (
     add_command,
     add_device,
@@ -32,14 +31,15 @@ from retinasdk.cli.arguments import (
     tiles_of,
 )
 from retinasdk.cli.file_arguments import Input, Output
-from retinasdk.cli.output import make_folder, out_of_memory, print_now, progress, text_stream, write_json
+from retinasdk.cli.output import make_folder, out_of_memory, print_now, text_stream, write_json
+from retinasdk.cli.progress import Display
+from retinasdk.cli.tile_estimate import MOST_TILES, TileEstimates
 from retinasdk.images import as_rgb
-from retinasdk.tiling.grid import TilesOption, resolve
+from retinasdk.tiling.grid import TilesOption
 from retinasdk.tiling.windows import FileWindows, open_windows
 
 _PICTURE_SIDE = 4096  # pixels of the drawn copy of an image that is never decoded whole
 _SOME_FAILED, _ALL_FAILED = 1, 2  # exit status
-_MANY_TILES, _MOST_TILES = 500, 4000  # from the first on they are announced, beyond the second they need --yes
 _MANY_ROWS = 20  # above this many detections, counts per class are printed instead of a row for each
 _VIDEO_SUFFIXES = (
     *(".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"),
@@ -96,7 +96,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument_group("Long work").add_argument(
         "--yes",
         action="store_true",
-        help=f"detect also in images that are cut into more than {_MOST_TILES:,} tiles; default: refuse them",
+        help=f"detect also in images that are cut into more than {MOST_TILES:,} tiles, or into hundreds that the "
+        "network would have to enlarge 6 times or more; default: refuse them, with an estimate of the time",
     )
     add_suppression(parser)
     add_device(parser)
@@ -115,43 +116,60 @@ def run(arguments: argparse.Namespace) -> int:
         OSError: A file cannot be written.
     """
     paths = _image_paths(arguments.images)
-    detector = Detector(
-        arguments.model,
-        device=arguments.device,
-        score_threshold=arguments.score,
-        suppression=suppression_of(arguments),
-    )
     tiles = tiles_of(arguments)
-    call = functools.partial(detector, classes=arguments.classes, ignore=arguments.ignore, tiles=tiles)
-    if arguments.out is not None:
-        make_folder(arguments.out)
     text = text_stream(arguments.json)
-    targets: Iterable[Path | None] = itertools.repeat(None)
-    if arguments.out is not None:
-        targets = _picture_paths(arguments.out, paths)
-    entries, failed = [], 0
-    for path, target in zip(progress("detect", "image")(paths), targets, strict=False):
-        try:
-            image, (height, width) = _read(path, tiles)
-            _announce_tiles(path, (height, width), tiles, detector, is_allowed=arguments.yes)
-            found = call(image)
-            print_now(_table(f"{path}  {width} x {height}", found), text)
-            if target is not None:
-                write_picture(target, _marked(path, found, tiles), quality=92)
-                print_now(f"wrote {target}", text)
-        except (ImageError, MemoryError) as error:
-            if arguments.strict:
-                raise
-            reason = " ".join(str(error).split())
-            if isinstance(error, MemoryError):
-                reason = f"{path}: {out_of_memory(error)}"
-            print_now(f"retinasdk: error: {reason}", sys.stderr)
-            entries.append({"image": path, "width": None, "height": None, "detections": None, "error": reason})
-            failed += 1
-        else:
-            entries.append({"image": path, "width": width, "height": height, "detections": found.to_dicts()})
+    entries: list[dict[str, Any]] = []
+    failed = 0
+    with Display(quiet=arguments.quiet) as progress:
+        progress.update("load the model")
+        detector = Detector(
+            arguments.model,
+            device=arguments.device,
+            score_threshold=arguments.score,
+            suppression=suppression_of(arguments),
+        )
+        call = functools.partial(detector, classes=arguments.classes, ignore=arguments.ignore, tiles=tiles)
+        estimates = TileEstimates(detector, tiles, is_allowed=arguments.yes, progress=progress, quiet=arguments.quiet)
+        targets: Iterable[Path | None] = itertools.repeat(None)
+        if arguments.out is not None:
+            make_folder(arguments.out)
+            targets = _picture_paths(arguments.out, paths)
+        for number, (path, target) in enumerate(zip(paths, targets, strict=False)):
+            progress(Progress("detect", number, len(paths), "image"))
+            try:
+                image, (height, width) = _read(path, tiles)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", UserWarning)  # The estimate says it.
+                    estimates.announce(path, image, (height, width))
+                    found = call(image, progress=functools.partial(_show_tiles, progress, number, len(paths)))
+                print_now(_table(f"{path}  {width} x {height}", found), text)
+                if target is not None:
+                    write_picture(target, _marked(path, found, tiles), quality=92)
+                    print_now(f"wrote {target}", text)
+            except (ImageError, MemoryError) as error:
+                if arguments.strict:
+                    raise
+                reason = " ".join(str(error).split())
+                if isinstance(error, MemoryError):
+                    reason = f"{path}: {out_of_memory(error)}"
+                print_now(f"retinasdk: error: {reason}", sys.stderr)
+                entries.append({"image": path, "width": None, "height": None, "detections": None, "error": reason})
+                failed += 1
+            else:
+                entries.append({"image": path, "width": width, "height": height, "detections": found.to_dicts()})
     write_json(arguments.json, json.dumps(entries, indent=1) + "\n")
     return 0 if not failed else _SOME_FAILED if failed < len(paths) else _ALL_FAILED
+
+
+def _show_tiles(progress: Display, number: int, images: int, report: Progress) -> None:
+    """Shows the tiles of one image: as they are if it is the only image, else as a share of the work on all images."""
+    if report.unit != "tile" or report.fraction is None:
+        return
+    if images == 1:
+        progress(report)
+    else:
+        note = f"{number:,} of {images:,} images and {report.done:,} of {report.total:,} tiles"
+        progress.update("detect", (number + report.fraction) / images, note)
 
 
 def _read(path: str, tiles: TilesOption) -> tuple[Any, tuple[int, int]]:
@@ -161,31 +179,6 @@ def _read(path: str, tiles: TilesOption) -> tuple[Any, tuple[int, int]]:
         return image, image.shape[:2]
     with open_windows(path, as_rgb) as windows:
         return path if isinstance(windows, FileWindows) else windows.whole(windows.size), windows.size
-
-
-def _announce_tiles(
-    path: str, size: tuple[int, int], tiles: TilesOption, detector: Detector, *, is_allowed: bool
-) -> None:
-    """Says how long an image of many tiles will take.
-
-    Raises:
-        ImageError: There are more tiles than are detected in without `--yes`.
-    """
-    plan = resolve(tiles, detector.spec, *size)
-    count = 1 if plan is None else len(plan.plan(*size))
-    if plan is None or count < _MANY_TILES:
-        return
-    tile = np.zeros((*plan.sides, 3), np.uint8)
-    detector(tile)  # the first call takes longer
-    begin = time.perf_counter()
-    detector(tile)
-    minutes = count * (time.perf_counter() - begin) / 60
-    work = f"{count:,} tiles, which take about {minutes:.0f} minutes or less"
-    if count > _MOST_TILES and not is_allowed:
-        raise ImageError(
-            f"{path}: this image would be cut into {work}; choose larger tiles, such as --tiles 640, or add --yes"
-        )
-    print_now(f"{path}: {work}", sys.stderr)
 
 
 def _marked(path: str, detections: Detections, tiles: TilesOption) -> Any:

@@ -21,6 +21,7 @@ def add_parser(commands: Any) -> None:
             ("Check an installation", "retinasdk doctor"),
             ("Save every detail for a bug report", "retinasdk doctor --json > doctor.json"),
         ],
+        takes_long=False,
     )
     parser.add_argument_group("Output").add_argument(
         "--json", action="store_true", help="print all details as JSON instead of text"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from retinasdk.cli.arguments import (
     tiles_of,
 )
 from retinasdk.cli.file_arguments import Input, Output
-from retinasdk.cli.output import make_folder, print_text, progress, text_stream, write_json
+from retinasdk.cli.output import make_folder, print_text, text_stream, write_json
+from retinasdk.cli.progress import Display
 from retinasdk.evaluation.evaluate import DEFAULT_BATCH, DEFAULT_COUNTED, DEFAULT_SCORE_THRESHOLD, evaluate
 from retinasdk.evaluation.report import PAGE, report_names
 from retinasdk.evaluation.results import Evaluation
@@ -112,7 +114,12 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError("--map is given twice for one category; a category has one label")
     if arguments.report is not None:
         make_folder(arguments.report)
-    with Detector(arguments.model, device=arguments.device, suppression=suppression_of(arguments)) as detector:
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Display(quiet=arguments.quiet))
+        progress.update("load the model")
+        detector = stack.enter_context(
+            Detector(arguments.model, device=arguments.device, suppression=suppression_of(arguments))
+        )
         result = evaluate(
             detector,
             arguments.images,
@@ -124,7 +131,7 @@ def run(arguments: argparse.Namespace) -> None:
             tiles=tiles_of(arguments),
             counted=arguments.counted,
             report=arguments.report,
-            progress=progress("eval", "batch"),
+            progress=progress,
         )
     text = text_stream(arguments.json)
     print_text(_summary(result), file=text)

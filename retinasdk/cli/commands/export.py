@@ -11,6 +11,7 @@ from retinasdk.cli.file_arguments import Input, Output, add_overwrite, with_spec
 from retinasdk.cli.import_options import add_rules, rules_of
 from retinasdk.cli.option_names import in_option_names
 from retinasdk.cli.output import print_text
+from retinasdk.cli.progress import Display
 from retinasdk.convert.export_source import export_source
 from retinasdk.convert.export_torch import DEFAULT_OPSET, OPSETS
 from retinasdk.convert.torchvision_checkpoint import ARCHITECTURES
@@ -112,17 +113,19 @@ def run(arguments: argparse.Namespace) -> None:
     """Runs the command. Raises the errors of `export_source`."""
     rules = rules_of(arguments)
     rules.pop("strides", None)  # torchvision computes them from the size of the input, whatever a file of anchors says.
-    report = export_source(
-        arguments.source,
-        arguments.out,
-        weights=arguments.weights,
-        labels=arguments.labels,
-        name=arguments.name,
-        classes=arguments.num_classes,
-        norm_eps=arguments.norm_eps,
-        torchvision_defaults=arguments.torchvision_defaults,
-        trusted=arguments.trusted,
-        opset=arguments.opset,
-        **rules,
-    )
+    with Display(quiet=arguments.quiet) as progress:
+        report = export_source(
+            arguments.source,
+            arguments.out,
+            weights=arguments.weights,
+            labels=arguments.labels,
+            name=arguments.name,
+            classes=arguments.num_classes,
+            norm_eps=arguments.norm_eps,
+            torchvision_defaults=arguments.torchvision_defaults,
+            trusted=arguments.trusted,
+            opset=arguments.opset,
+            progress=progress,
+            **rules,
+        )
     print_text(in_option_names(str(report), arguments))

@@ -12,6 +12,7 @@ from retinasdk.cli.file_arguments import Input, Output, add_overwrite, model_fil
 from retinasdk.cli.import_options import add_rules, rules_of
 from retinasdk.cli.option_names import in_option_names
 from retinasdk.cli.output import print_text
+from retinasdk.cli.progress import Display
 from retinasdk.convert.flavours import list_flavours
 
 
@@ -91,15 +92,17 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the command. Raises the errors of `import_onnx`."""
-    report = import_onnx(
-        arguments.model,
-        arguments.out,
-        flavour=arguments.flavour,
-        config=arguments.config,
-        labels=arguments.labels,
-        name=arguments.name,
-        box_head=arguments.box_head,
-        force=arguments.force,
-        **rules_of(arguments),
-    )
+    with Display(quiet=arguments.quiet) as progress:
+        report = import_onnx(
+            arguments.model,
+            arguments.out,
+            flavour=arguments.flavour,
+            config=arguments.config,
+            labels=arguments.labels,
+            name=arguments.name,
+            box_head=arguments.box_head,
+            force=arguments.force,
+            progress=progress,
+            **rules_of(arguments),
+        )
     print_text(in_option_names(str(report), arguments))

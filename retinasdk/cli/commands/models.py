@@ -26,6 +26,7 @@ def add_parser(commands: Any) -> None:
             ("List the models", "retinasdk models"),
             ("Read about one of them before using it", "retinasdk models people"),
         ],
+        takes_long=False,
     )
     parser.add_argument_group("Input").add_argument(
         "name", nargs="?", metavar="NAME", help="the model whose card is printed; default: a table of all models"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from retinasdk import quantize_onnx
 from retinasdk.cli.arguments import add_command
 from retinasdk.cli.file_arguments import Input, Output, add_overwrite, model_files, with_spec
-from retinasdk.cli.output import print_text, progress
+from retinasdk.cli.output import print_text
+from retinasdk.cli.progress import Display
 from retinasdk.quantization.quantizer import DEFAULT_MAX_AP_DROP, DEFAULT_MIN_AGREEMENT, DEFAULT_SWEEP_IMAGES
 
 
@@ -94,18 +94,16 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Runs the command. Raises the errors of `quantize_onnx`."""
-
-    def shown(items: Sequence[Any], title: str) -> Iterable[Any]:
-        return progress(title, "layer" if title == "sweep" else "batch" if title.startswith("AP") else "image")(items)
-
-    report = quantize_onnx(
-        arguments.model,
-        arguments.out,
-        arguments.images,
-        annotations=arguments.annotations,
-        max_ap_drop=arguments.max_ap_drop,
-        min_agreement=arguments.min_agreement,
-        sweep_images=arguments.sweep_images,
-        progress=shown,
-    )
+    with Display(quiet=arguments.quiet) as progress:
+        progress.update("read the model")
+        report = quantize_onnx(
+            arguments.model,
+            arguments.out,
+            arguments.images,
+            annotations=arguments.annotations,
+            max_ap_drop=arguments.max_ap_drop,
+            min_agreement=arguments.min_agreement,
+            sweep_images=arguments.sweep_images,
+            progress=progress,
+        )
     print_text(report)

@@ -10,7 +10,8 @@ from typing import Any
 from retinasdk import list_images
 from retinasdk.cli.arguments import add_command, add_json
 from retinasdk.cli.file_arguments import Input, model_files
-from retinasdk.cli.output import print_text, progress, text_stream, write_json
+from retinasdk.cli.output import print_text, text_stream, write_json
+from retinasdk.cli.progress import Display
 from retinasdk.tensorrt.engine_info import PRECISIONS
 from retinasdk.verification.expected_boxes import BOX_FORMATS
 from retinasdk.verification.verify import Verification, verify
@@ -111,15 +112,17 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.expected is not None or arguments.image is not None:
         return _run_boxes(arguments)
-    result = verify(
-        arguments.model,
-        None if arguments.images is None else list_images(arguments.images),
-        device=arguments.device or "cuda",
-        against=arguments.against,
-        precision=arguments.precision,
-        score_threshold=arguments.score,
-        progress=progress("verify", "image"),
-    )
+    with Display(quiet=arguments.quiet) as progress:
+        progress.update("load the model")
+        result = verify(
+            arguments.model,
+            None if arguments.images is None else list_images(arguments.images),
+            device=arguments.device or "cuda",
+            against=arguments.against,
+            precision=arguments.precision,
+            score_threshold=arguments.score,
+            progress=progress,
+        )
     print_text(_report(result), file=text_stream(arguments.json))
     write_json(arguments.json, json.dumps(result.to_dict(), indent=1) + "\n")
     return 0 if result.passed else _FAILED
@@ -131,16 +134,18 @@ def _run_boxes(arguments: argparse.Namespace) -> int:
     for option in ("against", "images", "precision"):
         if getattr(arguments, option) is not None:
             raise ValueError(f"--{option} compares two backends and does not go with --expected; leave one of them out")
-    result = verify_boxes(
-        arguments.model,
-        arguments.expected,
-        arguments.image,
-        box_format=arguments.box_format,
-        pixels=arguments.pixels,
-        score=arguments.score_tolerance,
-        score_threshold=arguments.score,
-        device=arguments.device or "cpu",
-    )
+    with Display(quiet=arguments.quiet) as progress:
+        progress.update("compare")
+        result = verify_boxes(
+            arguments.model,
+            arguments.expected,
+            arguments.image,
+            box_format=arguments.box_format,
+            pixels=arguments.pixels,
+            score=arguments.score_tolerance,
+            score_threshold=arguments.score,
+            device=arguments.device or "cpu",
+        )
     print_text(_box_report(result), file=text_stream(arguments.json))
     write_json(arguments.json, json.dumps(result.to_dict(), indent=1) + "\n")
     return 0 if result.passed else _FAILED

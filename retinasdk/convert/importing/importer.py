@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from retinasdk._util.progress import ProgressCallback, begin
 from retinasdk.convert.configs import read_config
 from retinasdk.convert.flavours import Preset, load_preset
 from retinasdk.convert.flavours.preset import ANCHORS_PER_CELL, level_name
@@ -65,6 +66,7 @@ def import_onnx(
     pad_multiple: int | None = None,
     box_head: str | None = None,
     force: bool = False,
+    progress: ProgressCallback | None = None,
 ) -> ImportReport:
     """Converts a RetinaNet that another framework exported to ONNX.
 
@@ -113,6 +115,8 @@ def import_onnx(
         box_head: Name of a tensor, node or weight of the box regression head. Needed only where both heads have the
             same number of channels and nothing else tells them apart.
         force: Whether to insist on what you named where the graph contradicts it.
+        progress: Called with a `retinasdk.Progress` at the beginning of each step: reading the file, running the
+            network, the checks, writing.
 
     Returns:
         What was found, removed and checked. Read its `findings` of the kind "assumed": nothing in the graph shows them.
@@ -155,21 +159,25 @@ def import_onnx(
         )
         if config is not None:
             options = with_config(options, read_config(Path(config)))
-        report, model = _import(path, output, options)
+        report, model = _import(path, output, options, progress)
     except ModelError as error:
         raise error if str(error).startswith(str(path)) else ModelError(f"{path}: {error}") from error
     except MemoryError as error:
         raise ModelError(f"{path}: this machine has too little memory to run the network once") from error
+    begin(progress, "write the model")
     write_model(output, model.SerializeToString(), report.spec)
     return report
 
 
-def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportReport, Any]:
+def _import(
+    path: Path, output: Path, options: ImportOptions, progress: ProgressCallback | None
+) -> tuple[ImportReport, Any]:
     command = shlex.join(["retinasdk", "import", str(path), "-o", str(output)])
     # An unknown name is an error before anything else.
     named = None if options.flavour == "auto" else load_preset(options.flavour)
 
     # What is read in the graph.
+    begin(progress, "read the graph")
     model = load_model(path)
     move_padding_behind_transposes(model)
     view = GraphView(model)
@@ -194,6 +202,7 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     fixed_size = None if given_resize is None or "Resize" in network.steps else given_resize.fixed_size
     if fixed_size is not None and padded_size(fixed_size, options.pad_multiple or preset.pad_multiple) == declared:
         fixed_size = declared  # Images are smaller than the input, and padded.
+    begin(progress, "run the network")
     original = run_original(view, network, heads, fixed_size)
     shape = find_network_shape(view, network, heads, original, fixed_size)
     if preset.flavour == "keras-hub" and not options.force:
@@ -220,6 +229,7 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
     )
 
     # What is written.
+    begin(progress, "build and check the model")
     model = build_heads_model(view, network.tensor, outputs, shape.dimensions)
     spec, findings = build_spec(
         preset,
@@ -253,8 +263,11 @@ def _import(path: Path, output: Path, options: ImportOptions) -> tuple[ImportRep
         (True, check_model(model)),
         check_heads(model, original, outputs, sources),
         *check_preprocessing(original, network, spec, force=options.force),
-        check_boxes(view, network, heads, spec, outputs, sources, postprocessing, findings, force=options.force),
     ]
+    begin(progress, "compare boxes")
+    checks.append(
+        check_boxes(view, network, heads, spec, outputs, sources, postprocessing, findings, force=options.force)
+    )
     report = ImportReport(
         source=path,
         output=output,
