@@ -180,23 +180,6 @@ void resize_row(const uint8_t* source, const WholeAxis& columns, int count, bool
   }
 }
 
-// Blends resized rows to one output row: (count,) whole pixel values. `rows` are those of the taps.
-void blend_whole_rows(const std::vector<const int32_t*>& rows, const WholeTaps& taps, int count, bool antialias,
-                      std::vector<int32_t>& out) {
-  if (!antialias) {
-    const int32_t* upper = rows[0];
-    const int32_t* lower = rows[taps.count == 2 ? 1 : 0];
-    for (int i = 0; i < count; ++i) out[static_cast<size_t>(i)] = opencv_rounded(upper[i], lower[i], taps.weights);
-    return;
-  }
-  std::fill(out.begin(), out.end(), 0);
-  for (int tap = 0; tap < taps.count; ++tap) {
-    const int32_t* row = rows[static_cast<size_t>(tap)];
-    for (int i = 0; i < count; ++i) out[static_cast<size_t>(i)] += taps.weights[tap] * row[i];
-  }
-  for (int32_t& value : out) value = pillow_rounded(value);
-}
-
 // Writes one row of each output channel from whole pixel values.
 void write_whole_row(const std::vector<int32_t>& values, int count, const Channels& channels, float* const (&out)[3]) {
   for (int c = 0; c < 3; ++c) {
@@ -217,7 +200,7 @@ class EightBitRows {
         antialias_(options.antialias),
         rows_(image.height, options.resized_height, options, true),
         columns_(image.width, options.resized_width, options, false),
-        kept_(rows_.most()),
+        kept_(kept_rows(rows_.most(), static_cast<size_t>(3 * width_))),
         resized_(kept_.size() * static_cast<size_t>(3 * width_)),
         blended_(static_cast<size_t>(3 * width_)) {
     std::fill(kept_.begin(), kept_.end(), -1);
@@ -225,13 +208,38 @@ class EightBitRows {
 
   void write(int y, float* const (&out)[3]) {
     const WholeTaps& taps = rows_[y];
-    sources_.clear();
-    for (int tap = 0; tap < taps.count; ++tap) sources_.push_back(resized_row(taps.first + tap));
-    blend_whole_rows(sources_, taps, 3 * width_, antialias_, blended_);
+    if (antialias_) {
+      blend_pillow(taps);
+    } else {
+      blend_opencv(taps);
+    }
     write_whole_row(blended_, width_, channels_, out);
   }
 
  private:
+  // Returns how many resized rows are kept: those of one output row, unless they take more than 64 MiB. Then rows are
+  // resized again where output rows share them. A tall image that becomes low and wide would take gigabytes otherwise.
+  static size_t kept_rows(size_t most, size_t values) {
+    constexpr size_t kMostValues = size_t{16} << 20;
+    return std::min(most, std::max<size_t>(2, kMostValues / values));
+  }
+
+  void blend_pillow(const WholeTaps& taps) {
+    std::fill(blended_.begin(), blended_.end(), 0);
+    for (int tap = 0; tap < taps.count; ++tap) {
+      const int32_t* row = resized_row(taps.first + tap);
+      const int32_t weight = taps.weights[tap];
+      for (size_t i = 0; i < blended_.size(); ++i) blended_[i] += weight * row[i];
+    }
+    for (int32_t& value : blended_) value = pillow_rounded(value);
+  }
+
+  void blend_opencv(const WholeTaps& taps) {
+    const int32_t* upper = resized_row(taps.first);
+    const int32_t* lower = resized_row(taps.first + taps.count - 1);
+    for (size_t i = 0; i < blended_.size(); ++i) blended_[i] = opencv_rounded(upper[i], lower[i], taps.weights);
+  }
+
   // Returns a source row, resized. Neighboring output rows share most of theirs, so the last ones are kept.
   const int32_t* resized_row(int row) {
     const size_t place = static_cast<size_t>(row) % kept_.size();
@@ -250,7 +258,6 @@ class EightBitRows {
   WholeAxis rows_, columns_;
   std::vector<int> kept_;  // Which source row each place holds, or -1.
   std::vector<int32_t> resized_, blended_;
-  std::vector<const int32_t*> sources_;
 };
 
 // Computes output rows one after the other with floating-point numbers.

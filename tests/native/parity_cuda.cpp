@@ -9,6 +9,11 @@ int main(int argc, char** argv) {
   const uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1;
   const int rounds = argc > 2 ? std::atoi(argv[2]) : 40;
   Random random(seed);
+  // So wide that the CPU does not keep all the rows that an output row is made of.
+  PreprocessCase wide = make_preprocess(random, 300, 2, 2, 65500);
+  wide.options.eight_bit = wide.options.antialias = true;
+  wide.options.source_step = 0.0;
+  check_preprocess(wide);
   for (int round = 0; round < rounds; ++round) {
     check_preprocess(make_preprocess(random, random.integer(1, 40), random.integer(1, 40), random.integer(1, 40),
                                      random.integer(1, 40)));

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -327,3 +329,22 @@ def test_images_of_8_bits_of_any_size(
     options = {"eight_bit": True, "antialias": antialias, "mean": MEAN, "std": STD, "reverse_channels": True}
     again = (rounded[::-1] - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
     np.testing.assert_allclose(run(picture, resized, **options), again, atol=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory as Linux does")
+def test_a_tall_picture_that_becomes_low_and_wide_takes_no_gigabytes() -> None:
+    """The rows of the only output row, resized and with room for as many again, would be 2.4 GB."""
+    program = """
+import resource, numpy as np
+from retinasdk import _native
+picture, canvas = np.full((10_000, 1, 3), 7, np.uint8), np.empty((3, 1, 10_000), np.float32)
+in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (in_use + 300_000_000, resource.RLIM_INFINITY))
+_native.preprocess_into(
+    picture, canvas, resized=(1, 10_000), mean=(0, 0, 0), std=(1, 1, 1), reverse_channels=False, antialias=True,
+    source_step=0.0, eight_bit=True,
+)
+assert (canvas == 7).all()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
