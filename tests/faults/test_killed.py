@@ -18,7 +18,7 @@ def test_killed_at_10_random_moments(world: World, commands: dict[str, Command])
 
 @pytest.mark.heavy
 def test_killed_at_500_random_moments(world: World, commands: dict[str, Command]) -> None:
-    kill_at_random_moments(world, [commands[name] for name in _COMMANDS], times=440)
+    kill_at_random_moments(world, [commands[name] for name in _COMMANDS], times=444)
     kill_at_random_moments(world, [commands[name] for name in _SLOW], times=60)
 
 
@@ -38,7 +38,9 @@ def kill_at_random_moments(world: World, commands: list[Command], times: int) ->
             left.update([*states, *["hidden files" for name in others if not name.startswith("tmp/")]])
             if number % 2:
                 world.prepare(command, exists=True)
-        world.prepare(command, exists=True)
-        assert world.run(command).status == 0
         assert killed > 0
+        assert world.run(command).status == 0
+        states, others = judge.left(world.files(), exists=True, is_interrupted=True)
+        assert set(states) <= {"new"}
+        assert all(name.startswith("tmp/") for name in others), others
     print(f"\n| SIGKILL at random moments | {times} | {dict(left)} |")
