@@ -17,7 +17,7 @@ from fault_loop import ALWAYS, Command, Ended, World
 
 # What fails: from the n-th call on, or this call alone.
 KINDS = {"once": "broken", "for good": "broken", "full disk": "no space", "SIGKILL": "kill"}
-_QUICK = ("import", "Detections.save", "live, lines", "ModelSpec.save")
+_QUICK = ("import", "Detections.save", "live, lines", "models", "ModelSpec.save")
 _SLOW = ("quantize", "eval", "build", "engine cache")
 _TAKE_ALL = os.environ.get("RETINASDK_ALL_FAULTS") == "1"
 

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from fault_loop import Command, World
 
-_COMMANDS = ("import", "detect", "verify", "live, lines", "Detections.save", "ModelSpec.save")
+_QUICK = ("import", "detect", "verify", "live, lines", "Detections.save", "ModelSpec.save")
 _SLOW = ("quantize", "build", "eval", "bench", "engine cache")
 
 
@@ -17,9 +17,11 @@ def test_killed_at_10_random_moments(world: World, commands: dict[str, Command])
 
 
 @pytest.mark.heavy
-def test_killed_at_500_random_moments(world: World, commands: dict[str, Command]) -> None:
-    kill_at_random_moments(world, [commands[name] for name in _COMMANDS], times=440)
-    kill_at_random_moments(world, [commands[name] for name in _SLOW], times=60)
+@pytest.mark.parametrize(("names", "times"), [(_QUICK, 444), (_SLOW, 60)], ids=["quick", "slow"])
+def test_killed_at_504_random_moments(
+    names: tuple[str, ...], times: int, world: World, commands: dict[str, Command]
+) -> None:
+    kill_at_random_moments(world, [commands[name] for name in names], times)
 
 
 def kill_at_random_moments(world: World, commands: list[Command], times: int) -> None:
@@ -38,7 +40,9 @@ def kill_at_random_moments(world: World, commands: list[Command], times: int) ->
             left.update([*states, *["hidden files" for name in others if not name.startswith("tmp/")]])
             if number % 2:
                 world.prepare(command, exists=True)
-        world.prepare(command, exists=True)
-        assert world.run(command).status == 0
         assert killed > 0
+        assert world.run(command).status == 0
+        states, others = judge.left(world.files(), exists=True, is_interrupted=True)
+        assert set(states) <= {"new"}
+        assert all(name.startswith("tmp/") for name in others), others
     print(f"\n| SIGKILL at random moments | {times} | {dict(left)} |")
