@@ -139,7 +139,12 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         lambda: with_input((1, 3, 1 << 40, 64)),
         r"the input 'images' has the fixed size 1 x 3 x 1099511627776 x 64, more than",
     ),
-    "a million images": (lambda: with_input((10**6, 3, 64, 64)), "the fixed size 1000000 x 3 x 64 x 64, more than"),
+    "a million images": (lambda: with_input((10**6, 3, 64, 64)), "the input 'images' takes 1000000 images at once"),
+    "three axes": (lambda: with_input((3, 96, 96)), r"has 3 axes, and not \(batch, 3, height, width\)"),
+    "a thousand images of any size": (
+        lambda: with_input((1000, 3, "H", "W")),
+        "the input 'images' takes 1000 images at once, and at most 256 are supported",
+    ),
     "a large image and a large mask": (
         lambda: Wrapped(3).model(
             [("images", TensorProto.FLOAT, (1, 3, 4096, 4096)), ("mask", TensorProto.FLOAT, (4096, 4096, 2))]
