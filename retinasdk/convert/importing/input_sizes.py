@@ -15,8 +15,8 @@ def check_inputs(onnx: Any, graph: Any, path: Path) -> None:
     """Checks the types and the fixed sizes of all inputs.
 
     Raises:
-        ModelError: A type is unknown, a size is negative, the inputs have more than 67 million values, or a batch has more
-            than 256 images.
+        ModelError: A type is unknown, a size is negative, the inputs have more than 67 million values, or a batch has
+            more than 256 images.
     """
     weights = {tensor.name for tensor in graph.initializer}
     total = 0
