@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s\[\]:/?#@&=]*)(:\d*)?(?=[/?#]|$)")
 _HIDDEN = "***"
-_IN_TEXT = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://(?:[^\n]*@)?[^\s'\"]*")
+_IN_TEXT = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]*[^\s'\":;,.)]")
 
 
 def without_password(url: str) -> str:
@@ -26,8 +27,17 @@ def without_password(url: str) -> str:
     return f"{scheme}://{re.split('[?#]', after, maxsplit=1)[0]}"
 
 
-def without_passwords(text: str) -> str:
-    """Returns a text in which each URL is shortened by `without_password`."""
+def without_passwords(text: str, words: Iterable[str] = ()) -> str:
+    """Returns a text in which each URL is shortened by `without_password`.
+
+    Args:
+        text: The text.
+        words: What the user typed. A URL among them is found in the text even if its password contains spaces.
+    """
+    for word in words:
+        if shown(word) != word:
+            for form in (word, repr(word)[1:-1]):  # argparse shows some words as Python would.
+                text = text.replace(form, shown(word))
     return _IN_TEXT.sub(lambda found: without_password(found[0]), text)
 
 
