@@ -30,6 +30,7 @@ ChannelOrder: TypeAlias = Literal["rgb", "bgr"]
 MAX_PIXELS = 178_956_970  # Also the limit at which Pillow rejects a file; 537 MB as RGB.
 MAX_SIDE = 1 << 16
 _BAND_PIXELS = 1 << 20  # Converted at a time.
+_PROGRAMS = ("EPS", "WMF")  # By Pillow's names of formats.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 
@@ -128,11 +129,23 @@ def _read(path: str) -> npt.NDArray[np.uint8]:
     return _open(path, path)
 
 
+def check_format(image: Any, name: str) -> None:
+    """Raises `ImageError` for an image, opened by Pillow, whose pixels only another program could make.
+
+    Pillow starts Ghostscript for EPS, whatever the name of the file is: EPS is a program.
+    """
+    if image.format in _PROGRAMS:
+        raise ImageError(
+            f"{name} is a drawing ({image.format}), which another program would have to draw; convert it to PNG first"
+        )
+
+
 def _open(file: Any, path: str) -> npt.NDArray[np.uint8]:
     """Decodes an image file, given by path or as a file object. `path` is its name in error messages."""
     pillow = require("PIL.Image", "reading image files")
     try:
         with pillow.open(file) as image:
+            check_format(image, path)
             return _from_pillow(image, path, is_ours=True)
     except ImageError:
         raise

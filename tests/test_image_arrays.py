@@ -29,6 +29,8 @@ from retinasdk.images import MAX_SIDE
         (np.zeros((8, 8, 3), bool), "bool"),
         (np.zeros((3, 8, 8), np.uint8), r"got \(3, 8, 8\) uint8; pass RGB with channels last"),
         (np.full((8, 8, 3), 200, np.float32), "values of 0..255"),
+        (np.full((8, 8, 3), np.nan, np.float32), "values of 0..1 by 255"),
+        (np.broadcast_to(np.float32(200), (1 << 16,) * 3), "pass RGB with channels last"),  # Reading it takes hours.
         (np.zeros((8, 8, 4), np.uint8), "drop the alpha channel"),
         (np.zeros((1, 8, 8, 3), np.uint8), r"got \(1, 8, 8, 3\)"),
         (np.zeros(3, np.uint8), r"got \(3,\)"),

@@ -9,6 +9,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from PIL import Image as PillowImage
 
 from retinasdk import Detector, ImageError, list_images
 from retinasdk.images import as_rgb
+from retinasdk.live.ros import picture_of
+from retinasdk.live.sources.pictures import Animation
 
 RED, GREEN, BLUE = (200, 30, 20), (20, 180, 60), (10, 40, 220)
 
@@ -70,6 +73,25 @@ def test_broken_files(tmp_path: Path, detector: Detector, content: bytes, messag
     with pytest.raises(ImageError, match=message) as caught:
         detector(path)
     assert str(path) in str(caught.value)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(x) print\n%%EOF\n"
+
+
+def test_a_program_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow gives EPS to Ghostscript, whatever the name of the file is."""
+    started: list[Any] = []
+    monkeypatch.setattr("subprocess.check_call", lambda *words, **options: started.append(words))
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", "gs")
+    path = tmp_path / "a.jpg"
+    path.write_bytes(EPS)
+    message = SimpleNamespace(format="jpeg", data=EPS)
+    animation = Animation(path)
+    for read in (lambda: as_rgb(path), lambda: as_rgb(EPS), lambda: picture_of(message), animation.open):
+        with pytest.raises(ImageError, match=r"is a drawing \(EPS\).*convert it to PNG first"):
+            read()
+    animation.close()
+    assert not started
 
 
 def test_missing_files_and_folders(tmp_path: Path, detector: Detector) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s\[\]:/?#@&=]*)(:\d*)?(?=[/?#]|$)")
 _HIDDEN = "***"
-_IN_TEXT = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://(?:[^\n]*@)?[^\s'\"]*[^\s'\":;,.)]")
+_IN_TEXT = re.compile(r"\b[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"]*[^\s'\":;,.)]")
 
 
 def without_password(url: str) -> str:

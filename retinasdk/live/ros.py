@@ -5,7 +5,6 @@ The message classes may come from rclpy or from the package rosbags.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -79,9 +78,8 @@ def picture_of(message: Any) -> npt.NDArray[np.uint8]:
         raise ImageError(
             f"image encoding {message.encoding!r} is not supported; publish one of {', '.join(_ENCODINGS)}"
         )
-    pillow = require("PIL.Image", "reading compressed pictures") if compressed else None
     try:
-        return as_rgb(pillow.open(io.BytesIO(bytes(message.data)))) if pillow is not None else _uncompressed(message)
+        return as_rgb(bytes(message.data)) if compressed else _uncompressed(message)
     except ImageError:
         raise
     except Exception as error:  # Pillow and NumPy raise many kinds of errors for malformed data.

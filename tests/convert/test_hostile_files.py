@@ -68,6 +68,12 @@ def with_version(*, opset: int = 17, ir: int = 8) -> onnx.ModelProto:
     return model
 
 
+def with_other_opset(version: int) -> onnx.ModelProto:
+    model = other.raw_heads()[0]
+    model.opset_import.append(helper.make_opsetid("com.acme", version))
+    return model
+
+
 def without_outputs() -> onnx.ModelProto:
     model = other.raw_heads()[0]
     del model.graph.output[:]
@@ -139,7 +145,12 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
         lambda: with_input((1, 3, 1 << 40, 64)),
         r"the input 'images' has the fixed size 1 x 3 x 1099511627776 x 64, more than",
     ),
-    "a million images": (lambda: with_input((10**6, 3, 64, 64)), "the fixed size 1000000 x 3 x 64 x 64, more than"),
+    "a million images": (lambda: with_input((10**6, 3, 64, 64)), "the input 'images' takes 1000000 images at once"),
+    "three axes": (lambda: with_input((3, 96, 96)), r"has 3 axes, and not \(batch, 3, height, width\)"),
+    "a thousand images of any size": (
+        lambda: with_input((1000, 3, "H", "W")),
+        "the input 'images' takes 1000 images at once, and at most 256 are supported",
+    ),
     "a large image and a large mask": (
         lambda: Wrapped(3).model(
             [("images", TensorProto.FLOAT, (1, 3, 4096, 4096)), ("mask", TensorProto.FLOAT, (4096, 4096, 2))]
@@ -151,6 +162,7 @@ CASES: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "negative weights": (lambda: with_dimension(-8), r"tensor 'c0' is damaged \(Negative dimension"),
     "huge weights": (lambda: with_dimension(1 << 40), r"tensor 'c0' is damaged \(.*too small for the declared shape"),
     "opset 7": (lambda: with_version(opset=7), "has ONNX opset 7; supported are 11 to 25"),
+    "an opset beyond 32 bits": (lambda: with_other_opset(1 << 40), "it names version 1099511627776 of the operators"),
     "opset 99": (lambda: with_version(opset=99), "has ONNX opset 99; supported are 11 to 25"),
     "IR version 99": (lambda: with_version(ir=99), "has ONNX IR version 99; supported are 3 to 14"),
     "IR version 0": (lambda: with_version(ir=0), "has ONNX IR version 0; supported are 3 to 14"),

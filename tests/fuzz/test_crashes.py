@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+pytest.importorskip("resource", reason="the harness measures memory as Unix does")
+
 FUZZ = Path(__file__).parent
 TARGETS = sorted((FUZZ / "python").glob("fuzz_*.py"))
 # What a target needs beyond the packages of all tests.

@@ -99,6 +99,11 @@ def _check_versions(model: Any, path: Path) -> None:
             f"{path} has ONNX IR version {model.ir_version}; supported are {IR_VERSIONS[0]} to {IR_VERSIONS[-1]}. "
             "Export the network again with opset 17"
         )
+    for item in model.opset_import:
+        if isinstance(item.domain, bytes) or not 0 <= item.version < 1 << 31:
+            raise ModelError(
+                f"{path} is damaged: it names version {item.version} of the operators {item.domain!r}. Export it again"
+            )
     versions = sorted({item.version for item in model.opset_import if item.domain in ("", "ai.onnx")})
     if len(versions) != 1 or versions[0] not in OPSETS:
         raise ModelError(

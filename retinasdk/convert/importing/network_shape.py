@@ -66,6 +66,11 @@ def find_network_shape(
     known = view.shape(network.tensor) or [None] * 4
     if isinstance(original, OriginalRun):
         known = list(original.tensor.shape)
+    if len(known) != 4:
+        raise ModelError(
+            f"the input {network.tensor!r} of the network has {len(known)} axes, and not (batch, 3, height, width). "
+            "Export it again with images of that shape"
+        )
     model = extract_subgraph(view, {network.tensor: ["N", 3, "H", "W"]}, heads.tensor_names)
     try:
         runner = OnnxRunner(model)

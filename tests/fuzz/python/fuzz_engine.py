@@ -52,4 +52,8 @@ def one_input(data: bytes) -> None:
 
 
 if __name__ == "__main__":
+    from fakes import fake_gpu
+
+    with fake_gpu():  # Built now, because a build takes longer than any input may.
+        pass
     harness.fuzz(one_input, mutate=harness.mutate_json)
