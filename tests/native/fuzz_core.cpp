@@ -255,7 +255,6 @@ void run_hostile_nms(Random& random) {
   }
 }
 
-// Merges the boxes of random tiles. Some boxes could not come from a tile.
 // Decodes rotated boxes from hostile numbers and suppresses them: the boxes are finite, and the kept ones ordered.
 void run_rotated(Random& random) {
   const int anchors = random.integer(1, 3), classes = random.integer(1, 3), top_k = random.integer(1, 40);
@@ -280,7 +279,7 @@ void run_rotated(Random& random) {
   options.logit_threshold = -1.0f;
   options.top_k = top_k;
   options.rotated = &coder;
-  const float clip_sizes[] = {random.chance(3) ? -1.0f : 60.0f, 60.0f};
+  const float clip_sizes[] = {random.chance(3) ? -1.0f : 60.0f, random.chance(3) ? -1.0f : 60.0f};
   std::vector<float> boxes(static_cast<size_t>(top_k * retinasdk::kRotatedValues)), found(static_cast<size_t>(top_k));
   std::vector<int32_t> class_ids(static_cast<size_t>(top_k)), kept(static_cast<size_t>(top_k));
   int32_t count = 0, kept_count = 0;
@@ -293,6 +292,7 @@ void run_rotated(Random& random) {
   for (int i = 0; i < count; ++i) {  // The NMS also takes boxes that decoding never gives.
     if (random.chance(6)) boxes[static_cast<size_t>(i * retinasdk::kRotatedValues + random.integer(0, 5))] = number();
   }
+  if (random.chance(20)) count = 0;
   const retinasdk::NmsOptions nms{random.real(-0.1f, 1.0f), top_k, random.chance(2)};
   retinasdk::rotated_nms(1, candidates, nms, random.chance(2), kept.data(), &kept_count);
   check(kept_count <= count, "as many rotated boxes are kept as there are, or fewer");
@@ -303,6 +303,7 @@ void run_rotated(Random& random) {
   }
 }
 
+// Merges the boxes of random tiles. Some boxes could not come from a tile.
 void run_merge(Random& random) {
   const int extent = random.integer(1, 400);
   const int length = random.integer(1, extent);
@@ -338,6 +339,9 @@ void run_merge(Random& random) {
     if (place > 0) check(logits[static_cast<size_t>(kept[static_cast<size_t>(place) - 1])] >= logits[i], "best first");
     check(joined[i] == static_cast<int32_t>(i), "a kept box is joined to itself");
   }
+  std::vector<int32_t> alone(static_cast<size_t>(count), -1);
+  check(retinasdk::merge_tiles(given, {axis, axis}, options, alone.data()) == kept_count && alone == kept,
+        "the kept boxes do not depend on whether the joined ones are wanted");
   for (const int32_t leader : joined) check(leader == -1 || seen.count(leader) == 1, "boxes are joined to kept boxes");
 }
 
@@ -373,6 +377,15 @@ void check_bad_arguments() {
   heads.levels[0].height = 60000;
   heads.levels[0].width = 60000;
   check_refused("pairs, but at most 2147483647 pairs are supported", [&] { run(heads); });
+  std::vector<uint8_t> samples(64);
+  check_refused("frames must have an even height and width, got 2 x 3", [&] {
+    retinasdk::yuv_to_rgb({retinasdk::PixelFormat::kNv12, samples.data(), 4, samples.data(), 4, 2, 3, {}, false},
+                          samples.data());
+  });
+  const std::vector<int32_t> apart{0, 9, 8};
+  const retinasdk::TileAxis gap{apart.data(), 3, 8, 16};
+  check_refused("must ascend from 0 and cover the image without gaps, got 3 tiles of length 8 from 0 to 16",
+                [&] { retinasdk::merge_tiles({}, {gap, gap}, {}, nullptr, nullptr); });
   // The largest number, whose sum with the length of a tile has more than 32 bits.
   const std::vector<int32_t> starts{0, 0x7fffffff, 0x7fffffff};
   const retinasdk::TileAxis beyond{starts.data(), static_cast<int>(starts.size()), 8, 16};

@@ -174,14 +174,15 @@ Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type, std::v
   std::vector<uint8_t> mask(static_cast<size_t>(made.options.classes), made.options.class_ids.empty() ? 1 : 0);
   for (const int32_t class_id : made.options.class_ids) mask[static_cast<size_t>(class_id)] = 1;
   const std::vector<float> threshold{made.options.logit_threshold};
-  const cuda::DeviceDecodeOptions options{made.options.batch,        made.options.anchors,
-                                          made.options.classes,      made.options.top_k,
-                                          made.options.coder,        type,
-                                          threshold.data(),          mask.data(),
-                                          made.clip_sizes.data(),    made.options.or_equal,
-                                          made.options.drop_empty,   made.options.class_thresholds,
-                                          made.options.ignored,      made.options.ignored_regions,
-                                          made.options.top_k_anchors};
+  const cuda::DeviceDecodeOptions options{
+      made.options.batch,        made.options.anchors,
+      made.options.classes,      made.options.top_k,
+      made.options.coder,        type,
+      threshold.data(),          made.options.class_ids.empty() ? nullptr : mask.data(),
+      made.clip_sizes.data(),    made.options.or_equal,
+      made.options.drop_empty,   made.options.class_thresholds,
+      made.options.ignored,      made.options.ignored_regions,
+      made.options.top_k_anchors};
   Found found(batch, capacity, room);
   std::vector<int32_t> rescans(batch);
   const cuda::DeviceCandidates candidates{found.boxes.data(),  found.logits.data(), found.class_ids.data(),
