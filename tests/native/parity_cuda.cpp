@@ -45,7 +45,7 @@ class Scratch {
 // The results of decode() and nms().
 struct Found {
   std::vector<float> boxes, logits;
-  std::vector<int32_t> class_ids, counts, kept, kept_counts;
+  std::vector<int32_t> class_ids, counts, kept, kept_counts, rescans;
 
   Found(size_t batch, size_t capacity, size_t room)
       : boxes(batch * capacity * 4),
@@ -53,7 +53,8 @@ struct Found {
         class_ids(batch * capacity),
         counts(batch),
         kept(batch * room, -1),
-        kept_counts(batch) {}
+        kept_counts(batch),
+        rescans(batch) {}
 };
 
 void check_same(const Found& ours, const Found& theirs, size_t capacity) {
@@ -184,9 +185,8 @@ Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type, std::v
       made.options.ignored,      made.options.ignored_regions,
       made.options.top_k_anchors};
   Found found(batch, capacity, room);
-  std::vector<int32_t> rescans(batch);
-  const cuda::DeviceCandidates candidates{found.boxes.data(),  found.logits.data(), found.class_ids.data(),
-                                          found.counts.data(), rescans.data(),      static_cast<int>(capacity)};
+  const cuda::DeviceCandidates candidates{found.boxes.data(),  found.logits.data(),  found.class_ids.data(),
+                                          found.counts.data(), found.rescans.data(), static_cast<int>(capacity)};
   const Scratch decode_scratch(cuda::decode_scratch_bytes(levels, options));
   cuda::decode(levels, options, candidates, decode_scratch, nullptr);
 
@@ -240,6 +240,38 @@ void check_heads(HeadsCase made, int padding) {
   const __half highest = __float2half_rn(kInfinity);
   check_same(run_cuda(made, capacity, cuda::Scalar::kFloat16, logits, deltas, highest), rounded, capacity);
   check_same(run_cuda(made, capacity, cuda::Scalar::kFloat16, logits, deltas, highest, padding), rounded, capacity);
+}
+
+// Decodes a level with more candidates than the buffer of decode() holds, so that it reads the logits again.
+void check_crowded_level(Random& random) {
+  HeadsCase made{};
+  made.options.batch = 1;
+  made.options.anchors = 9;
+  made.options.classes = 5;
+  made.options.logit_threshold = -kInfinity;
+  made.options.top_k = 1000;
+  made.nms = {0.5f, 100, false};
+  made.clip_sizes = {400.0f, 360.0f};
+  const int height = 50, width = 45;
+  const size_t cells = size_t{50} * 45;
+  made.base_anchors.push_back({});
+  for (int i = 0; i < 9; ++i) {
+    for (const float side : {-4.0f, -5.0f, 4.0f, 5.0f})
+      made.base_anchors[0].push_back(side * static_cast<float>(i + 1));
+  }
+  made.logits.emplace_back(45 * cells);
+  made.deltas.emplace_back(36 * cells);
+  // The better logits come later, so the best ones of a segment change all the time.
+  for (size_t i = 0; i < made.logits[0].size(); ++i) {
+    made.logits[0][i] = random.real(-3.0f, 3.0f) + 1e-4f * static_cast<float>(i);
+  }
+  for (float& value : made.deltas[0]) value = random.real(-1.0f, 1.0f);
+  made.levels.push_back(
+      {made.logits[0].data(), made.deltas[0].data(), made.base_anchors[0].data(), height, width, 8.0f, 8.0f});
+  const Found theirs = run_cpu(made, 1000);
+  const Found ours = run_cuda(made, 1000, cuda::Scalar::kFloat32, made.logits, made.deltas, kInfinity);
+  check(ours.rescans[0] == 1, "the level has more candidates than the buffer");
+  check_same(ours, theirs, 1000);
 }
 
 // Compares nms() or rotated_nms() on many candidates.
@@ -351,6 +383,7 @@ int main(int argc, char** argv) {
   const uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1;
   const int rounds = argc > 2 ? std::atoi(argv[2]) : 40;
   Random random(seed);
+  check_crowded_level(random);
   for (int round = 0; round < rounds; ++round) {
     check_preprocess(make_preprocess(random, random.integer(1, 40), random.integer(1, 40), random.integer(1, 40),
                                      random.integer(1, 40)));
