@@ -6,7 +6,7 @@ WHEEL := build/wheel
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f) \
 	$(shell find retinasdk -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: demo test lint docs bench gpu clean
+.PHONY: demo test coverage lint docs bench gpu clean
 
 demo: $(VENV)/installed
 	$(BIN)/retinasdk detect examples/photos/people --out demo_output --overwrite
@@ -16,6 +16,13 @@ demo: $(VENV)/installed
 # Against the installed wheel: the pytest command, unlike python -m pytest, leaves the source tree out of sys.path.
 test: $(VENV)/test-tools
 	$(BIN)/pytest -n auto --dist loadfile -m "not heavy"
+
+# Which branches of the Python code the fast suite takes: the total, each file, and the branches that are missing.
+coverage: $(VENV)/test-tools
+	$(BIN)/coverage erase
+	$(BIN)/coverage run $(BIN)/pytest -n auto --dist loadfile -m "not heavy"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(VENV)/lint-tools
 	$(BIN)/ruff check .

@@ -1,8 +1,9 @@
 """Proves that tests take every branch of the C++ core and of the CUDA kernels, or that the source says why not.
 
-python tests/native/checks/branch_coverage.py BUILD        in an environment with retinasdk[test]; needs clang-14, llvm-14
+python tests/native/checks/branch_coverage.py BUILD        in an environment with retinasdk[test]
 
-Clang counts both outcomes of every condition. The CUDA kernels run on the emulated device (tests/support/cuda_on_cpu).
+Needs clang-14 and llvm-14. Clang counts both outcomes of every condition. The CUDA kernels run on the emulated device
+(tests/support/cuda_on_cpu).
 All instances of a template count together, and conditions that are known at compile time do not count. Code that is not
 compiled on this machine, such as the NEON filter, is not counted either.
 
