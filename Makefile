@@ -17,6 +17,13 @@ demo: $(VENV)/installed
 test: $(VENV)/test-tools
 	$(BIN)/pytest -n auto --dist loadfile -m "not heavy"
 
+# Which branches of the Python code the fast suite takes: the total, each file, and the branches that are missing.
+coverage: $(VENV)/test-tools
+	$(BIN)/coverage erase
+	$(BIN)/coverage run $(BIN)/pytest -n auto --dist loadfile -m "not heavy"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
 lint: $(VENV)/lint-tools
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

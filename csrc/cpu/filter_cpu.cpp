@@ -62,6 +62,7 @@ int filter_neon(const float* values, int count, float threshold, int32_t* positi
 
 #ifdef RETINASDK_AVX2
 bool has_avx2() {
+  // uncovered: a machine without these instructions
   static const bool found = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi");
   return found;
 }
@@ -69,6 +70,7 @@ bool has_avx2() {
 
 int positions_above(const float* values, int count, float threshold, int32_t* positions) {
 #if defined(RETINASDK_AVX2)
+  // uncovered: a machine without AVX2
   if (has_avx2()) return filter_avx2(values, count, threshold, positions);
   return filter_plain(values, 0, count, threshold, positions);
 #elif defined(RETINASDK_NEON)
@@ -80,7 +82,7 @@ int positions_above(const float* values, int count, float threshold, int32_t* po
 
 const char* simd_name() {
 #if defined(RETINASDK_AVX2)
-  return has_avx2() ? "avx2" : "plain";
+  return has_avx2() ? "avx2" : "plain";  // uncovered: a machine without AVX2
 #elif defined(RETINASDK_NEON)
   return "neon";
 #else

@@ -85,6 +85,7 @@ void blend_rows(const ImageView& image, const Axis& axis, int row, float* out) {
   const int values = image.width * 3;
   int done = 0;
 #ifdef RETINASDK_AVX2
+  // uncovered: a machine without AVX2
   if (has_avx2()) done = blend_avx2(source, image.row_bytes, axis.weights(row), axis.count(row), values, out);
 #endif
   blend_plain(source + done, image.row_bytes, axis.weights(row), axis.count(row), values - done, out + done);

@@ -51,7 +51,7 @@ inline void require(bool condition, const std::string& message) {
 }
 
 inline void require_scratch(Scratch scratch, size_t wanted) {
-  require(scratch.size_bytes >= wanted && (wanted == 0 || scratch.data != nullptr),
+  require(scratch.size_bytes >= wanted && scratch.data != nullptr,
           "scratch must have " + std::to_string(wanted) + " bytes, got " + std::to_string(scratch.size_bytes) +
               (scratch.data == nullptr ? " at a null address" : "") +
               "; allocate what the *_scratch_bytes function returns for the same options");

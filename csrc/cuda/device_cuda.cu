@@ -7,6 +7,7 @@ int device_count(std::string* reason) {
   int count = 0;  // A failed call does not change it.
   const cudaError_t status = cudaGetDeviceCount(&count);
   if (status == cudaSuccess) {
+    // uncovered: without a GPU the CUDA runtime reports an error, on which its documentation gives no promise
     if (count == 0) *reason = "the driver reports no GPU";
     return count;
   }
@@ -41,6 +42,7 @@ void wait_for_stream(Stream stream, Stream earlier) {
   cudaEvent_t event = nullptr;
   check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
   cudaError_t status = cudaEventRecord(event, static_cast<cudaStream_t>(earlier));
+  // uncovered: needs a call of the CUDA runtime that fails, which the emulated device cannot provoke
   if (status == cudaSuccess) status = cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), event, 0);
   cudaEventDestroy(event);  // CUDA frees the event once no work waits for it any more.
   check(status, "waiting for another stream");

@@ -29,6 +29,7 @@ __device__ uint64_t nth_key(uint32_t wanted, ForEachKey for_each_key) {
   __shared__ ChosenDigit chosen;
   uint64_t prefix = 0;
   uint64_t known = 0;  // The bits of `prefix` that are determined.
+  // uncovered: all keys are different, so the break below ends the loop with the last digit at the latest
   for (int shift = 55; shift >= 0; shift -= kDigitBits) {
     for (int digit = threadIdx.x; digit < kDigits; digit += blockDim.x) counts[digit] = 0;
     __syncthreads();

@@ -55,6 +55,8 @@ def test_bad_arguments_of_decode(changes: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("call", "arguments", "message"),
     [
+        ("decode_scratch_bytes",
+         {"sizes": [], "batch": 1, "anchors": 1, "classes": 1, "top_k": 1}, "decode takes 1 to 16 levels, got 0"),
         ("nms_scratch_bytes", {"batch": 0, "capacity": 1, "max_detections": 1}, "batch must be 1 to 65535, got 0"),
         ("nms_scratch_bytes", {"batch": 1, "capacity": 0, "max_detections": 1}, "capacity of the candidates must be 1"),
         ("nms_scratch_bytes", {"batch": 1, "capacity": 1, "max_detections": 0}, "max_detections must be 1 to 1048576"),

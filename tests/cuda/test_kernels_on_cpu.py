@@ -171,6 +171,15 @@ def test_sizes_around_warps_and_tiles(count: int, cuda: CudaOps) -> None:
         assert_same_kept(one_image(data), cuda, iou_threshold=0.5, max_detections=maximum)
 
 
+def test_the_limit_is_reached_before_the_last_batch(cuda: CudaOps) -> None:
+    """The best 1024 of these 2000 boxes are kept, then 76 of the next 512. Nothing suppresses anything."""
+    corners = 20 * np.stack(np.divmod(np.arange(2000), 50), axis=1).astype(np.float32)
+    boxes = np.concatenate([corners, corners + 10], axis=1)
+    logits = np.random.default_rng(6).normal(size=2000).astype(np.float32)
+    data = NmsCase("apart", boxes, logits, np.zeros(2000, np.int32))
+    assert_same_kept(one_image(data), cuda, iou_threshold=0.5, max_detections=1100)
+
+
 def test_images_of_a_batch_have_their_own_counts(cuda: CudaOps) -> None:
     boxes, logits, class_ids = crowd(30, 600, classes=3)
     counts = np.array([600, 0, 63, 1, 257, 599, 300, 2], dtype=np.int32)

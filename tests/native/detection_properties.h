@@ -232,6 +232,7 @@ inline void run_rotated(const RotatedCase& made, Random& random) {
     if (random.chance(6))
       boxes[static_cast<size_t>(i * retinasdk::kRotatedValues + random.integer(0, 5))] = random.hostile();
   }
+  if (random.chance(20)) count = 0;
   const retinasdk::NmsOptions nms{random.real(-0.1f, 1.0f), made.options.top_k, random.chance(2)};
   retinasdk::rotated_nms(1, candidates, nms, random.chance(2), kept.data(), &kept_count);
   check(kept_count <= count, "as many rotated boxes are kept as there are, or fewer");

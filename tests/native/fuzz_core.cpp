@@ -36,6 +36,15 @@ void check_bad_arguments() {
   heads.levels[0].height = 60000;
   heads.levels[0].width = 60000;
   check_refused("pairs, but at most 2147483647 pairs are supported", [&] { run(heads); });
+  std::vector<uint8_t> samples(64);
+  check_refused("frames must have an even height and width, got 2 x 3", [&] {
+    retinasdk::yuv_to_rgb({retinasdk::PixelFormat::kNv12, samples.data(), 4, samples.data(), 4, 2, 3, {}, false},
+                          samples.data());
+  });
+  const std::vector<int32_t> apart{0, 9, 8};
+  const retinasdk::TileAxis gap{apart.data(), 3, 8, 16};
+  check_refused("must ascend from 0 and cover the image without gaps, got 3 tiles of length 8 from 0 to 16",
+                [&] { retinasdk::merge_tiles({}, {gap, gap}, {}, nullptr, nullptr); });
   // The largest number, whose sum with the length of a tile has more than 32 bits.
   const std::vector<int32_t> starts{0, 0x7fffffff, 0x7fffffff};
   const retinasdk::TileAxis beyond{starts.data(), static_cast<int>(starts.size()), 8, 16};

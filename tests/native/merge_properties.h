@@ -72,5 +72,8 @@ inline void run(const MergeCase& made) {
     if (place > 0) check(logits[static_cast<size_t>(kept[static_cast<size_t>(place) - 1])] >= logits[i], "best first");
     check(joined[i] == static_cast<int32_t>(i), "a kept box is joined to itself");
   }
+  std::vector<int32_t> alone(count, -1);
+  check(retinasdk::merge_tiles(made.given(), made.grid(), made.options, alone.data()) == kept_count && alone == kept,
+        "the kept boxes do not depend on whether the joined ones are wanted");
   for (const int32_t leader : joined) check(leader == -1 || seen.count(leader) == 1, "boxes are joined to kept boxes");
 }

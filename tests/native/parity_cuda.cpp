@@ -14,6 +14,7 @@ int main(int argc, char** argv) {
   wide.options.eight_bit = wide.options.antialias = true;
   wide.options.source_step = 0.0;
   check_preprocess(wide);
+  check_crowded_level(random);
   for (int round = 0; round < rounds; ++round) {
     check_preprocess(make_preprocess(random, random.integer(1, 40), random.integer(1, 40), random.integer(1, 40),
                                      random.integer(1, 40)));

@@ -10,7 +10,7 @@
 // The results of decode() and nms().
 struct Found {
   std::vector<float> boxes, logits;
-  std::vector<int32_t> class_ids, counts, kept, kept_counts;
+  std::vector<int32_t> class_ids, counts, kept, kept_counts, rescans;
 
   Found(size_t batch, size_t capacity, size_t room)
       : boxes(batch * capacity * 4),
@@ -18,7 +18,8 @@ struct Found {
         class_ids(batch * capacity),
         counts(batch),
         kept(batch * room, -1),
-        kept_counts(batch) {}
+        kept_counts(batch),
+        rescans(batch) {}
 };
 
 inline void check_same(const Found& ours, const Found& theirs, size_t capacity) {
@@ -137,18 +138,18 @@ inline Found run_cuda(const HeadsCase& made, size_t capacity, cuda::Scalar type,
   std::vector<uint8_t> mask(static_cast<size_t>(made.options.classes), made.options.class_ids.empty() ? 1 : 0);
   for (const int32_t class_id : made.options.class_ids) mask[static_cast<size_t>(class_id)] = 1;
   const std::vector<float> threshold{made.options.logit_threshold};
-  const cuda::DeviceDecodeOptions options{made.options.batch,        made.options.anchors,
-                                          made.options.classes,      made.options.top_k,
-                                          made.options.coder,        type,
-                                          threshold.data(),          mask.data(),
-                                          made.clip_sizes.data(),    made.options.or_equal,
-                                          made.options.drop_empty,   made.options.class_thresholds,
-                                          made.options.ignored,      made.options.ignored_regions,
-                                          made.options.top_k_anchors};
+  const cuda::DeviceDecodeOptions options{
+      made.options.batch,        made.options.anchors,
+      made.options.classes,      made.options.top_k,
+      made.options.coder,        type,
+      threshold.data(),          made.options.class_ids.empty() ? nullptr : mask.data(),
+      made.clip_sizes.data(),    made.options.or_equal,
+      made.options.drop_empty,   made.options.class_thresholds,
+      made.options.ignored,      made.options.ignored_regions,
+      made.options.top_k_anchors};
   Found found(batch, capacity, room);
-  std::vector<int32_t> rescans(batch);
-  const cuda::DeviceCandidates candidates{found.boxes.data(),  found.logits.data(), found.class_ids.data(),
-                                          found.counts.data(), rescans.data(),      static_cast<int>(capacity)};
+  const cuda::DeviceCandidates candidates{found.boxes.data(),  found.logits.data(),  found.class_ids.data(),
+                                          found.counts.data(), found.rescans.data(), static_cast<int>(capacity)};
   const Scratch decode_scratch(cuda::decode_scratch_bytes(levels, options));
   cuda::decode(levels, options, candidates, decode_scratch, nullptr);
 
@@ -218,6 +219,38 @@ inline void check_heads(HeadsCase&& made, int padding) {
     check_decoded(made, half, -1);
     check_decoded(made, half, padding);
   }
+}
+
+// Decodes a level with more candidates than the buffer of decode() holds, so that it reads the logits again.
+inline void check_crowded_level(Random& random) {
+  HeadsCase made{};
+  made.options.batch = 1;
+  made.options.anchors = 9;
+  made.options.classes = 5;
+  made.options.logit_threshold = -kInfinity;
+  made.options.top_k = 1000;
+  made.nms = {0.5f, 100, false};
+  made.clip_sizes = {400.0f, 360.0f};
+  const int height = 50, width = 45;
+  const size_t cells = size_t{50} * 45;
+  made.base_anchors.push_back({});
+  for (int i = 0; i < 9; ++i) {
+    for (const float side : {-4.0f, -5.0f, 4.0f, 5.0f})
+      made.base_anchors[0].push_back(side * static_cast<float>(i + 1));
+  }
+  made.logits.emplace_back(45 * cells);
+  made.deltas.emplace_back(36 * cells);
+  // The better logits come later, so the best ones of a segment change all the time.
+  for (size_t i = 0; i < made.logits[0].size(); ++i) {
+    made.logits[0][i] = random.real(-3.0f, 3.0f) + 1e-4f * static_cast<float>(i);
+  }
+  for (float& value : made.deltas[0]) value = random.real(-1.0f, 1.0f);
+  made.levels.push_back(
+      {made.logits[0].data(), made.deltas[0].data(), made.base_anchors[0].data(), height, width, 8.0f, 8.0f});
+  const Found theirs = run_cpu(made, 1000);
+  const Found ours = run_cuda(made, 1000, cuda::Scalar::kFloat32, made.logits, made.deltas, kInfinity);
+  check(ours.rescans[0] == 1, "the level has more candidates than the buffer");
+  check_same(ours, theirs, 1000);
 }
 
 // Compares nms() or rotated_nms() on many candidates.

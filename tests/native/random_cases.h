@@ -236,7 +236,7 @@ inline RotatedCase make_rotated(Random& random) {
   made.height = random.integer(1, 9);
   made.width = random.integer(1, 9);
   made.clip_sizes[0] = random.chance(3) ? -1.0f : 60.0f;
-  made.clip_sizes[1] = 60.0f;
+  made.clip_sizes[1] = random.chance(3) ? -1.0f : 60.0f;
   const auto cells = static_cast<size_t>(made.options.anchors * made.height * made.width);
   const auto number = [&] { return random.chance(4) ? random.hostile() : random.real(-2.0f, 2.0f); };
   made.logits.resize(cells * static_cast<size_t>(made.options.classes));

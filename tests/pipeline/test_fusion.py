@@ -165,6 +165,17 @@ def test_cuda_any_fractions(seed: int, batch: int, count: int, classes: int, ext
     assert_same_fused([boxes, logits, class_ids, counts], CudaOps(emulated_native()), classes=classes, **options)
 
 
+def test_cuda_finds_the_nearest_cluster_among_those_of_one_thread() -> None:
+    """A thread looks at every 256th cluster. The last box overlaps clusters 0 and 256, the first of them more."""
+    far = [(100 * i, 1000, 100 * i + 10, 1010) for i in range(1, 256)]
+    boxes = [(0, 0, 10, 10), *far, (10, 0, 20, 10), (4, 0, 14, 10)]
+    case = nms_case("", boxes, -np.arange(len(boxes)) / 64, iou_threshold=0.2, max_detections=300)
+    assert_same_fused(as_batch(case), CudaOps(emulated_native()), classes=1, fused_score="mean", **case.options())
+    found = fused(case)
+    assert len(found.scores) == 257
+    assert found.boxes[0][2] > 10  # The first cluster grew.
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

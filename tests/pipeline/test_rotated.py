@@ -254,3 +254,7 @@ def test_regions_are_compared_with_the_turned_box() -> None:
     for region, count in (((29, 0, 60, 27), 1), ((10, 10, 28.5, 28.5), 0), ((14, 28.5, 28, 60), 1)):
         ignored = np.array([[region]] * 2, np.float32)
         assert _native.decode(**case, rotated=plain, ignored=ignored)[3].tolist() == [count, count]
+    # A region without area ends the list.
+    for regions, count in (([(10, 10, 28.5, 28.5), (5, 5, 5, 9)], 0), ([(5, 5, 5, 9), (10, 10, 28.5, 28.5)], 1)):
+        ignored = np.array([regions] * 2, np.float32)
+        assert _native.decode(**case, rotated=plain, ignored=ignored)[3].tolist() == [count, count]

@@ -160,6 +160,24 @@ def test_cuda_any_fractions(seed: int, batch: int, count: int, classes: int, ext
     assert_same_soft(batch_of, CudaOps(emulated_native()), score_thresholds=thresholds, **options)
 
 
+@pytest.mark.parametrize("max_detections", [40, 1200])
+def test_cuda_with_more_candidates_than_threads(max_detections: int) -> None:
+    """A thread has two or three candidates, of which either the first or a later one is the best."""
+    boxes, logits, class_ids = crowd(9, 1200, classes=3, extent=1500)
+    batch = [np.stack([array] * 2) for array in (boxes, logits, class_ids)]
+    batch[1] = np.sort(batch[1], axis=1)
+    batch[1][1] = batch[1][1, ::-1]
+    assert_same_soft(
+        [*batch, np.array([1200, 1100], np.int32)],
+        CudaOps(emulated_native()),
+        score_thresholds=np.full(3, 0.05, np.float32),
+        decay="gaussian",
+        sigma=0.5,
+        iou_threshold=0.5,
+        max_detections=max_detections,
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

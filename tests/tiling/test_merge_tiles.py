@@ -92,6 +92,18 @@ def test_what_goes_into_what(name: str, found: Found, joined: list[int]) -> None
     assert merge(arrays(found))[1] == joined
 
 
+def test_of_equal_overlaps_the_better_box_counts_wherever_it_lies() -> None:
+    """The kept boxes are visited from left to right, so the worse one is visited first."""
+    left, right = (70, 10, 80, 20), (80, 10, 90, 20)
+    given = arrays([(left, 2, 0, 0), (right, 3, 0, 0), ((75, 10, 85, 20), 1, 0, 1)])
+    assert merge(given, iou_threshold=0.3) == ([1, 0], [0, 1, 1])
+
+
+def test_boxes_without_extent_suppress_nothing() -> None:
+    point = (80, 10, 80, 10)
+    assert merge(arrays([(point, 1, 0, 0), (point, 2, 0, 1)])) == ([1, 0], [0, 1])
+
+
 def test_the_threshold_itself_and_inclusive_pixels() -> None:
     halves = [((70, 10, 90, 30), 2.0, 0, 0), ((70, 10, 90, 20), 1.0, 0, 1)]
     assert run(arrays(halves)) == [0, 1]

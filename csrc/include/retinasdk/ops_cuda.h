@@ -153,7 +153,7 @@ struct DeviceDecodeOptions {
   BoxCoder coder;
   Scalar input;                  // The element type of logits and deltas.
   const float* logit_threshold;  // One value in device memory. Must not be NaN.
-  const uint8_t* class_mask;     // (K,) in device memory. 0 excludes the class.
+  const uint8_t* class_mask;     // (K,) in device memory, or null. 0 excludes the class.
   const float* clip_sizes;  // (N, 2) in device memory, height and width. A negative size leaves its axis unclipped.
   bool or_equal = false;
   bool drop_empty = false;
