@@ -719,7 +719,7 @@ def test_a_bag_that_names_files_elsewhere_is_refused(bag: Path, name: str) -> No
     with (
         stream(RosBag(bag, topic="/left"), find_nothing) as frames,
         pytest.raises(
-            StreamError, match="names the file .*bag.db3', which is not in the folder of the bag; put the file"
+            StreamError, match=r"names the file .*bag\.db3', which is not in the folder of the bag; put the file"
         ),
     ):
         next(frames)

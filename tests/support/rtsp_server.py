@@ -1,8 +1,10 @@
-"""A real RTSP server, GStreamer's, in a process of its own: `/usr/bin/python3 rtsp_server.py PORT WIDTH HEIGHT`.
+"""A real RTSP server, GStreamer's, in a process of its own.
+
+    /usr/bin/python3 rtsp_server.py PORT WIDTH HEIGHT [PASSWORD]
 
 It serves /live, H.264 with 25 frames per second, as soon as a client connects. Frame n is uniform gray of the value
-5 + 5 * (n % 50). Port 0 is any free port. It prints "listening on PORT" when it is ready. Run it with the system's
-Python, because PyGObject and GStreamer come from the distribution:
+5 + 5 * (n % 50). Port 0 is any free port. With a password, it serves the user "user" only. It prints "listening on
+PORT" when it is ready. Run it with the system's Python, because PyGObject and GStreamer come from the distribution:
 apt install python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-ugly
 """
 
@@ -17,7 +19,7 @@ from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
 
 def main() -> None:
-    port, width, height = sys.argv[1:]
+    port, width, height = sys.argv[1:4]
     Gst.init(None)
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_shared(True)
@@ -43,10 +45,24 @@ def main() -> None:
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
     server.set_service(port)
+    if len(sys.argv) > 4:
+        protect(server, factory, sys.argv[4])
     server.get_mount_points().add_factory("/live", factory)
     server.attach(None)
     print(f"listening on {server.get_bound_port()}", flush=True)
     GLib.MainLoop().run()
+
+
+def protect(server: object, factory: object, password: str) -> None:
+    permissions = GstRtspServer.RTSPPermissions()
+    for right in ("media.factory.access", "media.factory.construct"):
+        permissions.add_permission_for_role("user", right, True)
+    factory.set_permissions(permissions)
+    token = GstRtspServer.RTSPToken()
+    token.set_string("media.factory.role", "user")
+    guard = GstRtspServer.RTSPAuth()
+    guard.add_basic(GstRtspServer.RTSPAuth.make_basic("user", password), token)
+    server.set_auth(guard)
 
 
 main()
