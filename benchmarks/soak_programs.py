@@ -143,7 +143,7 @@ class Camera:
     def start(self) -> None:
         server = _ROOT / "tests/support/rtsp_server.py"
         height, width = map(str, self.SIZE)
-        command = [_PYTHON_OF_GSTREAMER, str(server), str(self._port), width, height, str(self._pictures)]
+        command = [_PYTHON_OF_GSTREAMER, str(server), str(self._port), width, height, "--pictures", str(self._pictures)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()

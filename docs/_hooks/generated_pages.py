@@ -90,7 +90,7 @@ _OPTIONS = {"Stream": "\n    options:\n      merge_init_into_class: false\n     
 _EXIT_STATUS = """\
 `python -m retinasdk` does the same as `retinasdk`. The exit status is 0 if the command succeeded. It is 2 if its input
 cannot be used; then one line on standard error says why. `verify` and `doctor` end with 1 if the comparison or the
-machine is not as it should be. Ctrl-C ends a command with 130."""
+machine is not as it should be. Ctrl-C ends a command with 130, SIGTERM with 143."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
 from collections.abc import Iterator
 
 _folders: set[str] = set()
@@ -13,6 +12,8 @@ _folders: set[str] = set()
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[str]:
     """Makes a folder, yields its path, and removes it with its content at the end."""
+    import tempfile  # Here, because the command needs this module before it can be interrupted.
+
     folder = tempfile.mkdtemp(prefix="retinasdk-")
     _folders.add(folder)
     try:

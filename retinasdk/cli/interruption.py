@@ -95,18 +95,21 @@ def _start_watchdog() -> None:
     import socket
     import threading
 
+    # The watchdog itself must not import: the main thread may hang while it holds the lock of an import.
+    from retinasdk._util.temporary import remove_folders
+
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
     signal.set_wakeup_fd(theirs.detach(), warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(ours,), name="retinasdk signals", daemon=True).start()
+    threading.Thread(target=_watch, args=(ours, remove_folders), name="retinasdk signals", daemon=True).start()
 
 
-def _watch(connection: Any) -> None:
+def _watch(connection: Any, remove_folders: Callable[[], None]) -> None:
     number = _next_signal(connection)
     connection.settimeout(_GRACE_S)
     with contextlib.suppress(TimeoutError):
         _next_signal(connection)
-    _end_now(number)
+    _end_now(number, remove_folders)
 
 
 def _next_signal(connection: Any) -> int:
@@ -116,9 +119,7 @@ def _next_signal(connection: Any) -> int:
     return number
 
 
-def _end_now(number: int) -> None:
-    from retinasdk._util.temporary import remove_folders
-
+def _end_now(number: int, remove_folders: Callable[[], None]) -> None:
     _State.received = _State.received or number
     status = tell()
     remove_folders()

@@ -19,9 +19,9 @@ cv2 = pytest.importorskip("cv2", reason="needs OpenCV")
 class Capture:
     """Stands for `cv2.VideoCapture`.
 
-    It encodes these beliefs: cameras are opened by number on macOS and Windows, with OpenCV's constants CAP_AVFOUNDATION,
-    CAP_DSHOW and CAP_MSMF; an object that could not be opened accepts `set`, and must be released as well. None of them
-    could be checked on those systems here. The constants are those of the real OpenCV.
+    It encodes these beliefs: cameras are opened by number on macOS and Windows, with OpenCV's constants
+    CAP_AVFOUNDATION, CAP_DSHOW and CAP_MSMF; an object that could not be opened accepts `set`, and must be released as
+    well. None of them could be checked on those systems here. The constants are those of the real OpenCV.
     """
 
     works: tuple[int, ...] = ()

@@ -290,6 +290,8 @@ def test_escape_sequences_in_csv_reach_programs_but_no_terminal(gif: Path, model
         ("{gif} --policy newest", "--policy must be 'latest', 'all', 'bounded:N' or 'bounded:N:newest', got 'newest'"),
         ("{gif} --max-fps 0", "--max-fps must be at least 0.001, got 0.0"),
         ("{gif} --max-fps 1e-300", "--max-fps must be at least 0.001, got 1e-300"),
+        ("{gif} --max-fps nan", "--max-fps must be"),
+        ("{gif} --max-fps -5", "--max-fps must be at least 0.001, got -5.0"),
         ("{gif} --deadline -1", "--deadline must be above 0, got -1.0"),
         ("{gif} --max-frames 0", "--max-frames must be at least 1, got 0"),
         ("{gif} --jsonl {tmp}", "this is a folder; give the name of the file to write"),

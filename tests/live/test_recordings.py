@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -92,4 +93,8 @@ def test_a_full_disk_leaves_what_was_recorded(tmp_path: Path, name: str) -> None
     err = record(tmp_path / name, 0, limit=100_000)
     assert "File too large" in err
     assert (tmp_path / name).stat().st_size <= 100_000
-    assert count_frames(tmp_path / name) > FPS
+    count = 0
+    with contextlib.suppress(av.error.InvalidDataError), av.open(str(tmp_path / name)) as container:
+        for _ in container.decode(video=0):
+            count += 1  # The last one may be cut in two.
+    assert count > FPS

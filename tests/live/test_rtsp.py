@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import re
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from paths import SUPPORT
 
 import retinasdk
 from retinasdk import Detections
-from retinasdk.live import Reconnect, StateChange, Video, stream
+from retinasdk.live import Reconnect, StateChange, StreamError, Video, stream
 
 REQUIRED = os.environ.get("RETINASDK_REQUIRE_GSTREAMER") == "1"
 SYSTEM_PYTHON = "/usr/bin/python3"  # PyGObject, and an OpenCV with GStreamer, are the distribution's
@@ -61,10 +64,11 @@ class Server:
     def url(self) -> str:
         return f"rtsp://user:secret@127.0.0.1:{self.port}/live"
 
-    def start(self, width: int, height: int) -> None:
+    def start(self, width: int, height: int, password: str | None = None) -> None:
+        protection = [] if password is None else ["--password", password]
         program = SUPPORT / "rtsp_server.py"
         self._process = subprocess.Popen(
-            [SYSTEM_PYTHON, str(program), str(self.port), str(width), str(height)],
+            [SYSTEM_PYTHON, str(program), str(self.port), str(width), str(height), *protection],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -158,6 +162,75 @@ def test_a_frozen_server_is_given_up_and_found_again(server: Server) -> None:
             next(frames)
         assert follow_each_other(take(frames, 1, (48, 64)))
     assert states[:5] == ["connecting", "streaming", "reconnecting", "connecting", "streaming"]
+
+
+def test_passwords_that_fit_and_do_not() -> None:
+    """The password has every special character, escaped as the message advises."""
+    server = Server()
+    server.start(64, 48, "s@:/?#%t")
+    try:
+        right = f"rtsp://user:s%40%3A%2F%3F%23%25t@127.0.0.1:{server.port}/live"
+        with stream(right, find_nothing, policy="all") as frames:
+            assert len(take(frames, 5, (48, 64))) == 5
+        for wrong in (server.url, server.url.replace("user:secret@", "")):
+            with stream(wrong, find_nothing) as frames, pytest.raises(StreamError) as raised:
+                next(frames)
+            assert "the user name or password is missing or wrong; put USER:PASSWORD@ before" in str(raised.value)
+            assert "secret" not in str(raised.value)
+    finally:
+        server.kill()
+
+
+def test_no_such_stream(server: Server) -> None:
+    url = server.url.replace("/live", "/other")
+    with stream(url, find_nothing) as frames, pytest.raises(StreamError, match="check the path in the address"):
+        next(frames)
+
+
+def test_what_the_command_says_while_the_camera_is_away(server: Server, model_path: Path, tmp_path: Path) -> None:
+    """A line for each attempt, one when it is back, one at the end; nothing of FFmpeg, and no password."""
+    lines = tmp_path / "found.jsonl"
+    words = [
+        server.url,
+        "--model",
+        str(model_path),
+        "--device",
+        "cpu",
+        "--jsonl",
+        str(lines),
+        "--attempts",
+        "unlimited",
+    ]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-m", "retinasdk", "live", *words], cwd=tmp_path, **pipes) as process:
+        assert process.stderr is not None
+        wait_until(lambda: lines.exists() and lines.stat().st_size > 0)
+        server.kill()
+        told = [
+            line for line in (process.stderr.readline(),) if " corrupt frame: " not in line
+        ]  # the kill cut it in two
+        while len(told) < 2:
+            told.append(process.stderr.readline())
+        server.start(96, 64)
+        while not told[-1].endswith(" s\n"):
+            told.append(process.stderr.readline())
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+    name = f"retinasdk: warning: rtsp://127.0.0.1:{server.port}/live"
+    for number, line in enumerate(told[:-1], 1):
+        assert re.fullmatch(rf"{re.escape(name)}: .*; trying again in \d+\.\d s \(attempt {number}\)\n", line), told
+    assert re.fullmatch(rf"{re.escape(name)}: connected again after \d+\.\d s\n", told[-1]), told
+    assert (process.returncode, err) == (143, "retinasdk: stopped by SIGTERM\n")
+    entries = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert {(entry["width"], entry["height"]) for entry in entries} <= {(64, 48), (96, 64)}
+    assert "secret" not in "".join([out, *told, lines.read_text()])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
 
 
 def test_latest_keeps_up_with_it(server: Server) -> None:

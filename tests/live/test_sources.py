@@ -342,6 +342,15 @@ def test_gif(tmp_path: Path) -> None:
     assert [number_of(image) for image, _ in read_all(Animation(tmp_path / "one.png"))] == [3]
 
 
+def test_a_gif_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "a.gif").write_bytes(b"GIF89a" + bytes(20))
+    with (
+        stream(tmp_path / "a.gif", find_nothing) as frames,
+        pytest.raises(StreamError, match=r"a\.gif: cannot be opened as an image: it is damaged, .* to check it$"),
+    ):
+        next(frames)
+
+
 def test_a_truncated_gif_is_lost_where_it_breaks(tmp_path: Path) -> None:
     path = tmp_path / "a.gif"
     pictures = [PillowImage.fromarray(blocks(60, 80, seed=number)) for number in range(8)]
@@ -719,7 +728,7 @@ def test_a_bag_that_names_files_elsewhere_is_refused(bag: Path, name: str) -> No
     with (
         stream(RosBag(bag, topic="/left"), find_nothing) as frames,
         pytest.raises(
-            StreamError, match="names the file .*bag.db3', which is not in the folder of the bag; put the file"
+            StreamError, match=r"names the file .*bag\.db3', which is not in the folder of the bag; put the file"
         ),
     ):
         next(frames)

@@ -22,7 +22,6 @@ class RawFrame:
         rgb: A function that returns the image, (H, W, 3) uint8, RGB, or a `DeviceFrame`. It is called at most once, in
             the thread that detects, for one frame of a stream at a time, and never for frames that are dropped. It must
             work after the source is closed.
-            source is closed.
         time_s: The time of the frame in the recording, in seconds. None if the source has no times.
         progress: How much of the recording has been read with this frame, from 0 to 1. None if the source does not
             know its length.

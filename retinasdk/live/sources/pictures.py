@@ -10,7 +10,7 @@ from retinasdk._util.lazy import require
 from retinasdk.cuda.device_frame import DeviceFrame
 from retinasdk.errors import ImageError
 from retinasdk.images import SUFFIXES, as_rgb, check_format, list_images
-from retinasdk.live.errors import CorruptFrameError
+from retinasdk.live.errors import CorruptFrameError, StreamError
 from retinasdk.live.sources.base import RawFrame
 
 _DEFAULT_STEP_S = 0.1  # For frames without a duration, as in browsers.
@@ -76,7 +76,13 @@ class Animation:
 
     def open(self) -> None:
         """Opens the file. See `Source.open`."""
-        self._image = require("PIL.Image", "reading image files").open(self.name)
+        try:
+            self._image = require("PIL.Image", "reading image files").open(self.name)
+        except Exception as error:  # Pillow may raise anything for malformed data.
+            raise StreamError(
+                "cannot be opened as an image: it is damaged, or not in the format that its name says; open it in an "
+                "image viewer to check it"
+            ) from error
         check_format(self._image, self.name)
         self._next, self._time_s = 0, 0.0
 
