@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import http.client
@@ -22,6 +23,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from retinasdk import Detections
+from retinasdk.cli.live_sinks import _web
 from retinasdk.live import Counters, Frame
 from retinasdk.live.web import Preview
 from retinasdk.live.web.address import Address, Gate
@@ -117,8 +119,14 @@ def test_the_page(preview: Preview) -> None:
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert b"retinasdk live" in body
     assert b"//" not in body.replace(b"// ", b"")  # nothing from elsewhere
-    assert "default-src 'none'" in headers["content-security-policy"]
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert (
+        "unsafe" not in policy
+    )  # The page's own script and style run by their hashes: tests/live/test_web_browser.py.
     assert headers["x-content-type-options"] == "nosniff"
+    assert (headers["referrer-policy"], headers["cache-control"]) == ("no-referrer", "no-store")
     assert "server" not in headers
 
 
@@ -346,6 +354,20 @@ def test_the_urls_of_an_address_for_all_can_be_opened(host: str, pattern: str) -
     assert len(addresses) == len(urls)
     assert not any(address.is_unspecified for address in addresses)
     assert addresses[-1].is_loopback
+
+
+def test_the_command_prints_addresses_that_can_be_opened(capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.ExitStack() as stack:
+        _web(argparse.Namespace(web="0.0.0.0:0", web_token=None), stack)
+        text = capsys.readouterr().err
+        urls = re.findall(r"http://[^/ ]+/#token=\S{32}", text)
+        assert text == f"open {' or on this machine '.join(urls)}\n"
+        assert urls
+        for url in urls:
+            host, _, port = url.removeprefix("http://").partition("/")[0].rpartition(":")
+            with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=20)) as connection:
+                connection.request("GET", "/detections.json", headers={"Authorization": f"Bearer {url.split('=')[1]}"})
+                assert connection.getresponse().status == 404  # let in; there is no frame
 
 
 def test_the_url_in_a_network_without_a_way_out() -> None:

@@ -190,7 +190,12 @@ def test_odd_requests_get_a_clean_answer(process: Process, kind: str) -> None:
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert json.loads(body)["error"]
-    for header in (b"Cache-Control: no-store", b"X-Content-Type-Options: nosniff", b"Connection: close"):
+    for header in (
+        b"Cache-Control: no-store",
+        b"X-Content-Type-Options: nosniff",
+        b"Referrer-Policy: no-referrer",
+        b"Connection: close",
+    ):
         assert header in head
     assert b"frame-ancestors 'none'" in head
 
