@@ -132,8 +132,6 @@ FORMS = (None, "model", "state_dict", "model_state_dict", "parallel", "lightning
 
 
 @pytest.mark.parametrize("wrapper", FORMS)
-    "wrapper", [None, "model", "state_dict", "model_state_dict", "parallel", "lightning", "frozen"]
-)
 def test_forms(small: Any, wrapper: str | None, tmp_path: Path) -> None:
     state: Any = small.state_dict()
     if wrapper == "parallel":
