@@ -32,6 +32,10 @@ MAX_SIDE = 1 << 16
 _BAND_PIXELS = 1 << 20  # Converted at a time.
 _PROGRAMS = ("EPS", "WMF")  # By Pillow's names of formats.
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_CONVERSIONS = {  # Advice on arrays of these types.
+    "uint16": "convert values of 0..65535 with (image >> 8).astype('uint8')",
+    "bool": "multiply it by 255 and convert it with .astype('uint8')",
+}
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 
 
@@ -93,6 +97,10 @@ def _checked_array(image: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
             hint = "convert values of 0..255 with image.round().astype('uint8')"
             if is_unit:
                 hint = "multiply values of 0..1 by 255 and convert with .astype('uint8')"
+        elif image.dtype != np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+            hint = _CONVERSIONS.get(image.dtype.name, "convert values of 0..255 with image.astype('uint8')")
+        elif image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 1:
+            hint = "pass a grey image as (H, W): image[..., 0]"
         elif image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 4:
             hint = "drop the alpha channel: image[..., :3]"
         elif image.dtype == np.uint8 and image.ndim == 3 and image.shape[0] == 3:

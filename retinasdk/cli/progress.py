@@ -102,7 +102,7 @@ class Display:
             self._thread.join(_JOIN_S)  # It may wait for a terminal that has stopped its output.
         with self._writing():
             self._clear()
-            if self._line_at is not None:
+            if self._line_at is not None and self._clock() - self._began >= _LINE_S:
                 self._write(f"retinasdk: {duration(self._clock() - self._began)} in all\n")
 
     @contextlib.contextmanager

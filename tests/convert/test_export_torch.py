@@ -128,11 +128,17 @@ def small() -> Any:
     return fresh("retinanet_resnet18_fpn")
 
 
-@pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "model_state_dict", "parallel", "frozen"])
+FORMS = (None, "model", "state_dict", "model_state_dict", "parallel", "lightning", "frozen")
+
+
+@pytest.mark.parametrize("wrapper", FORMS)
 def test_forms(small: Any, wrapper: str | None, tmp_path: Path) -> None:
     state: Any = small.state_dict()
     if wrapper == "parallel":
         state = {f"module.{key}": value for key, value in state.items()}
+    elif wrapper == "lightning":  # a module that keeps the network in `self.model`
+        weights = {f"model.{key}": value for key, value in state.items()}
+        state = {"state_dict": weights, "pytorch-lightning_version": "2.5.0", "hyper_parameters": {"lr": 0.1}}
     elif wrapper == "frozen":
         state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     elif wrapper:

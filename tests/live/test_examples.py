@@ -96,6 +96,20 @@ def test_count_in_video(run_python: Any, model_path: Path, detector: Detector, t
         assert plot.size == (990, 308)
 
 
+def test_a_plot_without_matplotlib_is_refused_before_the_video_is_read(run_python: Any) -> None:
+    program = f"""
+import runpy, sys
+sys.modules["matplotlib"] = None
+sys.argv = ["count_in_video.py", "none.mp4", "counts.csv", "--plot", "counts.png"]
+runpy.run_path({str(EXAMPLES / "count_in_video.py")!r}, run_name="__main__")
+"""
+    result = run_python(["-c", program])
+    assert result.returncode == 1
+    assert "matplotlib" in result.stderr
+    assert "none.mp4" not in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 # Seconds between which so many objects are in the picture, read off the frames by eye; in between somebody enters or
 # leaves, or a bottle is half in the picture.
 PEOPLE = [(0.0, 6.0, 0), (7.0, 19.0, 1), (20.2, 22.6, 0), (23.4, 44.0, 1), (45.4, 50.0, 0), (51.0, 69.0, 1)]

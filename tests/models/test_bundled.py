@@ -117,6 +117,11 @@ def test_it_finds_something_in_its_photos(name: str, photo: str) -> None:
         assert "person" in detections.names
 
 
+def test_the_person_of_the_readme_is_found_once() -> None:
+    found = Detector("people")(PHOTOS / "people" / "astronaut.jpg")
+    assert [(item.label, round(item.score, 2)) for item in found] == [("person", 0.77)]
+
+
 def test_the_readme_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
