@@ -18,7 +18,6 @@ NEEDED = {
     "PIL": "pillow",
     "filelock": "filelock",
     "platformdirs": "platformdirs",
-    "tqdm": "tqdm",
     "pytest": "pytest",
     "hypothesis": "hypothesis",
     "pybind11": "pybind11",

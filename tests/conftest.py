@@ -11,6 +11,8 @@ from pathlib import Path
 
 # Before any test imports ONNX Runtime by itself: tests look up no host.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# On a busy machine every command takes longer than two seconds. The tests of progress turn it on again.
+os.environ["RETINASDK_PROGRESS"] = "0"
 
 import numpy as np
 import onnx

@@ -33,7 +33,6 @@ OPTIONAL = (
     "torch",
     "torchvision",
     "cv2",
-    "tqdm",
     "matplotlib",
     "pycocotools",
     "prometheus_client",
@@ -158,7 +157,7 @@ except retinasdk.MissingDependencyError as error:
 
 def test_arrays_are_enough_without_pillow(run_python: RunPython, model_path: Path) -> None:
     source = f"""
-{blocked("PIL", "onnx", "tqdm", "pycocotools", "torch", "cv2")}
+{blocked("PIL", "onnx", "pycocotools", "torch", "cv2")}
 import numpy, retinasdk
 detector = retinasdk.Detector({str(model_path)!r})
 print(type(detector(numpy.zeros((40, 50, 3), "uint8"))).__name__)

@@ -26,7 +26,6 @@ INSTALL = {
     "supervision": "retinasdk[supervision]",
     "torch": "retinasdk[export]",
     "torchvision": "retinasdk[export]",
-    "tqdm": "tqdm",
     "trackers": "retinasdk[supervision]",
     "yaml": "retinasdk[onnx]",
 }

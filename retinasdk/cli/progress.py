@@ -5,6 +5,8 @@ rewritten in place. Elsewhere (a log, a pipe, a terminal that cannot rewrite a l
 seconds, then every 10 seconds or 10 %, and once a minute in work that takes long. No colors and no escape sequences are
 used, so `NO_COLOR` and every terminal are respected.
 
+`--quiet` turns it off, and so does the environment variable `RETINASDK_PROGRESS=0`.
+
 A thread writes the lines. So a step that reports nothing for minutes, such as the build of an engine by a TensorRT that
 has no progress monitor, still shows how long it has been running.
 """
@@ -22,6 +24,7 @@ from typing import IO
 
 from retinasdk._util.progress import Progress
 
+VARIABLE = "RETINASDK_PROGRESS"  # "0" turns progress off, for every command.
 _DELAY_S = 2.0  # Shorter work shows nothing.
 _TICK_S = 0.5
 _JOIN_S = 1.0
@@ -50,7 +53,7 @@ class Display:
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
-        self._is_shown = not quiet and self._stream is not None
+        self._is_shown = not quiet and self._stream is not None and os.environ.get(VARIABLE) != "0"
         self._is_live = self._is_shown and self._stream.isatty() and os.environ.get("TERM") != "dumb"
         # A signal handler or a progress report inside `above` may come while this thread has the lock.
         self._lock = threading.RLock()

@@ -66,7 +66,6 @@ PACKAGES = (
     Package("numpy", "1.24", "everything"),
     Package("onnxruntime", "1.17", "networks on the CPU"),
     Package("pillow", "10.4", "image files and marked pictures"),
-    Package("tqdm", "4.60", "progress bars"),
     Package("platformdirs", "3", "the folder of caches"),
     Package("filelock", "3.12", "one build of an engine at a time"),
     Package("pycocotools", "2.0.7", "`retinasdk eval`", extra="eval"),

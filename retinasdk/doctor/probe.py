@@ -241,7 +241,6 @@ QUESTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "numpy": partial(_package, "numpy", "numpy"),
     "onnxruntime": partial(_package, "onnxruntime", "onnxruntime"),
     "pillow": partial(_package, "PIL.Image", "pillow"),
-    "tqdm": partial(_package, "tqdm", "tqdm"),
     "platformdirs": partial(_package, "platformdirs", "platformdirs"),
     "filelock": partial(_package, "filelock", "filelock"),
     "onnx": partial(_package, "onnx", "onnx"),

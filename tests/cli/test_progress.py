@@ -33,7 +33,13 @@ from retinasdk.cli.main import main
 sys.exit(main())
 """
 IMPATIENT = [sys.executable, "-W", "error", "-c", PROGRAM]
-PATIENT = [sys.executable, "-W", "error", "-m", "retinasdk"]
+PATIENT = [*IMPATIENT[:-1], PROGRAM.replace("0.0, 0.001", "3600.0, 0.001")]
+
+
+@pytest.fixture(autouse=True)
+def progress_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other tests run without progress."""
+    monkeypatch.delenv(module.VARIABLE)
 
 
 class Terminal(io.StringIO):
@@ -248,9 +254,14 @@ def test_commands_write_lines_into_a_log(name: str, words: Callable[..., Any], t
 
 
 def test_quiet_and_short_work_write_nothing(words: Callable[..., Any], tmp_path: Path) -> None:
-    for program, more in ((IMPATIENT, ["--quiet"]), (PATIENT, [])):
+    for program, more, value in ((IMPATIENT, ["--quiet"], "1"), (IMPATIENT, [], "0"), (PATIENT, [], "1")):
         result = subprocess.run(
-            [*program, *words("tiles")[0], *more], cwd=tmp_path, capture_output=True, text=True, check=False
+            [*program, *words("tiles")[0], *more],
+            cwd=tmp_path,
+            env={**os.environ, module.VARIABLE: value},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert (result.returncode, result.stderr) == (0, "")
 

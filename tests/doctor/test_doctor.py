@@ -196,7 +196,6 @@ sys.meta_path.insert(0, Blocked())
 def test_missing_packages(doctor_with: Any) -> None:
     names = {
         "pillow": "PIL",
-        "tqdm": "tqdm",
         "onnx": "onnx",
         "pycocotools": "pycocotools",
         "matplotlib": "matplotlib",  # which needs pillow
@@ -361,13 +360,13 @@ def test_a_check_that_falls_ill_is_one_line(look: Callable[..., Diagnosis], monk
 
 
 def test_old_packages(look: Callable[..., Diagnosis]) -> None:
-    diagnosis = look(onnx=package("1.9.0"), pillow=package(None), tqdm=package("4.60.1rc1"))
+    diagnosis = look(onnx=package("1.9.0"), pillow=package(None), filelock=package("3.12.1rc1"))
     assert not diagnosis.is_broken
     assert finding(diagnosis, "onnx").state == "note"
     assert finding(diagnosis, "onnx").text == "1.9.0; retinasdk needs 1.16 or newer"
     assert finding(diagnosis, "onnx").advice == ("pip install 'onnx>=1.16'",)
     assert finding(diagnosis, "pillow").text == "its version is unknown"
-    assert finding(diagnosis, "tqdm").state == "ok"
+    assert finding(diagnosis, "filelock").state == "ok"
 
 
 def test_packages_are_those_of_the_project() -> None:

@@ -235,13 +235,16 @@ def test_several_sources_give_what_single_calls_give(gif: Path, tmp_path: Path, 
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
-def test_progress_line_on_a_terminal_only(gif: Path, model_path: Path) -> None:
+def test_progress_of_a_recording(gif: Path, model_path: Path) -> None:
+    """On a terminal and in a log, but not in work of less than two seconds."""
+    environment = {**os.environ, "RETINASDK_PROGRESS": "1"}
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     program = [
         sys.executable,
-        "-m",
-        "retinasdk.cli.main",
+        "-c",
+        "import sys; from retinasdk.cli import progress; progress._DELAY_S, progress._TICK_S = 0.0, 0.001; "
+        "from retinasdk.cli.main import main; sys.exit(main())",
         "live",
         str(gif),
         "--model",
@@ -249,7 +252,9 @@ def test_progress_line_on_a_terminal_only(gif: Path, model_path: Path) -> None:
         "--device",
         "cpu",
     ]
-    result = subprocess.run(program, cwd=gif.parent, stdout=subprocess.PIPE, stderr=theirs, check=False)
+    result = subprocess.run(
+        program, cwd=gif.parent, stdout=subprocess.PIPE, stderr=theirs, env=environment, check=False
+    )
     os.close(theirs)
     text = b""
     with contextlib.suppress(OSError):  # so Linux says that there is no more
@@ -257,9 +262,12 @@ def test_progress_line_on_a_terminal_only(gif: Path, model_path: Path) -> None:
             text += part
     os.close(ours)
     assert result.returncode == 0
-    assert "live: 12frame" in text.decode()
+    assert re.search(r"\rlive: \[#+ *\] \d+%, \d+ frames, age", text.decode())
     assert b"frames captured" in result.stdout
-    silent = subprocess.run(program, cwd=gif.parent, capture_output=True, check=False)
+    logged = subprocess.run(program, cwd=gif.parent, capture_output=True, text=True, env=environment, check=False)
+    assert re.search(r"^retinasdk: live: \d+%, \d+ frames, age", logged.stderr, re.MULTILINE)
+    assert "\r" not in logged.stderr
+    silent = subprocess.run([*program, "--quiet"], cwd=gif.parent, capture_output=True, env=environment, check=False)
     assert silent.stderr == b""
 
 

@@ -7,7 +7,6 @@ import collections
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +26,7 @@ from retinasdk.cli.arguments import (
 from retinasdk.cli.file_arguments import Input, Output, add_overwrite
 from retinasdk.cli.live_sinks import METRICS_TOKEN, WEB_TOKEN, given_token, open_sinks
 from retinasdk.cli.output import print_text
+from retinasdk.cli.progress import Display
 from retinasdk.live import Frame, Reconnect, Stream, stream
 from retinasdk.live.counting import Counter, Counts
 from retinasdk.live.sources import DECODERS, as_source
@@ -232,7 +232,11 @@ def run(arguments: argparse.Namespace) -> None:
         counts, found = None, _Found()
         file = sys.stderr if "-" in (arguments.jsonl, arguments.csv) else sys.stdout
         stack.callback(_print_summary, frames, found, file)
-        for number, frame in enumerate(_with_progress(frames), 1):
+        # Lines of results on the same terminal would tear the line of progress.
+        is_torn = file is sys.stderr and sys.stdout.isatty()
+        progress = stack.enter_context(Display(quiet=arguments.quiet or is_torn))
+        for number, frame in enumerate(frames, 1):
+            _show_progress(progress, number, frame)
             found.add(frame)
             if counter is not None:
                 counts = counter.update(frame)
@@ -283,13 +287,11 @@ def _serve_metrics(arguments: argparse.Namespace, frames: Stream, stack: context
     print(f"metrics at {server.url}{needed}", file=sys.stderr, flush=True)
 
 
-def _with_progress(frames: Stream) -> Iterator[Frame]:
-    """Shows a progress line on a terminal only."""
-    with require("tqdm", "the progress line").tqdm(desc="live", unit="frame", disable=None) as line:
-        for frame in frames:
-            line.set_postfix_str(f"age {frame.age_s:.2f} s, dropped {frame.counters.dropped}", refresh=False)
-            line.update()
-            yield frame
+def _show_progress(progress: Display, number: int, frame: Frame) -> None:
+    """Shows how much of a recording is done. A camera has no end: it is shown on a terminal, and fills no log."""
+    if frame.progress is not None or sys.stderr.isatty():
+        note = f"{number:,} frames, age {frame.age_s:.2f} s, {frame.counters.dropped:,} dropped"
+        progress.update("live", frame.progress, note)
 
 
 def _print_counts(counts: Counts, file: IO[str]) -> None:
