@@ -50,6 +50,25 @@ def test_changes_are_refused(edit: Callable[[dict[str, Any]], object], engine: P
         Detector(engine, device="cuda")
 
 
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda content: content.update(format=99), r"has the format 99, but this version of retinasdk reads format 1"),
+        (lambda content: content.update(format=True), r"has the format True, but"),
+        (lambda content: content.pop("format"), r"has the format None, but"),
+        # A file of an older version, which has no checksum.
+        (lambda content: [content.pop(name) for name in ("checksum", "spec")], r"has no field 'spec'"),
+    ],
+    ids=["newer", "bool", "none", "spec"],
+)
+def test_what_is_no_description_of_an_engine(
+    edit: Callable[[dict[str, Any]], object], message: str, engine: Path
+) -> None:
+    change(engine, edit)
+    with pytest.raises(ModelError, match=rf"tiny\.engine\.json {message}.*\n?.*retinasdk build model\.onnx"):
+        EngineInfo.load(engine)
+
+
 def test_layout_and_order_do_not_matter(engine: Path) -> None:
     before = EngineInfo.load(engine)
     path = EngineInfo.path_for(engine)

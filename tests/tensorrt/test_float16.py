@@ -177,8 +177,20 @@ LAST = helper.make_node("Conv", ["t", "weight"], ["y"])
             ],
             {"high": np.array(0.25, np.float32)},
         ),
+        # Constant nodes whose values are attributes. They stay nodes, and their float32 values are cast.
+        (
+            [
+                helper.make_node("Constant", [], ["half"], value_float=0.5),
+                helper.make_node("Constant", [], ["steps"], value_floats=[1.0, 2.0, 3.0, 4.0]),
+                helper.make_node("Constant", [], ["shape"], value_ints=[2, 3, 4, 4]),
+                helper.make_node("Mul", ["x", "half"], ["m"]),
+                helper.make_node("Add", ["m", "steps"], ["a"]),
+                helper.make_node("Reshape", ["a", "shape"], ["t"]),
+            ],
+            {},
+        ),
     ],
-    ids=["types meet", "resize", "bounds", "constant in both", "constant node"],
+    ids=["types meet", "resize", "bounds", "constant in both", "constant node", "constants in attributes"],
 )
 def test_patterns(nodes: list[onnx.NodeProto], constants: dict[str, Any]) -> None:
     model = graph(*nodes, LAST, weight=WEIGHT, **constants)
@@ -203,6 +215,16 @@ def test_scales(opset: int, scale_type: int) -> None:
     assert {of[n.input[1]] for n in half.graph.node if n.op_type == "DequantizeLinear"} == {scale_type}
     # A value that float16 rounds to the other side of a step's middle is one step away.
     assert np.abs(run(half, X)["y"] - run(model, X)["y"]).max() <= 2.0**-7
+
+
+def test_outputs_that_are_no_float32_keep_their_type() -> None:
+    model = graph(
+        helper.make_node("Conv", ["x", "weight"], ["y"]), helper.make_node("Shape", ["y"], ["n"]), weight=WEIGHT
+    )
+    model.graph.output.append(helper.make_tensor_value_info("n", TensorProto.INT64, [4]))
+    half = to_float16(model)
+    assert [types(half)[name] for name in ("y", "n")] == [TensorProto.FLOAT16, TensorProto.INT64]
+    assert run(half, X)["n"].tolist() == [2, 3, 4, 4]
 
 
 def test_weights_that_float16_cannot_hold() -> None:

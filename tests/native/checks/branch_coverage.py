@@ -2,10 +2,9 @@
 
 python tests/native/checks/branch_coverage.py BUILD        in an environment with retinasdk[test]
 
-Needs clang-14 and llvm-14. Clang counts both outcomes of every condition. The CUDA kernels run on the emulated device
-(tests/support/cuda_on_cpu).
-All instances of a template count together, and conditions that are known at compile time do not count. Code that is not
-compiled on this machine, such as the NEON filter, is not counted either.
+Clang counts both outcomes of every condition; it needs the packages clang-14 and llvm-14. The CUDA kernels run on the
+emulated device (tests/support/cuda_on_cpu). All instances of a template count together. Conditions that are known at
+compile time do not count. Code that is not compiled on this machine, such as the NEON filter, is not counted either.
 
 If no test can reach a branch, a comment gives the reason, at the end of the line or above it:
 
