@@ -9,7 +9,7 @@ from typing import Any
 from retinasdk._util.lazy import require
 from retinasdk.cuda.device_frame import DeviceFrame
 from retinasdk.errors import ImageError
-from retinasdk.images import SUFFIXES, as_rgb, check_format, list_images
+from retinasdk.images import SUFFIXES, as_rgb, list_images
 from retinasdk.live.errors import CorruptFrameError
 from retinasdk.live.sources.base import RawFrame
 
@@ -77,7 +77,6 @@ class Animation:
     def open(self) -> None:
         """Opens the file. See `Source.open`."""
         self._image = require("PIL.Image", "reading image files").open(self.name)
-        check_format(self._image, self.name)
         self._next, self._time_s = 0, 0.0
 
     def read(self) -> RawFrame | None:
