@@ -137,7 +137,7 @@ def _read(path: str) -> npt.NDArray[np.uint8]:
     return _open(path, path)
 
 
-def check_format(image: Any, name: str) -> None:
+def _check_format(image: Any, name: str) -> None:
     """Raises `ImageError` for an image, opened by Pillow, whose pixels only another program could make.
 
     Pillow starts Ghostscript for EPS, whatever the name of the file is: EPS is a program.
@@ -153,7 +153,6 @@ def _open(file: Any, path: str) -> npt.NDArray[np.uint8]:
     pillow = require("PIL.Image", "reading image files")
     try:
         with pillow.open(file) as image:
-            check_format(image, path)
             return _from_pillow(image, path, is_ours=True)
     except ImageError:
         raise
@@ -176,6 +175,7 @@ def _from_pillow(image: Any, name: str, *, is_ours: bool = False) -> npt.NDArray
     Note [Memory of a picture]: Pillow keeps 4 bytes for each pixel of most modes, and the result has 3. A conversion of
     the whole image would add up to four more copies of 4 bytes: a small file of one color can have the largest size.
     """
+    _check_format(image, name)
     _check_size(image.height, image.width, name)
     operations = require("PIL.ImageOps", "reading image files")
     try:

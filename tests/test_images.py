@@ -87,7 +87,8 @@ def test_a_program_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     path.write_bytes(EPS)
     message = SimpleNamespace(format="jpeg", data=EPS)
     animation = Animation(path)
-    for read in (lambda: as_rgb(path), lambda: as_rgb(EPS), lambda: picture_of(message), animation.open):
+    animation.open()
+    for read in (lambda: as_rgb(path), lambda: as_rgb(EPS), lambda: picture_of(message), animation.read):
         with pytest.raises(ImageError, match=r"is a drawing \(EPS\).*convert it to PNG first"):
             read()
     animation.close()

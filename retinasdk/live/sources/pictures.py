@@ -9,7 +9,7 @@ from typing import Any
 from retinasdk._util.lazy import require
 from retinasdk.cuda.device_frame import DeviceFrame
 from retinasdk.errors import ImageError
-from retinasdk.images import SUFFIXES, as_rgb, check_format, list_images
+from retinasdk.images import SUFFIXES, as_rgb, list_images
 from retinasdk.live.errors import CorruptFrameError, StreamError
 from retinasdk.live.sources.base import RawFrame
 
@@ -83,7 +83,6 @@ class Animation:
                 "cannot be opened as an image: it is damaged, or not in the format that its name says; open it in an "
                 "image viewer to check it"
             ) from error
-        check_format(self._image, self.name)
         self._next, self._time_s = 0, 0.0
 
     def read(self) -> RawFrame | None:

@@ -6,6 +6,7 @@ would open a camera, measure, or ask the network are parsed only.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import itertools
@@ -56,18 +57,24 @@ def one_input(data: bytes) -> None:
     with _quiet():
         _parse(words)
         for command in PARSED:
-            with contextlib.suppress(SystemExit, UnusableArgumentsError):
-                _PARSER.parse_args([command, *words])
+            _parsed([command, *words])
     for word in words:
         with harness.documented(ModelError):
             parse_resize(word, Resize("shortest", (800, 1333)), (96, 160))
     _run(RUN[len(data) % len(RUN)], words)
 
 
-def _parse(words: list[str]) -> None:
+def _parsed(words: list[str]) -> argparse.Namespace | None:
+    """Returns the arguments; None for words that the parser refuses, with the end of the process or an error."""
     try:
-        arguments = _PARSER.parse_args(["detect", "nothing.png", *words])
-    except (SystemExit, UnusableArgumentsError):  # for --help, and for words that it cannot read
+        return _PARSER.parse_args(words)
+    except (SystemExit, UnusableArgumentsError):
+        return None
+
+
+def _parse(words: list[str]) -> None:
+    arguments = _parsed(["detect", "nothing.png", *words])
+    if arguments is None:
         return
     with harness.documented(ValueError, TypeError):
         tiles_of(arguments)
