@@ -233,7 +233,7 @@ inline void run_rotated(const RotatedCase& made, Random& random) {
       boxes[static_cast<size_t>(i * retinasdk::kRotatedValues + random.integer(0, 5))] = random.hostile();
   }
   if (random.chance(20)) count = 0;
-  const retinasdk::NmsOptions nms{random.real(-0.1f, 1.0f), made.options.top_k, random.chance(2)};
+  const retinasdk::NmsOptions nms{random.real(-0.1f, 1.0f), random.integer(1, made.options.top_k), random.chance(2)};
   retinasdk::rotated_nms(1, candidates, nms, random.chance(2), kept.data(), &kept_count);
   check(kept_count <= count, "as many rotated boxes are kept as there are, or fewer");
   for (int i = 1; i < kept_count; ++i) {

@@ -182,6 +182,7 @@ def test_cuda_finds_the_nearest_cluster_among_those_of_one_thread() -> None:
         ({"fused_score": "sum"}, "fused_score must be 'mean' or 'best', got 'sum'"),
         ({"scale": "percent"}, "scale must be 'logit' or 'probability', got 'percent'"),
         ({"models": 0}, "models must be "),
+        ({"models": (1 << 20) + 1}, "models must be "),
         ({"classes": 0}, "classes must be 1 to 65536, got 0"),
         ({"iou_threshold": NAN}, "iou_threshold must be a number, got NaN"),
     ],
