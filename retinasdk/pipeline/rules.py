@@ -61,9 +61,12 @@ def ignored_regions(ignore: npt.NDArray[np.float32], transforms: Sequence[Transf
         transforms: One transform for each of N images.
 
     Returns:
-        (N, R, 4) float32 xyxy.
+        (N, R, 4) float32 xyxy. Regions that rounding has left without area come last: decoding stops at the first one.
     """
-    return np.stack([transform.to_network(ignore) for transform in transforms])
+    converted = np.stack([transform.to_network(ignore) for transform in transforms])
+    is_empty = (converted[..., 2:] <= converted[..., :2]).any(axis=-1)
+    order = np.argsort(is_empty, axis=1, kind="stable")
+    return np.take_along_axis(converted, order[..., None], axis=1)
 
 
 def decode_rules(spec: ModelSpec) -> dict[str, Any]:

@@ -262,6 +262,12 @@ def test_what_is_ignored_suppresses_nothing(detector: Detector) -> None:
     assert detector(blocks(), ignore=[]) == found
 
 
+def test_a_region_that_rounding_leaves_without_area_hides_no_other_one(detector: Detector) -> None:
+    """The width is the smallest number above 0; an image that is made less than half as wide leaves nothing of it."""
+    tiny = (0, 0, np.finfo(np.float32).smallest_subnormal, 10)
+    assert detector(blocks(900, 1200), ignore=[tiny, (0, 0, 1200, 900)]) == Detections.empty(LABELS)
+
+
 @pytest.mark.parametrize(
     ("ignore", "message"),
     [
