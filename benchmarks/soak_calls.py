@@ -1,4 +1,4 @@
-"""Detects in photos of changing sizes, whole and by tiles, until Ctrl-C: one of the programs that soak.py watches.
+"""Detects in photos of changing sizes, whole and by tiles, until SIGTERM: one of the programs that soak.py watches.
 
     python benchmarks/soak_calls.py --model people --device cpu --share 0.3
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import signal
 import time
 
 import numpy as np
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--device", required=True)
     parser.add_argument("--share", type=float, required=True, help="share of the time in which it detects, 0 to 1")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     random = np.random.default_rng(0)
     largest = photo(_SIDES[1], _SIDES[1])
     with (

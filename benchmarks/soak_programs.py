@@ -100,9 +100,12 @@ class Program:
         )
 
     def stop(self) -> tuple[int | None, float]:
-        """Ends it as Ctrl-C does. Returns its exit status (None: it had to be killed) and the seconds that it took."""
+        """Ends it as `docker stop` does. Returns its exit status (None: it had to be killed) and the seconds it took.
+
+        Not by Ctrl-C: a shell makes what it starts in the background ignore that.
+        """
         start = time.monotonic()
-        self._process.send_signal(signal.SIGINT)
+        self._process.send_signal(signal.SIGTERM)
         try:
             status: int | None = self._process.wait(_STOP_S)
         except subprocess.TimeoutExpired:

@@ -26,7 +26,7 @@ import numpy.typing as npt
 PROGRAMS = ("calls", "live")
 _Z = 1.96  # 95% of a normal distribution
 _FEWEST = 4  # Kendall's interval of fewer points is everything.
-_CLEAN_ENDS = (0, 130)  # 130: ended by Ctrl-C
+_CLEAN_ENDS = (0, 143)  # 143: ended by SIGTERM
 
 
 @dataclass(frozen=True)
