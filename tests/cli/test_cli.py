@@ -483,7 +483,7 @@ def test_escape_sequences_in_the_log_do_not_reach_the_terminal(tmp_path: Path, p
     shutil.copy(bundled.path, model)
     bundled.spec.replace(score_threshold=0.4).save(model.with_suffix(".json"))
     command = [sys.executable, "-m", "retinasdk", "detect", str(photos / "a.png"), "--model", str(model)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "\\x1b[31m.json" in done.stderr
     assert "\x1b" not in done.stdout + done.stderr

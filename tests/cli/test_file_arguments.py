@@ -19,7 +19,7 @@ _COMMANDS: dict[str, argparse.ArgumentParser] = dict(
     next(item for item in build_parser()._actions if isinstance(item, argparse._SubParsersAction)).choices
 )
 # Arguments of type text that name no file. A new one has to be declared as Input or Output, or be listed here.
-_NO_FILES = {"box_head", "metrics", "name", "policy", "resize", "web", "web_token"}
+_NO_FILES = {"box_head", "metrics", "metrics_token", "name", "policy", "resize", "web", "web_token"}
 
 
 def _arguments(command: str, kind: type[argparse.Action]) -> list[Any]:

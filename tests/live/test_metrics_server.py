@@ -86,6 +86,7 @@ def start(model_path: Path, tmp_path: Path) -> Iterator[Callable[..., tuple[str,
     def new(*arguments: str) -> tuple[str, str]:
         process = subprocess.Popen(
             [*command, "--device", "cpu", "--max-fps", "20", *arguments],
+            cwd=tmp_path,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

@@ -233,7 +233,9 @@ def test_a_monitor_survives_that_the_command_is_killed(
 
     def start(port: int) -> tuple[subprocess.Popen[str], int]:
         options = ["--device", "cpu", "--max-fps", "10", "--web", str(port), "--jsonl", os.devnull, "--overwrite"]
-        process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*command, *options], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         assert process.stderr is not None
         line = process.stderr.readline()
         found = re.match(r"open http://127\.0\.0\.1:(\d+)/#token=TOKEN ", line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from typing import Any
 
@@ -332,7 +331,7 @@ def test_images_of_8_bits_of_any_size(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory as Linux does")
-def test_a_tall_picture_that_becomes_low_and_wide_takes_no_gigabytes() -> None:
+def test_a_tall_picture_that_becomes_low_and_wide_takes_no_gigabytes(run_python: Any) -> None:
     """The rows of the only output row, resized and with room for as many again, would be 2.4 GB."""
     program = """
 import resource, numpy as np
@@ -346,5 +345,5 @@ _native.preprocess_into(
 )
 assert (canvas == 7).all()
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = run_python(["-c", program])
     assert done.returncode == 0, done.stderr

@@ -275,10 +275,11 @@ def fault_world(folder: Path, fill: Callable[[Path], None]) -> Iterator[World]:
         "ORT_DISABLE_TELEMETRY": "1",
         "MPLBACKEND": "agg",
         "PYTHONFAULTHANDLER": "1",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")]),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT / "tests" / "support"), os.environ.get("PYTHONPATH")])),
     }
     runner = subprocess.Popen(
         [sys.executable, str(ROOT / "tests" / "support" / "fault_runner.py")],
+        cwd=folder,  # Elsewhere than the source tree, which has no compiled modules.
         env=environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
