@@ -60,6 +60,7 @@ def session(modules: Any, tmp_path: Path) -> Any:
     return modules["gpu_steps"].Session(chip, True, time.monotonic() + 600, folder=tmp_path / "gpu")
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(os.name != "posix", reason="`make gpu` runs on Linux")
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="needs PYTHONSAFEPATH to run the installed package")
 def test_everything_over_stand_ins(tools: Path, modules: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:

@@ -190,7 +190,7 @@ def test_images_of_a_batch_have_their_own_counts(cuda: CudaOps) -> None:
     assert_same_kept([*batch, counts], cuda, iou_threshold=0.5, max_detections=300)
 
 
-@settings(derandomize=True, deadline=None, max_examples=300, database=None)
+@settings(derandomize=True, deadline=None, max_examples=100, database=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     batch=st.integers(1, 8),

@@ -108,6 +108,7 @@ def test_the_command_here(run_python: Any) -> None:
     assert empty == ""
 
 
+@pytest.mark.heavy
 def test_json_says_the_same(run_python: Any) -> None:
     result = run_python(["-m", "retinasdk.cli.main", "doctor", "--json"])
     content = json.loads(result.stdout)
@@ -193,6 +194,7 @@ sys.meta_path.insert(0, Blocked())
 """
 
 
+@pytest.mark.heavy
 def test_missing_packages(doctor_with: Any) -> None:
     names = {
         "pillow": "PIL",
@@ -271,6 +273,7 @@ def test_broken_packages(
     assert found.advice
 
 
+@pytest.mark.heavy
 def test_the_exit_status_of_a_broken_package(doctor_with: Any) -> None:
     status, content = doctor_with({"onnx/__init__.py": CRASH})
     assert (status, content["is_broken"], named(content, "onnx")["state"]) == (1, True, "broken")
@@ -287,12 +290,14 @@ def test_nothing_works_without_numpy(doctor_with: Any, how: str) -> None:
     assert named(content, "bundled models")["state"] == "ok"
 
 
+@pytest.mark.heavy
 def test_numpy_that_is_not_there_is_broken(doctor_with: Any) -> None:
     status, content = doctor_with({"sitecustomize.py": BLOCK.format(names={"numpy"})})
     assert (status, named(content, "numpy")["state"]) == (1, "broken")
     assert named(content, "numpy")["advice"] == ["pip install 'numpy>=1.24'"]
 
 
+@pytest.mark.heavy
 def test_what_modules_print_is_no_answer(doctor_with: Any) -> None:
     noise = "import os; print('hello'); os.write(1, b'from C\\n')\n"
     modules = {
@@ -303,6 +308,7 @@ def test_what_modules_print_is_no_answer(doctor_with: Any) -> None:
     assert (status, named(content, "TensorRT")["facts"]["version"]) == (0, "10.3.0")
 
 
+@pytest.mark.heavy
 def test_a_tensorrt_that_is_there(doctor_with: Any, tmp_path: Path) -> None:
     metadata = "Metadata-Version: 2.1\nName: tensorrt_cu12\nVersion: 10.3.0\n"
     _, content = doctor_with(
@@ -581,6 +587,7 @@ def libcuda(tmp_path: Path) -> Callable[[str], dict[str, str]]:
     return build
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(sys.platform != "linux", reason="the loader's paths are Linux's")
 def test_the_driver_is_asked_directly(libcuda: Any, doctor_with: Any) -> None:
     status, content = doctor_with({}, **libcuda("0"))

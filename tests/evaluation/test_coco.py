@@ -211,6 +211,7 @@ def traced() -> Iterator[None]:
     tracemalloc.stop()
 
 
+@pytest.mark.heavy
 def test_a_detection_takes_few_bytes(traced: None) -> None:
     random, scorer = np.random.default_rng(0), CocoScorer(LABELS)
     scorer.add(*scene(random, 3, 300))  # what pycocotools loads once

@@ -277,6 +277,7 @@ def test_a_block_that_has_grown_makes_other_graphs_even_at_the_same_address(
         device.close()
 
 
+@pytest.mark.heavy
 def test_the_number_of_graphs_is_bounded(engine: Path, detector: Detector) -> None:
     """Twenty sizes in turn are never recorded as a whole; in random order, only until all graphs were used."""
     sizes = [(90 + 3 * number, 120 + 4 * number) for number in range(20)]

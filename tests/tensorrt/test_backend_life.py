@@ -208,6 +208,7 @@ def test_a_forked_process_says_so_and_frees_nothing(engine: Path) -> None:
 # -- failures ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 def test_a_failure_at_any_step_leaks_nothing_and_says_which(engine: Path) -> None:
     with fake_gpu() as gpu:
         open_and_detect(engine)
