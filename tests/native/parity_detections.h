@@ -222,7 +222,7 @@ inline void check_heads(HeadsCase&& made, int padding) {
 }
 
 // Decodes a level with more candidates than the buffer of decode() holds, so that it reads the logits again.
-inline void check_crowded_level(Random& random) {
+inline void check_crowded_level(Random& random, float highest) {
   HeadsCase made{};
   made.options.batch = 1;
   made.options.anchors = 9;
@@ -240,8 +240,7 @@ inline void check_crowded_level(Random& random) {
   }
   made.logits.emplace_back(45 * cells);
   made.deltas.emplace_back(36 * cells);
-  // All of them are in one bin of the histogram, so it does not tell which are the best. See bin_of().
-  for (float& value : made.logits[0]) value = random.real(1.001f, 1.014f);
+  for (float& value : made.logits[0]) value = random.real(1.001f, highest);
   for (float& value : made.deltas[0]) value = random.real(-1.0f, 1.0f);
   made.levels.push_back(
       {made.logits[0].data(), made.deltas[0].data(), made.base_anchors[0].data(), height, width, 8.0f, 8.0f});
