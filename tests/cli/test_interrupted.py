@@ -229,12 +229,12 @@ def test_in_the_first_second(
 @pytest.mark.parametrize("command", COMMANDS)
 def test_at_any_moment(world: World, tmp_path: Path, command: Callable[[World], list[Any]]) -> None:
     generator = random.Random(command.__name__)
-    longest_s, stopped = 3.0, 0
-    for turn in range(20):
+    longest_s, stopped, turns = 3.0, 0, 20 if os.environ.get("RETINASDK_ALL_FAULTS") else 6
+    for turn in range(turns):
         number = (signal.SIGINT, signal.SIGTERM)[turn % 2]
         delay_s = generator.uniform(0, longest_s)
         if interrupt(world, command, tmp_path / str(turn), number, delay_s):
             stopped += 1
         else:
             longest_s = min(longest_s, delay_s)
-    assert stopped >= 5
+    assert stopped >= turns // 4
