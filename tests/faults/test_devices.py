@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from fakes import FakeGpu, fake_gpu
 from fakes.tensorrt import save_engine
+from fault_loop import TAKES_LONG
 from pictures import blocks
 
 from retinasdk import Detector, DeviceError, ModelError, ModelSpec
@@ -108,6 +109,7 @@ def test_a_sample(
     fail_calls(scenario, engine, detector, caplog, for_good=for_good, limit=3)
 
 
+@TAKES_LONG
 @pytest.mark.heavy
 @pytest.mark.parametrize("for_good", [False, True], ids=["once", "for good"])
 @pytest.mark.parametrize("scenario", [frames, tiles, live])

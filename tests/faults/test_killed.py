@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter
 
 import pytest
-from fault_loop import Command, World
+from fault_loop import TAKES_LONG, Command, World
 
 _QUICK = ("import", "detect", "verify", "live, lines", "Detections.save", "ModelSpec.save")
 _SLOW = ("quantize", "build", "eval", "bench", "engine cache")
@@ -17,14 +16,13 @@ def test_killed_at_10_random_moments(world: World, commands: dict[str, Command])
     kill_at_random_moments(world, [commands[name] for name in ("import", "live, lines")], times=10)
 
 
+@TAKES_LONG
 @pytest.mark.heavy
 @pytest.mark.parametrize(("names", "times"), [(_QUICK, 444), (_SLOW, 60)], ids=["quick", "slow"])
 def test_killed_at_504_random_moments(
     names: tuple[str, ...], times: int, world: World, commands: dict[str, Command]
 ) -> None:
-    """With RETINASDK_ALL_FAULTS=1; otherwise at a quarter as many."""
-    share = 1 if os.environ.get("RETINASDK_ALL_FAULTS") == "1" else 4
-    kill_at_random_moments(world, [commands[name] for name in names], times // share)
+    kill_at_random_moments(world, [commands[name] for name in names], times)
 
 
 def kill_at_random_moments(world: World, commands: list[Command], times: int) -> None:

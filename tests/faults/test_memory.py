@@ -6,14 +6,13 @@ of small ones, seeded samples fail. Where a small one fails, libraries may crash
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 from collections import Counter
 
 import pytest
 from fault_commands import NAMES
-from fault_loop import ALWAYS, Command, Judge, World
+from fault_loop import ALWAYS, TAKES_LONG, Command, Judge, World
 
 _LARGE, _SMALL = 64 * 1024, 1
 _CRASHES = (-signal.SIGSEGV, -signal.SIGABRT)
@@ -26,11 +25,12 @@ def test_a_sample(name: str, world: World, commands: dict[str, Command]) -> None
     run_loop(world, commands[name], _LARGE, limit=6)
 
 
+@TAKES_LONG
 @pytest.mark.heavy
 @pytest.mark.parametrize("size", [_LARGE, _SMALL])
 @pytest.mark.parametrize("name", NAMES)
 def test_more(name: str, size: int, world: World, commands: dict[str, Command]) -> None:
-    run_loop(world, commands[name], size, limit=12 if os.environ.get("RETINASDK_ALL_FAULTS") == "1" else 3)
+    run_loop(world, commands[name], size, limit=12)
 
 
 def run_loop(world: World, command: Command, size: int, limit: int) -> None:
