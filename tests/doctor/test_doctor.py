@@ -194,7 +194,6 @@ sys.meta_path.insert(0, Blocked())
 """
 
 
-@pytest.mark.heavy
 def test_missing_packages(doctor_with: Any) -> None:
     names = {
         "pillow": "PIL",
