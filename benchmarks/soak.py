@@ -169,7 +169,7 @@ def head_of(arguments: argparse.Namespace) -> dict[str, Any]:
         "changed_files": changed,
         "machine": f"{cpu_name()}, {os.cpu_count()} cores",
         "gpu": said(("nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "--id=0")) or None,
-        "versions": {name: metadata.version(name) for name in ("onnxruntime", "numpy", "av", "uvicorn")},
+        "versions": {name: metadata.version(name) for name in ("onnxruntime", "numpy", "av")},
         "python": platform.python_version(),
         "device": arguments.device,
         "model": arguments.model,

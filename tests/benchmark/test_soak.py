@@ -183,7 +183,7 @@ def test_what_a_process_holds_is_seen(soak: Any) -> None:
 @needs_proc
 def test_a_short_soak_of_the_real_programs(soak: Any, tmp_path: Path) -> None:
     """Of memory nothing can be said after seconds; everything else has to hold."""
-    for package in ("av", "uvicorn", "starlette", "prometheus_client"):
+    for package in ("av", "prometheus_client"):
         pytest.importorskip(package)
     needs = "import gi; gi.require_version('GstRtspServer', '1.0')"
     if subprocess.run(["/usr/bin/python3", "-c", needs], capture_output=True, check=False).returncode:

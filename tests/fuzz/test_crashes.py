@@ -14,7 +14,7 @@ pytest.importorskip("resource", reason="the harness measures memory as Unix does
 FUZZ = Path(__file__).parent
 TARGETS = sorted((FUZZ / "python").glob("fuzz_*.py"))
 # What a target needs beyond the packages of all tests.
-NEEDS = {"bag": "rosbags", "ros": "rosbags", "http": "uvicorn"}
+NEEDS = {"bag": "rosbags", "ros": "rosbags"}
 
 
 def load(path: Path) -> ModuleType:

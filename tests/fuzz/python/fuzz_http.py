@@ -32,7 +32,7 @@ class _Errors(logging.Handler):
 def server() -> tuple[Preview, _Errors]:
     """A preview with a token, for all inputs."""
     errors = _Errors()
-    for name in ("uvicorn.error", "asyncio", "retinasdk.live"):
+    for name in ("asyncio", "retinasdk.live"):
         logging.getLogger(name).addHandler(errors)
         logging.getLogger(name).propagate = False
     return Preview("127.0.0.1:0", token="a-token_of-enough-letters"), errors
