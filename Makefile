@@ -46,7 +46,7 @@ bench: build/bench/installed
 # RTSP server (tests/support/rtsp_server.py). With an engine on a GPU: make soak SOAK="--device cuda --model model.engine"
 SOAK_MINUTES ?= 60
 soak: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet "$$(ls $(WHEEL)/*.whl)[video,web,prometheus]"
+	$(BIN)/python -m pip install --quiet "$$(ls $(WHEEL)/*.whl)[video,prometheus]"
 	$(BIN)/python benchmarks/soak.py --minutes $(SOAK_MINUTES) $(SOAK)
 
 # On a machine with an NVIDIA GPU: builds, tests, checks, measures, and writes a record to benchmarks/records/.
@@ -84,7 +84,7 @@ $(VENV)/%-tools: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet "$$(ls $(WHEEL)/*.whl)[$*]"
 	touch $@
 
-# The newest versions of all dependencies, with hashes, for each Python and system. CI tests them on two Pythons.
+# The newest versions of all dependencies, with hashes, for each Python and system. CI tests with them on Python 3.10.
 constraints: $(VENV)/release-tools
 	$(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.10 --generate-hashes --no-annotate --upgrade \
 		--custom-compile-command "make constraints" --extra all pyproject.toml --output-file constraints.txt

@@ -42,7 +42,6 @@ void wait_for_stream(Stream stream, Stream earlier) {
   cudaEvent_t event = nullptr;
   check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
   cudaError_t status = cudaEventRecord(event, static_cast<cudaStream_t>(earlier));
-  // uncovered: needs a call of the CUDA runtime that fails, which the emulated device cannot provoke
   if (status == cudaSuccess) status = cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), event, 0);
   cudaEventDestroy(event);  // CUDA frees the event once no work waits for it any more.
   check(status, "waiting for another stream");

@@ -216,7 +216,7 @@ __global__ void __launch_bounds__(kRestBatch, kBlocksPerMultiprocessor)
 
     // A warp takes every kWords-th pair of a row of 32 members and a word of its columns.
     int row = 0;
-    for (int word = warp; row < kWords; word += kWords) {  // uncovered: the break below ends the loop
+    for (int word = warp;; word += kWords) {
       for (; row < kWords && word > row; ++row) word -= row + 1;
       if (row == kWords) break;
       const uint32_t others = alive_lanes[word] & (word == row ? (1u << lane) - 1u : ~0u);

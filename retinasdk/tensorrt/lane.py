@@ -159,9 +159,11 @@ class Lane:
         self._parameters.reserve(plan.parameter_bytes)
         self._results.reserve(plan.result_bytes)
         self._plan = plan
-        for name, field in {engine.spec.input: plan.input, **plan.outputs}.items():
-            if not self._context.set_tensor_address(name, self._address(field)):
-                raise DeviceError(f"{engine.path}: TensorRT rejects the memory address of the tensor {name!r}.")
+        with collected_errors() as errors:
+            for name, field in {engine.spec.input: plan.input, **plan.outputs}.items():
+                if not self._context.set_tensor_address(name, self._address(field)):
+                    why = reason(errors, "it gives no reason")
+                    raise DeviceError(f"{engine.path}: TensorRT rejects the address of the tensor {name!r}: {why}.")
         device, results = self._frame.address, self._results.address
         self._decode_arguments = plan.decode_arguments(device, self._parameters.address, results, engine.base_anchors)
         self._suppress = getattr(self._native, plan.suppress_op)

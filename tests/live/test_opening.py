@@ -26,6 +26,7 @@ from retinasdk._util.addresses import shown, without_password, without_passwords
 from retinasdk.cli.main import main
 from retinasdk.live import StreamError, Video, stream
 from retinasdk.live.sources import as_source
+from retinasdk.live.sources.failures import why_not_opened
 
 
 @pytest.fixture(scope="module")
@@ -243,3 +244,10 @@ def test_every_exception_is_raised_outside_of_the_handler() -> None:
     with pytest.raises(StreamError, match="connection lost: nothing was received for 5 s") as raised:
         video.read()
     assert (raised.value.__cause__, raised.value.__context__) == (None, None)
+
+
+def test_only_addresses_of_tcp_are_tried_by_tcp() -> None:
+    """Nothing listens at TCP port 1, which says nothing about SRT, and everything about RTSP."""
+    error = OSError(5, "Input/output error")
+    assert "Connection refused" in why_not_opened(error, "rtsp://127.0.0.1:1/live", 0.1, 5.0)
+    assert "Connection refused" not in why_not_opened(error, "srt://127.0.0.1:1", 0.1, 5.0)

@@ -28,7 +28,7 @@ from retinasdk.tensorrt.engine_info import EngineInfo
 
 # Of the loops over every call, and of the many kills.
 TAKES_LONG = pytest.mark.skipif(
-    os.environ.get("RETINASDK_ALL_FAULTS") != "1", reason="takes half an hour; RETINASDK_ALL_FAULTS=1 runs it"
+    os.environ.get("RETINASDK_ALL_FAULTS") != "1", reason="takes long; RETINASDK_ALL_FAULTS=1 runs it"
 )
 ALWAYS = 1 << 40  # as the last call that fails: all from the first one on
 _WRITTEN = ("out", "cache", "tmp")

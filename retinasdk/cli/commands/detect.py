@@ -139,7 +139,7 @@ def run(arguments: argparse.Namespace) -> int:
             try:
                 image, (height, width) = _read(path, tiles)
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)  # The estimate says it.
+                    warnings.filterwarnings("ignore", ".*; choose larger tiles", UserWarning)  # The estimate says it.
                     estimates.announce(path, image, (height, width))
                     found = call(image, progress=functools.partial(_show_tiles, progress, number, len(paths)))
                 print_now(_table(f"{path}  {width} x {height}", found), text)

@@ -69,7 +69,7 @@ def _why_not_reached(url: str, timeout_s: float) -> str | None:
         host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme)
     except ValueError:
         return _UNESCAPED
-    if not host or port is None:
+    if not host or port is None or parts.scheme not in _PORTS:  # Others, such as srt and udp, do not use TCP.
         return None
     try:
         socket.create_connection((host, port), timeout_s).close()

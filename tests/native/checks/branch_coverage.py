@@ -50,6 +50,7 @@ _TESTS = (
     "tests/pipeline/test_suppression.py",
     "tests/backends/test_winograd.py",
     "tests/tiling/test_merge_tiles.py",
+    "tests/faults/test_emulated_runtime.py",
 )
 # Long ones, which reach nothing that the others do not.
 _LEFT_OUT = "not (any_heads or three_hundred or buffer_grows or more_candidates_than_the_buffer or exact_arithmetic)"

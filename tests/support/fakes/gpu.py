@@ -155,7 +155,16 @@ class FakeGpu:
             self.calls.append(what)
             number, first = len(self.calls), self.fail_call
             if first is not None and (number == first or (self.fails_for_good and number > first)):
+                if self.is_lost:
+                    self._drop_work()
                 raise RefusedError(f"{what} failed: the test asked for it")
+
+    def _drop_work(self) -> None:
+        """Drops what was launched. Believed: work of a GPU that is lost never runs, and holds nothing on the host."""
+        for stream in self._streams.values():
+            stream.queue.clear()
+            if stream.recorded is not None:
+                stream.recorded.clear()
 
     @property
     def is_lost(self) -> bool:
@@ -311,8 +320,8 @@ class FakeGpu:
     def launch_graph(self, graph: int, handle: int) -> None:
         if self.is_capturing(handle):
             self.fault("a graph was launched into a recording")
-        recorded = self._graphs[graph]
         self.call("cudaGraphLaunch")
+        recorded = self._graphs[graph]  # After the call, whose error would keep it alive with its traceback.
         self.enqueue(handle, "graph", lambda: [work() for work in recorded] and None)
 
     def destroy_graph(self, graph: int) -> None:
