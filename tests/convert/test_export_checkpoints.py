@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from cases import scene
 from reference import Listed, assert_same_detections
-from torchvision_heads import spread_heads
+from torchvision_heads import small_model, spread_heads
 
 from retinasdk import Detector, ModelSpec
 from retinasdk.cli.main import main
@@ -30,17 +30,6 @@ FILES = {V1: "retinanet_resnet50_fpn_coco-eeacb38b.pth", V2: "retinanet_resnet50
 def model_of(architecture: str = V1, classes: int = 3, seed: int = 4, **rules: Any) -> Any:
     torch.manual_seed(seed)
     model = getattr(detection, architecture)(weights=None, weights_backbone=None, num_classes=classes, **rules).eval()
-    spread_heads(model, torch.randn(1, 3, 256, 320), bias=-4.5)
-    return model
-
-
-def small_model(**rules: Any) -> Any:
-    """A RetinaNet with ResNet 18, which is quicker."""
-    from retinasdk.convert.torchvision_checkpoint import _build
-
-    torch.manual_seed(5)
-    backbone = _build(detection, "retinanet_resnet18_fpn", 3).backbone
-    model = detection.RetinaNet(backbone, 3, **rules).eval()
     spread_heads(model, torch.randn(1, 3, 256, 320), bias=-4.5)
     return model
 

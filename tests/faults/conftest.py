@@ -11,10 +11,11 @@ import numpy as np
 import onnx
 import pytest
 from coco_sets import own_truth, save_set
-from fault_commands import command_list
+from fault_commands import CHECKPOINT, NAMES, command_list
 from fault_loop import Command, World, fault_world
 from pictures import blocks
 from PIL import Image
+from torchvision_heads import small_model
 
 from retinasdk import Detector, ModelSpec
 
@@ -42,6 +43,10 @@ def world(
         found = detector(np.asarray(Image.open(folder / "photos" / "0.png")))
         boxes = {"boxes": found.xyxy.tolist(), "scores": found.scores.tolist(), "labels": list(found.names)}
         (folder / "boxes.json").write_text(json.dumps(boxes))
+        if "export" in NAMES:
+            import torch
+
+            torch.save(small_model().state_dict(), folder / CHECKPOINT)
 
     with fault_world(tmp_path_factory.mktemp("faults"), fill) as made:
         yield made

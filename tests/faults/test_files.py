@@ -15,7 +15,7 @@ from fault_loop import ALWAYS, TAKES_LONG, Command, Ended, World
 
 # What fails: from the n-th call on, or this call alone.
 KINDS = {"once": "broken", "for good": "broken", "full disk": "no space", "SIGKILL": "kill"}
-_QUICK = ("import", "Detections.save", "live, lines", "models", "ModelSpec.save")
+_QUICK = ("import", "Detections.save", "live, lines", "live, film", "models", "ModelSpec.save")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,10 +6,11 @@ import random
 from collections import Counter
 
 import pytest
+from fault_commands import NAMES
 from fault_loop import TAKES_LONG, Command, World
 
-_QUICK = ("import", "detect", "verify", "live, lines", "Detections.save", "ModelSpec.save")
-_SLOW = ("quantize", "build", "eval", "bench", "engine cache")
+_QUICK = ("import", "detect", "verify", "live, lines", "live, film", "Detections.save", "ModelSpec.save")
+_SLOW = ("quantize", "build", "eval", "bench", "engine cache", *(("export",) if "export" in NAMES else ()))
 
 
 def test_killed_at_10_random_moments(world: World, commands: dict[str, Command]) -> None:
@@ -18,8 +19,8 @@ def test_killed_at_10_random_moments(world: World, commands: dict[str, Command])
 
 @TAKES_LONG
 @pytest.mark.heavy
-@pytest.mark.parametrize(("names", "times"), [(_QUICK, 444), (_SLOW, 60)], ids=["quick", "slow"])
-def test_killed_at_504_random_moments(
+@pytest.mark.parametrize(("names", "times"), [(_QUICK, 448), (_SLOW, 60)], ids=["quick", "slow"])
+def test_killed_at_508_random_moments(
     names: tuple[str, ...], times: int, world: World, commands: dict[str, Command]
 ) -> None:
     kill_at_random_moments(world, [commands[name] for name in names], times)

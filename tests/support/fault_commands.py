@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from pathlib import Path
 
 from fault_loop import Command
@@ -11,13 +12,15 @@ from pictures import LABELS
 _COMMAND, _OVER_STAND_INS = "retinasdk.cli.main:main", "fault_calls:over_stand_ins"
 _LOCKS = r"cache/tiny-fp32-[0-9a-f]{16}\.lock"
 # Where caches go if their folder cannot be written (_util/cache_dir.py).
-_FALLBACK = r"tmp/retinasdk-\d+/[^/.]+\.(engine|engine\.json|lock|cache)"
+_FALLBACK = r"tmp/retinasdk-\d+/[^/.][^/]*\.(engine|engine\.json|lock|cache)"
+CHECKPOINT = "torchvision.pth"  # in the folder `in`, if torchvision is installed
 _TIMINGS = "cache/timing-tensorrt-10.3.0-Fake-GPU.cache"
 
 
 NAMES = (
-    *("import", "quantize", "build", "detect", "eval", "bench", "verify", "live, lines", "models"),
+    *("import", "quantize", "build", "detect", "eval", "bench", "verify", "live, lines", "live, film", "models"),
     *("Detections.save", "ModelSpec.save", "engine cache"),
+    *(("export",) if importlib.util.find_spec("torchvision") else ()),
 )
 
 
@@ -96,6 +99,12 @@ def command_list(folder: Path) -> list[Command]:
             words("live", photos, *model, "--csv", out / "live.csv", "--jsonl", out / "live.jsonl"),
             [("out/live.csv",), ("out/live.jsonl",)],
         ),
+        Command(
+            "live, film",
+            _COMMAND,
+            words("live", photos, *model, "--save", out / "live.mp4"),
+            [("out/live.mp4",)],
+        ),
         Command("models", _COMMAND, words("models", overwrite=False), []),
         Command("Detections.save", "fault_calls:save_detections", [tiny, str(out / "drawn.png")], [("out/drawn.png",)]),
         Command(
@@ -105,6 +114,20 @@ def command_list(folder: Path) -> list[Command]:
             [(f"cache/{engine}", f"cache/{engine}.json"), (_TIMINGS,)],
             may_lose=((_TIMINGS,),),
             kept=f"{_LOCKS}|{_FALLBACK}",
+        ),
+        Command(
+            "export",
+            _COMMAND,
+            words(
+                "export",
+                given / CHECKPOINT,
+                "-o",
+                out / "new.onnx",
+                "--torchvision-defaults",
+                "--resize",
+                "shortest:64,96",
+            ),
+            [pair],
         ),
         Command("ModelSpec.save", "fault_calls:save_spec", [tiny, str(out / "spec.json")], [("out/spec.json",)]),
     ]

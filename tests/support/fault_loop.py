@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 from paths import ROOT
 from PIL import Image
@@ -167,8 +168,10 @@ class Judge:
             runs.append(world.files())
         self._first, self._second = runs
         self._lines = {name for name in names(command) if name.endswith((".jsonl", ".csv"))}
+        self._films = {name for name in names(command) if name.endswith(".mp4")}
         # Outputs that a complete run need not write in the same way.
-        self._varying = {name for name in names(command) if self._first[name] != self._second[name]} | self._lines
+        varying = {name for name in names(command) if self._first[name] != self._second[name]}
+        self._varying = varying | self._lines | self._films
         extra = self._others(self._first)
         assert not extra, f"{command.name} leaves {extra} without any fault"
         missing = set(names(command)) - set(self._first)
@@ -210,7 +213,10 @@ class Judge:
             files = {**files, **whole_lines}
         states = []
         for group in self._command.outputs:
+            # A film replaces an older one before its first image is written.
+            begun = [name in self._films and name in files and not _images(files[name]) for name in group]
             was_old = [files.get(name) == (old(name) if exists else None) for name in group]
+            was_old = [is_old or is_begun for is_old, is_begun in zip(was_old, begun, strict=True)]
             is_new = [self.is_new(name, files) for name in group]
             waiting = [self.is_new(name, files, _hidden(name)) for name in group]
             if all(was_old) or all(is_new):
@@ -244,6 +250,8 @@ def _is_whole(name: str, content: bytes, example: bytes) -> bool:
             return EngineInfo.from_json(content.decode(), origin=name) is not None
         if name.endswith((".jsonl", ".csv")):  # They grow by whole lines.
             return content.endswith(b"\n") and len(content.splitlines()) <= len(example.splitlines())
+        if name.endswith(".mp4"):
+            return 0 < _images(content) <= _images(example)
         if name.endswith(".json"):
             found, wanted = json.loads(content), json.loads(example)
             return type(found) is type(wanted) and (isinstance(found, list) or list(found) == list(wanted))
@@ -251,6 +259,15 @@ def _is_whole(name: str, content: bytes, example: bytes) -> bool:
             picture.load()
             return True
     return False
+
+
+def _images(film: bytes) -> int:
+    """Returns how many images of a film can be played."""
+    count = 0
+    with contextlib.suppress(av.FFmpegError), av.open(io.BytesIO(film)) as container:
+        for _ in container.decode(video=0):
+            count += 1
+    return count
 
 
 @contextlib.contextmanager
