@@ -169,9 +169,10 @@ class Judge:
         self._first, self._second = runs
         self._lines = {name for name in names(command) if name.endswith((".jsonl", ".csv"))}
         self._films = {name for name in names(command) if name.endswith(".mp4")}
-        # Outputs that a complete run need not write in the same way.
+        # Outputs that a complete run need not write in the same way. An engine's JSON has the time in seconds.
         varying = {name for name in names(command) if self._first[name] != self._second[name]}
-        self._varying = varying | self._lines | self._films
+        dated = {name for name in names(command) if name.endswith(".engine.json")}
+        self._varying = varying | dated | self._lines | self._films
         extra = self._others(self._first)
         assert not extra, f"{command.name} leaves {extra} without any fault"
         missing = set(names(command)) - set(self._first)
