@@ -156,7 +156,7 @@ def build_engine(
         optimization_level,
     )
     began = time.monotonic()
-    built = _build_with_cache(trt, model.SerializeToString(), source, options, gpu, progress)
+    built = _build_with_cache(trt, _serialized(model, source), source, options, gpu, progress)
     info = EngineInfo(
         spec=model_spec,
         fingerprint=fingerprint,
@@ -303,6 +303,17 @@ def _calibration_images(images: str | os.PathLike[str] | Sequence[ImageInput] | 
     from retinasdk.onnx_graph.calibration import calibration_images
 
     return calibration_images(images)
+
+
+def _serialized(model: Any, source: Path) -> bytes:
+    try:
+        content: bytes = model.SerializeToString()
+    except Exception as error:  # protobuf has one type of its own for both causes, which depends on its version.
+        raise ModelError(
+            f"{source}: the network cannot be serialized ({error}): there is not enough memory, or it has more than "
+            "2 GiB. Free memory, or use a smaller network"
+        ) from error
+    return content
 
 
 def _build_with_cache(
