@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path, PurePath
 
 from retinasdk._util.onnx_files import external_locations
-
 from retinasdk.errors import ModelError
 from retinasdk.spec import ModelSpec
 from retinasdk.tensorrt.engine_info import ENGINE_SUFFIX, EngineInfo

@@ -185,4 +185,3 @@ def _config(
         *(f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in settings.items()),
     ]
     return "\n".join(lines) + "\n"
-
