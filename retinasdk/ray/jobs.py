@@ -46,7 +46,6 @@ from retinasdk.tiling.grid import TilesOption
 
 _JOB = "_job.json"
 _INPUTS = "_inputs-"
-_TRYING = "_trying-"
 _MAX_DEATHS = 2  # of workers at one image
 
 
@@ -187,7 +186,7 @@ class PartWorker:
         content = io.BytesIO()
         parquet.write_table(found, content)
         self._folder.write(name, content.getvalue())
-        self._folder.delete(_TRYING + name)
+        self._folder.delete(_record_name(name))
         failed = sum(isinstance(result, Exception) for result in results)
         boxes = sum(0 if isinstance(result, Exception) else len(result) for result in results)
         return {"name": name, "images": len(paths), "boxes": boxes, "failed": failed}
@@ -210,15 +209,19 @@ class PartWorker:
         return results
 
     def _begin(self, name: str, deaths: dict[str, int], **where: str) -> None:
-        self._folder.write(_TRYING + name, json.dumps({"run": self._run, "deaths": deaths, **where}).encode())
+        self._folder.write(_record_name(name), json.dumps({"run": self._run, "deaths": deaths, **where}).encode())
 
     def _record(self, name: str) -> dict[str, Any] | None:
         """Returns what a worker of this run that died recorded about a part, or None."""
         try:
-            record: dict[str, Any] = json.loads(self._folder.read(_TRYING + name))
+            record: dict[str, Any] = json.loads(self._folder.read(_record_name(name)))
         except FileNotFoundError:
             return None
         return record if record["run"] == self._run else None
+
+
+def _record_name(part: str) -> str:
+    return f"_trying-{part}.json"
 
 
 def _settings(worker: Worker, rows: str) -> dict[str, str]:

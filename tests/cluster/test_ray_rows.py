@@ -23,7 +23,7 @@ def some(count: int, seed: int) -> Detections:
 def table(rows: str, results: list[Any], is_rotated: bool = False) -> Any:
     from retinasdk.ray.rows import result_table
 
-    inputs = pa.table({"path": [f"{number}.jpg" for number in range(len(results))]})
+    inputs = pa.table({"path": pa.array([f"{number}.jpg" for number in range(len(results))], pa.string())})
     return result_table(inputs, results, LABELS, is_rotated=is_rotated, rows=rows)
 
 

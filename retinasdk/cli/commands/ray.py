@@ -47,8 +47,8 @@ def add_parser(commands: Any) -> None:
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="image files and folders, with the folders inside them, as paths or as URIs such as s3://bucket/tiles; all "
-        "machines must be able to read them",
+        help="image files and folders, with the folders inside them, as paths or as URIs such as s3://bucket/tiles; "
+        "all machines must be able to read them",
     )
     output = parser.add_argument_group("Output")
     output.add_argument(
