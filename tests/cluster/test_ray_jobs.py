@@ -237,10 +237,10 @@ import os, ray
 ray.is_initialized = lambda: True  # No cluster is needed for this.
 from retinasdk.ray.workers import started_ray
 started_ray()
-from ray._common.usage.usage_lib import usage_stats_enabledness
-print(usage_stats_enabledness().name)
+from ray._common.usage.usage_lib import usage_stats_enabled
+print(usage_stats_enabled())
 """
-    for given, expected in (({}, "DISABLED_EXPLICITLY"), ({"RAY_USAGE_STATS_ENABLED": "1"}, "ENABLED_EXPLICITLY")):
+    for given, expected in (({}, "False"), ({"RAY_USAGE_STATS_ENABLED": "1"}, "True")):
         plain = {name: value for name, value in os.environ.items() if name != "RAY_USAGE_STATS_ENABLED"}
         done = subprocess.run(
             [sys.executable, "-c", program], env={**plain, **given}, capture_output=True, text=True, check=True

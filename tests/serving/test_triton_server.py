@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import triton_server
+from paths import EXAMPLES
 from PIL import Image
 
 from retinasdk import Detections, Detector
@@ -143,6 +144,30 @@ def batches(server: triton_server.TritonServer) -> dict[int, int]:
     with connected(server) as client:
         (model,) = client.get_inference_statistics(NAME)["model_stats"]
     return {int(item["batch_size"]): int(item["compute_infer"]["count"]) for item in model["batch_stats"]}
+
+
+@pytest.mark.parametrize("over", ["http", "grpc"])
+def test_the_example(
+    server: triton_server.TritonServer,
+    detector: Detector,
+    picture: Callable[..., np.ndarray],
+    tmp_path: Path,
+    run_python: Callable[..., Any],
+    over: str,
+) -> None:
+    content = encoded(picture(90, 120, 4))
+    (tmp_path / "good.png").write_bytes(content)
+    (tmp_path / "bad.png").write_bytes(content[:-40])
+    images = [tmp_path / "bad.png", tmp_path / "good.png"]
+    program = [EXAMPLES / "triton_client.py", *images, "--model", NAME, "--protocol", over]
+    done = run_python(["-W", "default", *program, "--url", getattr(server, over), "--score", "0.4"])
+    assert done.returncode == 1
+    assert "bad.png" in done.stderr
+    assert "cannot be decoded" in done.stderr
+    found = detector(content, score_threshold=0.4)
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"{images[1]}  {len(found)} detections"
+    assert [line.split()[:2] for line in lines[1:]] == [[f"{item.score:.2f}", item.label] for item in found]
 
 
 @pytest.mark.parametrize(

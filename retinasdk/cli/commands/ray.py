@@ -18,6 +18,7 @@ from retinasdk.cli.arguments import (
     suppression_of,
     tiles_of,
 )
+from retinasdk.cli.file_arguments import Input
 from retinasdk.cli.output import print_text
 from retinasdk.cli.progress import Display
 
@@ -35,8 +36,8 @@ def add_parser(commands: Any) -> None:
         examples=[
             ("Detect on all cores of this machine", "retinasdk ray detect photos/ --out found"),
             (
-                "Detect in aerial tiles on the cluster, one GPU for each worker",
-                "RAY_ADDRESS=10.0.0.1:6379 retinasdk ray detect s3://bucket/tiles --out s3://bucket/found \\\n"
+                "Detect in aerial tiles on the cluster of RAY_ADDRESS, one GPU for each worker",
+                "retinasdk ray detect s3://bucket/tiles --out s3://bucket/found \\\n"
                 "    --model tree-crowns --device cuda",
             ),
         ],
@@ -45,6 +46,8 @@ def add_parser(commands: Any) -> None:
     source.add_argument("action", choices=("detect",), help="detect: detect objects in images")
     source.add_argument(
         "images",
+        action=Input,
+        files=lambda images, _: [image for image in images if "://" not in image],
         nargs="+",
         metavar="IMAGE",
         help="image files and folders, with the folders inside them, as paths or as URIs such as s3://bucket/tiles; "
@@ -53,6 +56,7 @@ def add_parser(commands: Any) -> None:
     output = parser.add_argument_group("Output")
     output.add_argument(
         "--out",
+        type=str,  # No Output: it may be a URI, and a folder of an earlier run is continued.
         required=True,
         metavar="DIR",
         help="folder or URI for the Parquet files, which all machines must be able to write to; a folder of an earlier "

@@ -10,7 +10,6 @@ from typing import Any
 from retinasdk.cli.arguments import add_command
 from retinasdk.cli.file_arguments import Input, Output, add_overwrite, model_files
 from retinasdk.cli.output import print_text
-from retinasdk.models import DEFAULT_MODEL, find_model
 from retinasdk.tensorrt.engine_info import ENGINE_SUFFIX
 from retinasdk.triton import export
 from retinasdk.triton.export import DEVICES, VERSION, model_folder
@@ -31,7 +30,7 @@ def add_parser(commands: Any) -> None:
             ),
             (
                 "Add a model of your own, for the GPU of the server, in batches of up to 16 images",
-                "retinasdk triton export model.onnx --repository models --device cuda --max-batch 16",
+                "retinasdk triton export model.onnx --repository models \\\n    --device cuda --max-batch 16",
             ),
         ],
         takes_long=False,
@@ -40,12 +39,10 @@ def add_parser(commands: Any) -> None:
     source.add_argument("action", choices=("export",), help="export: write a model repository")
     source.add_argument(
         "model",
-        nargs="?",
-        default=DEFAULT_MODEL,
         action=Input,
         files=model_files,
         metavar="MODEL",
-        help="ONNX file, TensorRT engine, or name of a bundled model; default: %(default)s",
+        help="ONNX file, TensorRT engine, or name of a bundled model",
     )
     output = parser.add_argument_group("Output")
     output.add_argument(
@@ -102,8 +99,8 @@ def add_parser(commands: Any) -> None:
 
 
 def _written(repository: Path, arguments: argparse.Namespace) -> Iterator[Path]:
-    folder = model_folder(find_model(arguments.model), repository, arguments.name)
-    is_engine = find_model(arguments.model).suffix == ENGINE_SUFFIX
+    folder = model_folder(Path(arguments.model), repository, arguments.name)
+    is_engine = Path(arguments.model).suffix == ENGINE_SUFFIX
     yield folder / "config.pbtxt"
     for name in ("model.py", *(("model.engine", "model.engine.json") if is_engine else ("model.onnx", "model.json"))):
         yield folder / VERSION / name
