@@ -33,14 +33,14 @@ def find_images(images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]
         filesystem: The pyarrow file system of the paths. None: of their URIs, or the local one.
 
     Returns:
-        The paths, each once. Those of a folder are sorted.
+        The paths, each once, absolute if they are local. Those of a folder are sorted.
 
     Raises:
         ImageError: If there is no such folder, or no image in it.
     """
     given = [images] if isinstance(images, (str, os.PathLike)) else images
     found: dict[str, None] = {}
-    for item in (os.fspath(path) for path in given):
+    for item in (absolute(path, filesystem) for path in given):
         if item.lower().endswith(SUFFIXES):
             found[item] = None
         else:
@@ -69,6 +69,12 @@ def _inside(folder: str, filesystem: Any) -> list[str]:
     return names
 
 
+def absolute(path: str | os.PathLike[str], filesystem: Any) -> str:
+    """Returns the path as other machines find it: workers have other current folders."""
+    text = os.fspath(path)
+    return text if filesystem is not None or "://" in text else os.path.abspath(text)
+
+
 def resolve(path: str, filesystem: Any) -> tuple[Any, str]:
     """Returns the pyarrow file system of a path or URI, and the path in it."""
     if filesystem is not None:
@@ -82,7 +88,7 @@ def resolve(path: str, filesystem: Any) -> tuple[Any, str]:
 
 @functools.lru_cache(maxsize=16)
 def _system(start: str) -> tuple[Any, str]:
-    system, base = require("pyarrow.fs", "retinasdk.ray").FileSystem.from_uri(start or "/")
+    system, base = require("pyarrow.fs", "retinasdk.ray").FileSystem.from_uri(start)
     return system, str(base)
 
 

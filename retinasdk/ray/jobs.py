@@ -22,13 +22,15 @@ Note: Images that kill a worker
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import itertools
 import json
+import logging
 import os
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +41,7 @@ from retinasdk._util.progress import Progress, ProgressCallback
 from retinasdk.errors import ImageError
 from retinasdk.pipeline.call_options import ScoreThreshold
 from retinasdk.pipeline.suppression import Suppression
-from retinasdk.ray.files import OutputFolder, Result, detect_each, find_images
+from retinasdk.ray.files import OutputFolder, Result, absolute, detect_each, find_images
 from retinasdk.ray.rows import check_rows, result_table
 from retinasdk.ray.workers import RunningDetector, Worker, checked_workers, map_over, started_ray
 from retinasdk.tiling.grid import TilesOption
@@ -140,7 +142,7 @@ def detect_files(
         detector={"score_threshold": score_threshold, "suppression": suppression, "precision": precision},
         call={"classes": classes, "tiles": tiles},
     )
-    folder = OutputFolder(os.fspath(out), filesystem)
+    folder = OutputFolder(absolute(out, filesystem), filesystem)
     parts = _recorded_parts(folder, find_images(images, filesystem), images_per_file, _settings(worker, rows))
     existing = folder.names()
     done = [name for name in parts if name in existing and not (retry_failed and _has_failed(folder, name))]
@@ -151,17 +153,29 @@ def detect_files(
     if progress is not None:
         progress(Progress("detect", finished, total, "image"))
     if todo:
-        dataset = ray.data.from_items(todo, override_num_blocks=len(todo))
-        dataset.context.enable_progress_bars = False
-        dataset.context.print_on_execution_start = False
         size = min(workers or worker.count(), len(todo))
         arguments = (folder, rows, filesystem, secrets.token_hex(4))
-        results = map_over(dataset, PartWorker, worker, arguments, batch_size=1, pool={"size": size})
-        for row in results.iter_rows():
-            finished, boxes, failed = finished + row["images"], boxes + row["boxes"], failed + row["failed"]
-            if progress is not None:
-                progress(Progress("detect", finished, total, "image"))
+        with _quiet(ray.data.from_items(todo, override_num_blocks=len(todo))) as dataset:
+            results = map_over(dataset, PartWorker, worker, arguments, batch_size=1, pool={"size": size})
+            for row in results.iter_rows():
+                finished, boxes, failed = finished + row["images"], boxes + row["boxes"], failed + row["failed"]
+                if progress is not None:
+                    progress(Progress("detect", finished, total, "image"))
     return JobReport(total, earlier, boxes, failed)
+
+
+@contextlib.contextmanager
+def _quiet(dataset: Any) -> Iterator[Any]:
+    """Silences what Ray Data says about the execution of a dataset: `progress` says more."""
+    dataset.context.enable_progress_bars = False
+    dataset.context.print_on_execution_start = False
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield dataset
+    finally:
+        logger.setLevel(level)
 
 
 class PartWorker:
