@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections import deque
@@ -192,5 +193,6 @@ class OutputFolder:
             self._system.move(first, target)
 
     def delete(self, name: str) -> None:
-        """Deletes a file."""
-        self._system.delete_file(f"{self._path}/{name}")
+        """Deletes a file, unless another worker has deleted it."""
+        with contextlib.suppress(FileNotFoundError):
+            self._system.delete_file(f"{self._path}/{name}")

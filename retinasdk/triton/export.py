@@ -17,6 +17,7 @@ Note: Number of boxes and batches
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -105,7 +106,13 @@ def export(
     config = _config(target.name, spec, device, max_batch, delay_ms, instances, settings)
     version = target / VERSION
     version.mkdir(parents=True, exist_ok=True)
-    write_together({version / name: content for name, content in {**files, "model.py": program}.items()})
+    try:
+        write_together({version / name: content for name, content in {**files, "model.py": program}.items()})
+    except BaseException:
+        with contextlib.suppress(OSError):  # Those that are empty, as they were made here.
+            version.rmdir()
+            target.rmdir()
+        raise
     write_atomically(target / "config.pbtxt", config.encode())
     return target
 

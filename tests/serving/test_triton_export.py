@@ -130,6 +130,9 @@ def test_a_failed_export_leaves_the_old_files(
     with pytest.raises(OSError, match="No space left"):
         export("tree-crowns", tmp_path, name="m")
     assert written(folder) == before
+    with pytest.raises(OSError, match="No space left"):
+        export(model_path, tmp_path, name="other")
+    assert os.listdir(tmp_path) == ["m"]
 
 
 @pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.0.0", reason="the fault is one of NumPy 2")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from typing import Any
 
 from retinasdk.cli.arguments import (
@@ -127,7 +126,6 @@ def run(arguments: argparse.Namespace) -> int:
     from retinasdk.ray import detect_files
 
     if not arguments.verbose:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         logging.getLogger("ray").setLevel(logging.ERROR)
     with Display(quiet=arguments.quiet) as progress:
         progress.update("start Ray")
