@@ -80,8 +80,8 @@ def resolve(path: str, filesystem: Any) -> tuple[Any, str]:
     """Returns the pyarrow file system of a path or URI, and the path in it."""
     if filesystem is not None:
         return filesystem, path
-    if "://" not in path:
-        return require("pyarrow.fs", "retinasdk.ray").LocalFileSystem(), path
+    if "://" not in path or path.startswith("file:///"):
+        return require("pyarrow.fs", "retinasdk.ray").LocalFileSystem(), path.removeprefix("file://")
     start = path[: path.index("://") + 3] + urlsplit(path).netloc
     system, base = _system(start)
     return system, base.rstrip("/") + path[len(start) :]

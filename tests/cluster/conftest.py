@@ -18,7 +18,14 @@ def cluster() -> Iterator[Any]:
     # Workers import the package and tests/support, as the driver does.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(SUPPORT)])
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False, object_store_memory=2**27)
+    ray.init(
+        "local",
+        num_cpus=2,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        object_store_memory=2**27,
+    )
     yield ray
     ray.shutdown()
     os.environ.clear()

@@ -181,6 +181,30 @@ def test_workers_that_die(cluster: Any, folder: Path, model_path: Path, detector
     check_all(rows, detector)
 
 
+def test_the_command(cluster: Any, folder: Path, model_path: Path, detector: Detector, tmp_path: Path) -> None:
+    def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "RAY_ADDRESS": cluster.get_runtime_context().gcs_address}
+        line = [sys.executable, "-m", "retinasdk", "ray", "detect", *words, "--model", model_path, "-q"]
+        return subprocess.run(line, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    first = command("images", "--out", "found", "--rows", "box", "--images-per-file", "5")
+    assert (first.returncode, first.stderr) == (1, "")
+    assert re.fullmatch(r"wrote found\n  12 images, \d+ boxes, 2 failed\n", first.stdout)
+    again = command("images", "--out", "found", "--rows", "box")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "12 images were done by earlier runs" in again.stdout
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = parquet.read_table(tmp_path / "found").to_pylist()
+    path = str(folder / "2.png")
+    assert [(row["x1"], row["score"], row["label"]) for row in rows if row["path"] == path] == [
+        (item.xyxy[0], item.score, item.label) for item in detector(path)
+    ]
+    other = command("images", "--out", "found", "--score", "0.7")
+    assert (other.returncode, other.stdout) == (2, "")
+    assert "found has the results of another job, which differs in score_threshold, rows" in other.stderr
+    assert command("images/text.jpg", "--out", "bad").returncode == 2
+
+
 PROGRAM = """
 import sys, ray_files
 from retinasdk.ray import detect_files
