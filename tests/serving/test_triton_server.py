@@ -14,12 +14,14 @@ import pytest
 import triton_server
 from paths import EXAMPLES
 from PIL import Image
+from recorded_case import FOLDER, RecordedCase
 
-from retinasdk import Detections, Detector
+from retinasdk import Detections, Detector, import_onnx
 from retinasdk.triton import export
 
 pytestmark = pytest.mark.skipif(triton_server.installed() is None, reason="nvidia-pytriton is not installed")
 NAME = "tiny"
+OUTPUTS = ("COUNT", "BOXES", "SCORES", "CLASS_IDS", "LABELS")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,12 @@ def connected(server: triton_server.TritonServer, over: str = "http") -> Any:
 
 
 def ask(
-    server: triton_server.TritonServer, *images: bytes | np.ndarray, over: str = "http", **parameters: Any
+    server: triton_server.TritonServer,
+    *images: bytes | np.ndarray,
+    over: str = "http",
+    model: str = NAME,
+    outputs: tuple[str, ...] = OUTPUTS,
+    **parameters: Any,
 ) -> dict[str, np.ndarray]:
     """The outputs for one request with these images, all of one kind."""
     if isinstance(images[0], bytes):
@@ -63,8 +70,8 @@ def ask(
         given = protocol(over).InferInput("PIXELS", tensor.shape, "UINT8")
     given.set_data_from_numpy(tensor)
     with connected(server, over) as client:
-        result = client.infer(NAME, [given], parameters=parameters or None)
-    return {name: result.as_numpy(name) for name in ("COUNT", "BOXES", "SCORES", "CLASS_IDS", "LABELS")}
+        result = client.infer(model, [given], parameters=parameters or None)
+    return {name: result.as_numpy(name) for name in outputs}
 
 
 def encoded(image: np.ndarray) -> bytes:
@@ -144,6 +151,24 @@ def batches(server: triton_server.TritonServer) -> dict[int, int]:
     with connected(server) as client:
         (model,) = client.get_inference_statistics(NAME)["model_stats"]
     return {int(item["batch_size"]): int(item["compute_infer"]["count"]) for item in model["batch_stats"]}
+
+
+def test_rotated_boxes(server: triton_server.TritonServer, repository: Path, tmp_path: Path) -> None:
+    """A small ODTK network, with pictures of the recordings."""
+    recording = RecordedCase.read(FOLDER / "odtk-rotated/default.json")
+    import_onnx(FOLDER / "odtk-rotated/default.onnx", tmp_path / "model.onnx", **recording.options)
+    export(tmp_path / "model.onnx", repository, name="turned")
+    with connected(server) as client:
+        client.load_model("turned")
+    with Detector(tmp_path / "model.onnx", device="cpu") as detector:
+        for picture in recording.pictures:
+            found = detector(picture.pixels())
+            assert len(found) > 0
+            answer = ask(server, picture.pixels(), model="turned", outputs=(*OUTPUTS, "ROTATED_BOXES"))
+            check(answer, found)
+            assert found.xywhr is not None
+            assert answer["ROTATED_BOXES"].tobytes() == found.xywhr.tobytes()
+            assert answer["ROTATED_BOXES"].shape == (1, len(found), 5)
 
 
 @pytest.mark.parametrize("over", ["http", "grpc"])
