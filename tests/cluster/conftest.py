@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from paths import ROOT, SUPPORT
+from paths import SUPPORT
+
+import retinasdk
 
 
 @pytest.fixture(scope="session")
@@ -15,8 +18,8 @@ def cluster() -> Iterator[Any]:
     """The module ray, connected."""
     ray = pytest.importorskip("ray")
     before = dict(os.environ)
-    # Workers import the package and tests/support, as the driver does.
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(SUPPORT)])
+    # Workers import the package that is tested, installed or not, and tests/support.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(retinasdk.__file__).parents[1]), str(SUPPORT)])
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(
         "local",

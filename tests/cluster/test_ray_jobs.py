@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from paths import ROOT, SUPPORT
 from PIL import Image
 
 from retinasdk import Detections, Detector, ImageError, Progress, Tiles
@@ -226,7 +225,7 @@ def test_a_killed_driver_is_continued(
     out, script = tmp_path / "out", tmp_path / "program.py"
     script.write_text(PROGRAM)
     address = cluster.get_runtime_context().gcs_address
-    environment = {**os.environ, "RAY_ADDRESS": address, "PYTHONPATH": f"{ROOT}{os.pathsep}{SUPPORT}"}
+    environment = {**os.environ, "RAY_ADDRESS": address}
     command = [sys.executable, script, folder, out, model_path]
     driver = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
