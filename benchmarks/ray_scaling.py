@@ -11,7 +11,6 @@ their start is in the time, and is measured apart by a job of one image for each
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import shutil
 import statistics
@@ -33,8 +32,6 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="default: one for each core")
     parser.add_argument("--turns", type=int, default=3)
     arguments = parser.parse_args()
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    logging.getLogger("ray").setLevel(logging.ERROR)
 
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as name:
