@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import retinasdk
@@ -59,7 +60,7 @@ def main() -> int:
                 return time.perf_counter() - start
 
         several = arguments.workers
-        cases = {
+        cases: dict[str, Callable[[], float]] = {
             "no Ray, 1 thread": alone,
             "1 worker": lambda: job(1, paths),
             f"{several} workers": lambda: job(several, paths),
