@@ -14,6 +14,10 @@ SUMMARIES = {
         "quantize": "convert a model to 8 bits for faster inference on the CPU",
         "build": "build a TensorRT engine for this machine's GPU",
     },
+    "Deploy": {
+        "triton": "export a model for NVIDIA Triton Inference Server",
+        "ray": "detect objects in many images on the machines of a Ray cluster",
+    },
     "Measure a model": {
         "eval": "compute COCO average precision on annotated images",
         "bench": "measure the speed of models, devices and input sizes",

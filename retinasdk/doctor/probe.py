@@ -249,6 +249,8 @@ QUESTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "torch": partial(_package, "torch", "torch"),
     "torchvision": partial(_package, "torchvision", "torchvision"),
     "av": partial(_package, "av", "av"),
+    "ray": partial(_package, "ray", "ray"),
+    "pyarrow": partial(_package, "pyarrow", "pyarrow"),
     "rosbags": partial(_package, "rosbags", "rosbags"),
     "supervision": partial(_package, "supervision", "supervision"),
     "trackers": partial(_package, "trackers", "trackers"),

@@ -13,7 +13,7 @@ from retinasdk._util.lazy import INSTALL, require
 from retinasdk.doctor.packages import EXTRAS, PACKAGES
 
 NOT_FOR_USERS = {"docs", "fuzz", "lint", "release", "test"}
-NOT_IN_ALL = {"all", "export", "gpu", *NOT_FOR_USERS}
+NOT_IN_ALL = {"all", "export", "gpu", "ray", *NOT_FOR_USERS}
 DISTRIBUTIONS = {"PIL": "pillow", "prometheus_client": "prometheus-client", "yaml": "pyyaml"}
 
 

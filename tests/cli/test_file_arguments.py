@@ -39,13 +39,16 @@ def _line(command: str, chosen: list[tuple[Any, Path]], folder: Path) -> list[st
     """A command line that has the chosen arguments and those that the command requires."""
     given = {action.dest for action, _ in chosen}
     required = [action for action in _COMMANDS[command]._actions if action.required and action.dest not in given]
-    values = [*chosen, *((action, folder / f"{action.dest}.onnx") for action in required)]
+    values = [
+        *((action, next(iter(action.choices or [folder / f"{action.dest}.onnx"]))) for action in required),
+        *chosen,
+    ]
     return [command, *(word for action, value in values for word in (*action.option_strings[-1:], str(value)))]
 
 
 def _written(output: Output, folder: Path) -> Path:
     """A file that the command writes, if this argument is given in this folder, and "picture.onnx" is detected in."""
-    names = {"report": "index.html", "out": "images_detections.jpg"}
+    names = {"report": "index.html", "out": "images_detections.jpg", "repository": "model/1/model.onnx"}
     return folder / names[output.dest] if output.is_folder else folder / "old.onnx"
 
 
@@ -73,6 +76,7 @@ def test_no_output_replaces_an_input(
     (tmp_path / "out").mkdir()
     (tmp_path / "images.onnx").write_text("a picture")  # what `_line` gives for the images of detect
     written = _written(output, tmp_path / "out")
+    written.parent.mkdir(parents=True, exist_ok=True)
     if given.dest == "labels":
         written = written.with_suffix(".txt")
     source = written if link == "same" else tmp_path / written.name
@@ -96,6 +100,7 @@ def test_no_output_replaces_another_one_or_an_older_file(
         folder = tmp_path / output.dest
         folder.mkdir()
         old = _written(output, folder)
+        old.parent.mkdir(parents=True, exist_ok=True)
         old.write_text("old")
         assert main(_line(command, [(output, folder if output.is_folder else old)], tmp_path)) == 2
         assert f"{old}: this file exists already; add --overwrite to replace it" in capsys.readouterr().err
