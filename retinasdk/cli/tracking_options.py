@@ -31,7 +31,7 @@ def add_tracking(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--track",
         action="store_true",
-        help="give each object a number that it keeps from frame to frame, by ByteTrack; the following options do so too",
+        help="give each object a number that it keeps from frame to frame, by ByteTrack, as do the options below",
     )
     group.add_argument(
         "--track-lost",

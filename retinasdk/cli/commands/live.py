@@ -50,11 +50,11 @@ def add_parser(commands: Any) -> None:
             ("Watch a camera in the browser", "retinasdk live /dev/video0 --web"),
             (
                 "Give each object a number, and write it with each detection",
-                "retinasdk live traffic.mp4 --track --csv -",
+                "retinasdk live clip.mp4 --track --csv -",
             ),
             (
                 "Count who crosses the middle of the picture in a network stream",
-                "retinasdk live rtsp://camera/stream --count-line 0,0.5,1,0.5 --jsonl found.jsonl",
+                "retinasdk live rtsp://camera/live --count-line 0,0.5,1,0.5 --jsonl -",
             ),
         ],
         notes=NOTE,
