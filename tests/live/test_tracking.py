@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pytest
 from live_world import Camera, World, number_of
 from paths import ROOT
+from people_film import write_people_film
 
 from retinasdk import Detections
 from retinasdk.cli.main import main
@@ -351,24 +352,7 @@ def test_an_object_has_the_color_of_its_number() -> None:
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two photos of people: one moves to the right, the other to the left and back, below each other."""
-    av = pytest.importorskip("av", reason="needs PyAV (retinasdk[video])")
-    from PIL import Image
-
-    photos = ROOT / "examples" / "photos" / "people"
-    astronaut = Image.open(photos / "astronaut.jpg").convert("RGB").resize((120, 120))
-    admiral = Image.open(photos / "grace_hopper.jpg").convert("RGB").resize((110, 128))
-    path = tmp_path_factory.mktemp("film") / "people.mp4"
-    with av.open(str(path), "w") as container:
-        output = container.add_stream("libx264", rate=10, options={"crf": "16"})
-        output.width, output.height, output.pix_fmt = 400, 264, "yuv420p"
-        for step in range(30):
-            picture = Image.new("RGB", (400, 264), (96, 104, 112))
-            picture.paste(astronaut, (20 + 8 * step, 4))
-            picture.paste(admiral, (20 + 16 * abs(15 - step), 132))
-            container.mux(output.encode(av.VideoFrame.from_image(picture)))
-        container.mux(output.encode(None))
-    return path
+    return write_people_film(tmp_path_factory.mktemp("film") / "people.mp4")
 
 
 def test_command_counts_people(film: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,9 +3,9 @@
 `retinasdk gstreamer install` makes it known to `gst-launch-1.0` and to every other program. A program in Python may
 register it for itself:
 
-    import gi
+    import gi  # type: ignore[import-not-found]  # of the distribution
     gi.require_version("Gst", "1.0")
-    from gi.repository import Gst
+    from gi.repository import Gst  # type: ignore[import-not-found]
     from retinasdk.live import gstreamer
 
     Gst.init(None)
@@ -22,13 +22,7 @@ The guide lists properties, metadata and messages. The modules of this package:
 
 from __future__ import annotations
 
-from retinasdk._util.lazy import require
-
-_PURPOSE = "the GStreamer element"
-_PACKAGES = (
-    "Python's bindings of GStreamer, which come with the distribution: apt install python3-gi python3-gst-1.0, and an "
-    "environment made with: python3 -m venv --system-site-packages"
-)
+from retinasdk.errors import MissingDependencyError
 
 
 def register() -> None:
@@ -39,10 +33,21 @@ def register() -> None:
     Raises:
         MissingDependencyError: If Python's bindings of GStreamer are missing.
     """
-    require("gi", _PURPOSE, package=_PACKAGES)
-    from retinasdk.live.gstreamer import element
+    try:
+        import gi  # type: ignore[import-not-found]  # of the distribution
 
-    element.register()
+        gi.require_version("Gst", "1.0")
+        from gi.repository import Gst  # type: ignore[import-not-found]
+    except (ImportError, ValueError) as error:
+        raise MissingDependencyError(
+            f"the GStreamer element needs Python's bindings of GStreamer, which cannot be imported ({error}); install "
+            "them: apt install python3-gi python3-gst-1.0, and make the environment of your program with: "
+            "python3 -m venv --system-site-packages"
+        ) from error
+    if Gst.ElementFactory.find("retinadetect") is None:  # GStreamer's loader may know it already.
+        from retinasdk.live.gstreamer import element
+
+        Gst.Element.register(None, element.NAME, Gst.Rank.NONE, element.RetinaDetect)
 
 
 __all__ = ["register"]

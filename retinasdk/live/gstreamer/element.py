@@ -14,12 +14,12 @@ import sys
 import time
 from typing import Any
 
-import gi
+import gi  # type: ignore[import-not-found]  # of the distribution
 
 gi.require_version("Gst", "1.0")
 gi.require_version("GstBase", "1.0")
 gi.require_version("GstVideo", "1.0")
-from gi.repository import GObject, Gst, GstBase, GstVideo  # noqa: E402
+from gi.repository import GObject, Gst, GstBase, GstVideo  # type: ignore[import-not-found]  # noqa: E402
 
 NAME = "retinadetect"
 # Of the environment that installed the element: Python's (major, minor), and its path.
@@ -37,6 +37,8 @@ _COPIED = (
 )
 _WHOLE = 2**64 - 1
 _NONE = Gst.CLOCK_TIME_NONE
+# From GStreamer 1.26 on, Python cannot change an answer, for the reason of Note [Writable buffers].
+_CAN_ANSWER = Gst.version() < (1, 26)
 _MARGIN = 1.2  # Of the latency that is reported, over the longest time that a frame has taken.
 
 
@@ -107,7 +109,7 @@ class RetinaDetect(GstBase.BaseTransform):  # type: ignore[misc]
         self._options = {name: values[-2] for name, values in _PROPERTIES.items()}
         self._worker: Any = None
         self._info: Any = None
-        self._latency_ns = 0
+        self._latency_ns = -1
         self.set_qos_enabled(True)
         self.sinkpad.add_probe(Gst.PadProbeType.EVENT_DOWNSTREAM | Gst.PadProbeType.EVENT_FLUSH, self._on_event)
         self.srcpad.add_probe(Gst.PadProbeType.QUERY_UPSTREAM | Gst.PadProbeType.PULL, self._on_answer)
@@ -133,7 +135,7 @@ class RetinaDetect(GstBase.BaseTransform):  # type: ignore[misc]
             return self._fail(Gst.LibraryError.quark(), Gst.LibraryError.INIT, _import_advice(error))
         except Exception as error:
             return self._fail(Gst.ResourceError.quark(), Gst.ResourceError.SETTINGS, str(error))
-        self._latency_ns = 0
+        self._latency_ns = -1
         return True
 
     def do_stop(self) -> bool:
@@ -201,16 +203,19 @@ class RetinaDetect(GstBase.BaseTransform):  # type: ignore[misc]
     # -- latency, events, errors ---------------------------------------------------------------------------------------
 
     def _took(self, nanoseconds: int) -> None:
-        if nanoseconds > self._latency_ns:
+        if self._latency_ns < 0:  # The first frame is slower than all others.
+            self._latency_ns = 0
+        elif nanoseconds > self._latency_ns:
             self._latency_ns = int(nanoseconds * _MARGIN)
             self.post_message(Gst.Message.new_latency(self))
 
     def _on_answer(self, _: Any, info: Any) -> Any:
         """Adds the time that a frame takes to the latency that elements before this one report."""
         query = info.get_query()
-        if query.type == Gst.QueryType.LATENCY:
+        if query.type == Gst.QueryType.LATENCY and _CAN_ANSWER:
             is_live, least, most = query.parse_latency()
-            query.set_latency(is_live, least + self._latency_ns, most if most == _NONE else most + self._latency_ns)
+            own = max(self._latency_ns, 0)
+            query.set_latency(is_live, least + own, most if most == _NONE else most + own)
         return Gst.PadProbeReturn.OK
 
     def _on_event(self, _: Any, info: Any) -> Any:
@@ -248,12 +253,6 @@ def _import_advice(error: ImportError) -> str:
             f"compiled modules work with one version only; {advice}"
         )
     return f"retinasdk cannot be imported by the Python {ours} that GStreamer runs ({error}); {advice}"
-
-
-def register() -> None:
-    """Registers the element for this process, unless it is known already."""
-    if Gst.ElementFactory.find(NAME) is None:
-        Gst.Element.register(None, NAME, Gst.Rank.NONE, RetinaDetect)
 
 
 GObject.type_register(RetinaDetect)

@@ -22,11 +22,12 @@ PACKED = {
     **dict.fromkeys(("xRGB", "ARGB"), (4, (1, 2, 3))),
     **dict.fromkeys(("xBGR", "ABGR"), (4, (3, 2, 1))),
 }
+_IN_PAIRS = ((1, 0), (1, 1))
 # Of 4:2:0: the type of a sample, and the planes of Cb and Cr, each with the position in its pairs if it has pairs.
 _PLANAR: dict[str, tuple[type, tuple[tuple[int, int | None], tuple[int, int | None]]]] = {
-    "NV12": (np.uint8, ((1, 0), (1, 1))),
+    "NV12": (np.uint8, _IN_PAIRS),
     "NV21": (np.uint8, ((1, 1), (1, 0))),
-    "P010_10LE": (np.uint16, ((1, 0), (1, 1))),
+    "P010_10LE": (np.uint16, _IN_PAIRS),
     "I420": (np.uint8, ((1, None), (2, None))),
     "YV12": (np.uint8, ((2, None), (1, None))),
 }
@@ -64,7 +65,7 @@ class Layout:
         """
         if self.format in PACKED:
             size, positions = PACKED[self.format]
-            pixels = self._rows(memory, 0, self.height, self.width, np.uint8, size)
+            pixels: npt.NDArray[np.uint8] = self._rows(memory, 0, self.height, self.width, np.uint8, size)
             return pixels if self.format == "RGB" else np.ascontiguousarray(pixels[..., positions])
         luma = self._rows(memory, 0, self.height, self.width, self._sample)[..., 0]
         if self.format == "GRAY8":
@@ -89,13 +90,14 @@ class Layout:
         """Returns (H / 2, W / 2, 2): Cb, then Cr."""
         height, width = self.height // 2, self.width // 2
         sample, places = _PLANAR[self.format]
+        if places == _IN_PAIRS:
+            return self._rows(memory, 1, height, width, sample, 2)
         planes = [
             self._rows(memory, plane, height, width, sample, 1 if position is None else 2)[..., position or 0]
             for plane, position in places
         ]
-        if self.format in ("NV12", "P010_10LE"):
-            return self._rows(memory, 1, height, width, sample, 2)
-        return np.stack(planes, axis=-1)
+        pairs: npt.NDArray[Any] = np.stack(planes, axis=-1)
+        return pairs
 
     def _rows(
         self, memory: Any, plane: int, height: int, width: int, sample: type, samples: int = 1
@@ -103,4 +105,5 @@ class Layout:
         """Returns the pixels of a plane, (height, width, samples), in place."""
         item = np.dtype(sample).itemsize
         strides = (self.strides[plane], samples * item, item)
-        return np.ndarray((height, width, samples), sample, memory, self.offsets[plane], strides)
+        rows: npt.NDArray[Any] = np.ndarray((height, width, samples), sample, memory, self.offsets[plane], strides)
+        return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retinasdk.tiling.grid import TilesOption
+from retinasdk.tiling.grid import Tiles, TilesOption
 
 
 def score_of(text: str) -> float | dict[str, float] | None:
@@ -36,4 +36,4 @@ def tiles_of(text: str) -> TilesOption:
         return text.strip() or None  # type: ignore[return-value]
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise ValueError(f"tiles must be pixels such as 640, 480x640 (height x width), or auto; got {text!r}")
-    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+    return Tiles(int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1])))

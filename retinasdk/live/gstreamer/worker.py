@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gi.repository import Gst, GstVideo
+import numpy as np
+from gi.repository import Gst, GstVideo  # type: ignore[import-not-found]  # of the distribution
 
 from retinasdk import Detections, Detector
 from retinasdk.drawing import draw_detections
 from retinasdk.live.gstreamer.frames import Layout
 from retinasdk.live.gstreamer.options import classes_of, score_of, tiles_of
-from retinasdk.live.gstreamer.results import add_metadata, message_text
+from retinasdk.live.gstreamer.results import add_analytics, add_regions
 from retinasdk.live.tracking import ByteTrack, Tracker
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 _MATRICES = {
     GstVideo.VideoColorMatrix.BT601: "bt601",
     GstVideo.VideoColorMatrix.BT709: "bt709",
     GstVideo.VideoColorMatrix.BT2020: "bt2020",
 }
+_KNOWN_TRACKS = 1000  # Of more objects, it is forgotten when the first ones were seen.
 _FULL_RANGE = 1  # GST_VIDEO_COLOR_RANGE_0_255, which is no name in Python
 
 
@@ -42,9 +47,10 @@ class Worker:
         self._layout: Layout | None = None
         self._shown: Detections | None = None
         self._count = 0
+        self._first_seen: dict[int, int] = {}  # Of tracked objects: the time in nanoseconds.
         try:
-            self._detector.warmup()
-            self._call_options()
+            # As a frame is detected later, so that a wrong property is reported now.
+            self._detect(np.zeros((480, 640, 3), np.uint8))
         except BaseException:
             self.close()
             raise
@@ -92,7 +98,7 @@ class Worker:
             copy: A buffer with the same pixels, which may be changed.
 
         Returns:
-            The text for a message, or None if nothing was detected in this frame, see the property `every`.
+            The detections as JSON, or None if it was not the turn of this frame, see the property `every`.
         """
         assert self._layout is not None
         layout = _placed(self._layout, buffer)
@@ -102,27 +108,36 @@ class Worker:
             with buffer.map(Gst.MapFlags.READ) as mapped:
                 image = layout.rgb(mapped.data)
                 # Without the image: its memory is mapped only here.
-                found = replace(self._detector(image, tiles=self._tiles, **self._call_options()), image=None)
+                found = self._detect(image)
                 del image
             if self._tracker is not None:
                 time_s = None if buffer.pts == Gst.CLOCK_TIME_NONE else buffer.pts / Gst.SECOND
                 found = self._tracker.update(found, time_s, (layout.height, layout.width))
-            add_metadata(copy, found, layout.width, layout.height)
+                self._note_first_seen(found, buffer.pts)
+            size = layout.height, layout.width
+            add_regions(copy, found, size)
+            add_analytics(copy, found, size, self._first_seen)
             self._shown = found
         if self._options["draw"] and self._shown is not None and len(self._shown):
             with copy.map(Gst.MapFlags.READ | Gst.MapFlags.WRITE) as mapped:
-                layout.paint(mapped.data, _drawn(layout.rgb(mapped.data), self._shown))
-        return message_text(found) if is_turn else None
+                layout.paint(mapped.data, np.asarray(draw_detections(layout.rgb(mapped.data), self._shown)))
+        return found.to_json() if is_turn else None
 
-    def _call_options(self) -> dict[str, Any]:
+    def _note_first_seen(self, found: Detections, pts: int) -> None:
+        for item in found:
+            if item.track is not None:
+                self._first_seen.setdefault(item.track, pts)
+        for track in list(self._first_seen)[:-_KNOWN_TRACKS]:
+            del self._first_seen[track]
+
+    def _detect(self, image: npt.NDArray[np.uint8]) -> Detections:
+        """Returns what is in an image, without the image, whose memory is mapped for a short time only."""
         score, classes = score_of(self._options["score"]), classes_of(self._options["classes"])
-        return {"score_threshold": score, "classes": classes}
-
-
-def _drawn(image: Any, found: Detections) -> Any:
-    import numpy as np
-
-    return np.asarray(draw_detections(image, found))
+        try:
+            found = self._detector(image, score_threshold=score, classes=classes, tiles=self._tiles)
+        except ValueError as error:
+            raise ValueError(str(error).replace("score_threshold", "score")) from error
+        return replace(found, image=None)
 
 
 def _placed(layout: Layout, buffer: Any) -> Layout:
