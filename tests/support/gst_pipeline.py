@@ -8,6 +8,7 @@ pipeline. The element comes from GST_PLUGIN_PATH, or from the package with --reg
 """
 
 import argparse
+import itertools
 import json
 import sys
 
@@ -41,12 +42,12 @@ class Run:
 
     def on_sample(self, sink):
         sample = sink.emit("pull-sample")
-        buffer, caps = sample.get_buffer(), sample.get_caps().get_structure(0)
+        buffer, info = sample.get_buffer(), GstVideo.VideoInfo.new_from_caps(sample.get_caps())
         if self.options.keep is not None:
             with buffer.map(Gst.MapFlags.READ) as mapped, open(f"{self.options.keep}{self.number}", "wb") as file:
                 file.write(bytes(mapped.data))
-        size = [caps.get_value("height"), caps.get_value("width")]
-        self.tell(frame=buffer.pts, format=caps.get_string("format"), size=size, regions=list(regions(buffer)))
+        entry = {"frame": buffer.pts, "format": info.finfo.name, "size": [info.height, info.width]}
+        self.tell(**entry, regions=list(regions(buffer)), analytics=analytics(buffer))
         if self.options.late and not self.is_late:
             self.is_late = True
             event = Gst.Event.new_qos(Gst.QOSType.UNDERFLOW, 2.0, int(self.options.late * Gst.SECOND), 0)
@@ -58,8 +59,8 @@ class Run:
         if self.is_pushing:
             return Gst.PadProbeReturn.OK
         buffer, extra = info.get_buffer(), self.options.pad
-        caps = pad.get_current_caps().get_structure(0)
-        height, width = caps.get_value("height"), caps.get_value("width")
+        frame = GstVideo.VideoInfo.new_from_caps(pad.get_current_caps())
+        height, width = frame.height, frame.width
         with buffer.map(Gst.MapFlags.READ) as mapped:
             data = bytes(mapped.data)
         stride, row = len(data) // height, 3 * width
@@ -90,7 +91,7 @@ class Run:
                 if not seeks:
                     query = Gst.Query.new_latency()
                     self.detect.get_static_pad("src").query(query)
-                    self.tell(message="eos", latency=query.parse_latency()[1])
+                    self.tell(message="eos", latency=query.parse_latency()[1], version=list(Gst.version())[:2])
                     break
                 seeks -= 1
                 self.pipeline.seek_simple(Gst.Format.TIME, Gst.SeekFlags.FLUSH | Gst.SeekFlags.ACCURATE, 0)
@@ -115,6 +116,30 @@ def regions(buffer):
         values = {name: detection.get_value(name) for name in names}
         yield {"region": [meta.x, meta.y, meta.w, meta.h], "type": GLib.quark_to_string(meta.roi_type), **values}
         number += 1
+
+
+def analytics(buffer):
+    """[label, x, y, width, height, score, track or None] of each object, or None if GStreamer has no such metadata."""
+    try:
+        gi.require_version("GstAnalytics", "1.0")
+    except ValueError:
+        return None
+    from gi.repository import GstAnalytics
+
+    relations = GstAnalytics.buffer_get_analytics_relation_meta(buffer)
+    found = []
+    for number in itertools.count():
+        is_object, item = relations.get_od_mtd(number)
+        is_track, track = relations.get_tracking_mtd(number)
+        if is_object:
+            _, x, y, width, height, score = item.get_location()
+            found.append([GLib.quark_to_string(item.get_obj_type()), x, y, width, height, score, None])
+        elif is_track:  # of the object before it
+            assert relations.get_relation(number - 1, number) & GstAnalytics.RelTypes.RELATE_TO
+            found[-1][-1] = track.get_info()[1]
+        else:
+            break
+    return found
 
 
 def main():

@@ -41,6 +41,7 @@ class Worker:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._options = options
+        self._draws = options["draw"]
         self._tiles = tiles_of(options["tiles"])
         self._tracker = Tracker(ByteTrack(lost_s=options["track-lost"])) if options["track"] else None
         self._detector = Detector(options["model"] or None, device=options["device"] or "auto")
@@ -118,7 +119,7 @@ class Worker:
             add_regions(copy, found, size)
             add_analytics(copy, found, size, self._first_seen)
             self._shown = found
-        if self._options["draw"] and self._shown is not None and len(self._shown):
+        if self._draws and self._shown is not None and len(self._shown):
             with copy.map(Gst.MapFlags.READ | Gst.MapFlags.WRITE) as mapped:
                 layout.paint(mapped.data, np.asarray(draw_detections(layout.rgb(mapped.data), self._shown)))
         return found.to_json() if is_turn else None
