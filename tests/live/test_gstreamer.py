@@ -293,6 +293,17 @@ def test_another_python(environment: dict[str, str], plugins: Path, tmp_path: Pa
     assert f"/usr/bin/python{ours} -m venv ~/retinasdk-gst" in done.stderr
 
 
+def test_a_package_is_missing(environment: dict[str, str], plugins: Path, tmp_path: Path) -> None:
+    file = plugins / "python" / "retinadetect.py"
+    (tmp_path / "python").mkdir()
+    (tmp_path / "python" / file.name).write_text(file.read_text() + "\nsys.modules['supervision'] = None\n")
+    done = launch(
+        {**environment, "GST_PLUGIN_PATH": str(tmp_path)}, "videotestsrc ! retinadetect track=true ! fakesink"
+    )
+    assert done.returncode != 0
+    assert f"pip install 'retinasdk[supervision]' (in the environment {sys.prefix})" in done.stderr
+
+
 # -- making it known ---------------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,8 @@ of retinasdk before the element starts: so the element is always listed, and tel
 
 Note [Writable buffers]: a buffer that Python sees has one owner more, and GStreamer changes only what has a single
 owner. So no buffer is changed in place. The base class gets another one for output: a copy with metadata. It shares the
-pixels, unless boxes are drawn.
+pixels, unless boxes are drawn. The element has no method `do_transform`, so the base class lets the elements on both
+sides agree on memory and strides as if it were not there.
 """
 
 from __future__ import annotations
@@ -129,10 +130,13 @@ class RetinaDetect(GstBase.BaseTransform):  # type: ignore[misc]
         try:
             _check_python()
             from retinasdk.live.gstreamer.worker import Worker
-
-            self._worker = Worker(self._options)
         except ImportError as error:
             return self._fail(Gst.LibraryError.quark(), Gst.LibraryError.INIT, _import_advice(error))
+        try:
+            self._worker = Worker(self._options)
+        except ImportError as error:  # A package that a property needs. The text has the command that installs it.
+            text = f"{error} (in the environment {installed_for[1]})" if installed_for is not None else str(error)
+            return self._fail(Gst.LibraryError.quark(), Gst.LibraryError.INIT, text)
         except Exception as error:
             return self._fail(Gst.ResourceError.quark(), Gst.ResourceError.SETTINGS, str(error))
         self._latency_ns = -1
@@ -160,11 +164,6 @@ class RetinaDetect(GstBase.BaseTransform):  # type: ignore[misc]
             return self._fail(Gst.StreamError.quark(), Gst.StreamError.FORMAT, str(error))
         return True
 
-    def do_propose_allocation(self, _: Any, query: Any) -> bool:
-        """Tells that rows of frames may have any stride."""
-        query.add_allocation_meta(GstVideo.video_meta_api_get_type(), None)
-        return True
-
     # -- frames --------------------------------------------------------------------------------------------------------
 
     def do_prepare_output_buffer(self, buffer: Any) -> tuple[Any, Any]:
@@ -182,18 +181,13 @@ class RetinaDetect(GstBase.BaseTransform):  # type: ignore[misc]
         self._took(int((time.monotonic() - start) * Gst.SECOND))
         return Gst.FlowReturn.OK, copy
 
-    def do_transform(self, *_: Any) -> Any:
-        """Does nothing more: the output buffer is complete."""
-        return Gst.FlowReturn.OK
-
     def _message(self, buffer: Any, detections: str) -> Any:
-        structure = Gst.Structure.new_empty(NAME)
-        values = [
-            ("timestamp", buffer.pts),
-            ("stream-time", self.segment.to_stream_time(Gst.Format.TIME, buffer.pts)),
-            ("running-time", self.segment.to_running_time(Gst.Format.TIME, buffer.pts)),
-        ]
-        for name, nanoseconds in values:
+        structure, segment = Gst.Structure.new_empty(NAME), self.segment
+        times = {"timestamp": buffer.pts, "stream-time": _NONE, "running-time": _NONE}
+        if segment.format == Gst.Format.TIME and buffer.pts != _NONE:
+            times["stream-time"] = segment.to_stream_time(segment.format, buffer.pts)
+            times["running-time"] = segment.to_running_time(segment.format, buffer.pts)
+        for name, nanoseconds in times.items():
             structure.set_value(name, GObject.Value(GObject.TYPE_UINT64, nanoseconds))
         structure.set_value("width", self._info.width)
         structure.set_value("height", self._info.height)

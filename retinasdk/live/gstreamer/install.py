@@ -111,7 +111,10 @@ def check(folder: Path) -> str:
     found = _inspected(ELEMENT, environment)
     if found.returncode != 0:
         said = (found.stderr or found.stdout).strip().splitlines()[-8:]
-        raise OSError("GStreamer does not find the element. It said:\n  " + "\n  ".join(said))
+        raise OSError(
+            "GStreamer does not find the element; make it known with: retinasdk gstreamer install. It said: "
+            + " ".join(said)
+        )
     return "\n".join(found.stdout.strip().splitlines()[:6])
 
 
