@@ -19,23 +19,23 @@ def add_parser(commands: Any) -> None:
         description="Makes the element 'retinadetect', which detects objects in a pipeline, known to GStreamer, and "
         "checks that GStreamer finds it. GStreamer needs its loader for elements in Python.",
         examples=[
-            ("Install what GStreamer needs on Debian or Ubuntu", "apt install gstreamer1.0-python3-plugin-loader"),
-            ("Make the element known to GStreamer", "retinasdk gstreamer install"),
             (
-                "Detect in a test picture, and print what was found",
-                "gst-launch-1.0 -m videotestsrc num-buffers=1 ! retinadetect ! fakesink",
+                "Make the element known to GStreamer, and detect in a test picture",
+                "retinasdk gstreamer install\ngst-launch-1.0 -m videotestsrc num-buffers=1 ! retinadetect ! fakesink",
             ),
+            ("Write it to a folder for all users", "retinasdk gstreamer install --folder /opt/gstreamer"),
         ],
         takes_long=False,
     )
-    parser.add_argument(
+    element = parser.add_argument_group("Element")
+    element.add_argument(
         "action",
         choices=("install", "check", "remove"),
         help="install: write the file that GStreamer looks for, and check; check: ask GStreamer; remove: delete it",
     )
-    parser.add_argument(
+    element.add_argument(
         "--folder",
-        type=Path,
+        type=_folder,
         default=install.default_folder(),
         metavar="DIR",
         help="folder of plugins; another one than the default must be in GST_PLUGIN_PATH; default: "
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
         MissingDependencyError: GStreamer or its loader is missing.
         OSError: The file cannot be written, or GStreamer does not find the element.
     """
-    folder = arguments.folder.expanduser().absolute()
+    folder = arguments.folder
     if arguments.action == "remove":
         removed = install.remove(folder)
         print_text(f"there is no element in {folder}" if removed is None else f"deleted {removed}")
@@ -61,3 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     print_text(install.check(folder))
     if folder != install.default_folder():
         print_text(f"GStreamer finds the element where this is set:\n  export GST_PLUGIN_PATH={folder}")
+
+
+def _folder(text: str) -> Path:
+    return Path(text).expanduser().absolute()
