@@ -47,6 +47,7 @@ if not REQUIRED and not has_gstreamer():
         allow_module_level=True,
     )
 
+pytestmark = pytest.mark.heavy
 PHOTO = f"filesrc location={PHOTOS / 'people' / 'astronaut.jpg'} ! jpegdec ! videoconvert ! videoscale"
 SMALL = "video/x-raw,width=326,height=246"  # rows of 978 bytes in RGB, which GStreamer fills up to 980
 OUT = "retinadetect name=detect {} ! appsink name=out sync=false"
