@@ -42,6 +42,7 @@ class Detection:
         class_id: Index of the class in the model's labels.
         label: Name of the class.
         xywhr: Rotated box (center x, center y, width, height, angle), see `Detections.xywhr`. None without rotation.
+        track: Number of the object, which it keeps from frame to frame, see `Detections.tracks`. None if it has none.
     """
 
     xyxy: tuple[float, float, float, float]
@@ -49,6 +50,7 @@ class Detection:
     class_id: int
     label: str
     xywhr: tuple[float, float, float, float, float] | None = None
+    track: int | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -85,6 +87,8 @@ class Detections:
             original image, or None if the model detects upright boxes. The angle is in radians and turns the width
             axis clockwise as seen on the screen, from the x axis towards the y axis, which points down. Its range is
             that of the model's framework. `xyxy` are the enclosing boxes.
+        tracks: (n,) int64, read-only: the number of each object, which it keeps from frame to frame, or -1 for an
+            object that has none yet. None if objects are not tracked, see `retinasdk.stream(..., tracker=...)`.
 
     Raises:
         ValueError: If the arrays do not fit together.
@@ -99,10 +103,13 @@ class Detections:
     timing: Mapping[str, float] = field(default_factory=dict)
     channel_order: ChannelOrder = "rgb"
     xywhr: npt.NDArray[np.float32] | None = None
+    tracks: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         arrays: list[tuple[str, Any]] = [("xyxy", np.float32), ("scores", np.float32), ("class_ids", np.int32)]
-        for name, dtype in arrays if self.xywhr is None else [*arrays, ("xywhr", np.float32)]:
+        for name, dtype in [*arrays, ("xywhr", np.float32), ("tracks", np.int64)]:
+            if getattr(self, name) is None:
+                continue
             array = np.array(getattr(self, name), dtype=dtype)  # a copy: nobody else may change it later
             array.setflags(write=False)
             object.__setattr__(self, name, array)
@@ -113,6 +120,8 @@ class Detections:
             raise ValueError(f"Detections needs xyxy (n, 4), scores (n,) and class_ids (n,); got {shapes}")
         if self.xywhr is not None and self.xywhr.shape != (count, 5):
             raise ValueError(f"xywhr must be (n, 5) for n = {count} objects; got {self.xywhr.shape}")
+        if self.tracks is not None and self.tracks.shape != (count,):
+            raise ValueError(f"tracks must be (n,) for n = {count} objects; got {self.tracks.shape}")
         if count and not 0 <= int(self.class_ids.min()) <= int(self.class_ids.max()) < len(self.labels):
             raise ValueError(f"class_ids must be 0 to {len(self.labels) - 1}; got {np.unique(self.class_ids)}")
 
@@ -136,7 +145,8 @@ class Detections:
         """Joins detections of one image that have the same labels, best first.
 
         Nothing is suppressed: use `retinasdk.fuse` to merge overlapping boxes of several models.
-        The result keeps the image of the first part if all parts have the same one.
+        The result keeps the image of the first part if all parts have the same one, and the tracks if all parts have
+        them.
 
         Raises:
             ValueError: If there is no part, or the labels differ.
@@ -156,7 +166,9 @@ class Detections:
         class_ids = np.concatenate([part.class_ids for part in parts])
         rotated = [part.xywhr for part in parts if part.xywhr is not None]
         xywhr = np.concatenate(rotated)[order] if rotated else None
-        joined = cls(xyxy[order], scores[order], class_ids[order], first.labels, xywhr=xywhr)
+        numbers = [part.tracks for part in parts if part.tracks is not None]
+        tracks = np.concatenate(numbers)[order] if len(numbers) == len(parts) else None
+        joined = cls(xyxy[order], scores[order], class_ids[order], first.labels, xywhr=xywhr, tracks=tracks)
         if all(part.image is first.image for part in parts):
             joined._attach(first.image, first.image_size, {}, first.channel_order)
         return joined
@@ -224,9 +236,17 @@ class Detections:
                 class_id = int(self.class_ids[index])
                 x1, y1, x2, y2 = self.xyxy[index].tolist()
                 xywhr = None if self.xywhr is None else tuple(self.xywhr[index].tolist())
-                return Detection((x1, y1, x2, y2), float(self.scores[index]), class_id, self.labels[class_id], xywhr)
-            xywhr = None if self.xywhr is None else self.xywhr[index]
-            part = Detections(self.xyxy[index], self.scores[index], self.class_ids[index], self.labels, xywhr=xywhr)
+                track = None if self.tracks is None or self.tracks[index] < 0 else int(self.tracks[index])
+                score, label = float(self.scores[index]), self.labels[class_id]
+                return Detection((x1, y1, x2, y2), score, class_id, label, xywhr, track)
+            part = Detections(
+                self.xyxy[index],
+                self.scores[index],
+                self.class_ids[index],
+                self.labels,
+                xywhr=None if self.xywhr is None else self.xywhr[index],
+                tracks=None if self.tracks is None else self.tracks[index],
+            )
         except IndexError as error:
             raise IndexError(f"{error}; there are {len(self)} detections") from None
         return part._attach(self.image, self.image_size, self.timing, self.channel_order)
@@ -240,24 +260,25 @@ class Detections:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Detections):
             return NotImplemented
-        pairs = [(self.xyxy, other.xyxy), (self.scores, other.scores), (self.class_ids, other.class_ids)]
-        if self.xywhr is not None and other.xywhr is not None:
-            pairs.append((self.xywhr, other.xywhr))
-        is_alike = self.labels == other.labels and (self.xywhr is None) == (other.xywhr is None)
-        return is_alike and all(np.array_equal(mine, theirs) for mine, theirs in pairs)
+        names = ("xyxy", "scores", "class_ids", "xywhr", "tracks")
+        pairs = [(getattr(self, name), getattr(other, name)) for name in names]
+        return self.labels == other.labels and all(
+            mine is theirs if mine is None or theirs is None else np.array_equal(mine, theirs) for mine, theirs in pairs
+        )
 
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Through the constructor, so that copies are read-only too. The image may be large, or an open file.
         values = (self.xyxy, self.scores, self.class_ids, self.labels, None, self.image_size, dict(self.timing))
-        return type(self), (*values, "rgb", self.xywhr)
+        return type(self), (*values, "rgb", self.xywhr, self.tracks)
 
     def __repr__(self) -> str:
         if not len(self):
             return "Detections(empty)"
         shown = [
-            f"  {item.label} {item.score:.2f} at ({item.xyxy[0]:.0f}, {item.xyxy[1]:.0f})-"
+            ("  " if item.track is None else f"  #{item.track} ")
+            + f"{item.label} {item.score:.2f} at ({item.xyxy[0]:.0f}, {item.xyxy[1]:.0f})-"
             f"({item.xyxy[2]:.0f}, {item.xyxy[3]:.0f})"
             + (f", turned by {math.degrees(item.xywhr[4]):.0f} degrees" if item.xywhr is not None else "")
             for item in self[:10]
@@ -290,16 +311,17 @@ class Detections:
         """
         factor = np.float32(scale)
         xywhr = None if self.xywhr is None else self.xywhr * np.array([scale, scale, scale, scale, 1], np.float32)
-        return Detections(self.xyxy * factor, self.scores, self.class_ids, self.labels, xywhr=xywhr)
+        return Detections(self.xyxy * factor, self.scores, self.class_ids, self.labels, xywhr=xywhr, tracks=self.tracks)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Returns a dictionary with "label", "class_id", "score" and "xyxy" for each object, ready for JSON.
 
-        Rotated boxes also have "xywhr".
+        Rotated boxes also have "xywhr", and tracked objects "track", which is None for an object without a number.
         """
         return [
             {"label": item.label, "class_id": item.class_id, "score": item.score, "xyxy": list(item.xyxy)}
             | ({} if item.xywhr is None else {"xywhr": list(item.xywhr)})
+            | ({} if self.tracks is None else {"track": item.track})
             for item in self
         ]
 
@@ -327,7 +349,7 @@ class Detections:
         """Returns the objects as `supervision.Detections`, for its trackers, zones and annotators.
 
         Sets copies as xyxy, confidence, class_id and data["class_name"]; of rotated boxes also data["xyxyxyxy"], the
-        corners (n, 4, 2), which its annotators and its rotated IoU use.
+        corners (n, 4, 2), which its annotators and its rotated IoU use; of tracked objects also tracker_id.
 
         Raises:
             MissingDependencyError: If supervision is not installed (`pip install 'retinasdk[supervision]'`).
@@ -337,6 +359,7 @@ class Detections:
             xyxy=self.xyxy.copy(),
             confidence=self.scores.copy(),
             class_id=self.class_ids.astype(int),
+            tracker_id=None if self.tracks is None else self.tracks.copy(),
             data={"class_name": self.names} | ({} if self.xywhr is None else {"xyxyxyxy": self.polygons}),
         )
 
@@ -347,7 +370,8 @@ class Detections:
     def to_pandas(self) -> Any:
         """Returns a `pandas.DataFrame` with the columns label, class_id, score, x1, y1, x2, y2; one row per object.
 
-        Rotated boxes have further columns: center_x, center_y, width, height, angle.
+        Rotated boxes have further columns: center_x, center_y, width, height, angle. Tracked objects have "track", -1
+        for an object without a number.
 
         Raises:
             MissingDependencyError: If pandas is not installed.
@@ -359,6 +383,8 @@ class Detections:
         if self.xywhr is not None:
             named = enumerate(("center_x", "center_y", "width", "height", "angle"))
             columns.update({name: self.xywhr[:, axis].copy() for axis, name in named})
+        if self.tracks is not None:
+            columns["track"] = self.tracks.copy()
         return pandas.DataFrame(columns)
 
     def crop(self, image: ImageInput | None = None) -> list[npt.NDArray[np.uint8]]:

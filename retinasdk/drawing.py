@@ -52,6 +52,8 @@ class _Detections(Protocol):
     def xywhr(self) -> npt.NDArray[np.float32] | None: ...
     @property
     def polygons(self) -> npt.NDArray[np.float32]: ...
+    @property
+    def tracks(self) -> npt.NDArray[np.int64] | None: ...
 
 
 def class_color(class_id: int) -> tuple[int, int, int]:
@@ -133,7 +135,8 @@ def draw_detections(image: ImageInput, detections: _Detections, *, tracks: Seque
     Args:
         image: The image, as `Detector` accepts it.
         detections: What to draw, in pixels of that image.
-        tracks: A track id for each detection, -1 for none. A track has a color of its own, and "#id" before its name.
+        tracks: A number for each object, -1 for none. An object with a number has a color of its own, and "#number"
+            before its name. Defaults to `detections.tracks`.
 
     Returns:
         A new RGB Pillow image.
@@ -147,7 +150,9 @@ def draw_detections(image: ImageInput, detections: _Detections, *, tracks: Seque
     count = len(detections.scores)
     line = line_width(picture.size)
     font = LabelFont(font_size(picture.size, 0.6 if count > _MANY else 1.0))
-    ids = [-1] * count if tracks is None else list(tracks)
+    if tracks is None:
+        tracks = [-1] * count if detections.tracks is None else detections.tracks.tolist()
+    ids = list(tracks)
     colors = [class_color(int(c if t < 0 else t)) for c, t in zip(detections.class_ids, ids, strict=True)]
     order = np.argsort(-detections.scores, kind="stable")  # highest first
 

@@ -7,6 +7,7 @@ SUMMARIES = {
         "detect": "detect objects in images and folders of images",
         "live": "detect objects in live or recorded video",
         "models": "list the models that come with retinasdk",
+        "gstreamer": "make the element retinadetect known to GStreamer",
     },
     "Prepare a model": {
         "import": "convert a RetinaNet ONNX file that a framework exported",

@@ -37,7 +37,12 @@ _COLUMNS = ("source", "index", "time_s", "label", "score", "x1", "y1", "x2", "y2
 
 
 def open_sinks(
-    arguments: argparse.Namespace, source: Source, zones: Zones | None, stack: contextlib.ExitStack
+    arguments: argparse.Namespace,
+    source: Source,
+    zones: Zones | None,
+    stack: contextlib.ExitStack,
+    *,
+    is_tracked: bool,
 ) -> Iterator[Sink]:
     """Opens the outputs that the arguments ask for.
 
@@ -46,6 +51,7 @@ def open_sinks(
         source: Where the frames come from.
         zones: The zones to draw, if objects are counted.
         stack: Closes the outputs.
+        is_tracked: Whether objects are tracked.
 
     Yields:
         Each output.
@@ -58,7 +64,7 @@ def open_sinks(
     if arguments.jsonl is not None:
         yield functools.partial(_write_json, _LineFile(arguments.jsonl, stack))
     if arguments.csv is not None:
-        yield _csv(arguments.csv, zones, stack)
+        yield _csv(arguments.csv, zones, stack, is_tracked=is_tracked)
     if arguments.web is not None:
         yield _web(arguments, stack)
     if arguments.save is None and not arguments.show:
@@ -72,8 +78,7 @@ def open_sinks(
 
     def mark(frame: Frame, counts: Counts | None) -> bool:
         found = Detections.empty(()) if frame.detections is None else frame.detections
-        tracks = None if counts is None or frame.detections is None else counts.tracks.tolist()
-        picture = draw_detections(frame.image, found, tracks=tracks)
+        picture = draw_detections(frame.image, found)
         if counts is not None and zones is not None:
             draw_counts(picture, zones, counts)
         return False not in [show(frame, picture) for show in shows]
@@ -141,14 +146,12 @@ def _write_json(file: _LineFile, frame: Frame, counts: Counts | None) -> bool:
     entry = frame.to_dict()
     if counts is not None:
         entry.update(counts.to_dict())
-        for found, track in zip(entry["detections"] or [], counts.tracks.tolist(), strict=True):
-            found["track"] = None if track < 0 else track
     file.write(json.dumps(entry))
     return True
 
 
-def _csv(target: str, zones: Zones | None, stack: contextlib.ExitStack) -> Sink:
-    """Writes a row per detection; if objects are counted, also its track and the names of the zones it is in."""
+def _csv(target: str, zones: Zones | None, stack: contextlib.ExitStack, *, is_tracked: bool) -> Sink:
+    """Writes a row per detection; of tracked objects, also the number, and the names of the zones they are in."""
     file = _LineFile(target, stack)
     has_head = False
 
@@ -160,16 +163,17 @@ def _csv(target: str, zones: Zones | None, stack: contextlib.ExitStack) -> Sink:
     def write(frame: Frame, counts: Counts | None) -> bool:
         nonlocal has_head
         if not has_head:
-            add([*_COLUMNS, "track", "zones"] if zones is not None else _COLUMNS)
+            add([*_COLUMNS, *(["track"] if is_tracked else []), *(["zones"] if zones is not None else [])])
             has_head = True
         time_s = frame.captured_s if frame.time_s is None else frame.time_s
         for number, item in enumerate(frame.detections if frame.detections is not None else ()):
             row: list[object] = [frame.source, frame.index, f"{time_s:.3f}", item.label, f"{item.score:.4f}"]
             row += [f"{edge:.2f}" for edge in item.xyxy]
+            if is_tracked:
+                row.append("" if item.track is None else item.track)
             if counts is not None and zones is not None:
-                track = int(counts.tracks[number])
                 inside = [zone.name for zone, is_in in zip(zones.zones, counts.in_zone[number], strict=True) if is_in]
-                row += ["" if track < 0 else track, ";".join(inside)]
+                row.append(";".join(inside))
             add(row)
         return True
 

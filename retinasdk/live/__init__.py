@@ -26,11 +26,13 @@ from retinasdk.live.sources import (
     Video,
 )
 from retinasdk.live.streaming import Stream, stream
+from retinasdk.live.tracking import ByteTrack, Tracker
 
 __all__ = [
     "Animation",
     "Arrays",
     "Bottleneck",
+    "ByteTrack",
     "Camera",
     "Clock",
     "CorruptFrameError",
@@ -50,6 +52,7 @@ __all__ = [
     "StateChange",
     "Stream",
     "StreamError",
+    "Tracker",
     "Video",
     "bounded",
     "every",

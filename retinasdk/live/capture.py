@@ -31,11 +31,13 @@ class Waiting:
         raw: The frame as the source delivered it.
         index: Its number in the source, from 0.
         captured_s: When it was captured, in seconds of the clock.
+        connection: How many times the source had been opened again before.
     """
 
     raw: RawFrame
     index: int
     captured_s: float
+    connection: int = 0
 
 
 class Capture:
@@ -87,6 +89,7 @@ class Capture:
         self._captured = self._processed = self._dropped = self._failed = 0
         self._is_alone = is_alone
         self._attempt = 0  # how many connections in a row have failed without a frame
+        self._connection = 0  # how many times it was opened again
         self._lost_s: float | None = None  # when the connection was lost
         self.thread = clock.thread(self._run, f"retinasdk live {name}")
 
@@ -206,6 +209,7 @@ class Capture:
             text = f"{self.name}: {_text(lost)}; trying again in {wait_s:.1f} s (attempt {self._attempt})"
             self._log.log(logging.WARNING, "lost", text)
             self._tell("reconnecting", error=lost, attempt=self._attempt, wait_s=wait_s)
+            self._connection += 1
             self._sleep_until(self._clock.now() + wait_s)
 
     def _read(self) -> None:
@@ -263,7 +267,8 @@ class Capture:
         with self._changed:
             if self._stopped:
                 return
-            self._dropped += self._policy.admit(self._line, Waiting(raw, self._captured, self._clock.now()))
+            waiting = Waiting(raw, self._captured, self._clock.now(), self._connection)
+            self._dropped += self._policy.admit(self._line, waiting)
             self._captured += 1
             self._changed.notify_all()
 

@@ -53,6 +53,7 @@ class Frame:
             frames, use the stream in a `with` statement.
         live: Whether the source is a camera or a network stream. False for files and iterators, which end.
         progress: How much of the recording has been read, from 0 to 1. None if the source does not know its length.
+        connection: How many times the source had been opened again before this frame: 0 until it reconnects.
     """
 
     image: npt.NDArray[np.uint8]
@@ -66,6 +67,7 @@ class Frame:
     error: Exception | None = None
     live: bool = True
     progress: float | None = None
+    connection: int = 0
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -78,8 +80,8 @@ class Frame:
 
         Returns:
             A dictionary with "source", "index", "time_s", "captured_s", "age_s", "width", "height", "detections" (the
-            list of `Detections.to_dicts`, or None), "error" ("ValueError: the message", or None), "counters", "live"
-            and "progress".
+            list of `Detections.to_dicts`, or None), "error" ("ValueError: the message", or None), "counters", "live",
+            "progress" and "connection".
         """
         return {
             "source": self.source,
@@ -94,6 +96,7 @@ class Frame:
             "counters": asdict(self.counters),
             "live": self.live,
             "progress": self.progress,
+            "connection": self.connection,
         }
 
 

@@ -98,7 +98,7 @@ def detection_array(detections: Detections, header: Any, types: Mapping[str, Any
 
     Each detection has one hypothesis, with the class label as `class_id` and the score. Boxes are in pixels of the
     image, as center and size; `theta` is the angle of rotated boxes, else 0. The pose of the hypothesis is not
-    estimated: position and covariance are zero.
+    estimated: position and covariance are zero. `id` is the number of a tracked object, else empty.
 
     Args:
         detections: The detections in an image.
@@ -125,6 +125,7 @@ def detection_array(detections: Detections, header: Any, types: Mapping[str, Any
         pose_estimate = make("geometry_msgs/msg/PoseWithCovariance", pose=zero_pose, covariance=np.zeros(36))
         result = make("vision_msgs/msg/ObjectHypothesisWithPose", hypothesis=hypothesis, pose=pose_estimate)
         box = make("vision_msgs/msg/BoundingBox2D", center=pose, size_x=width, size_y=height)
-        return make("vision_msgs/msg/Detection2D", header=header, results=[result], bbox=box, id="")
+        track = "" if item.track is None else str(item.track)
+        return make("vision_msgs/msg/Detection2D", header=header, results=[result], bbox=box, id=track)
 
     return make(ARRAY_TYPE, header=header, detections=[one(item) for item in detections])

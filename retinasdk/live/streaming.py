@@ -9,7 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from retinasdk.live.capture import Capture
 from retinasdk.live.clock import Clock
@@ -22,6 +22,10 @@ from retinasdk.live.overlap import Overlap
 from retinasdk.live.policies import Playback, Policy, RateCap, as_policy
 from retinasdk.live.reconnect import Reconnect, StateChange
 from retinasdk.live.sources import DECODERS, as_source
+from retinasdk.live.tracking import Tracker, TrackerOption
+
+if TYPE_CHECKING:
+    from retinasdk.detections import Detections
 
 _LOGGER = logging.getLogger("retinasdk.live")
 _CLOSE_S = 15.0  # Longer than any source of this package blocks, except a GStreamer pipeline.
@@ -40,6 +44,7 @@ def stream(
     max_failures: int = 10,
     decoder: str = DECODERS[0],
     on_state: Callable[[StateChange], object] | None = None,
+    tracker: TrackerOption | None = None,
     clock: Clock | None = None,
 ) -> Stream:
     """Detects objects in the frames of a source as they arrive.
@@ -97,6 +102,9 @@ def stream(
             `NvdecVideo`. With "nvdec", the detector must run on the GPU.
         on_state: A function that is called with each `StateChange` of a source, in the source's thread. It should
             return quickly, because the source is not read meanwhile. An exception that it raises is logged.
+        tracker: Gives each object a number that it keeps from frame to frame, in `Detections.tracks`. "bytetrack", a
+            `ByteTrack` with options, or another tracker, see `Tracker`. Each source has a tracker of its own, which
+            starts anew when the source reconnects. Default: objects are not tracked. Needs the extra `supervision`.
         clock: Only for tests, which pass a simulated clock.
 
     Returns:
@@ -150,6 +158,7 @@ def stream(
         clock=clock,
         changed=changed,
         metrics=metrics,
+        trackers={} if tracker is None else {name: Tracker(tracker) for name, _ in named},
     )
 
 
@@ -203,8 +212,10 @@ class Stream:
         clock: Clock,
         changed: threading.Condition,
         metrics: Metrics,
+        trackers: dict[str, Tracker],
     ) -> None:
         self.metrics = metrics
+        self._trackers = trackers
         self._captures = captures
         self._detection = Detection(detector, several=several, clock=clock, changed=changed, metrics=metrics)
         # A frame that waits for the GPU could no longer be replaced by a newer one.
@@ -344,7 +355,6 @@ class Stream:
             raise StreamError("; ".join(map(str, errors))) from errors[0]
 
     def _hand_over(self, done: Done) -> Frame:
-        now = self._clock.now()
         capture, index, captured_s = done.capture, done.waiting.index, done.waiting.captured_s
         error = done.result if isinstance(done.result, Exception) else None
         with self._changed:
@@ -357,6 +367,8 @@ class Stream:
                 raise StreamError(
                     f"the detector failed on {self._failures} frames in a row, the last time with: {error}"
                 ) from error
+        detections = self._tracked(done)
+        now = self._clock.now()
         self.metrics.wait.add(done.taken_s - captured_s)
         self.metrics.hand_over.add(now - done.done_s)
         self.metrics.age.add(now - captured_s)
@@ -364,7 +376,7 @@ class Stream:
         self._handed_over_s = now
         return Frame(
             image=done.image,  # type: ignore[arg-type]  # see Frame.image
-            detections=None if isinstance(done.result, Exception) else done.result,
+            detections=detections,
             source=capture.name,
             index=index,
             captured_s=captured_s,
@@ -374,6 +386,23 @@ class Stream:
             error=error,
             live=capture.live,
             progress=done.waiting.raw.progress,
+            connection=done.waiting.connection,
+        )
+
+    def _tracked(self, done: Done) -> Detections | None:
+        """Returns the detections of a frame, with tracks if they are wanted, or None if the detector failed."""
+        if isinstance(done.result, Exception):
+            return None
+        tracker = self._trackers.get(done.capture.name)
+        if tracker is None:
+            return done.result
+        height, width = done.image.shape[:2]
+        return tracker.follow(
+            done.result,
+            (height, width),
+            index=done.waiting.index,
+            time_s=done.waiting.captured_s if done.capture.live else done.waiting.raw.time_s,
+            connection=done.waiting.connection,
         )
 
     def __reduce__(self) -> NoReturn:

@@ -285,7 +285,7 @@ def test_the_help_of_a_command(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     # Only what all commands have stands outside the groups, and everything is explained.
     titles = {group.title: [action.dest for action in group._group_actions] for group in parser._action_groups}
     assert titles.pop("positional arguments") == []
-    quiet = [] if name in ("doctor", "models", "triton") else ["quiet"]
+    quiet = [] if name in ("doctor", "gstreamer", "models", "triton") else ["quiet"]
     assert titles.pop("options") == ["help", "verbose", *quiet]
     assert titles
     assert all(action.help for action in parser._actions)

@@ -27,21 +27,11 @@ from retinasdk.cli.file_arguments import Input, Output, add_overwrite
 from retinasdk.cli.live_sinks import METRICS_TOKEN, WEB_TOKEN, given_token, open_sinks
 from retinasdk.cli.output import print_text
 from retinasdk.cli.progress import Display
+from retinasdk.cli.tracking_options import NOTE, add_tracking, tracker_of, zones_of
 from retinasdk.live import Frame, Reconnect, Stream, stream
 from retinasdk.live.counting import Counter, Counts
 from retinasdk.live.sources import DECODERS, as_source
 from retinasdk.live.web.address import DEFAULT
-from retinasdk.live.zones import Zones
-
-_ZONES_NOTE = """\
-example of a zones file, in pixels of a picture of 768 x 432 (width x height):
-  {"size": [768, 432],
-   "zones": [{"name": "table", "classes": ["person"],
-              "polygon": [[330, 80], [600, 80], [600, 430], [330, 430]]}],
-   "lines": [{"name": "door", "from": [0, 300], "to": [768, 300]}]}
-An object that crosses a line to the left, as seen along it from 'from' to
-'to', counts as in; to the right, as out. Without "size", numbers are shares
-of the width and height, from 0 to 1. "classes" is optional."""
 
 
 def add_parser(commands: Any) -> None:
@@ -59,11 +49,15 @@ def add_parser(commands: Any) -> None:
             ),
             ("Watch a camera in the browser", "retinasdk live /dev/video0 --web"),
             (
-                "Count people who cross a line in a network stream",
-                "retinasdk live rtsp://camera/stream --zones zones.json --csv -",
+                "Give each object a number, and write it with each detection",
+                "retinasdk live clip.mp4 --track --csv -",
+            ),
+            (
+                "Count who crosses the middle of the picture in a network stream",
+                "retinasdk live rtsp://camera/live --count-line 0,0.5,1,0.5 --jsonl -",
             ),
         ],
-        notes=_ZONES_NOTE,
+        notes=NOTE,
     )
     video = parser.add_argument_group("Input")
     video.add_argument(
@@ -112,17 +106,7 @@ def add_parser(commands: Any) -> None:
     detection = parser.add_argument_group("Detection")
     add_model(detection)
     add_filters(detection)
-    counting = parser.add_argument_group("Tracking and counting", "Needs pip install 'retinasdk[supervision]'.")
-    counting.add_argument(
-        "--track", action="store_true", help="give each object a number that it keeps from frame to frame"
-    )
-    counting.add_argument(
-        "--zones",
-        action=Input,
-        type=Path,
-        metavar="FILE.json",
-        help="track objects, and count them in the zones and across the lines of this file; see the example below",
-    )
+    add_tracking(parser)
     output = parser.add_argument_group("Output")
     output.add_argument(
         "--jsonl",
@@ -195,9 +179,7 @@ def run(arguments: argparse.Namespace) -> None:
             raise ValueError("--decoder nvdec decodes into GPU memory, which --device cpu cannot read; leave one out")
         device = "cuda"
     source = as_source(arguments.source, arguments.decoder)
-    zones = Zones() if arguments.track else None
-    if arguments.zones is not None:
-        zones = Zones.load(arguments.zones)
+    tracker, zones = tracker_of(arguments), zones_of(arguments)
     if arguments.jsonl == arguments.csv == "-":
         raise ValueError("--jsonl and --csv cannot both go to standard output")
     tiles = tiles_of(arguments)
@@ -223,12 +205,13 @@ def run(arguments: argparse.Namespace) -> None:
                 max_fps=arguments.max_fps,
                 deadline_s=arguments.deadline,
                 reconnect=Reconnect(attempts=arguments.attempts, first_attempts=arguments.first_attempts),
+                tracker=tracker,
             )
         )
         if arguments.metrics is not None:
             _serve_metrics(arguments, frames, stack)
         # Opened last, and closed first.
-        sinks = list(open_sinks(arguments, source, zones, stack))
+        sinks = list(open_sinks(arguments, source, zones, stack, is_tracked=tracker is not None))
         counts, found = None, _Found()
         file = sys.stderr if "-" in (arguments.jsonl, arguments.csv) else sys.stdout
         stack.callback(_print_summary, frames, found, file)
