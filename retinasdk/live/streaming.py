@@ -374,6 +374,7 @@ class Stream:
             error=error,
             live=capture.live,
             progress=done.waiting.raw.progress,
+            tag=done.waiting.raw.tag,
         )
 
     def __reduce__(self) -> NoReturn:
