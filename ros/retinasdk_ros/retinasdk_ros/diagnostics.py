@@ -19,16 +19,20 @@ class Diagnostics:
     Args:
         node: The node.
         hardware_id: What the status is about: the model and the device.
-        topic: The topic of the images.
         facts: Values that do not change.
+
+    Attributes:
+        counters: Returns the counters of the stream.
+        topic: The topic of the images.
     """
 
-    def __init__(self, node: Any, hardware_id: str, topic: str, facts: dict[str, str]) -> None:
+    def __init__(self, node: Any, hardware_id: str, facts: dict[str, str]) -> None:
         self.counters: Callable[[], Counters] = Counters
-        self._node, self._hardware_id, self._topic, self._facts = node, hardware_id, topic, facts
+        self.topic = ""
+        self._node, self._hardware_id, self._facts = node, hardware_id, facts
         self._lock = threading.Lock()
         self._latency = Histogram()
-        self._published = self._before = 0
+        self._published = self._published_before = self._received_before = 0
         self._error = ""
         self._is_failing = False
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -56,16 +60,17 @@ class Diagnostics:
         with self._lock:
             latency, self._latency = self._latency, Histogram()
             seconds, self._since = (now - self._since).nanoseconds / 1e9, now
-            rate = (self._published - self._before) / seconds if seconds > 0 else 0.0
-            self._before = self._published
-            published, error = self._published, self._error
+            rate = (self._published - self._published_before) / seconds if seconds > 0 else 0.0
+            published, self._published_before = self._published, self._published
+            error = self._error
             is_failing, self._is_failing = self._is_failing, False
         counters = self.counters()
         level, text = DiagnosticStatus.OK, f"{rate:.1f} images/s"
         if is_failing:
             level, text = DiagnosticStatus.WARN, error
-        elif not rate:
-            level, text = DiagnosticStatus.WARN, f"nothing was detected in: no image on {self._topic} in the last second"
+        elif counters.captured == self._received_before:
+            level, text = DiagnosticStatus.WARN, f"no image arrived on {self.topic} in the last second"
+        self._received_before = counters.captured
         values = {
             "rate (1/s)": f"{rate:.2f}",
             **{

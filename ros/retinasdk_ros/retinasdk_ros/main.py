@@ -12,6 +12,7 @@ from typing import Any
 
 import rclpy
 from geometry_msgs.msg import Point, Pose, PoseWithCovariance, Quaternion
+from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
@@ -110,16 +111,17 @@ def run(node: Any, executor: SingleThreadedExecutor, stop: Stop) -> None:
     with Detector(values["model"], device=values["device"]) as detector:
         settings = Settings(node, detector, values)
         facts = {"model": str(detector.model_path), "device": detector.device}
-        diagnostics = Diagnostics(node, f"{detector.model_path.stem} on {detector.device}", values["image_topic"], facts)
+        diagnostics = Diagnostics(node, f"{detector.model_path.stem} on {detector.device}", facts)
         output = Output(node, values, diagnostics)
         topic = Topic(node, values, subscription_qos(values), diagnostics.failed)
+        diagnostics.topic = topic.subscription.topic_name
         stop.ends(topic)
         policy = bounded(values["depth"]) if values["policy"] == "all" else latest()
         spinning = threading.Thread(target=executor.spin, name="executor", daemon=True)
         with stream(topic, settings, policy=policy) as frames:
             diagnostics.counters = lambda: frames.counters[topic.name]
             spinning.start()
-            node.get_logger().info(f"detecting in {topic.subscription.topic_name} on {detector.device}")
+            node.get_logger().info(f"detecting in {diagnostics.topic} on {detector.device}")
             for frame in frames:
                 if stop.is_set:
                     break
@@ -141,7 +143,7 @@ def main() -> None:
     status = 0
     try:
         run(node, executor, stop)
-    except (RetinaSdkError, OSError, ValueError) as error:
+    except (RetinaSdkError, ParameterException, OSError, ValueError) as error:
         node.get_logger().fatal(str(error))
         status = 1
     finally:

@@ -105,7 +105,6 @@ class Settings:
         self._score: float = values["score"]
         self._tiles: int | None = values["tiles"] or None
         self._classes = self._checked(values["classes"])
-        self.calls_at_once = detector.calls_at_once
         node.add_on_set_parameters_callback(self._set)
 
     def __call__(self, image: Any) -> Any:
