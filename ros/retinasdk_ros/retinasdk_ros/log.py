@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 _MOST = 1000  # kinds of messages
+_REPEATS = re.compile(r" \(\d+ similar messages were not logged\)$")  # what retinasdk adds
 
 
 class OnceLog(logging.Handler):
@@ -34,7 +35,7 @@ class OnceLog(logging.Handler):
             text: The message.
             is_error: Whether it is an error, not a warning.
         """
-        kind = re.sub(r"\d+", "#", text)
+        kind = re.sub(r"\d+", "#", _REPEATS.sub("", text))
         if kind in self._known or len(self._known) >= _MOST:
             return
         self._known.add(kind)
