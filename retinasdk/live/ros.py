@@ -62,7 +62,7 @@ def detection_array(detections: Detections, header: Any, types: Mapping[str, Any
         detections: The detections in an image.
         header: The `std_msgs/msg/Header` of the image message.
         types: The message classes by name, {"vision_msgs/msg/Detection2D": class, ...}: `typestore().types`, or the
-            classes of rclpy, as in `examples/ros2_node.py`.
+            classes of ROS, as in `ros/retinasdk_ros/retinasdk_ros/main.py`.
     """
 
     def make(name: str, **fields: Any) -> Any:

@@ -86,7 +86,7 @@ YUV = {
 def test_yuv(encoding: str) -> None:
     down, right = YUV[encoding]
     luma = noise(HEIGHT, WIDTH)
-    blue, red = (noise(2, HEIGHT // down, WIDTH // right))
+    blue, red = noise(2, HEIGHT // down, WIDTH // right)
     rows = yuv_rows(encoding, luma, blue, red)
     full = [plane.repeat(down, axis=0).repeat(right, axis=1) for plane in (blue, red)]
     wanted = bt601(luma, *full)
@@ -100,7 +100,8 @@ def test_yuv(encoding: str) -> None:
         planes = [rows[:HEIGHT], rows[HEIGHT:].reshape(-1, per_row)]
         widths = (4, 8 if encoding == "nv24" else 4)
         padded_planes = [
-            np.concatenate([plane, noise(len(plane), extra)], axis=1) for plane, extra in zip(planes, widths, strict=True)
+            np.concatenate([plane, noise(len(plane), extra)], axis=1)
+            for plane, extra in zip(planes, widths, strict=True)
         ]
         both = np.concatenate([plane.reshape(-1) for plane in padded_planes]).reshape(-1, WIDTH + 4)
         np.testing.assert_array_equal(picture_of(message(encoding, both)), found)
@@ -112,7 +113,7 @@ def test_yuv_is_what_opencv_gives(encoding: str) -> None:
     cv2 = pytest.importorskip("cv2")
     down, right = YUV[encoding]
     luma = noise(HEIGHT, WIDTH, low=16, high=236)
-    blue, red = (noise(2, HEIGHT // down, WIDTH // right, low=16, high=241))
+    blue, red = noise(2, HEIGHT // down, WIDTH // right, low=16, high=241)
     rows = yuv_rows(encoding, luma, blue, red)
     names = {"nv12": "NV12", "nv21": "NV21", "yuyv": "YUY2", "yuv422_yuy2": "YUY2", "uyvy": "UYVY", "yuv422": "UYVY"}
     pixels = rows if encoding.startswith("nv") else rows.reshape(HEIGHT, WIDTH, 2)

@@ -23,7 +23,7 @@ USED = ("std_msgs", "geometry_msgs", "builtin_interfaces")
 
 
 def generate(folder: Path) -> None:
-    """Writes sources in C, C++ and Python. The command `rosidl generate` refuses PyPI's packages: each is there twice."""
+    """Writes sources in C, C++ and Python. `rosidl generate` would refuse PyPI's packages, which register twice."""
     os.environ["AMENT_PREFIX_PATH"] = sys.prefix
     from rosidl_adapter.cli import TranslateMsgToIDL
     from rosidl_generator_c.cli import GenerateC

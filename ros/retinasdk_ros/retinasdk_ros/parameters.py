@@ -35,7 +35,7 @@ PARAMETERS = {
     "transport": Parameter("raw", "Type of the images.", choices=("raw", "compressed")),
     "policy": Parameter(
         "latest",
-        "Images that arrive during a detection: 'latest' keeps the newest, 'all' keeps up to 'depth', then drops the oldest.",
+        "Images that arrive during a detection: 'latest' keeps the newest; 'all' keeps 'depth', then drops the oldest.",
         choices=("latest", "all"),
     ),
     "reliability": Parameter(
