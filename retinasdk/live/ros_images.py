@@ -90,8 +90,8 @@ def _rows(message: Any, row_bytes: int, count: int) -> npt.NDArray[np.uint8]:
     data = np.asarray(message.data, np.uint8)
     if data.size != count * message.step or message.step < row_bytes:
         raise ImageError(
-            f"the image message cannot be decoded: {message.width} x {message.height} pixels in {message.encoding} with "
-            f"{message.step} bytes per row ('step'), do not fit {data.size} bytes; check that its data is complete"
+            f"the image message cannot be decoded: {message.width} x {message.height} pixels in {message.encoding} "
+            f"with {message.step} bytes per row ('step') do not fit {data.size} bytes; check that its data is complete"
         )
     return data.reshape(count, message.step)
 
