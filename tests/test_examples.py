@@ -74,7 +74,7 @@ def test_none_is_forgotten() -> None:
         "filter_classes.py",
     }
     elsewhere = {"export_other_frameworks.py": "convert/test_export_torch.py"}  # wants torch
-    elsewhere |= dict.fromkeys(("bag_in_bag_out.py", "count_in_video.py", "ros2_node.py"), "live/test_examples.py")
+    elsewhere |= dict.fromkeys(("bag_in_bag_out.py", "count_in_video.py"), "live/test_examples.py")
     elsewhere["triton_client.py"] = "serving/test_triton_server.py"  # wants a Triton server
     assert names == tested | set(elsewhere)
     for name, test in elsewhere.items():

@@ -54,6 +54,8 @@ class Frame:
         live: Whether the source is a camera or a network stream. False for files and iterators, which end.
         progress: How much of the recording has been read, from 0 to 1. None if the source does not know its length.
         connection: How many times the source had been opened again before this frame: 0 until it reconnects.
+        tag: What the source attached to the frame, `RawFrame.tag`. The sources of this package attach nothing, except
+            `RosBag`, which attaches the `std_msgs/msg/Header` of the message.
     """
 
     image: npt.NDArray[np.uint8]
@@ -68,6 +70,7 @@ class Frame:
     live: bool = True
     progress: float | None = None
     connection: int = 0
+    tag: Any = None
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -76,7 +79,7 @@ class Frame:
         return int(shape[0]), int(shape[1])
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns all fields except the pixels as plain Python values, ready for JSON.
+        """Returns all fields except the pixels and the tag as plain Python values, ready for JSON.
 
         Returns:
             A dictionary with "source", "index", "time_s", "captured_s", "age_s", "width", "height", "detections" (the

@@ -11,24 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retinasdk._util.lazy import require
-from retinasdk.errors import ImageError
-from retinasdk.images import as_rgb
+from retinasdk.live.ros_images import picture_of
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
     from retinasdk.detections import Detections
+
+__all__ = ["ARRAY_TYPE", "PICTURE_TYPES", "detection_array", "picture_of", "typestore"]
 
 PICTURE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 ARRAY_TYPE = "vision_msgs/msg/Detection2DArray"
-# Bytes per pixel, and the positions of red, green and blue in them.
-_ENCODINGS = {
-    "rgb8": (3, (0, 1, 2)),
-    "bgr8": (3, (2, 1, 0)),
-    "rgba8": (4, (0, 1, 2)),
-    "bgra8": (4, (2, 1, 0)),
-    "mono8": (1, (0, 0, 0)),
-}
 # The fields of vision_msgs 4 (ROS 2 Humble and later), which rosbags does not include.
 _FIELDS = {
     "Point2D": "float64 x\nfloat64 y",
@@ -60,39 +51,6 @@ def typestore() -> Any:
     return store
 
 
-def picture_of(message: Any) -> npt.NDArray[np.uint8]:
-    """Returns the pixels of an image message.
-
-    Args:
-        message: A `sensor_msgs/msg/Image` with the encoding rgb8, bgr8, rgba8, bgra8 (alpha is ignored) or mono8; or a
-            `sensor_msgs/msg/CompressedImage`, which Pillow decodes.
-
-    Returns:
-        (H, W, 3) uint8, RGB, a copy.
-
-    Raises:
-        ImageError: If the encoding is not supported, or the data does not match the size in the message.
-    """
-    compressed = hasattr(message, "format")
-    if not compressed and message.encoding not in _ENCODINGS:
-        raise ImageError(
-            f"image encoding {message.encoding!r} is not supported; publish one of {', '.join(_ENCODINGS)}"
-        )
-    try:
-        return as_rgb(bytes(message.data)) if compressed else _uncompressed(message)
-    except ImageError:
-        raise
-    except Exception as error:  # Pillow and NumPy raise many kinds of errors for malformed data.
-        raise ImageError(f"the image message cannot be decoded: {error}; check that its data is complete") from error
-
-
-def _uncompressed(message: Any) -> npt.NDArray[np.uint8]:
-    size, channels = _ENCODINGS[message.encoding]
-    rows = np.asarray(message.data, np.uint8).reshape(message.height, message.step)
-    pixels = rows[:, : message.width * size].reshape(message.height, message.width, size)
-    return as_rgb(np.ascontiguousarray(pixels[..., list(channels)]))  # Refuses images without pixels.
-
-
 def detection_array(detections: Detections, header: Any, types: Mapping[str, Any]) -> Any:
     """Returns detections as a `vision_msgs/msg/Detection2DArray` (vision_msgs 4, ROS 2 Humble and later).
 
@@ -104,7 +62,7 @@ def detection_array(detections: Detections, header: Any, types: Mapping[str, Any
         detections: The detections in an image.
         header: The `std_msgs/msg/Header` of the image message.
         types: The message classes by name, {"vision_msgs/msg/Detection2D": class, ...}: `typestore().types`, or the
-            classes of rclpy, as in `examples/ros2_node.py`.
+            classes of ROS, as in `ros/retinasdk_ros/retinasdk_ros/main.py`.
     """
 
     def make(name: str, **fields: Any) -> Any:

@@ -387,6 +387,7 @@ class Stream:
             live=capture.live,
             progress=done.waiting.raw.progress,
             connection=done.waiting.connection,
+            tag=done.waiting.raw.tag,
         )
 
     def _tracked(self, done: Done) -> Detections | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -270,59 +269,3 @@ def test_damaged_messages_are_image_errors(store: Any, damage: str) -> None:
         message.data = message.data[: len(message.data) // 2]
     with pytest.raises(ImageError):
         picture_of(message)
-
-
-class Ros:
-    """Stands in for rclpy: keeps what the node made, and spins through messages."""
-
-    def __init__(self, parameters: dict[str, Any], incoming: list[Any]) -> None:
-        self.parameters, self.incoming = parameters, incoming
-        self.published: list[Any] = []
-        self.warnings: list[str] = []
-        self.callbacks: list[Any] = []
-
-    def install(self, monkeypatch: pytest.MonkeyPatch, store: Any) -> None:
-        node = types.SimpleNamespace(
-            declare_parameter=lambda name, default: types.SimpleNamespace(value=self.parameters.get(name, default)),
-            create_publisher=lambda kind, topic, depth: types.SimpleNamespace(publish=self.published.append),
-            create_subscription=lambda kind, topic, call, qos: self.callbacks.append((kind, topic, call, qos)),
-            get_logger=lambda: types.SimpleNamespace(warning=lambda text, **_: self.warnings.append(text)),
-            destroy_node=lambda: None,
-        )
-        modules: dict[str, Any] = {
-            "rclpy": {
-                "init": lambda: None,
-                "create_node": lambda name: node,
-                "spin": lambda _: [call(item) for item in self.incoming for _, _, call, _ in self.callbacks],
-                "try_shutdown": lambda: None,
-            },
-            "rclpy.qos": {
-                "QoSProfile": types.SimpleNamespace,
-                "ReliabilityPolicy": types.SimpleNamespace(BEST_EFFORT="best effort"),
-            },
-        }
-        for package in ("geometry_msgs", "sensor_msgs", "vision_msgs"):
-            prefix = f"{package}/msg/"
-            names = {name.removeprefix(prefix): kind for name, kind in store.types.items() if name.startswith(prefix)}
-            modules |= {package: {}, f"{package}.msg": names}
-        for name, content in modules.items():
-            module = ModuleType(name)
-            vars(module).update(content)
-            monkeypatch.setitem(sys.modules, name, module)
-
-
-def test_the_node(
-    load: Load, store: Any, model_path: Path, detector: Detector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As far as it goes without ROS: each picture's detections are published with its header; a bad one is told."""
-    pictures = [blocks(90, 120, seed=number) for number in range(3)]
-    messages = [image_of(store, picture, number) for number, picture in enumerate(pictures)]
-    messages[1].encoding = "yuv422"
-    ros = Ros({"model": str(model_path), "score": 0.3}, messages)
-    ros.install(monkeypatch, store)
-    load("ros2_node").main()
-    assert [(topic, qos.depth) for _, topic, _, qos in ros.callbacks] == [("image", 1)]
-    for number, message in zip((0, 2), ros.published, strict=True):
-        check_array(message, detector(pictures[number], score_threshold=0.3), number)
-    assert len(ros.warnings) == 1
-    assert "image encoding 'yuv422' is not supported" in ros.warnings[0]

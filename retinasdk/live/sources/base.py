@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -25,11 +25,13 @@ class RawFrame:
         time_s: The time of the frame in the recording, in seconds. None if the source has no times.
         progress: How much of the recording has been read with this frame, from 0 to 1. None if the source does not
             know its length.
+        tag: Anything that belongs to the frame, such as the header of its message. It comes back as `Frame.tag`.
     """
 
     rgb: Callable[[], npt.NDArray[np.uint8] | DeviceFrame]
     time_s: float | None = None
     progress: float | None = None
+    tag: Any = None
 
 
 class Source(Protocol):

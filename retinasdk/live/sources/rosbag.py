@@ -16,9 +16,9 @@ from retinasdk.live.sources.base import RawFrame
 class RosBag:
     """The images of one topic of a ROS 2 bag. It needs the extra `rosbag`.
 
-    Messages are of type `sensor_msgs/msg/Image`, with the encoding rgb8, bgr8, rgba8, bgra8 (alpha is ignored) or
-    mono8, or `sensor_msgs/msg/CompressedImage`. `Frame.time_s` is the time at which the bag recorded the message, in
-    seconds since 1970. A message that cannot be decoded is counted as a failed frame.
+    Messages are of type `sensor_msgs/msg/Image`, in the encodings of `retinasdk.live.ros.picture_of`, or
+    `sensor_msgs/msg/CompressedImage`. `Frame.time_s` is the time at which the bag recorded the message, in seconds
+    since 1970, and `Frame.tag` its header. A message that cannot be decoded is counted as a failed frame.
 
     Args:
         path: The folder of the bag, which contains metadata.yaml.
@@ -86,10 +86,12 @@ class RosBag:
         self._read += 1
         connection, time_ns, raw = entry
         try:
-            image = picture_of(self._reader.deserialize(raw, connection.msgtype))
+            message = self._reader.deserialize(raw, connection.msgtype)
+            image = picture_of(message)
         except Exception as error:  # The parser may raise anything for malformed data.
             raise CorruptFrameError(f"a message cannot be read: {error}") from error
-        return RawFrame(lambda: image, time_ns / 1e9, min(self._read / self._count, 1.0) if self._count else None)
+        progress = min(self._read / self._count, 1.0) if self._count else None
+        return RawFrame(lambda: image, time_ns / 1e9, progress, message.header)
 
     def close(self) -> None:
         """Closes the bag. See `Source.close`."""
