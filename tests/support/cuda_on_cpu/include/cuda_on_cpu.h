@@ -52,5 +52,7 @@ uint64_t collective(Collective kind, unsigned mask, uint64_t value, int source);
 bool launch(const void* kernel, const std::function<void()>& body, dim3 grid, dim3 block, void* stream);
 // Runs host work in stream order: immediately, or recorded if the stream is being captured.
 void enqueue(const std::function<void()>& work, void* stream);
+// Whether what is put on the stream is recorded.
+bool is_capturing(void* stream);
 
 }  // namespace cuda_on_cpu

@@ -1,0 +1,11 @@
+// JSON text as Python's json.dumps(value, sort_keys=True) writes it, over which the checksum of an engine's JSON goes.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace retinasdk::runtime::trt {
+
+std::string as_python_writes(const nlohmann::json& value);
+
+}  // namespace retinasdk::runtime::trt
