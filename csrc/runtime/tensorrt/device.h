@@ -64,8 +64,8 @@ class DeviceBuffer {
   DeviceBuffer& operator=(const DeviceBuffer&) = delete;
 
   std::byte* data() const { return data_; }
-  // Makes sure that the block has at least `size_bytes` bytes. If it has to grow, its address changes and its content is
-  // lost; no launched work may still use it. Returns whether it had to grow.
+  // Makes sure that the block has at least `size_bytes` bytes. If it has to grow, its address changes and its content
+  // is lost; no launched work may still use it. Returns whether it had to grow.
   bool reserve(size_t size_bytes);
   void free() noexcept;
 

@@ -33,12 +33,8 @@ StoredOutput ask_how_stored(const nvinfer1::ICudaEngine& engine, const nvinfer1:
                             const std::string& name) {
   const char* const text = name.c_str();
   const int axis = engine.getTensorVectorizedDim(text);
-  return {name,
-          engine.getTensorDataType(text),
-          sides(context.getTensorShape(text)),
-          sides(context.getTensorStrides(text)),
-          engine.getTensorFormat(text),
-          axis,
+  return {name, engine.getTensorDataType(text), sides(context.getTensorShape(text)),
+          sides(context.getTensorStrides(text)), engine.getTensorFormat(text), axis,
           // Without such an axis, TensorRT says -1.
           axis < 0 ? 1 : std::max(1, static_cast<int>(engine.getTensorComponentsPerElement(text)))};
 }
@@ -47,11 +43,10 @@ OutputMemory head_memory(const StoredOutput& stored, const std::string& origin) 
   const Sides& shape = stored.shape;
   const std::optional<int> stride = cell_stride(shape, stored.strides, stored.vectorized_axis, stored.vector_size);
   if (!stride) {
-    const std::string packed = stored.vectorized_axis < 0 ? ""
-                                                          : ", " + std::to_string(stored.vector_size) +
-                                                                " values of axis " +
-                                                                std::to_string(stored.vectorized_axis) +
-                                                                " in each element";
+    const std::string packed = stored.vectorized_axis < 0
+                                   ? ""
+                                   : ", " + std::to_string(stored.vector_size) + " values of axis " +
+                                         std::to_string(stored.vectorized_axis) + " in each element";
     throw ModelError(origin + ": TensorRT stores the head output '" + stored.name + "' of shape " + in_words(shape) +
                      " in the format " + name_of(stored.format) + " with strides " + in_words(stored.strides) + packed +
                      ". It must be stored as (N, C, H, W) without gaps, or as (N, H, W, C). Build the engine again "

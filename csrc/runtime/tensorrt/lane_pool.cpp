@@ -14,7 +14,8 @@ std::unique_ptr<Lane> LanePool::borrow(const InputShape& shape) {
       if (is_closed_) throw ClosedError(kClosed);
       if (!idle_.empty()) {
         // The most recently used lane of that shape, else the most recently used one.
-        auto found = std::find_if(idle_.rbegin(), idle_.rend(), [&](const auto& lane) { return lane->shape() == shape; });
+        auto found =
+            std::find_if(idle_.rbegin(), idle_.rend(), [&](const auto& lane) { return lane->shape() == shape; });
         if (found == idle_.rend()) found = idle_.rbegin();
         std::unique_ptr<Lane> lane = std::move(*found);
         idle_.erase(std::next(found).base());

@@ -7,8 +7,8 @@
 namespace retinasdk::runtime::trt {
 namespace {
 
-// The number with the fewest digits that reads back as the same number, such as "1.5e-05". The streams do not follow the
-// locale of the application, unlike printf.
+// The number with the fewest digits that reads back as the same number, such as "1.5e-05". The streams do not follow
+// the locale of the application, unlike printf.
 std::string shortest_scientific(double number) {
   constexpr int kEnough = 17;
   for (int digits = 1;; ++digits) {

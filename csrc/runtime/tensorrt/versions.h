@@ -20,7 +20,8 @@
 #include <vector>
 
 #if !defined(NV_TENSORRT_MAJOR) || NV_TENSORRT_MAJOR * 100 + NV_TENSORRT_MINOR < 805
-#error "retinasdk needs TensorRT 8.5 or newer. Install the development package of one (libnvinfer-dev), or set \
+#error \
+    "retinasdk needs TensorRT 8.5 or newer. Install the development package of one (libnvinfer-dev), or set \
 -DRETINASDK_TENSORRT=OFF."
 #endif
 
@@ -32,10 +33,8 @@ inline std::string header_version() {
          std::to_string(NV_TENSORRT_PATCH);
 }
 
-// The version of the library that is loaded, in the same form. Versions before 10 write their number as 8503, later
-// ones as 100300.
-inline std::string library_version() {
-  const int number = getInferLibVersion();
+// The version that a library reports as a number, in the same form. Before version 10 it is 8503, later 100300.
+inline std::string version_text(int number) {
   const int major = number < 10000 ? number / 1000 : number / 10000;
   const int rest = number < 10000 ? number % 1000 : number % 10000;
   return std::to_string(major) + "." + std::to_string(rest / 100) + "." + std::to_string(rest % 100);
@@ -63,7 +62,20 @@ inline std::string name_of(nvinfer1::DataType type) {
   return number < sizeof names / sizeof *names ? names[number] : "number " + std::to_string(number);
 }
 
-// The same of a format.
+// The name of a type that the kernels can copy, as NumPy calls it.
+inline std::string numpy_name(nvinfer1::DataType type) {
+  static const char* const names[] = {"float32", "float16", "int8", "int32", "bool"};
+  const auto number = static_cast<size_t>(type);
+  return number < sizeof names / sizeof *names ? names[number] : name_of(type);
+}
+
+// The size of a value of such a type in bytes.
+inline size_t bytes_of(nvinfer1::DataType type) {
+  static const size_t sizes[] = {4, 2, 1, 4, 1};
+  return sizes[static_cast<size_t>(type)];
+}
+
+// The name of a format without its "k".
 inline std::string name_of(nvinfer1::TensorFormat format) {
   static const char* const names[] = {"LINEAR", "CHW2", "HWC8",       "CHW4",     "CHW16", "CHW32", "DHWC8",
                                       "CDHW32", "HWC",  "DLA_LINEAR", "DLA_HWC4", "HWC16", "DHWC"};

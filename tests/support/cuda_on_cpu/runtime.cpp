@@ -1,8 +1,8 @@
 // The part of the CUDA runtime that the kernels' sources and libretinasdk use.
 //
-// Work on a stream that was made here runs when someone waits for the stream, so that memory that is freed or changed too
-// early shows. Work on any other stream, such as the default one, runs immediately. If the stream is being captured, work
-// is recorded instead.
+// Work on a stream that was made here runs when someone waits for the stream, so that memory that is freed or changed
+// too early shows. Work on any other stream, such as the default one, runs immediately. If the stream is being
+// captured, work is recorded instead.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>

@@ -1,11 +1,11 @@
-// The stand-in for TensorRT's library: engines that run their ONNX model in ONNX Runtime, at the addresses that they are
+// The stand-in for TensorRT's library: engines that give recorded heads (network.h), at the addresses that they are
 // given, in stream order. It is compiled against NVIDIA's headers, or against include/ where they are missing.
 //
-// It reads the plans that tests/support/fakes/tensorrt.py writes, whose beliefs about the real TensorRT hold here too.
-// In short, and UNCONFIRMED by a GPU: a context's first run for a shape is not captured, a graph is not valid any more
-// when the shape or an address of its context has changed, addresses are aligned to 256 bytes, objects are released in
-// the order contexts, engine, runtime, and up to 8.6 a dynamic profile serves one context at a time. Whatever breaks a
-// belief ends the process with a message.
+// The beliefs about the real TensorRT are those of tests/support/fakes/tensorrt.py. In short, and UNCONFIRMED by a GPU:
+// a context's first run for a shape is not captured, a graph is not valid any more when the shape or an address of its
+// context has changed, addresses are aligned to 256 bytes, objects are released in the order contexts, engine, runtime,
+// and up to 8.6 a dynamic profile serves one context at a time. Whatever breaks a belief ends the process with a
+// message.
 //
 // Environment variables:
 //   TENSORRT_ON_CPU_REFUSE=context|capture|run   refuses further contexts, runs that are captured, or all runs
@@ -19,7 +19,7 @@
 #include <cstring>
 #include <limits>
 #include <map>
-#include <mutex>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <numeric>
 #include <string>
@@ -65,29 +65,16 @@ struct Model {
   std::vector<int64_t> smallest, largest;
   int64_t gap = 0;
   std::atomic<int> contexts{0};
-  mutable std::mutex mutex;
-  mutable std::map<std::vector<int64_t>, std::vector<std::vector<int64_t>>> shapes;  // Of outputs, by input.
 
   bool fail(const std::string& message) const {
     logger->log(Severity::kERROR, message.c_str());
     return false;
   }
 
-  size_t output_index(const std::string& name) const {
-    return static_cast<size_t>(std::find(names.begin(), names.end(), name) - names.begin()) - network->inputs.size();
-  }
-
   std::vector<int64_t> output_shape(const std::string& name, const std::vector<int64_t>& input) const {
-    const std::lock_guard lock(mutex);
-    auto& known = shapes[input];
-    if (known.empty()) {
-      const int64_t count = std::accumulate(input.begin(), input.end(), int64_t{1}, std::multiplies<>());
-      const Tensor pixels{input, std::vector<float>(static_cast<size_t>(count))};
-      for (size_t i = 0; i < network->outputs.size(); ++i) {
-        known.push_back(network->run(static_cast<int>(i), pixels).shape);
-      }
-    }
-    return known[output_index(name)];
+    const auto& outputs = network->outputs();
+    const auto index = std::find(outputs.begin(), outputs.end(), name) - outputs.begin();
+    return network->output_shapes(input)[static_cast<size_t>(index)];
   }
 };
 
@@ -153,8 +140,8 @@ void write(std::byte* target, const Tensor& output, TensorFormat format, DataTyp
         for (int64_t x = 0; x < output.shape[3]; ++x) {
           const int64_t element = n * steps[0] + c / size * steps[1] + y * steps[2] + x * steps[3];
           const int64_t from = n * of_values[0] + c * of_values[1] + y * of_values[2] + x;
-          const float value = c < output.shape[1] ? output.values[static_cast<size_t>(from)]
-                                                  : std::numeric_limits<float>::infinity();
+          const float value =
+              c < output.shape[1] ? output.values[static_cast<size_t>(from)] : std::numeric_limits<float>::infinity();
           store(target, static_cast<size_t>(element * size + c % size), value, type);
         }
       }
@@ -232,14 +219,14 @@ class Context final : public nvinfer1::IExecutionContext, public nvinfer1::apiv:
   static void compute(const Model& model, const std::vector<int64_t>& shape, const Addresses& addresses) {
     Tensor pixels{shape, {}};
     const int64_t count = std::accumulate(shape.begin(), shape.end(), int64_t{1}, std::multiplies<>());
-    const std::string& input = model.network->inputs.front();
+    const std::string& input = model.network->inputs().front();
     for (size_t i = 0; i < static_cast<size_t>(count); ++i) {
       pixels.values.push_back(load(addresses.at(input), i, model.types.at(input)));
     }
-    for (size_t i = 0; i < model.network->outputs.size(); ++i) {
-      const std::string& name = model.network->outputs[i];
-      write(addresses.at(name), model.network->run(static_cast<int>(i), pixels), model.formats.at(name),
-            model.types.at(name), model.gap);
+    const std::vector<Tensor>& outputs = model.network->run(pixels);
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      const std::string& name = model.network->outputs()[i];
+      write(addresses.at(name), outputs[i], model.formats.at(name), model.types.at(name), model.gap);
     }
   }
 
@@ -279,7 +266,7 @@ class Engine final : public nvinfer1::ICudaEngine, public nvinfer1::apiv::Unexpe
   }
   DataType getTensorDataType(const char* name) const noexcept override { return model_->types.at(name); }
   nvinfer1::TensorIOMode getTensorIOMode(const char* name) const noexcept override {
-    const auto& inputs = model_->network->inputs;
+    const auto& inputs = model_->network->inputs();
     const bool is_input = std::find(inputs.begin(), inputs.end(), name) != inputs.end();
     return is_input ? nvinfer1::TensorIOMode::kINPUT : nvinfer1::TensorIOMode::kOUTPUT;
   }
@@ -310,28 +297,26 @@ TensorFormat format_of(const std::string& name) {
 std::unique_ptr<Model> model_of(const std::string& plan, nvinfer1::ILogger* logger) {
   uint32_t size = 0;
   std::memcpy(&size, plan.data() + 28, sizeof size);
-  const auto described = nlohmann::json::parse(plan.substr(32, size));
+  const std::string description = plan.substr(32, size);
+  const auto described = nlohmann::json::parse(description);
   auto model = std::make_unique<Model>();
   model->logger = logger;
-  model->network = load_network(plan.substr(32 + size));
+  model->network = std::make_unique<Network>(description, plan.substr(32 + size));
   model->smallest = described.at("smallest").get<std::vector<int64_t>>();
   model->largest = described.at("largest").get<std::vector<int64_t>>();
   model->gap = described.at("gap").get<int64_t>();
-  model->names = model->network->inputs;
-  model->names.insert(model->names.end(), model->network->outputs.begin(), model->network->outputs.end());
   const auto types = described.at("dtypes").get<std::map<std::string, std::string>>();
   const auto formats = described.at("formats").get<std::map<std::string, std::string>>();
-  for (size_t i = 0; i < model->names.size(); ++i) {
-    const std::string& name = model->names[i];
-    const bool is_head = i >= model->network->inputs.size();
-    const std::string in_graph = model->network->is_half[i] ? "float16" : "float32";
+  const auto add = [&](const std::string& name, const std::string& kind) {
     const auto given = [&](const auto& all, const std::string& otherwise) {
-      if (is_head && all.count("heads") > 0) return all.at("heads");
-      return all.count(name) > 0 ? all.at(name) : otherwise;
+      return all.count(name) > 0 ? all.at(name) : all.count(kind) > 0 ? all.at(kind) : otherwise;
     };
-    model->types[name] = type_of(given(types, in_graph));
+    model->names.push_back(name);
+    model->types[name] = type_of(given(types, "float32"));
     model->formats[name] = format_of(given(formats, "LINEAR"));
-  }
+  };
+  for (const std::string& name : model->network->inputs()) add(name, "inputs");
+  for (const std::string& name : model->network->outputs()) add(name, "heads");
   return model;
 }
 
@@ -382,6 +367,5 @@ extern "C" void* createInferRuntime_INTERNAL(void* logger, int32_t version) noex
   expect(cudaGetDeviceCount(&devices) == cudaSuccess, "a runtime was made without a GPU, which crashes some versions");
   expect(version == NV_TENSORRT_VERSION, "the headers and the library differ");
   // As a pointer to the base, because the caller casts it back from there.
-  return static_cast<nvinfer1::IRuntime*>(
-      new tensorrt_on_cpu::Runtime(static_cast<nvinfer1::ILogger*>(logger)));
+  return static_cast<nvinfer1::IRuntime*>(new tensorrt_on_cpu::Runtime(static_cast<nvinfer1::ILogger*>(logger)));
 }
