@@ -7,15 +7,16 @@
 namespace retinasdk::runtime::trt {
 namespace {
 
-std::array<int64_t, 4> four(const Sides& shape) { return {shape[0], shape[1], shape[2], shape[3]}; }
+Shape four(const Sides& shape) { return {shape[0], shape[1], shape[2], shape[3]}; }
 
 }  // namespace
 
 FramePlan::FramePlan(const ModelSpec& spec, const Suppression& suppression, const InputShape& shape,
                      nvinfer1::DataType input_type, std::vector<OutputMemory> outputs)
     : batch_(shape[0]),
-      values_(spec.is_rotated() ? kRotatedValues : 4),
+      values_(spec.is_rotated() ? size_t{kRotatedValues} : 4),
       rules_(decode_rules(spec)),
+      rotated_(rotated_coder(spec)),
       suppression_(suppression_rules(suppression, spec)),
       outputs_(std::move(outputs)) {
   rules_.batch = batch_;
@@ -27,7 +28,7 @@ FramePlan::FramePlan(const ModelSpec& spec, const Suppression& suppression, cons
         std::find_if(outputs_.begin(), outputs_.end(), [&name](const OutputMemory& each) { return each.name == name; });
     return static_cast<size_t>(found - outputs_.begin());
   };
-  std::vector<std::array<int64_t, 4>> logits, deltas;
+  std::vector<Shape> logits, deltas;
   for (const Level& level : spec.levels) {
     heads_.push_back({index_of(level.logits), index_of(level.deltas)});
     logits.push_back(four(outputs_[heads_.back().logits].shape));
@@ -102,7 +103,7 @@ cuda::DeviceDecodeOptions FramePlan::decode_options(const Blocks& blocks) const 
   options.ignored = ignored.in<const float>(blocks.parameters);
   options.ignored_regions = kMaxRegions;
   options.top_k_anchors = rules_.top_k_anchors;
-  options.rotated = rules_.rotated;
+  options.rotated = rotated_ ? &*rotated_ : nullptr;
   return options;
 }
 

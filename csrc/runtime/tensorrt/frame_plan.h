@@ -2,6 +2,7 @@
 // retinasdk/tensorrt/frame_plan.py.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -82,6 +83,7 @@ class FramePlan {
   size_t values_;
   int capacity_;  // Of candidates of an image.
   DecodeOptions rules_;
+  std::optional<RotatedCoder> rotated_;
   SuppressionRules suppression_;
   std::vector<OutputMemory> outputs_;
   std::vector<Head> heads_;

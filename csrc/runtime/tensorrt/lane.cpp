@@ -100,11 +100,14 @@ void Lane::set_parameters(const std::vector<Transform>& transforms, const Detect
   for (size_t index = 0; index < classes; ++index) {
     plan.score_thresholds.in<float>(block)[index] = static_cast<float>(score_of(index));
     plan.class_thresholds.in<float>(block)[index] = static_cast<float>(logit(score_of(index)));
-    if (plan.class_mask.in<uint8_t>(block)[index] != 0) lowest = std::min<double>(lowest, score_of(index));
+    if (plan.class_mask.in<uint8_t>(block)[index] != 0) lowest = std::min(lowest, score_of(index));
   }
   *plan.logit_threshold.in<float>(block) = static_cast<float>(logit(lowest));
+  // A region without area ends the list.
   std::memset(plan.ignored.in<void>(block), 0, plan.ignored.size_bytes);
   for (size_t image = 0; image < transforms.size(); ++image) {
+    const std::vector<float> regions = ignored_regions(options.ignore, transforms[image]);
+    std::copy(regions.begin(), regions.end(), plan.ignored.in<float>(block) + image * kMaxRegions * 4);
     const std::array<float, 2> size = clip_size(transforms[image], spec);
     std::copy(size.begin(), size.end(), plan.clip_sizes.in<float>(block) + 2 * image);
   }

@@ -11,7 +11,7 @@ std::unique_ptr<Lane> LanePool::borrow(const InputShape& shape) {
     {
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [this] { return is_closed_ || !idle_.empty() || count_ < limit_; });
-      if (is_closed_) throw ClosedError(kClosed);
+      if (is_closed_) throw ClosedError("The Detector is closed. Create a new one.");
       if (!idle_.empty()) {
         // The most recently used lane of that shape, else the most recently used one.
         auto found =

@@ -40,6 +40,14 @@ class TensorRtBackend final : public Backend {
 
   ~TensorRtBackend() override { release(); }
 
+  const ModelSpec& spec() const override { return engine_->spec(); }
+  const char* device() const override { return "cuda"; }
+  std::optional<int> fixed_batch() const override {
+    const Profile& profile = engine_->profile();
+    return profile.min[0] == profile.max[0] ? std::optional<int>(profile.max[0]) : std::nullopt;
+  }
+  std::optional<int> max_batch() const override { return engine_->profile().max[0]; }
+
   std::vector<Kept> detect(const std::vector<ImageView>& images, const std::vector<Transform>& transforms,
                            const DetectOptions& options) override {
     const size_t smallest = static_cast<size_t>(engine_->profile().min[0]);
