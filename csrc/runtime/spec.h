@@ -21,9 +21,9 @@ struct Size {
 inline bool operator==(Size a, Size b) { return a.height == b.height && a.width == b.width; }
 
 struct Level {
-  std::string logits, deltas;                  // Names of outputs of the network.
-  std::vector<float> base_anchors;             // (A, ModelSpec::anchor_values()).
-  std::optional<std::array<float, 2>> stride;  // (y, x). None: the padded side divided by the number of cells.
+  std::string logits, deltas;                   // Names of outputs of the network.
+  std::vector<float> base_anchors;              // (A, ModelSpec::anchor_values()).
+  std::optional<std::array<double, 2>> stride;  // (y, x). None: the padded side divided by the number of cells.
 };
 
 // How deltas become boxes: BoxCoder in Python.
