@@ -2,19 +2,19 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <climits>
 #include <cstring>
 #include <fstream>
+#include <initializer_list>
 #include <iterator>
-#include <nlohmann/json.hpp>
 
 #include "runtime/errors.h"
+#include "runtime/spec_fields.h"
 #include "runtime/tensorrt/python_json.h"
 #include "runtime/tensorrt/sha256.h"
 
 namespace retinasdk::runtime::trt {
 namespace {
-
-using nlohmann::json;
 
 const char* const kRebuild = "build the engine again on this machine with: retinasdk build model.onnx -o model.engine";
 constexpr int kFormat = 1;
@@ -36,148 +36,182 @@ bool belongs(const std::string& plan, const EngineInfo& info) {
   return plan.size() == info.size_bytes && sha256(plan) == info.engine_sha256;
 }
 
-// The rules of EngineInfo and its parts: a field that is missing, unknown or of another type is an error that names it.
-class Fields {
- public:
-  Fields(const json& object, std::string where) : object_(object), where_(std::move(where)) {}
-
-  void check_known(const std::vector<std::string>& known) const {
-    for (const auto& [key, value] : object_.items()) {
-      if (std::find(known.begin(), known.end(), key) != known.end()) continue;
-      std::string names;
-      for (const std::string& name : known) names += (names.empty() ? "" : ", ") + name;
-      throw ModelError("unknown field " + where_ + key + "; known are " + names);
-    }
-  }
-  const json& at(const std::string& name) const {
-    const auto found = object_.find(name);
-    if (found == object_.end()) throw ModelError("field " + where_ + name + " is missing");
-    return *found;
-  }
-  template <typename T>
-  T get(const std::string& name, bool (json::*is_type)() const noexcept, const char* type) const {
-    return typed<T>(at(name), where_ + name, is_type, type);
-  }
-  std::optional<std::string> text_or_none(const std::string& name) const {
-    const auto found = object_.find(name);
-    if (found == object_.end() || found->is_null()) return {};
-    return typed<std::string>(*found, where_ + name, &json::is_string, "str");
-  }
-  template <typename Numbers>
-  Numbers integers(const std::string& name) const {
-    const json& given = at(name);
-    Numbers numbers{};
-    if (!given.is_array()) throw ModelError(where_ + name + " must be a list, got " + as_python_writes(given));
-    if (given.size() != numbers.size()) {
-      throw ModelError(where_ + name + " must have " + std::to_string(numbers.size()) + " entries, got " +
-                       as_python_writes(given));
-    }
-    for (size_t i = 0; i < numbers.size(); ++i) {
-      numbers[i] = typed<int>(given[i], where_ + name + "[" + std::to_string(i) + "]", &json::is_number_integer, "int");
-    }
-    return numbers;
-  }
-
- private:
-  template <typename T>
-  static T typed(const json& value, const std::string& where, bool (json::*is_type)() const noexcept,
-                 const char* type) {
-    if ((value.*is_type)()) return value.get<T>();
-    throw ModelError(where + " must be of type " + type + ", got " + as_python_writes(value));
-  }
-
-  const json& object_;
-  std::string where_;
-};
-
 void check(bool condition, const std::string& rule, const std::string& given) {
   if (!condition) throw ModelError("engine info: " + rule + ", but got " + given);
 }
 
-const json& object_at(const Fields& fields, const std::string& name) {
-  const json& value = fields.at(name);
-  if (!value.is_object()) throw ModelError(name + " must be an object, got " + as_python_writes(value));
-  return value;
+// The entry of a field that is read into a member of the same name.
+#define FIELD(type, name, is_required) \
+  {#name, is_required,                 \
+   [](type& target, const JsonValue& value, const std::string& where) { read_value(target.name, value, where); }}
+// Of a field that only Python needs. Its type is checked.
+#define UNUSED(type, name, field_type)                                         \
+  {#name, false, [](type&, const JsonValue& value, const std::string& where) { \
+     field_type ignored;                                                       \
+     read_value(ignored, value, where);                                        \
+   }}
+
+struct FingerprintFields {
+  std::optional<std::string> tensorrt, tensorrt_version, gpu;
+  std::optional<std::array<Integer, 2>> compute_capability;
+};
+
+const std::vector<runtime::Field<FingerprintFields>> kFingerprintFields = {
+    UNUSED(FingerprintFields, onnx_sha256, std::optional<std::string>),
+    FIELD(FingerprintFields, tensorrt, false),
+    FIELD(FingerprintFields, tensorrt_version, false),
+    FIELD(FingerprintFields, gpu, false),
+    FIELD(FingerprintFields, compute_capability, false),
+    UNUSED(FingerprintFields, cuda, std::optional<std::string>),
+    {"options", false, [](FingerprintFields&, const JsonValue& value, const std::string& where) {
+       std::map<std::string, std::string> ignored;
+       read_value(ignored, value, where);
+     }}};
+
+struct ProfileFields {
+  std::array<Integer, 4> min, opt, max;
+};
+
+const std::vector<runtime::Field<ProfileFields>> kProfileFields = {
+    FIELD(ProfileFields, min, true), FIELD(ProfileFields, opt, true), FIELD(ProfileFields, max, true)};
+
+struct InfoFields {
+  FingerprintFields fingerprint;
+  ProfileFields profile;
+  std::string precision, engine_sha256;
+  double build_seconds = 0.0;
+  Integer size_bytes{0, "0"};
+  std::string input_dtype = "float32", head_dtype = "float32";
+  std::vector<std::string> head_formats;
+};
+
+void read_value(FingerprintFields& target, const JsonValue& value, const std::string& where) {
+  target = read_object(object_of(value, where), kFingerprintFields, where + ".");
 }
 
-Fingerprint fingerprint_of(const json& object) {
-  const Fields fields(object, "fingerprint.");
-  fields.check_known({"onnx_sha256", "tensorrt", "tensorrt_version", "gpu", "compute_capability", "cuda", "options"});
-  Fingerprint built{
-      fields.text_or_none("tensorrt"), fields.text_or_none("tensorrt_version"), fields.text_or_none("gpu"), {}};
-  const auto capability = object.find("compute_capability");
-  if (capability != object.end() && !capability->is_null()) {
-    built.compute_capability = fields.integers<std::array<int, 2>>("compute_capability");
-  }
-  return built;
+std::string shown(const std::array<Integer, 4>& shape) {
+  return "(" + shape[0].shown + ", " + shape[1].shown + ", " + shape[2].shown + ", " + shape[3].shown + ")";
 }
 
-Profile profile_of(const json& object) {
-  const Fields fields(object, "profile.");
-  fields.check_known({"min", "opt", "max"});
-  const Profile profile{fields.integers<InputShape>("min"), fields.integers<InputShape>("opt"),
-                        fields.integers<InputShape>("max")};
-  for (const InputShape& shape : {profile.min, profile.opt, profile.max}) {
-    check(*std::min_element(shape.begin(), shape.end()) >= 1 && shape[1] == 3,
-          "a shape must be (images, 3, height, width)", in_words(shape));
+void read_value(ProfileFields& target, const JsonValue& value, const std::string& where) {
+  target = read_object(object_of(value, where), kProfileFields, where + ".");
+  bool is_ordered = true;
+  for (const auto* shape : {&target.min, &target.opt, &target.max}) {
+    bool is_valid = (*shape)[1].value == 3;
+    for (const Integer& side : *shape) is_valid = is_valid && side.value >= 1 && side.value <= INT_MAX;
+    check(is_valid, "a shape must be (images, 3, height, width)", shown(*shape));
   }
-  for (size_t axis = 0; axis < profile.min.size(); ++axis) {
-    check(profile.min[axis] <= profile.opt[axis] && profile.opt[axis] <= profile.max[axis],
-          "a profile must have min <= opt <= max on every axis",
-          "(" + in_words(profile.min) + ", " + in_words(profile.opt) + ", " + in_words(profile.max) + ")");
+  for (size_t i = 0; i < 4; ++i) {
+    is_ordered = is_ordered && target.min[i].value <= target.opt[i].value && target.opt[i].value <= target.max[i].value;
   }
-  return profile;
+  check(is_ordered, "a profile must have min <= opt <= max on every axis",
+        "(" + shown(target.min) + ", " + shown(target.opt) + ", " + shown(target.max) + ")");
 }
 
-EngineInfo info_of(const json& content, const std::string& origin) {
-  ModelSpec spec = ModelSpec::from_json(content.at("spec"), origin + ", spec");
-  const Fields fields(content, "");
+const std::vector<runtime::Field<InfoFields>> kInfoFields = {
+    {"spec", true, [](InfoFields&, const JsonValue&, const std::string&) {}},
+    FIELD(InfoFields, fingerprint, true),
+    FIELD(InfoFields, profile, true),
+    FIELD(InfoFields, precision, true),
+    FIELD(InfoFields, build_seconds, true),
+    FIELD(InfoFields, size_bytes, true),
+    FIELD(InfoFields, engine_sha256, true),
+    FIELD(InfoFields, input_dtype, false),
+    FIELD(InfoFields, head_dtype, false),
+    FIELD(InfoFields, head_formats, false)};
+
+#undef FIELD
+#undef UNUSED
+
+void check_info(const InfoFields& info) {
+  const auto is_one_of = [](const std::string& value, std::initializer_list<const char*> known) {
+    return std::find(known.begin(), known.end(), value) != known.end();
+  };
+  check(is_one_of(info.precision, {"fp32", "fp16", "int8"}), "precision must be one of fp32, fp16, int8",
+        python_repr(info.precision));
+  for (const std::string& dtype : {info.input_dtype, info.head_dtype}) {
+    check(is_one_of(dtype, {"float32", "float16"}), "input_dtype and head_dtype must be one of float32, float16",
+          python_repr(dtype));
+  }
+  check(info.build_seconds >= 0.0, "build_seconds must be at least 0", python_repr(info.build_seconds));
+  check(info.size_bytes.value > 0, "size_bytes must be above 0", info.size_bytes.shown);
+}
+
+InputShape shape_of(const std::array<Integer, 4>& sides) {
+  InputShape shape{};
+  for (size_t i = 0; i < shape.size(); ++i) shape[i] = static_cast<int>(sides[i].value);
+  return shape;
+}
+
+EngineInfo info_of(const JsonObject& content, const std::string& origin, const JsonValue& spec) {
+  EngineInfo info{ModelSpec::from_json(as_python_writes(spec), origin + ", spec"), {}, {}, 0, {}};
   try {
-    fields.check_known({"format", "spec", "fingerprint", "profile", "precision", "build_seconds", "size_bytes",
-                        "engine_sha256", "input_dtype", "head_dtype", "head_formats"});
-    EngineInfo info{std::move(spec), fingerprint_of(object_at(fields, "fingerprint")),
-                    profile_of(object_at(fields, "profile")),
-                    fields.get<size_t>("size_bytes", &json::is_number_integer, "int"),
-                    fields.get<std::string>("engine_sha256", &json::is_string, "str")};
-    const auto precision = fields.get<std::string>("precision", &json::is_string, "str");
-    check(precision == "fp32" || precision == "fp16" || precision == "int8",
-          "precision must be one of fp32, fp16, int8", "'" + precision + "'");
-    check(fields.get<double>("build_seconds", &json::is_number, "float") >= 0.0, "build_seconds must be at least 0",
-          as_python_writes(fields.at("build_seconds")));
-    check(fields.at("size_bytes") > 0, "size_bytes must be above 0", as_python_writes(fields.at("size_bytes")));
+    const InfoFields fields = read_object(content, kInfoFields, "");
+    check_info(fields);
+    const FingerprintFields& built = fields.fingerprint;
+    info.fingerprint = {built.tensorrt, built.tensorrt_version, built.gpu, {}};
+    if (const auto& capability = built.compute_capability) {
+      info.fingerprint.compute_capability = {static_cast<int>((*capability)[0].value),
+                                             static_cast<int>((*capability)[1].value)};
+    }
+    info.profile = {shape_of(fields.profile.min), shape_of(fields.profile.opt), shape_of(fields.profile.max)};
+    info.size_bytes = static_cast<size_t>(fields.size_bytes.value);
+    info.engine_sha256 = fields.engine_sha256;
     return info;
   } catch (const ModelError& error) {
     throw ModelError(origin + ": " + error.what() + ". To fix it, " + kRebuild);
   }
 }
 
+// Removes a member and returns its value.
+std::optional<JsonValue> taken(JsonObject& object, const char* name) {
+  const auto member =
+      std::find_if(object.begin(), object.end(), [name](const auto& each) { return each.first == name; });
+  if (member == object.end()) return {};
+  JsonValue value = std::move(member->second);
+  object.erase(member);
+  return value;
+}
+
+// Whether a number equals the format, as 1 and 1.0 do.
+bool is_format(const JsonValue& value) {
+  const auto* integer = value.get<JsonInteger>();
+  const auto* number = value.get<double>();
+  return (integer != nullptr && integer->value == kFormat) || (number != nullptr && *number == kFormat);
+}
+
 EngineInfo parse(const std::string& text, const std::string& origin) {
-  json content;
+  JsonValue root;
   try {
-    content = json::parse(text);
-  } catch (const json::exception& error) {
+    root = parse_json(text);
+  } catch (const JsonError& error) {
     throw ModelError(origin + " is not valid JSON: " + error.what() + ". Copy the file again, or " + kRebuild);
   }
-  const json version = content.is_object() ? content.value("format", json()) : json();
-  if (version != kFormat || !version.is_number()) {
-    throw ModelError(origin + " has the format " + (version.is_null() ? "None" : as_python_writes(version)) +
+  JsonObject nothing;
+  auto* const object = std::get_if<JsonObject>(&root.content);
+  JsonObject& content = object != nullptr ? *object : nothing;
+  const std::optional<JsonValue> written = taken(content, "checksum");
+  const std::string sum = sha256(as_python_writes(root));
+  const JsonValue version = taken(content, "format").value_or(JsonValue{nullptr});
+  if (!is_format(version)) {
+    throw ModelError(origin + " has the format " + python_repr(version) +
                      ", but this version of retinasdk reads format " + std::to_string(kFormat) + ". To fix it, " +
                      kRebuild);
   }
-  const json written = content.value("checksum", json());
-  content.erase("checksum");
   // Files of versions before the checksum are not checked for changes.
-  if (!written.is_null() && written != sha256(as_python_writes(content))) {
+  const auto* const expected = written ? written->get<std::string>() : nullptr;
+  const bool has_none = !written || written->get<std::nullptr_t>() != nullptr;
+  if (!has_none && (expected == nullptr || *expected != sum)) {
     throw ModelError(origin +
                      " was changed after it was written, or is damaged: its content does not have its checksum any "
                      "more. An engine's JSON cannot be edited. Change the spec of the ONNX file, or pass another spec "
                      "to the Detector. To repair this file, copy it again, or " +
                      kRebuild);
   }
-  if (content.find("spec") == content.end()) {
-    throw ModelError(origin + " has no field 'spec'. To fix it, " + kRebuild);
+  for (const auto& [name, value] : content) {
+    if (name == "spec") return info_of(content, origin, value);
   }
-  return info_of(content, origin);
+  throw ModelError(origin + " has no field 'spec'. To fix it, " + kRebuild);
 }
 
 }  // namespace

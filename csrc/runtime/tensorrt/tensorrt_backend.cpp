@@ -65,8 +65,7 @@ class TensorRtBackend final : public Backend {
  private:
   std::vector<Kept> detect_batch(const std::vector<ImageView>& images, const std::vector<Transform>& transforms,
                                  const DetectOptions& options) {
-    const InputShape shape{static_cast<int>(images.size()), 3, transforms[0].padded.height,
-                           transforms[0].padded.width};
+    const InputShape shape{static_cast<int>(images.size()), 3, transforms[0].padded.height, transforms[0].padded.width};
     check_callable(shape);
     const CurrentDevice current;
     return pool_->with_lane(shape, [&](Lane& lane) { return lane.detect(images, transforms, options); });

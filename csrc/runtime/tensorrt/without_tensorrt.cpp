@@ -5,11 +5,12 @@
 namespace retinasdk::runtime {
 
 std::unique_ptr<Backend> open_tensorrt(const std::string& path, const ModelSpec*, const Suppression&) {
-  throw DeviceError(path +
-                    ": device 'cuda' needs TensorRT, but this libretinasdk was built without TensorRT. Install the "
-                    "headers of TensorRT (on a Jetson or with NVIDIA's repository: sudo apt install libnvinfer-dev) and "
-                    "the CUDA toolkit, and build it again with: cmake -B build -DRETINASDK_TENSORRT=ON. Or use device "
-                    "'cpu' with the ONNX file.");
+  throw DeviceError(
+      path +
+      ": device 'cuda' needs TensorRT, but this libretinasdk was built without TensorRT. Install the "
+      "headers of TensorRT (on a Jetson or with NVIDIA's repository: sudo apt install libnvinfer-dev) and "
+      "the CUDA toolkit, and build it again with: cmake -B build -DRETINASDK_TENSORRT=ON. Or use device "
+      "'cpu' with the ONNX file.");
 }
 
 std::string tensorrt_headers() { return {}; }
