@@ -241,27 +241,28 @@ void check_throws(const std::string& words, const std::function<void()>& call) {
 void refuse(const char* what) { setenv("TENSORRT_ON_CPU_REFUSE", what, 1); }
 
 // Frames of several sizes, each often enough for the first, the recorded and the replayed run, and with new pixels.
-void test_frames(const std::string& path, const std::vector<Batch>& batches) {
+void test_frames(const std::string& path, const std::vector<Batch>& batches, size_t calls) {
   const auto backend = open_tensorrt(path, nullptr, {});
-  for (int round = 0; round < 4; ++round) {
+  for (size_t round = 0; round < calls / 2; ++round) {
     for (const Batch& batch : batches) {
       for (int i = 0; i < 3; ++i) check_detects(*backend, batch);
     }
   }
 }
 
-void test_threads(const std::string& path, const std::vector<Batch>& batches) {
+// `calls`: of each of as many threads.
+void test_threads(const std::string& path, const std::vector<Batch>& batches, size_t calls) {
   const auto backend = open_tensorrt(path, nullptr, {});
   std::vector<std::thread> threads;
-  for (size_t first = 0; first < 6; ++first) {
+  for (size_t first = 0; first < calls; ++first) {
     threads.emplace_back([&, first] {
-      for (size_t i = 0; i < 6; ++i) check_detects(*backend, batches[(first + i / 2) % batches.size()]);
+      for (size_t i = 0; i < calls; ++i) check_detects(*backend, batches[(first + i / 2) % batches.size()]);
     });
   }
   for (std::thread& thread : threads) thread.join();
 }
 
-void test_refusals(const std::string& folder, const Engine& engine, const std::vector<Batch>& batches) {
+void test_refusals(const std::string& folder, const Engine& engine, const std::vector<Batch>& batches, size_t calls) {
   const std::string path = folder + "/refused.engine";
   const auto open = [&path] { open_tensorrt(path, nullptr, {}); };
   const auto refused = [&](const json& changes, const std::string& words) {
@@ -302,7 +303,7 @@ void test_refusals(const std::string& folder, const Engine& engine, const std::v
   refuse("capture");
   for (int i = 0; i < 4; ++i) check_detects(*backend, batches[1]);
   refuse("context");
-  test_threads(path, batches);
+  test_threads(path, batches, calls);
   refuse("");
   setenv("CUDA_ON_CPU_DEVICES", "0", 1);
   check_throws<DeviceError>("there is no usable one here", open);
@@ -322,8 +323,10 @@ void test_smallest_batch(const std::string& folder, Random& random) {
 
 }  // namespace
 
+// tensorrt_runtime FOLDER CALLS: engines are written into the folder; the more calls, the longer it takes.
 int main(int, char** argv) {
   const std::string folder = argv[1];
+  const auto calls = static_cast<size_t>(std::atoi(argv[2]));
   mkdir(folder.c_str(), 0755);
   Random random(7);
   Engine engine(random);
@@ -335,10 +338,10 @@ int main(int, char** argv) {
   record({random_image(random, 30, 64), random_image(random, 20, 50)});
   const std::string path = folder + "/random.engine";
   engine.save(path);
-  test_frames(path, batches);
-  test_threads(path, batches);
+  test_frames(path, batches, calls);
+  test_threads(path, batches, calls);
   test_smallest_batch(folder, random);
-  test_refusals(folder, engine, batches);
+  test_refusals(folder, engine, batches, calls);
   check(cuda_on_cpu_live() == 0, "all memory, streams and graphs are released");
   std::printf("tensorrt_runtime: TensorRT %s\n", tensorrt_headers().c_str());
 }

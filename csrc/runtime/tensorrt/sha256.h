@@ -1,4 +1,4 @@
-// SHA-256 by FIPS 180-4, for the checksums of engines.
+// SHA-256, for the checksums of engines.
 #pragma once
 
 #include <string>
