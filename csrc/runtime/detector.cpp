@@ -8,6 +8,7 @@
 #include "runtime/json_text.h"
 #include "runtime/model_file.h"
 #include "runtime/onnx_backend.h"
+#include "runtime/tensorrt/tensorrt_backend.h"
 
 namespace retinasdk::runtime {
 namespace {
@@ -38,9 +39,7 @@ std::unique_ptr<Backend> open_backend(const std::filesystem::path& path, const D
                                 "file that it was built from, or device='cuda'");
   }
   if (is_engine || device == "cuda") {
-    throw DeviceError(
-        "this libretinasdk was built without TensorRT, so it runs on the CPU only; give an ONNX file and "
-        "device 'cpu'");
+    return open_tensorrt(path.string(), options.spec ? &*options.spec : nullptr, options.suppression);
   }
   return open_onnx(path, options.spec ? &*options.spec : nullptr, options.threads, options.suppression,
                    options.onnxruntime, warning);

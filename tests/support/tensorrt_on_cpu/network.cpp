@@ -1,5 +1,7 @@
 #include "network.h"
 
+#include <openssl/evp.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -7,7 +9,6 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "runtime/tensorrt/sha256.h"
 
 namespace tensorrt_on_cpu {
 namespace {
@@ -15,6 +16,18 @@ namespace {
 [[noreturn]] void not_recorded(const char* what) {
   std::fprintf(stderr, "tensorrt_on_cpu: the recorded engine has no %s\n", what);
   std::abort();
+}
+
+std::string sha256(const std::vector<float>& values) {
+  unsigned char digest[32];
+  EVP_Digest(values.data(), values.size() * sizeof(float), digest, nullptr, EVP_sha256(), nullptr);
+  std::string text;
+  for (const unsigned char byte : digest) {
+    char digits[3];
+    std::snprintf(digits, sizeof digits, "%02x", byte);
+    text += digits;
+  }
+  return text;
 }
 
 }  // namespace
@@ -48,8 +61,7 @@ std::vector<std::vector<int64_t>> Network::output_shapes(const std::vector<int64
 }
 
 const std::vector<Tensor>& Network::run(const Tensor& pixels) const {
-  const std::string hash = retinasdk::runtime::trt::sha256(
-      {reinterpret_cast<const char*>(pixels.values.data()), pixels.values.size() * sizeof(float)});
+  const std::string hash = sha256(pixels.values);
   for (const Entry& entry : entries_) {
     if (entry.shape == pixels.shape && entry.sha256 == hash) return entry.outputs;
   }
