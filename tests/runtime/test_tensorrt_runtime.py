@@ -62,9 +62,7 @@ def expected(
 ) -> list[Kept]:
     transforms = [Transform.plan(image.shape[:2], spec) for image in images]
     threshold = scores[0] if len(scores) == 1 else tuple(scores)
-    candidates = decode(
-        heads, spec, transforms, score_threshold=threshold, class_ids=class_ids, ignore=ignore
-    )
+    candidates = decode(heads, spec, transforms, score_threshold=threshold, class_ids=class_ids, ignore=ignore)
     kept = suppress(candidates, spec, Suppression(rule), score_threshold=threshold)
     return to_original(kept, spec, transforms)
 

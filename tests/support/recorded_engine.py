@@ -54,7 +54,9 @@ class Recorder:
         transforms = [Transform.plan(image.shape[:2], self.spec) for image in images]
         tensor = preprocess(images, transforms, self.spec).tensor.astype(self._input).astype(np.float32)
         heads = self._backend.infer(tensor)
-        rounded = [[item.astype(self._head).astype(np.float32) for item in kind] for kind in (heads.logits, heads.deltas)]
+        rounded = [
+            [item.astype(self._head).astype(np.float32) for item in kind] for kind in (heads.logits, heads.deltas)
+        ]
         self.heads.append(HeadOutputs(tuple(rounded[0]), tuple(rounded[1])))
         outputs = []
         for array in (*rounded[0], *rounded[1]):

@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = sorted((ROOT / "csrc" / "runtime" / "tensorrt").glob("*.cpp"))
-WARNINGS = "-Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Werror".split()
+WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Wno-sign-conversion", "-Werror"]
 REPOSITORY = "https://github.com/NVIDIA/TensorRT.git"
 
 

@@ -9,7 +9,6 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-
 namespace tensorrt_on_cpu {
 namespace {
 
