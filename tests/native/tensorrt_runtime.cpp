@@ -339,6 +339,9 @@ int main(int, char** argv) {
   const std::string path = folder + "/random.engine";
   engine.save(path);
   test_frames(path, batches, calls);
+  setenv("CUDA_ON_CPU_INTEGRATED", "1", 1);  // Images and results are not copied then.
+  test_frames(path, batches, 2);
+  unsetenv("CUDA_ON_CPU_INTEGRATED");
   test_threads(path, batches, calls);
   test_smallest_batch(folder, random);
   test_refusals(folder, engine, batches, calls);

@@ -151,6 +151,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->minor = 7;
   properties->multiProcessorCount = 1;
   properties->totalGlobalMem = size_t{1} << 30;
+  properties->integrated = std::getenv("CUDA_ON_CPU_INTEGRATED") != nullptr ? 1 : 0;
   return cudaSuccess;
 }
 

@@ -19,6 +19,7 @@
 //   CUDA_ON_CPU_SEED=n     shuffles the order of blocks, warps and lanes, if n is not 0
 //   CUDA_ON_CPU_THREADS=n  runs n blocks at the same time, each on its own OS thread
 //   CUDA_ON_CPU_DEVICES=0  makes the runtime report that there is no GPU
+//   CUDA_ON_CPU_INTEGRATED=1  makes it report that the GPU shares the memory of the CPU
 #pragma once
 
 #include <cstdint>
