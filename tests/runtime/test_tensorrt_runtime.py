@@ -77,7 +77,7 @@ def check_equal(found: Sequence[Kept], wanted: Sequence[Kept]) -> None:
 
 def test_finds_in_real_photos_what_python_finds(tmp_path: Path) -> None:
     backend = OnnxCpuBackend(find_model("people"), spec=None, threads=1, convolution="direct")
-    photo = as_rgb(sorted(PHOTOS.glob("*.jpg"))[0])
+    photo = as_rgb(sorted((PHOTOS / "people").glob("*.jpg"))[0])
     recorder = Recorder(backend)
     recorder.add([photo])
     engine = recorder.save(tmp_path / "people.engine", version=VERSION)
