@@ -74,8 +74,8 @@ def images(picture: Any) -> list[np.ndarray]:
 @pytest.mark.parametrize("rules", sorted(RULES))
 def test_rules_of_specs(rules: str, spec: ModelSpec, model_path: Path, images: list[np.ndarray]) -> None:
     changed = spec.replace(**RULES[rules])
-    theirs = Detector(model_path, device="cpu", convolution="direct", spec=changed)(images)
-    ours = CDetector(model_path, spec_json=changed.to_json())([described(image) for image in images])
+    theirs = Detector(model_path, device="cpu", convolution="direct", spec=changed)(images, score_threshold=0.1)
+    ours = CDetector(model_path, spec_json=changed.to_json())([described(image) for image in images], score_threshold=0.1)
     assert sum(map(len, theirs)) > 20
     for mine, other in zip(ours, theirs, strict=True):
         assert_same(mine, other)
