@@ -219,7 +219,7 @@ const char* rsdk_detector_warning(const rsdk_detector* detector) {
   return detector == nullptr ? "" : detector->detector.warning().c_str();
 }
 
-rsdk_status rsdk_detect(rsdk_detector* detector, const rsdk_image* images, size_t count,
+rsdk_status rsdk_detect(const rsdk_detector* detector, const rsdk_image* images, size_t count,
                         const rsdk_call_options* options, rsdk_results** results) {
   if (results != nullptr) *results = nullptr;
   return guarded([&] {

@@ -22,23 +22,23 @@ class Builder {
   using string_t = nlohmann::json::string_t;
   using binary_t = nlohmann::json::binary_t;
 
-  bool null() { return add({nullptr}); }
-  bool boolean(bool value) { return add({value}); }
-  bool number_integer(number_integer_t value) { return add({JsonInteger{value, {}}}); }
+  bool null() { return add(nullptr); }
+  bool boolean(bool value) { return add(value); }
+  bool number_integer(number_integer_t value) { return add(JsonInteger{value, {}}); }
 
   bool number_unsigned(number_unsigned_t value) {
     if (value <= INT64_MAX) return number_integer(static_cast<int64_t>(value));
-    return add({JsonInteger{INT64_MAX, std::to_string(value)}});
+    return add(JsonInteger{INT64_MAX, std::to_string(value)});
   }
 
   bool number_float(number_float_t value, const string_t& written) {
-    if (written.find_first_not_of("-0123456789") != std::string::npos) return add({value});
+    if (written.find_first_not_of("-0123456789") != std::string::npos) return add(value);
     const bool is_negative = written[0] == '-';
     if (written.size() - (is_negative ? 1 : 0) > kMaxDigits) throw JsonError("it has an integer of over 4300 digits");
-    return add({JsonInteger{is_negative ? INT64_MIN : INT64_MAX, written}});
+    return add(JsonInteger{is_negative ? INT64_MIN : INT64_MAX, written});
   }
 
-  bool string(string_t& value) { return add({std::move(value)}); }
+  bool string(string_t& value) { return add(std::move(value)); }
   bool binary(binary_t&) { return false; }  // Is in no text.
 
   bool key(string_t& value) {
@@ -46,8 +46,8 @@ class Builder {
     return true;
   }
 
-  bool start_object(size_t) { return open({JsonObject{}}); }
-  bool start_array(size_t) { return open({JsonList{}}); }
+  bool start_object(size_t) { return open<JsonObject>(); }
+  bool start_array(size_t) { return open<JsonList>(); }
 
   bool end_object() {
     auto& members = std::get<JsonObject>(open_.back().content);
@@ -82,29 +82,32 @@ class Builder {
   JsonValue root;
 
  private:
-  bool add(JsonValue value) {
-    if (open_.empty()) {
-      root = std::move(value);
-    } else if (auto* list = std::get_if<JsonList>(&open_.back().content)) {
-      list->push_back(std::move(value));
-    } else {
-      std::get<JsonObject>(open_.back().content).emplace_back(std::move(keys_.back()), std::move(value));
-    }
+  template <typename T>
+  bool add(T content) {
+    place().content = std::move(content);
     return true;
   }
 
-  bool open(JsonValue value) {
+  // Returns the new value at the place that comes next.
+  JsonValue& place() {
+    if (open_.empty()) return root;
+    if (auto* list = std::get_if<JsonList>(&open_.back().content)) return list->emplace_back();
+    return std::get<JsonObject>(open_.back().content).emplace_back(std::move(keys_.back()), JsonValue()).second;
+  }
+
+  template <typename T>
+  bool open() {
     if (open_.size() == kMaxDepth) throw JsonError("it is nested more than 64 levels deep");
-    open_.push_back(std::move(value));
+    open_.emplace_back().content.emplace<T>();
     keys_.emplace_back();
     return true;
   }
 
   bool close() {
-    JsonValue value = std::move(open_.back());
+    auto content = std::move(open_.back().content);
     open_.pop_back();
     keys_.pop_back();
-    return add(std::move(value));
+    return add(std::move(content));
   }
 
   std::vector<JsonValue> open_;    // Lists and objects whose end has not come yet.

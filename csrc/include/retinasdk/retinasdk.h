@@ -201,7 +201,7 @@ typedef struct rsdk_detections {
  *
  * images: `count` images with the same struct_size. options: NULL for the defaults. results: receives the handle, or
  * NULL if an error is returned. */
-RSDK_API rsdk_status rsdk_detect(rsdk_detector* detector, const rsdk_image* images, size_t count,
+RSDK_API rsdk_status rsdk_detect(const rsdk_detector* detector, const rsdk_image* images, size_t count,
                                  const rsdk_call_options* options, rsdk_results** results);
 
 /* Returns the number of images. */
