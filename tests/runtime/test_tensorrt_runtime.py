@@ -7,29 +7,38 @@ Python package writes. What C finds must be what Python finds on the CPU, bit fo
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pytest
+from libretinasdk import ARGUMENT, DEVICE, MODEL, CDetector, LibraryError, assert_same, described
 from paths import PHOTOS
 from random_retinanet import random_retinanet
 from recorded_engine import Recorder
-from runtime_on_cpu import VERSION, CDetector, CError
+from runtime_on_cpu import VERSION, runtime_on_cpu
 
-from retinasdk import ModelError, ModelSpec, Suppression
+from retinasdk import Detections, ModelError, ModelSpec, Resize, Suppression
 from retinasdk.backends.onnx_cpu import OnnxCpuBackend
 from retinasdk.images import as_rgb
 from retinasdk.models import find_model
-from retinasdk.pipeline.postprocess import decode, suppress, to_original
+from retinasdk.pipeline.postprocess import decode, suppress, to_detections
 from retinasdk.pipeline.preprocess import Transform
-from retinasdk.pipeline.types import HeadOutputs, Kept
+from retinasdk.pipeline.types import HeadOutputs
 from retinasdk.tensorrt.engine_info import EngineInfo
 
 Images = Sequence[npt.NDArray[np.uint8]]
+RULES = ("greedy", "soft_linear", "soft_gaussian", "fusion")  # In the order of rsdk_suppression_rule.
+
+
+@pytest.fixture(scope="module", autouse=True)
+def emulated() -> Iterator[None]:
+    with runtime_on_cpu():
+        yield
 
 
 def random_images(*sizes: tuple[int, int]) -> list[npt.NDArray[np.uint8]]:
@@ -40,14 +49,11 @@ def random_images(*sizes: tuple[int, int]) -> list[npt.NDArray[np.uint8]]:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> OnnxCpuBackend:
     """A random network for small images."""
-    import onnx
-
     model, spec = random_retinanet()
     path = tmp_path_factory.mktemp("small") / "small.onnx"
     onnx.save(model, path)
-    size = {"rule": "squash", "size": (64, 96), "antialias": False}
-    small_spec = spec.replace(resize=type(spec.resize)(**size), score_threshold=0.2, top_k=100)
-    return OnnxCpuBackend(path, spec=small_spec, threads=1, convolution="direct")
+    spec = spec.replace(resize=Resize("squash", (64, 96)), top_k=100)
+    return OnnxCpuBackend(path, spec=spec, threads=1, convolution="direct")
 
 
 def expected(
@@ -55,38 +61,35 @@ def expected(
     spec: ModelSpec,
     images: Images,
     *,
-    rule: str = "greedy",
     scores: Sequence[float],
+    rule: str = "greedy",
     class_ids: Sequence[int] = (),
-    ignore: npt.NDArray[np.float32] | None = None,
-) -> list[Kept]:
+    ignore: Sequence[Sequence[float]] = (),
+) -> list[Detections]:
     transforms = [Transform.plan(image.shape[:2], spec) for image in images]
     threshold = scores[0] if len(scores) == 1 else tuple(scores)
-    candidates = decode(heads, spec, transforms, score_threshold=threshold, class_ids=class_ids, ignore=ignore)
-    kept = suppress(candidates, spec, Suppression(rule), score_threshold=threshold)
-    return to_original(kept, spec, transforms)
+    regions = np.array(ignore, np.float32) if ignore else None
+    candidates = decode(heads, spec, transforms, score_threshold=threshold, class_ids=class_ids, ignore=regions)
+    return to_detections(suppress(candidates, spec, Suppression(rule), score_threshold=threshold), spec, transforms)
 
 
-def check_equal(found: Sequence[Kept], wanted: Sequence[Kept]) -> None:
-    assert sum(len(image.scores) for image in wanted) > 0
+def check_finds(detector: CDetector, images: Images, wanted: Sequence[Detections], **options: Any) -> None:
+    assert sum(map(len, wanted)) > 0
+    found = detector([described(image) for image in images], **options)
     for one, other in zip(found, wanted, strict=True):
-        np.testing.assert_array_equal(one.boxes, other.boxes)
-        np.testing.assert_array_equal(one.scores, other.scores)
-        np.testing.assert_array_equal(one.class_ids, other.class_ids)
+        assert_same(one, other)
 
 
-def test_finds_in_real_photos_what_python_finds(tmp_path: Path) -> None:
+def test_finds_in_a_real_photo_what_python_finds(tmp_path: Path) -> None:
     backend = OnnxCpuBackend(find_model("people"), spec=None, threads=1, convolution="direct")
-    photo = as_rgb(sorted((PHOTOS / "people").glob("*.jpg"))[0])
+    photo = as_rgb(PHOTOS / "people" / "astronaut.jpg")
     recorder = Recorder(backend)
     recorder.add([photo])
-    engine = recorder.save(tmp_path / "people.engine", version=VERSION)
-    scores = [backend.spec.score_threshold]
-    with CDetector(engine, device="auto") as detector:
-        assert detector.device == "cuda"
-        wanted = expected(recorder.heads[0], backend.spec, [photo], scores=scores)
-        for _ in range(3):  # Launched directly, recorded as a graph, and replayed.
-            check_equal(detector.detect([photo], scores), wanted)
+    detector = CDetector(recorder.save(tmp_path / "people.engine", version=VERSION), device="auto")
+    wanted = expected(recorder.heads[0], backend.spec, [photo], scores=[backend.spec.score_threshold])
+    for _ in range(3):  # Launched directly, recorded as a graph, and replayed.
+        check_finds(detector, [photo], wanted)
+    detector.close()
 
 
 @pytest.mark.parametrize(
@@ -106,15 +109,19 @@ def test_types_layouts_and_rules(
     recorder.add(images)
     recorder.add(images[:1])
     engine = recorder.save(tmp_path / "small.engine", version=VERSION, formats=formats, gap=gap)
-    scores = np.linspace(0.1, 0.3, len(small.spec.labels)).tolist()
-    options: dict[str, Any] = {"class_ids": [0, 2], "ignore": np.array([[5, 5, 40, 30], [0, 0, 1e-3, 1]], np.float32)}
-    with CDetector(engine, rule=rule) as detector:
-        for batch, heads in zip((images, images[:1]), recorder.heads, strict=True):
-            wanted = expected(heads, small.spec, batch, rule=rule, scores=scores, **options)
-            for _ in range(2):
-                check_equal(detector.detect(batch, scores, **options), wanted)
-            wanted = expected(heads, small.spec, batch, rule=rule, scores=[0.1])
-            check_equal(detector.detect(batch, [0.1]), wanted)
+    count = len(small.spec.labels)
+    scores = np.linspace(0.02, 0.05, count).tolist()
+    ids = list(range(0, count, 2))
+    ignore = [[5, 5, 40, 30], [0, 0, 1e-3, 1]]
+    detector = CDetector(engine, suppression=RULES.index(rule))
+    for batch, heads in zip((images, images[:1]), recorder.heads, strict=True):
+        options: dict[str, Any] = {"class_ids": ids, "ignore": ignore}
+        wanted = expected(heads, small.spec, batch, rule=rule, scores=scores, **options)
+        for _ in range(2):
+            check_finds(detector, batch, wanted, score_threshold=scores, **options)
+        wanted = expected(heads, small.spec, batch, rule=rule, scores=[0.02])
+        check_finds(detector, batch, wanted, score_threshold=0.02)
+    detector.close()
 
 
 def test_threads_share_a_detector(small: OnnxCpuBackend, tmp_path: Path) -> None:
@@ -122,25 +129,18 @@ def test_threads_share_a_detector(small: OnnxCpuBackend, tmp_path: Path) -> None
     recorder = Recorder(small)
     for image in images:
         recorder.add([image])
-    engine = recorder.save(tmp_path / "small.engine", version=VERSION)
-    failures: list[BaseException] = []
-    with CDetector(engine) as detector:
-
-        def work(first: int) -> None:
-            try:
-                for step in range(4):
-                    index = (first + step) % len(images)
-                    wanted = expected(recorder.heads[index], small.spec, [images[index]], scores=[0.2])
-                    check_equal(detector.detect([images[index]], [0.2]), wanted)
-            except BaseException as error:  # Of another thread, so it is raised below.
-                failures.append(error)
-
-        threads = [threading.Thread(target=work, args=(first,)) for first in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert not failures
+    detector = CDetector(recorder.save(tmp_path / "small.engine", version=VERSION))
+    wanted = [
+        expected(heads, small.spec, [image], scores=[0.02]) for heads, image in zip(recorder.heads, images, strict=True)
+    ]
+    with ThreadPoolExecutor(6) as pool:
+        calls = [
+            pool.submit(check_finds, detector, [images[index % 3]], wanted[index % 3], score_threshold=0.02)
+            for index in range(24)
+        ]
+        for call in calls:
+            call.result()
+    detector.close()
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------
@@ -152,9 +152,10 @@ def python_refuses(engine: Path) -> str:
     return str(refusal.value)
 
 
-def c_refuses(engine: Path, *, device: str = "cuda") -> str:
-    with pytest.raises(CError) as refusal:
-        CDetector(engine, device=device)
+def c_refuses(path: Path, status: int = MODEL) -> str:
+    with pytest.raises(LibraryError) as refusal:
+        CDetector(path, device="cuda")
+    assert refusal.value.status == status
     return str(refusal.value)
 
 
@@ -239,7 +240,13 @@ def test_a_size_outside_the_profile_is_an_argument_error(small: OnnxCpuBackend, 
     recorder = Recorder(small)
     images = random_images((64, 96))
     recorder.add(images)
-    largest = (1, 3, 32, 32)
-    engine = recorder.save(tmp_path / "small.engine", version=VERSION, largest=largest)
-    with CDetector(engine) as detector, pytest.raises(CError, match=r"accepts inputs from \(1, 3, 1, 1\)"):
-        detector.detect(images, [0.2])
+    detector = CDetector(recorder.save(tmp_path / "small.engine", version=VERSION, largest=(1, 3, 32, 32)))
+    with pytest.raises(LibraryError, match=r"accepts inputs from \(1, 3, 1, 1\) to \(1, 3, 32, 32\)") as refusal:
+        detector([described(images[0])])
+    assert refusal.value.status == ARGUMENT
+    detector.close()
+
+
+def test_says_that_there_is_no_gpu(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_ON_CPU_DEVICES", "0")
+    assert "there is no usable one here (cudaErrorInsufficientDriver" in c_refuses(engine, DEVICE)
