@@ -204,8 +204,8 @@ EngineInfo parse(const std::string& text, const std::string& origin) {
   if (!has_none && (expected == nullptr || *expected != sum)) {
     throw ModelError(origin +
                      " was changed after it was written, or is damaged: its content does not have its checksum any "
-                     "more. An engine's JSON cannot be edited. Change the spec of the ONNX file, or pass another spec "
-                     "to the Detector. To repair this file, copy it again, or " +
+                     "more. An engine's JSON cannot be edited. Change the spec of the ONNX file, or pass Detector(..., "
+                     "spec=...). To repair this file, copy it again, or " +
                      kRebuild);
   }
   for (const auto& [name, value] : content) {
