@@ -226,7 +226,7 @@ def test_refuses_an_engine_of_another_machine(
 ) -> None:
     recorder = Recorder(small)
     recorder.add(random_images((64, 96)))
-    engine = recorder.save(tmp_path / "small.engine", **{"version": VERSION, **facts})  # type: ignore[arg-type]
+    engine = recorder.save(tmp_path / "small.engine", **{"version": VERSION, **facts})
     assert words in c_refuses(engine)
 
 
