@@ -88,14 +88,14 @@ def test_altered_specs_have_the_same_fate() -> None:
     random_ = random.Random(18)
     accepted = 0
     refused: set[str] = set()
-    for _ in range(4000):
+    for _ in range(1500):
         text = altered(random_, random_.choice(bases()))
         expected = theirs(text)
         assert ours(text) == expected, text
         accepted += expected is None
         refused.add(" ".join((expected or "").split()[:5]))
-    assert accepted > 200
-    assert len(refused) > 80  # Different beginnings of messages.
+    assert accepted > 80
+    assert len(refused) > 60  # Different beginnings of messages.
 
 
 @pytest.mark.parametrize(
