@@ -117,7 +117,7 @@ def test_suppression(theirs: Suppression, ours: dict[str, Any], model_path: Path
     ids=["sin cos", "le90", "le135"],
 )
 def test_rotated_boxes(coder: BoxCoder, tmp_path: Path, images: list[np.ndarray], monkeypatch: Any) -> None:
-    # The channels of the network's outputs are shared out differently: 6 anchors x 3 classes and 6 deltas, or 4 x 5 and 5.
+    # The channels of the outputs are shared out differently: 6 anchors x 3 classes and 6 deltas, or 4 x 5 and 5.
     anchors, labels = (6, 3) if coder.deltas == 6 else (4, 5)
     monkeypatch.setattr(networks, "ANCHORS", 9 if coder.deltas == 6 else 5)
     network, spec = networks.random_retinanet(classes=2 if coder.deltas == 6 else 4, prior=0.2)

@@ -244,7 +244,8 @@ def test_programs_of_earlier_headers(model_path: Path, picture: Any) -> None:
 def test_without_onnxruntime(model_path: Path, tmp_path: Path) -> None:
     status, message = refused(model_path, onnxruntime=str(tmp_path / "libonnxruntime.so"))
     assert status == libretinasdk.MISSING_DEPENDENCY
-    assert "RETINASDK_ONNXRUNTIME" in message and "cannot open shared object file" in message
+    assert "RETINASDK_ONNXRUNTIME" in message
+    assert "cannot open shared object file" in message
     status, message = refused(model_path, onnxruntime="libm.so.6")
     assert (status, "it has no function OrtGetApiBase" in message) == (libretinasdk.MISSING_DEPENDENCY, True)
 
