@@ -1,4 +1,4 @@
-"""libretinasdk, driven through its C interface: built once by CMake, with ONNX Runtime's library of the Python package."""
+"""libretinasdk, driven through its C interface. CMake builds it once; ONNX Runtime is that of the Python package."""
 
 from __future__ import annotations
 
@@ -135,10 +135,6 @@ def described(image: np.ndarray | tuple[np.ndarray, np.ndarray], kind: int = RGB
         made.planes[i] = plane.ctypes.data
         made.row_bytes[i] = plane.strides[0]
     return made
-
-
-def open_detector(path: Path | str, **options: object) -> CDetector:
-    return CDetector(path, **options)
 
 
 class CDetector:
