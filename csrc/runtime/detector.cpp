@@ -39,7 +39,7 @@ std::unique_ptr<Backend> open_backend(const std::filesystem::path& path, const D
                                 "file that it was built from, or device='cuda'");
   }
   if (is_engine || device == "cuda") {
-    return open_tensorrt(path.string(), options.spec ? &*options.spec : nullptr, options.suppression);
+    return open_tensorrt(path.string(), options.spec ? &*options.spec : nullptr, options.suppression, warning);
   }
   return open_onnx(path, options.spec ? &*options.spec : nullptr, options.threads, options.suppression,
                    options.onnxruntime, warning);

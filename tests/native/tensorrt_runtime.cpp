@@ -203,6 +203,11 @@ class Engine {
   std::string values_;
 };
 
+std::unique_ptr<Backend> open_engine(const std::string& path) {
+  std::string warning;
+  return open_tensorrt(path, nullptr, {}, warning);
+}
+
 struct Batch {
   std::vector<Image> images;
   std::vector<Kept> expected;
@@ -242,7 +247,7 @@ void refuse(const char* what) { setenv("TENSORRT_ON_CPU_REFUSE", what, 1); }
 
 // Frames of several sizes, each often enough for the first, the recorded and the replayed run, and with new pixels.
 void test_frames(const std::string& path, const std::vector<Batch>& batches, size_t calls) {
-  const auto backend = open_tensorrt(path, nullptr, {});
+  const auto backend = open_engine(path);
   for (size_t round = 0; round < calls / 2; ++round) {
     for (const Batch& batch : batches) {
       for (int i = 0; i < 3; ++i) check_detects(*backend, batch);
@@ -252,7 +257,7 @@ void test_frames(const std::string& path, const std::vector<Batch>& batches, siz
 
 // `calls`: of each of as many threads.
 void test_threads(const std::string& path, const std::vector<Batch>& batches, size_t calls) {
-  const auto backend = open_tensorrt(path, nullptr, {});
+  const auto backend = open_engine(path);
   std::vector<std::thread> threads;
   for (size_t first = 0; first < calls; ++first) {
     threads.emplace_back([&, first] {
@@ -264,7 +269,7 @@ void test_threads(const std::string& path, const std::vector<Batch>& batches, si
 
 void test_refusals(const std::string& folder, const Engine& engine, const std::vector<Batch>& batches, size_t calls) {
   const std::string path = folder + "/refused.engine";
-  const auto open = [&path] { open_tensorrt(path, nullptr, {}); };
+  const auto open = [&path] { open_engine(path); };
   const auto refused = [&](const json& changes, const std::string& words) {
     engine.save(path, changes);
     check_throws<ModelError>(words, open);
@@ -284,11 +289,10 @@ void test_refusals(const std::string& folder, const Engine& engine, const std::v
   check_throws<ModelError>("is not valid JSON", open);
   std::remove((path + ".json").c_str());
   check_throws<ModelError>("needs the file refused.engine.json beside it", open);
-  check_throws<ModelError>("retinasdk build people.onnx -o people.engine",
-                           [] { open_tensorrt("people.onnx", nullptr, {}); });
+  check_throws<ModelError>("retinasdk build people.onnx -o people.engine", [] { open_engine("people.onnx"); });
 
   engine.save(path);
-  const auto backend = open_tensorrt(path, nullptr, {});
+  const auto backend = open_engine(path);
   check_detects(*backend, batches[0]);
   check_throws<std::invalid_argument>("accepts inputs from (1, 3, 1, 1) to (4, 3, 512, 512)", [&] {
     Random random(1);
@@ -317,7 +321,7 @@ void test_smallest_batch(const std::string& folder, Random& random) {
   Batch batch{{image}, engine.add({image, image})};
   batch.expected.resize(1);
   engine.save(folder + "/pairs.engine", json::object(), 2);
-  const auto backend = open_tensorrt(folder + "/pairs.engine", nullptr, {});
+  const auto backend = open_engine(folder + "/pairs.engine");
   for (int i = 0; i < 3; ++i) check_detects(*backend, batch);
 }
 

@@ -247,6 +247,18 @@ def test_a_size_outside_the_profile_is_an_argument_error(small: OnnxCpuBackend, 
     detector.close()
 
 
+def test_warns_of_an_engine_for_another_gpu(small: OnnxCpuBackend, tmp_path: Path) -> None:
+    recorder = Recorder(small)
+    recorder.add(random_images((64, 96)))
+    path = recorder.save(tmp_path / "small.engine", version=VERSION, gpu="Orin")
+    detector = CDetector(path)
+    words = (
+        "it was built for the GPU Orin, but this is emulated on the CPU. It works, but it is optimized for the other"
+    )
+    assert f"{path}: {words} GPU." == detector.warning
+    detector.close()
+
+
 def test_says_that_there_is_no_gpu(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_ON_CPU_DEVICES", "0")
     assert "there is no usable one here (cudaErrorInsufficientDriver" in c_refuses(engine, DEVICE)

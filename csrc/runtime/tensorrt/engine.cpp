@@ -55,7 +55,7 @@ void check_fits(const std::string& path, const Fingerprint& built, const cuda::D
 
 }  // namespace
 
-Engine::Engine(const std::string& path, const ModelSpec* spec) : path_(path) {
+Engine::Engine(const std::string& path, const ModelSpec* spec, std::string& warning) : path_(path) {
   EngineInfo info = load_engine_info(path);
   const cuda::DeviceProperties gpu =
       checked("asking for the properties of the GPU", [] { return cuda::device_properties(kOrdinal); });
@@ -64,6 +64,10 @@ Engine::Engine(const std::string& path, const ModelSpec* spec) : path_(path) {
   if (info.fingerprint.tensorrt.value_or("tensorrt") != "tensorrt") throw_built_by_other(path, info.fingerprint);
   const std::string plan = read_plan(path, info);
   check_fits(path, info.fingerprint, gpu);
+  if (const auto& built_for = info.fingerprint.gpu; built_for && *built_for != gpu.name) {
+    warning = path + ": it was built for the GPU " + *built_for + ", but this is " + gpu.name +
+              ". It works, but it is optimized for the other GPU.";
+  }
   spec_ = spec != nullptr ? *spec : std::move(info.spec);
   profile_ = info.profile;
   const CollectedErrors errors;

@@ -14,9 +14,10 @@ namespace retinasdk::runtime::trt {
 // The GPU must be current in the calling thread.
 class Engine {
  public:
-  // spec: null for the one in the JSON file. Throws ModelError if the file is not an engine for this machine or does
-  // not fit the spec, DeviceError if the GPU fails, MissingDependencyError if TensorRT cannot be loaded.
-  Engine(const std::string& path, const ModelSpec* spec);
+  // spec: null for the one in the JSON file. warning: receives what Python logs as a warning, or nothing. Throws
+  // ModelError if the file is not an engine for this machine or does not fit the spec, DeviceError if the GPU fails,
+  // MissingDependencyError if TensorRT cannot be loaded.
+  Engine(const std::string& path, const ModelSpec* spec, std::string& warning);
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 

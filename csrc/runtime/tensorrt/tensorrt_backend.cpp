@@ -20,21 +20,21 @@ bool ends_with(const std::string& text, const std::string& end) {
 }
 
 // Checks what does not need the engine, and loads it.
-std::unique_ptr<Engine> open_engine(const std::string& path, const ModelSpec* spec) {
+std::unique_ptr<Engine> open_engine(const std::string& path, const ModelSpec* spec, std::string& warning) {
   if (!ends_with(path, ".engine")) {
     throw ModelError(path + " is not a TensorRT engine, which device 'cuda' needs. Build one on this machine with: " +
                      "retinasdk build " + path + " -o " + path.substr(0, path.find_last_of('.')) + ".engine");
   }
   require_gpu();
   const CurrentDevice current;
-  return std::make_unique<Engine>(path, spec);
+  return std::make_unique<Engine>(path, spec, warning);
 }
 
 // Several threads may call it.
 class TensorRtBackend final : public Backend {
  public:
-  TensorRtBackend(const std::string& path, const ModelSpec* spec, const Suppression& suppression)
-      : engine_(open_engine(path, spec)),
+  TensorRtBackend(const std::string& path, const ModelSpec* spec, const Suppression& suppression, std::string& warning)
+      : engine_(open_engine(path, spec, warning)),
         pool_(std::make_unique<LanePool>([this, suppression] { return new_lane(suppression); }, kMaxLanes)),
         process_(getpid()) {}
 
@@ -114,8 +114,9 @@ class TensorRtBackend final : public Backend {
 }  // namespace
 }  // namespace trt
 
-std::unique_ptr<Backend> open_tensorrt(const std::string& path, const ModelSpec* spec, const Suppression& suppression) {
-  return std::make_unique<trt::TensorRtBackend>(path, spec, suppression);
+std::unique_ptr<Backend> open_tensorrt(const std::string& path, const ModelSpec* spec, const Suppression& suppression,
+                                       std::string& warning) {
+  return std::make_unique<trt::TensorRtBackend>(path, spec, suppression, warning);
 }
 
 std::string tensorrt_headers() { return trt::header_version(); }

@@ -14,11 +14,12 @@ namespace retinasdk::runtime {
 // Opens the GPU and loads an engine.
 //
 // path: an engine with its JSON file beside it. An ONNX file is refused with the command that builds its engine.
-// spec: null for the one in the JSON file.
+// spec: null for the one in the JSON file. warning: receives what Python logs as a warning, or nothing.
 //
 // Throws DeviceError if there is no usable GPU, it fails, or this library was built without TensorRT; ModelError if the
 // file is not an engine for this machine or does not fit its spec; MissingDependencyError if TensorRT cannot be loaded.
-std::unique_ptr<Backend> open_tensorrt(const std::string& path, const ModelSpec* spec, const Suppression& suppression);
+std::unique_ptr<Backend> open_tensorrt(const std::string& path, const ModelSpec* spec, const Suppression& suppression,
+                                       std::string& warning);
 
 // The version of TensorRT whose headers the library was built with, such as "10.3.0". Empty: without TensorRT.
 std::string tensorrt_headers();

@@ -4,7 +4,7 @@
 
 namespace retinasdk::runtime {
 
-std::unique_ptr<Backend> open_tensorrt(const std::string& path, const ModelSpec*, const Suppression&) {
+std::unique_ptr<Backend> open_tensorrt(const std::string& path, const ModelSpec*, const Suppression&, std::string&) {
   throw DeviceError(
       path +
       ": device 'cuda' needs TensorRT, but this libretinasdk was built without TensorRT. Install the "
