@@ -134,6 +134,7 @@ def described(image: np.ndarray | tuple[np.ndarray, np.ndarray], kind: int = RGB
     for i, plane in enumerate(planes):
         made.planes[i] = plane.ctypes.data
         made.row_bytes[i] = plane.strides[0]
+    made.pixels = planes  # Keeps them in memory: the struct has their addresses only.
     return made
 
 
