@@ -21,6 +21,8 @@
 #include "runtime/tensorrt/tensorrt_backend.h"
 #include "runtime/tensorrt/versions.h"
 
+extern "C" void cuda_on_cpu_fail(long first, long last);
+extern "C" long cuda_on_cpu_calls();
 extern "C" long cuda_on_cpu_live();
 
 namespace {
@@ -325,6 +327,31 @@ void test_smallest_batch(const std::string& folder, Random& random) {
   for (int i = 0; i < 3; ++i) check_detects(*backend, batch);
 }
 
+// Each call of the CUDA runtime fails once, in the first three frames: then there is an error, or the right result, and
+// nothing is left behind. step: every how many calls.
+void test_faults(const std::string& path, const Batch& batch, long step) {
+  const auto use = [&] {
+    const auto backend = open_engine(path);
+    for (int i = 0; i < 3; ++i) check_detects(*backend, batch);
+  };
+  cuda_on_cpu_fail(0, 0);
+  use();
+  const long calls = cuda_on_cpu_calls();
+  long errors = 0;
+  for (long call = 1; call <= calls; call += step) {
+    cuda_on_cpu_fail(call, call);
+    try {
+      use();
+    } catch (const DeviceError&) {
+      ++errors;
+    }
+    cuda_on_cpu_fail(0, 0);
+    check(cuda_on_cpu_live() == 0, "after an error, all memory, streams and graphs are released");
+  }
+  check(errors > 0, "calls that fail are errors");
+  std::printf("%ld calls of the CUDA runtime, every %ld. failed, %ld errors\n", calls, step, errors);
+}
+
 }  // namespace
 
 // tensorrt_runtime FOLDER CALLS: engines are written into the folder; the more calls, the longer it takes.
@@ -347,6 +374,7 @@ int main(int, char** argv) {
   test_frames(path, batches, 2);
   unsetenv("CUDA_ON_CPU_INTEGRATED");
   test_threads(path, batches, calls);
+  test_faults(path, batches[2], calls >= 6 ? 1 : 7);
   test_smallest_batch(folder, random);
   test_refusals(folder, engine, batches, calls);
   check(cuda_on_cpu_live() == 0, "all memory, streams and graphs are released");

@@ -363,8 +363,9 @@ class Runtime final : public nvinfer1::IRuntime, public nvinfer1::apiv::Unexpect
 extern "C" int32_t getInferLibVersion() noexcept { return NV_TENSORRT_VERSION; }
 
 extern "C" void* createInferRuntime_INTERNAL(void* logger, int32_t version) noexcept {
-  int devices = 0;
-  expect(cudaGetDeviceCount(&devices) == cudaSuccess, "a runtime was made without a GPU, which crashes some versions");
+  const char* const devices = std::getenv("CUDA_ON_CPU_DEVICES");
+  expect(devices == nullptr || std::string(devices) != "0",
+         "a runtime was made without a GPU, which crashes some versions");
   expect(version == NV_TENSORRT_VERSION, "the headers and the library differ");
   // As a pointer to the base, because the caller casts it back from there.
   return static_cast<nvinfer1::IRuntime*>(new tensorrt_on_cpu::Runtime(static_cast<nvinfer1::ILogger*>(logger)));
