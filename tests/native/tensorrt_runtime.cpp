@@ -328,8 +328,8 @@ void test_smallest_batch(const std::string& folder, Random& random) {
 }
 
 // Each call of the CUDA runtime fails once, in the first three frames: then there is an error, or the right result, and
-// nothing is left behind. step: every how many calls.
-void test_faults(const std::string& path, const Batch& batch, long step) {
+// nothing is left behind.
+void test_faults(const std::string& path, const Batch& batch) {
   const auto use = [&] {
     const auto backend = open_engine(path);
     for (int i = 0; i < 3; ++i) check_detects(*backend, batch);
@@ -338,7 +338,7 @@ void test_faults(const std::string& path, const Batch& batch, long step) {
   use();
   const long calls = cuda_on_cpu_calls();
   long errors = 0;
-  for (long call = 1; call <= calls; call += step) {
+  for (long call = 1; call <= calls; ++call) {
     cuda_on_cpu_fail(call, call);
     try {
       use();
@@ -349,7 +349,7 @@ void test_faults(const std::string& path, const Batch& batch, long step) {
     check(cuda_on_cpu_live() == 0, "after an error, all memory, streams and graphs are released");
   }
   check(errors > 0, "calls that fail are errors");
-  std::printf("%ld calls of the CUDA runtime, every %ld. failed, %ld errors\n", calls, step, errors);
+  std::printf("%ld calls of the CUDA runtime failed once, with %ld errors\n", calls, errors);
 }
 
 }  // namespace
@@ -374,7 +374,7 @@ int main(int, char** argv) {
   test_frames(path, batches, 2);
   unsetenv("CUDA_ON_CPU_INTEGRATED");
   test_threads(path, batches, calls);
-  test_faults(path, batches[2], calls >= 6 ? 1 : 7);
+  if (calls >= 6) test_faults(path, batches[2]);  // One thread, so the thread sanitizer would see nothing new.
   test_smallest_batch(folder, random);
   test_refusals(folder, engine, batches, calls);
   check(cuda_on_cpu_live() == 0, "all memory, streams and graphs are released");
