@@ -5,9 +5,9 @@
 #include "runtime/errors.h"
 #include "runtime/onnx_wire.h"
 
-// Of csrc/onnxruntime/ort_ops.cpp, which is part of this library.
-extern "C" retinasdk::ort::Status* RegisterCustomOps(retinasdk::ort::SessionOptions* options,
-                                                     const retinasdk::ort::ApiBase* base);
+// RegisterCustomOps() of csrc/onnxruntime/ort_ops.cpp, under another name (CMakeLists.txt).
+extern "C" retinasdk::ort::Status* retinasdk_register_custom_ops(retinasdk::ort::SessionOptions* options,
+                                                                 const retinasdk::ort::ApiBase* base);
 
 namespace retinasdk::runtime {
 namespace {
@@ -56,7 +56,7 @@ Owned<ort::SessionOptions> session_options(const OrtLibrary& library, std::optio
   // Otherwise the threads spin after a call while they wait for the next one (backends/onnx_cpu.py has the figure).
   library.check(library.api.add_config_entry(made, "session.force_spinning_stop", "1"));
   if (threads) library.check(library.api.set_threads(made, *threads));
-  library.check(RegisterCustomOps(made, library.base));  // For graphs that Python has rewritten.
+  library.check(retinasdk_register_custom_ops(made, library.base));  // For graphs that Python has rewritten.
   return options;
 }
 
