@@ -1,8 +1,12 @@
-// The part of the CUDA runtime that the kernels' sources use. Work on a stream runs immediately, unless the stream is
-// being captured.
+// The part of the CUDA runtime that the kernels' sources and libretinasdk use.
+//
+// Work on a stream that was made here runs when someone waits for the stream, so that memory that is freed or changed
+// too early shows. Work on any other stream, such as the default one, runs immediately. If the stream is being
+// captured, work is recorded instead.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -22,6 +26,7 @@ thread_local cudaError_t last_error = cudaSuccess;
 std::atomic<long> calls, first_fault, last_fault, live_objects;
 std::mutex captures_mutex;
 std::map<void*, Recording> captures;  // By stream.
+std::map<void*, Recording> waiting;   // The work of each stream that was made here.
 
 }  // namespace
 
@@ -43,8 +48,29 @@ void enqueue(const std::function<void()>& work, void* stream) {
       capture->second.push_back(work);
       return;
     }
+    const auto queue = waiting.find(stream);
+    if (queue != waiting.end()) {
+      queue->second.push_back(work);
+      return;
+    }
   }
   work();
+}
+
+bool is_capturing(void* stream) {
+  const std::lock_guard lock(captures_mutex);
+  return captures.count(stream) > 0;
+}
+
+// Runs the work of a stream, if it was made here.
+void run_waiting(void* stream) {
+  Recording work;
+  {
+    const std::lock_guard lock(captures_mutex);
+    const auto queue = waiting.find(stream);
+    if (queue != waiting.end()) work.swap(queue->second);
+  }
+  for (const std::function<void()>& each : work) each();
 }
 
 bool launch(const void* kernel, const std::function<void()>& body, dim3 grid, dim3 block, void* stream) {
@@ -63,6 +89,8 @@ using cuda_on_cpu::is_faulty;
 using cuda_on_cpu::live_objects;
 using cuda_on_cpu::Recording;
 using cuda_on_cpu::remember;
+using cuda_on_cpu::run_waiting;
+using cuda_on_cpu::waiting;
 
 // For fault loops: the calls of the runtime are counted from 1, and those from `first` to `last` fail with
 // cudaErrorUnknown. Belief, from the documentation of CUDA: a call that fails has no effect, except that the end of a
@@ -73,7 +101,7 @@ extern "C" __attribute__((visibility("default"))) void cuda_on_cpu_fail(long fir
   cuda_on_cpu::last_fault = last;
 }
 extern "C" __attribute__((visibility("default"))) long cuda_on_cpu_calls() { return cuda_on_cpu::calls; }
-// The number of events and graphs that are not destroyed yet.
+// The number of events, graphs, streams and blocks of memory that are not released yet.
 extern "C" __attribute__((visibility("default"))) long cuda_on_cpu_live() { return live_objects; }
 
 // For test doubles of other libraries that use the same streams through ctypes: calls fn(data) in stream order.
@@ -88,6 +116,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaSuccess";
     case cudaErrorInvalidValue:
       return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+      return "cudaErrorMemoryAllocation";
     case cudaErrorInvalidConfiguration:
       return "cudaErrorInvalidConfiguration";
     case cudaErrorInsufficientDriver:
@@ -121,6 +151,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->minor = 7;
   properties->multiProcessorCount = 1;
   properties->totalGlobalMem = size_t{1} << 30;
+  properties->integrated = std::getenv("CUDA_ON_CPU_INTEGRATED") != nullptr ? 1 : 0;
   return cudaSuccess;
 }
 
@@ -136,6 +167,47 @@ cudaError_t cudaDriverGetVersion(int* version) {
   return cudaSuccess;
 }
 
+cudaError_t cudaGetDevice(int* device) {
+  if (is_faulty()) return remember(cudaErrorUnknown);
+  *device = 0;
+  return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) {
+  if (is_faulty()) return remember(cudaErrorUnknown);
+  return remember(device == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+}
+
+cudaError_t cudaMalloc(void** address, size_t size_bytes) {
+  if (is_faulty()) return remember(cudaErrorMemoryAllocation);
+  *address = std::aligned_alloc(256, (size_bytes + 255) / 256 * 256);
+  std::memset(*address, 0xcd, size_bytes);
+  ++live_objects;
+  return cudaSuccess;
+}
+
+cudaError_t cudaFree(void* address) {
+  if (address != nullptr) --live_objects;
+  std::free(address);
+  return remember(is_faulty() ? cudaErrorUnknown : cudaSuccess);
+}
+
+cudaError_t cudaHostAlloc(void** address, size_t size_bytes, unsigned) { return cudaMalloc(address, size_bytes); }
+
+cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned) {
+  if (is_faulty()) return remember(cudaErrorUnknown);
+  *device = host;
+  return cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void* address) { return cudaFree(address); }
+
+cudaError_t cudaMemcpyAsync(void* target, const void* source, size_t size_bytes, cudaMemcpyKind, cudaStream_t stream) {
+  if (is_faulty()) return remember(cudaErrorUnknown);
+  cuda_on_cpu::enqueue([=] { std::memcpy(target, source, size_bytes); }, stream);
+  return cudaSuccess;
+}
+
 cudaError_t cudaMemsetAsync(void* target, int value, size_t size_bytes, cudaStream_t stream) {
   if (is_faulty()) return remember(cudaErrorUnknown);
   const auto work = [=] {
@@ -146,25 +218,55 @@ cudaError_t cudaMemsetAsync(void* target, int value, size_t size_bytes, cudaStre
   return cudaSuccess;
 }
 
+// An event is the stream on which it was recorded.
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   if (is_faulty()) return remember(cudaErrorUnknown);
-  *event = reinterpret_cast<cudaEvent_t>(new char);
+  *event = reinterpret_cast<cudaEvent_t>(new void*(nullptr));
   ++live_objects;
   return cudaSuccess;
 }
 
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (is_faulty()) return remember(cudaErrorUnknown);
-  return remember(event != nullptr ? cudaSuccess : cudaErrorInvalidValue);
+  if (event == nullptr) return remember(cudaErrorInvalidValue);
+  *reinterpret_cast<void**>(event) = stream;
+  return cudaSuccess;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t event, unsigned) {
   if (is_faulty()) return remember(cudaErrorUnknown);
-  return remember(event != nullptr ? cudaSuccess : cudaErrorInvalidValue);
+  if (event == nullptr) return remember(cudaErrorInvalidValue);
+  run_waiting(*reinterpret_cast<void**>(event));
+  return cudaSuccess;
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-  delete reinterpret_cast<char*>(event);
+  delete reinterpret_cast<void**>(event);
+  --live_objects;
+  return remember(is_faulty() ? cudaErrorUnknown : cudaSuccess);
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  if (is_faulty()) return remember(cudaErrorUnknown);
+  *stream = reinterpret_cast<cudaStream_t>(new char);
+  ++live_objects;
+  const std::lock_guard lock(captures_mutex);
+  waiting[*stream];
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  run_waiting(stream);
+  return remember(is_faulty() ? cudaErrorUnknown : cudaSuccess);
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  run_waiting(stream);
+  {
+    const std::lock_guard lock(captures_mutex);
+    waiting.erase(stream);
+  }
+  delete reinterpret_cast<char*>(stream);
   --live_objects;
   return remember(is_faulty() ? cudaErrorUnknown : cudaSuccess);
 }

@@ -19,6 +19,7 @@
 //   CUDA_ON_CPU_SEED=n     shuffles the order of blocks, warps and lanes, if n is not 0
 //   CUDA_ON_CPU_THREADS=n  runs n blocks at the same time, each on its own OS thread
 //   CUDA_ON_CPU_DEVICES=0  makes the runtime report that there is no GPU
+//   CUDA_ON_CPU_INTEGRATED=1  makes it report that the GPU shares the memory of the CPU
 #pragma once
 
 #include <cstdint>
@@ -52,5 +53,7 @@ uint64_t collective(Collective kind, unsigned mask, uint64_t value, int source);
 bool launch(const void* kernel, const std::function<void()>& body, dim3 grid, dim3 block, void* stream);
 // Runs host work in stream order: immediately, or recorded if the stream is being captured.
 void enqueue(const std::function<void()>& work, void* stream);
+// Whether what is put on the stream is recorded.
+bool is_capturing(void* stream);
 
 }  // namespace cuda_on_cpu
