@@ -53,7 +53,9 @@ def run(*command: str | Path, cwd: Path = _ROOT, **environment: str) -> str:
 
 def interpreter(version: str) -> Path | None:
     """A Python of this version: from the PATH, or one that pyenv keeps without having it switched on."""
-    kept = sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions").glob(f"{version}.*/bin/python"))
+    kept = sorted(
+        Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions").glob(f"{version}.*/bin/python")
+    )
     for candidate in (f"python{version}", *kept):
         # A shim of pyenv on the PATH refuses to run a version that is not switched on.
         ask = (candidate, "-c", "import sys; print(sys.executable)")
@@ -89,7 +91,9 @@ def toolchain(machine: str) -> Path:
     target = f"-O3 -target {machine}-linux-gnu.{'.'.join(map(str, _GLIBC))}"
     for name, options in (("c++", target), ("ar", ""), ("ranlib", "")):
         program = folder / name
-        program.write_text(f'#!/bin/sh\nexec "{Path(spec.origin).parent}/zig" {name} {options} "$@"\n', encoding="utf-8")
+        program.write_text(
+            f'#!/bin/sh\nexec "{Path(spec.origin).parent}/zig" {name} {options} "$@"\n', encoding="utf-8"
+        )
         program.chmod(0o755)
     file = folder / "toolchain.cmake"
     file.write_text(_TOOLCHAIN.format(machine=machine, folder=folder), encoding="utf-8")
