@@ -79,7 +79,7 @@ def test_none_is_forgotten() -> None:
     for name, test in elsewhere.items():
         assert name.removesuffix(".py") in (ROOT / "tests" / test).read_text("utf-8")
     readme = (EXAMPLES / "README.md").read_text("utf-8")
-    for name in (*names, "embed_cpp/"):
+    for name in (*names, "embed_core/", "embed_cpp/", "embed_c/"):
         assert f"[{name}](" in readme
 
 
@@ -194,17 +194,17 @@ def test_examples_can_be_imported(load: Any, name: str, capsys: pytest.CaptureFi
 
 
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not on the PATH")
-def test_embed_cpp(tmp_path: Path) -> None:
+def test_embed_core(tmp_path: Path) -> None:
     build = tmp_path / "build"
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     commands = [
-        ["cmake", "-S", EXAMPLES / "embed_cpp", "-B", build, "-DCMAKE_BUILD_TYPE=Debug", *generator],
+        ["cmake", "-S", EXAMPLES / "embed_core", "-B", build, "-DCMAKE_BUILD_TYPE=Debug", *generator],
         ["cmake", "--build", build, "--config", "Release"],
     ]
     for command in commands:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stdout + result.stderr
-    program = next(path for path in build.rglob("embed_cpp*") if path.is_file() and path.suffix in ("", ".exe"))
+    program = next(path for path in build.rglob("embed_core*") if path.is_file() and path.suffix in ("", ".exe"))
     result = subprocess.run([program], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
 

@@ -1,106 +1,76 @@
-// Uses the C++ core without Python: preprocesses an image, decodes head outputs, and suppresses overlapping boxes.
+// Detects objects in pictures, and prints them as JSON lines: embed_cpp MODEL.onnx PICTURE.ppm... [--score SCORE]
 //
-// Your inference runtime runs between preprocessing and decoding. This program needs no model: infer() writes made-up
-// head outputs instead.
-#include <cmath>
+// A binary PPM needs no image library. ImageMagick writes one: convert photo.jpg photo.ppm
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <exception>
+#include <fstream>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
-#include "retinasdk/ops.h"
+#include "retinasdk/detector.hpp"
 
 namespace {
 
-const char* const kLabels[] = {"cat", "dog"};
-constexpr int kClasses = 2;
-constexpr int kImageHeight = 120, kImageWidth = 200;
-constexpr int kInputHeight = 192, kInputWidth = 320;  // 1.6 times the image. Both strides divide it: no padding.
-
-// One feature level with one anchor per cell, and its two head outputs for one image.
-struct Heads {
-  Heads(int stride_, float half_side)
-      : stride(stride_),
-        height(kInputHeight / stride_),
-        width(kInputWidth / stride_),
-        base_anchor{-half_side, -half_side, half_side, half_side},
-        logits(static_cast<size_t>(kClasses) * height * width, -10.0f),
-        deltas(static_cast<size_t>(4) * height * width, 0.0f) {}
-
-  float& logit(int class_id, int row, int column) { return logits[(class_id * height + row) * width + column]; }
-  float& delta(int which, int row, int column) { return deltas[(which * height + row) * width + column]; }
-  retinasdk::HeadLevel view() const {
-    const auto step = static_cast<float>(stride);
-    return {logits.data(), deltas.data(), base_anchor, height, width, step, step};
-  }
-
-  int stride, height, width;
-  float base_anchor[4];
-  std::vector<float> logits, deltas;
+struct Picture {
+  int width = 0, height = 0;
+  std::vector<std::uint8_t> pixels;  // RGB.
 };
 
-// Replaces the inference runtime.
-void infer(const std::vector<float>& /*input*/, Heads& fine, Heads& coarse) {
-  // A cat.
-  fine.logit(0, 3, 5) = 3.0f;
-  // The same cat, detected in the next cell. The delta moves the box half its width to the left, onto the first box.
-  // Therefore NMS suppresses it.
-  fine.logit(0, 3, 6) = 2.0f;
-  fine.delta(0, 3, 6) = -0.5f;
-  // A dog in the same place. NMS keeps it, because its class is different.
-  fine.logit(1, 3, 5) = 1.0f;
-  // A dog that is twice as wide as its anchor. Its box is clipped at the right edge.
-  coarse.logit(1, 5, 9) = 1.5f;
-  coarse.delta(2, 5, 9) = std::log(2.0f);
+Picture read_ppm(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string kind;
+  Picture picture;
+  int highest = 0;
+  file >> kind >> picture.width >> picture.height >> highest;
+  file.get();  // One white space ends the header.
+  if (!file || kind != "P6" || highest != 255 || picture.width < 1 || picture.height < 1 || picture.width > 65536 ||
+      picture.height > 65536) {
+    throw std::runtime_error(path +
+                             " must be a binary PPM (P6) of 8 bits; write one with: convert photo.jpg photo.ppm");
+  }
+  picture.pixels.resize(static_cast<std::size_t>(picture.width) * static_cast<std::size_t>(picture.height) * 3);
+  file.read(reinterpret_cast<char*>(picture.pixels.data()), static_cast<std::streamsize>(picture.pixels.size()));
+  if (!file) throw std::runtime_error(path + " is incomplete");
+  return picture;
 }
 
-void run() {
-  std::vector<uint8_t> pixels(static_cast<size_t>(kImageHeight) * kImageWidth * 3, 128);  // Your image, RGB.
-  const retinasdk::ImageView image{pixels.data(), kImageHeight, kImageWidth, kImageWidth * 3};
-  const retinasdk::PreprocessOptions options{kInputHeight,
-                                             kInputWidth,  // Resized.
-                                             kInputHeight,
-                                             kInputWidth,  // Padded.
-                                             {123.675f, 116.28f, 103.53f},
-                                             {58.395f, 57.12f, 57.375f},
-                                             /*reverse_channels=*/false,
-                                             /*antialias=*/false};
-  std::vector<float> input(static_cast<size_t>(3) * kInputHeight * kInputWidth);
-  retinasdk::preprocess(image, options, input.data());
-  std::printf("input %d x %d, first value %.4f\n", kInputWidth, kInputHeight, input[0]);
+void print(const std::string& path, const retinasdk::Detections& found) {
+  for (const retinasdk::Detection& object : found) {
+    std::printf("{\"image\": \"%s\", \"label\": \"%s\", \"score\": %.9g, \"xyxy\": [%.9g, %.9g, %.9g, %.9g]}\n",
+                path.c_str(), object.label.c_str(), static_cast<double>(object.score), static_cast<double>(object.x1),
+                static_cast<double>(object.y1), static_cast<double>(object.x2), static_cast<double>(object.y2));
+  }
+}
 
-  Heads fine(16, 16.0f), coarse(32, 32.0f);
-  infer(input, fine, coarse);
-
-  constexpr int kTopK = 100, kCapacity = 2 * kTopK, kMaxDetections = 50;
-  std::vector<float> boxes(static_cast<size_t>(kCapacity) * 4), logits(kCapacity);
-  std::vector<int32_t> class_ids(kCapacity), kept(kMaxDetections);
-  int32_t count = 0, kept_count = 0;
-  const retinasdk::Candidates candidates{boxes.data(), logits.data(), class_ids.data(), &count, kCapacity};
-  const float clip_size[] = {kInputHeight, kInputWidth};
-  // The logit threshold of 0 is a score of 0.5. dw and dh are at most ln(1000 / 16), as in torchvision and detectron2.
-  const retinasdk::DecodeOptions decoding{1, 1, kClasses, 0.0f, kTopK, {{1.0f, 1.0f, 1.0f, 1.0f}, std::log(62.5f)}, {}};
-  retinasdk::decode({fine.view(), coarse.view()}, decoding, clip_size, candidates);
-  retinasdk::nms(1, candidates, {0.5f, kMaxDetections}, kept.data(), &kept_count);
-
-  std::printf("%d candidates, %d detections\n", count, kept_count);
-  const float ratio_y = static_cast<float>(kImageHeight) / kInputHeight;
-  const float ratio_x = static_cast<float>(kImageWidth) / kInputWidth;
-  for (int i = 0; i < kept_count; ++i) {
-    const int32_t best = kept[i];
-    const float* box = &boxes[static_cast<size_t>(best) * 4];
-    const float score = 1.0f / (1.0f + std::exp(-logits[best]));
-    std::printf("%s %.3f %.1f %.1f %.1f %.1f\n", kLabels[class_ids[best]], score, box[0] * ratio_x, box[1] * ratio_y,
-                box[2] * ratio_x, box[3] * ratio_y);
+void run(int count, char** arguments) {
+  std::vector<std::string> paths;
+  retinasdk::CallOptions options;
+  for (int i = 1; i < count; ++i) {
+    if (std::strcmp(arguments[i], "--score") == 0 && i + 1 < count) {
+      options.score_threshold = std::stod(arguments[++i]);
+    } else {
+      paths.emplace_back(arguments[i]);
+    }
+  }
+  if (paths.size() < 2) throw std::runtime_error("usage: embed_cpp MODEL.onnx PICTURE.ppm... [--score SCORE]");
+  const retinasdk::Detector detector(paths[0]);
+  if (!detector.warning().empty()) std::fprintf(stderr, "%s\n", detector.warning().c_str());
+  for (std::size_t i = 1; i < paths.size(); ++i) {
+    const Picture picture = read_ppm(paths[i]);
+    const auto image = retinasdk::Image::rgb(picture.pixels.data(), picture.width, picture.height);
+    print(paths[i], detector.detect(image, options));
   }
 }
 
 }  // namespace
 
-int main() {
+int main(int count, char** arguments) {
   try {
-    run();
-  } catch (const std::exception& error) {  // std::invalid_argument: the message gives the allowed range and the value.
+    run(count, arguments);
+  } catch (const std::exception& error) {  // retinasdk::ModelError and others say what to do.
     std::fprintf(stderr, "%s\n", error.what());
     return 1;
   }

@@ -1,6 +1,6 @@
 // The operations of the native core on the CPU: preprocessing, decoding, suppression and merging of tiles.
 //
-// The core is plain C++17. It needs no Python, no ONNX Runtime and no TensorRT. See examples/embed_cpp for a program.
+// The core is plain C++17. It needs no Python, no ONNX Runtime and no TensorRT. See examples/embed_core for a program.
 //
 // Arrays: every array is C-contiguous, lies in host memory, and belongs to the caller. Input and output arrays must not
 // overlap. Shapes use these letters: N images in the batch, A anchors per cell, K classes, C candidates per image.
