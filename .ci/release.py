@@ -1,6 +1,8 @@
-"""Makes the files of a release in dist/: source archive, wheel, SBOM (CycloneDX), and SHA256SUMS of all of them.
+"""Makes the files of a release in dist/: source archive, wheels, SBOM (CycloneDX), and SHA256SUMS of all of them.
 
     python .ci/release.py [--twice]
+
+Besides the wheel of this machine, these are the manylinux wheels that `make wheels` built from the same version, if any.
 
 The same commit gives the same bytes with the same compiler and tools: times come from the commit, and the archive is
 packed in one order. `--twice` builds again in another folder, and names what differs.

@@ -35,7 +35,9 @@ set(CMAKE_CXX_COMPILER {folder}/c++)
 set(CMAKE_AR {folder}/ar)
 set(CMAKE_RANLIB {folder}/ranlib)
 set(CMAKE_STRIP "")  # The one of this machine does not know other machines. The linker strips.
-set(CMAKE_MODULE_LINKER_FLAGS_INIT -s)
+# Zig leaves out the code that runs a module's destructors when it is unloaded. They run when the process ends, so the module
+# must still be there: ONNX Runtime unloads _ort_ops before that, and the process would crash.
+set(CMAKE_MODULE_LINKER_FLAGS_INIT "-s -Wl,-z,nodelete")
 # Each level of optimization takes a C++ library of its own, which Zig builds first: one level, and not at link time.
 set(CMAKE_TRY_COMPILE_CONFIGURATION Release)
 set(CMAKE_INTERPROCEDURAL_OPTIMIZATION OFF)

@@ -1,6 +1,6 @@
 """The wheels of `make wheels`: what they contain, and what they answer where nothing else is installed.
 
-Those for ARM64 run in QEMU with a Python of Debian. Skipped without wheels in dist/; RETINASDK_WHEELS names another folder.
+Those for ARM64 run in QEMU with a Python of Debian. Skipped without wheels in dist/wheels; RETINASDK_WHEELS names another folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from paths import PHOTOS, ROOT, SUPPORT
 
-WHEELS = sorted(Path(os.environ.get("RETINASDK_WHEELS", ROOT / "dist")).glob("retinasdk-*-manylinux_*.whl"))
+WHEELS = sorted(Path(os.environ.get("RETINASDK_WHEELS", ROOT / "dist/wheels")).glob("retinasdk-*-manylinux_*.whl"))
 PHOTO = PHOTOS / "people" / "astronaut.jpg"
 NAME = re.compile(r"-cp3(\d+)-cp3\d+-manylinux_2_28_(x86_64|aarch64)\.whl$")
 # The dynamic loader and parts of glibc: on every Linux that the tag names. The C++ library is in the modules.
@@ -34,7 +34,7 @@ SYSTEM_LIBRARIES = {
 }
 TEST_TOOLS = ("pytest", "hypothesis", "onnx")
 
-pytestmark = pytest.mark.skipif(not WHEELS, reason="there are no wheels in dist/; run: make wheels")
+pytestmark = pytest.mark.skipif(not WHEELS, reason="there are no wheels in dist/wheels; run: make wheels")
 each_wheel = pytest.mark.parametrize("wheel", WHEELS, ids=lambda wheel: wheel.name.split("-", 2)[2])
 
 
