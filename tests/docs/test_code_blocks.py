@@ -100,7 +100,18 @@ def test_blocks_have_a_language_that_the_tests_know() -> None:
             if line.strip().startswith("```") and line.strip() != "```":
                 fence = _FENCE.match(line)
                 assert fence, f"{_name(page)}: {line}"
-                assert fence["language"] in {"python", "bash", "json", "text", "c", "cpp", "cmake", "go", "rust", "yaml"}, _name(page)
+                assert fence["language"] in {
+                    "python",
+                    "bash",
+                    "json",
+                    "text",
+                    "c",
+                    "cpp",
+                    "cmake",
+                    "go",
+                    "rust",
+                    "yaml",
+                }, _name(page)
 
 
 def test_pages_have_code_to_check() -> None:

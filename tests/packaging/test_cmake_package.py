@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -10,20 +11,28 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from paths import EXAMPLES, ROOT
+from libretinasdk import onnxruntime_library
+from paths import EXAMPLES, PHOTOS, ROOT
+from PIL import Image
+
+from retinasdk import Detector, list_models
 
 TOOLS = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
 pytestmark = [
     pytest.mark.skipif(shutil.which("cmake", path=TOOLS) is None, reason="cmake is not on the PATH"),
     pytest.mark.skipif(sys.platform != "linux", reason="names of libraries are those of Linux"),
 ]
-MAIN = EXAMPLES / "embed_cpp" / "main.cpp"
+MAIN = EXAMPLES / "embed_core" / "main.cpp"
+
+# What libretinasdk needs to be built. Without it, the package has the core only.
+JSON_HEADERS = any(Path(folder, "nlohmann/json.hpp").exists() for folder in ("/usr/include", "/usr/local/include"))
 
 
-def call(*command: str | Path, fails: bool = False) -> str:
+def call(*command: str | Path, fails: bool = False, **variables: str) -> str:
     """Runs a program with the tools of this environment, and gives what it prints."""
-    environment = {**os.environ, "PATH": TOOLS, "CMAKE_GENERATOR": "Ninja"}
+    environment = {**os.environ, "PATH": TOOLS, "CMAKE_GENERATOR": "Ninja", **variables}
     for name in ("LD_LIBRARY_PATH", "CMAKE_PREFIX_PATH", "PKG_CONFIG_PATH"):
         environment.pop(name, None)
     result = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
@@ -45,7 +54,9 @@ def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind)
             shared = "ON" if kind == "shared" else "OFF"
+            runtime = "ON" if JSON_HEADERS else "OFF"
             options = (f"-DBUILD_SHARED_LIBS={shared}", "-DRETINASDK_PYTHON=OFF", "-DRETINASDK_CUDA=OFF")
+            options += (f"-DRETINASDK_RUNTIME={runtime}",)
             # Another compiler flag than in the programs. In this way, a flag that is passed on would be seen.
             build(ROOT, folder / "build", *options, "-DRETINASDK_WERROR=ON", "-DCMAKE_BUILD_TYPE=Release")
             call("cmake", "--install", folder / "build", "--prefix", folder / "first")
@@ -60,8 +71,8 @@ def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def wanted(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What the program prints that was built from the sources. tests/test_examples.py checks it."""
     folder = tmp_path_factory.mktemp("sources")
-    build(EXAMPLES / "embed_cpp", folder, "-DCMAKE_BUILD_TYPE=Debug")
-    printed = call(folder / "embed_cpp")
+    build(EXAMPLES / "embed_core", folder, "-DCMAKE_BUILD_TYPE=Debug")
+    printed = call(folder / "embed_core")
     assert "3 detections" in printed
     return printed
 
@@ -69,14 +80,37 @@ def wanted(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize("kind", ["static", "shared"])
 def test_programs_find_the_package(install: Callable[[str], Path], wanted: str, kind: str, tmp_path: Path) -> None:
     prefix = install(kind)
-    build(EXAMPLES / "embed_cpp", tmp_path, f"-DCMAKE_PREFIX_PATH={prefix}")
-    assert call(tmp_path / "embed_cpp") == wanted
+    build(EXAMPLES / "embed_core", tmp_path, f"-DCMAKE_PREFIX_PATH={prefix}")
+    assert call(tmp_path / "embed_core") == wanted
     assert not (tmp_path / "retinasdk").exists()  # The sources were not used.
-    needed = call("readelf", "--dynamic", tmp_path / "embed_cpp")
+    needed = call("readelf", "--dynamic", tmp_path / "embed_core")
     assert ("libretinasdk_core.so.0.1" in needed) == (kind == "shared")
     # Neither warnings nor optimization nor the path of a build folder are passed on.
     commands = (tmp_path / "compile_commands.json").read_text("utf-8")
     assert re.findall(r" -(?:W|f|O|D)[^ ]*", commands) == []
+
+
+@pytest.mark.skipif(not JSON_HEADERS, reason="needs nlohmann/json: apt install nlohmann-json3-dev libssl-dev")
+@pytest.mark.parametrize("kind", ["static", "shared"])
+@pytest.mark.parametrize("example", ["embed_c", "embed_cpp"])
+def test_detectors_agree_with_python(install: Callable[[str], Path], kind: str, example: str, tmp_path: Path) -> None:
+    """Boxes and scores in a photo, to the last bit, from programs with the installed runtime."""
+    build(EXAMPLES / example, tmp_path / "build", f"-DCMAKE_PREFIX_PATH={install(kind)}")
+    assert not (tmp_path / "build/retinasdk").exists()  # The sources were not used.
+    picture = Image.open(PHOTOS / "people" / "astronaut.jpg").convert("RGB")
+    picture.save(tmp_path / "photo.ppm")
+    model = next(model.path for model in list_models() if model.name == "people")
+    program = tmp_path / "build" / example
+    score = ["0.3"] if example == "embed_c" else ["--score", "0.3"]
+    library = {"RETINASDK_ONNXRUNTIME": str(onnxruntime_library())}
+    printed = [
+        json.loads(line) for line in call(program, model, tmp_path / "photo.ppm", *score, **library).splitlines()
+    ]
+    wanted = Detector(model, device="cpu", convolution="direct")(np.asarray(picture), score_threshold=0.3)
+    assert [item["label"] for item in printed] == list(wanted.names)
+    assert len(printed) > 1
+    np.testing.assert_array_equal(np.float32([item["xyxy"] for item in printed]), wanted.xyxy)
+    np.testing.assert_array_equal(np.float32([item["score"] for item in printed]), wanted.scores)
 
 
 @pytest.mark.parametrize("kind", ["static", "shared"])
@@ -97,18 +131,17 @@ def test_pkg_config(install: Callable[[str], Path], wanted: str, kind: str, tmp_
 def test_installed_files(install: Callable[[str], Path], kind: str) -> None:
     prefix = install(kind)
     files = sorted(path.relative_to(prefix).as_posix() for path in prefix.rglob("*") if not path.is_dir())
-    core = {
-        "static": ["lib/libretinasdk_core.a"],
-        "shared": ["lib/libretinasdk_core.so", "lib/libretinasdk_core.so.0.1", "lib/libretinasdk_core.so.0.1.0"],
-    }
-    headers = {path.name for path in (ROOT / "csrc/include/retinasdk").iterdir()} - {"ops_cuda.h"}
+    names = ["core", *(["runtime"] if JSON_HEADERS else [])]
+    endings = {"static": (".a",), "shared": (".so", ".so.0.1", ".so.0.1.0")}[kind]
+    without = {"ops_cuda.h", *([] if JSON_HEADERS else ["retinasdk.h", "detector.hpp"])}
+    headers = {path.name for path in (ROOT / "csrc/include/retinasdk").iterdir()} - without
     assert files == sorted(
         [
             *(f"include/retinasdk/{name}" for name in headers),
-            *core[kind],
+            *(f"lib/libretinasdk_{name}{ending}" for name in names for ending in endings),
             *(f"lib/cmake/retinasdk/retinasdk-{name}.cmake" for name in ("config", "config-version", "targets")),
             "lib/cmake/retinasdk/retinasdk-targets-release.cmake",
-            "lib/pkgconfig/retinasdk-core.pc",
+            *(f"lib/pkgconfig/retinasdk-{name}.pc" for name in names),
             "share/doc/retinasdk/LICENSE",
         ]
     )
@@ -154,7 +187,7 @@ add_executable(product main.cpp)
 target_link_libraries(product PRIVATE retinasdk::core)
 install(TARGETS product)
 """)
-    build(tmp_path, tmp_path / "build", "-DCMAKE_CXX_FLAGS=-Wall -Werror")
+    build(tmp_path, tmp_path / "build", "-DCMAKE_CXX_FLAGS=-Wall -Werror", "-DRETINASDK_RUNTIME=OFF")
     assert call(tmp_path / "build/product") == wanted
     variables, targets, project = (tmp_path / "build/left").read_text("utf-8").split("\n")
     assert [name for name in variables.split(";") if not re.match("(?i)retinasdk|fetchcontent|__", name)] == []

@@ -2,8 +2,8 @@
 
     python wheel_answers.py PHOTO
 
-The digests are of preprocessing and post-processing, whose arithmetic is the same in each build. The detections also depend on
-ONNX Runtime, whose arithmetic is that of the machine.
+The digests are of preprocessing and post-processing, whose arithmetic is the same in each build. The detections also
+depend on ONNX Runtime, whose arithmetic is that of the machine and of its version.
 """
 
 from __future__ import annotations
