@@ -94,7 +94,7 @@ constraints: $(VENV)/release-tools
 wheels: $(VENV)/release-tools
 	$(BIN)/python .ci/wheels.py $(WHEELS)
 
-# The source archive, the wheel of this machine, their hashes and an SBOM, in dist/.
+# The source archive, the wheel of this machine, the manylinux wheels, their hashes and an SBOM, in dist/.
 release: $(VENV)/release-tools
 	$(BIN)/python .ci/release.py
 

@@ -1,13 +1,13 @@
-"""Builds manylinux wheels for x86-64 and ARM64 and each supported Python, on one x86-64 machine and without a container.
+"""Builds manylinux wheels for x86-64 and ARM64 and each supported Python, on one x86-64 machine, without a container.
 
     python .ci/wheels.py [--machine x86_64 ...] [--python 3.10 ...] [--out dist/wheels]
 
-Note [Wheels by Zig]: Zig is Clang with the headers and libraries of every glibc, as a package of PyPI. For both machines it
-compiles against glibc 2.28, so that the wheels run on Debian 10, Ubuntu 20.04 (JetPack 5), RHEL 8 and anything newer. The C++
-standard library becomes a part of the modules. auditwheel checks the symbols, and writes the tag.
+Note [Wheels by Zig]: Zig is Clang with the headers and libraries of every glibc, as a package of PyPI. For both
+machines it compiles against glibc 2.17, the oldest one that manylinux wheels still use, and the C++ standard library
+becomes a part of the modules. auditwheel checks the symbols, and writes the tag that they allow.
 
-A Python of each version must be on this machine, for its headers; it may also be one that pyenv keeps. Its headers serve both
-machines: `pyconfig.h` of the two differs only in what pybind11 does not use.
+A Python of each version must be on this machine, for its headers; it may also be one that pyenv keeps. Its headers
+serve both machines: `pyconfig.h` of the two differs only in what pybind11 does not use (compared for Debian's 3.11).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _WORK = _ROOT / "build/wheels"
 MACHINES = ("x86_64", "aarch64")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
-_GLIBC = (2, 28)
+_GLIBC = "2.17"
 
 _TOOLCHAIN = """\
 set(CMAKE_SYSTEM_NAME Linux)
@@ -35,8 +35,8 @@ set(CMAKE_CXX_COMPILER {folder}/c++)
 set(CMAKE_AR {folder}/ar)
 set(CMAKE_RANLIB {folder}/ranlib)
 set(CMAKE_STRIP "")  # The one of this machine does not know other machines. The linker strips.
-# Zig leaves out the code that runs a module's destructors when it is unloaded. They run when the process ends, so the module
-# must still be there: ONNX Runtime unloads _ort_ops before that, and the process would crash.
+# Zig leaves out the code that runs a module's destructors when it is unloaded. They run when the process ends, so the
+# module must still be there: ONNX Runtime unloads _ort_ops before that, and the process would crash.
 set(CMAKE_MODULE_LINKER_FLAGS_INIT "-s -Wl,-z,nodelete")
 # Each level of optimization takes a C++ library of its own, which Zig builds first: one level, and not at link time.
 set(CMAKE_TRY_COMPILE_CONFIGURATION Release)
@@ -77,8 +77,8 @@ def interpreters(versions: tuple[str, ...]) -> dict[str, Path]:
     if missing:
         present = " ".join(version for version in versions if version not in missing)
         raise SystemExit(
-            f"wheels: no Python {', '.join(missing)} on this machine, neither on the PATH nor in ~/.pyenv. Install it, or "
-            f"build for others only: python .ci/wheels.py --python {present or 'VERSION'}"
+            f"wheels: no Python {', '.join(missing)} on this machine, neither on the PATH nor in ~/.pyenv. Install it, "
+            f"or build for others only: python .ci/wheels.py --python {present or 'VERSION'}"
         )
     return {version: path for version, path in found.items() if path is not None}
 
@@ -90,7 +90,7 @@ def toolchain(machine: str) -> Path:
         raise SystemExit("wheels: ziglang is not installed. Run: make wheels")
     folder = _WORK / machine
     folder.mkdir(parents=True, exist_ok=True)
-    target = f"-O3 -target {machine}-linux-gnu.{'.'.join(map(str, _GLIBC))}"
+    target = f"-O3 -target {machine}-linux-gnu.{_GLIBC}"
     for name, options in (("c++", target), ("ar", ""), ("ranlib", "")):
         program = folder / name
         program.write_text(
@@ -143,9 +143,9 @@ def build_wheel(source: Path, python: Path, version: str, machine: str, out: Pat
         ZIG_LOCAL_CACHE_DIR=str(_WORK / "zig"),
     )
     (wheel,) = raw.glob("*.whl")
-    tag = f"manylinux_{_GLIBC[0]}_{_GLIBC[1]}_{machine}"
-    run(sys.executable, "-m", "auditwheel", "repair", "--only-plat", "--plat", tag, "--wheel-dir", out, wheel)
-    (repaired,) = out.glob(f"*-cp{version.replace('.', '')}-*-{tag}.whl")
+    # The platform is "auto": auditwheel accepts names of other machines' platforms nowhere else.
+    run(sys.executable, "-m", "auditwheel", "repair", "--plat", "auto", "--wheel-dir", out, wheel)
+    (repaired,) = out.glob(f"*-cp{version.replace('.', '')}-manylinux*_{machine}.whl")
     return repaired
 
 
