@@ -33,7 +33,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from wheels import build_wheels  # noqa: E402
+from wheels import build_wheels
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SCHEMA = SchemaVersion.V1_6

@@ -13,13 +13,14 @@ import json
 import os
 import platform
 import sys
+from importlib import metadata
 from typing import Any
 
 import numpy as np
 from make_golden import FRAMES, heads, picture
 
 import retinasdk
-from retinasdk import Detector, Resize
+from retinasdk import Detector, Resize, _native
 from retinasdk.convert.flavours import flavour_spec
 from retinasdk.pipeline.postprocess import postprocess
 from retinasdk.pipeline.preprocess import Transform, preprocess
@@ -49,8 +50,14 @@ def answers(photo: str) -> dict[str, Any]:
         convolution: Detector("people", threads=1, convolution=convolution)(photo).to_dicts()
         for convolution in ("direct", "auto")
     }
-    package = os.path.dirname(retinasdk.__file__)
-    return {"machine": platform.machine(), "package": package, "digests": digests(), "detections": detections}
+    return {
+        "machine": platform.machine(),
+        "onnxruntime": metadata.version("onnxruntime"),
+        "instructions": _native.simd_name,
+        "package": os.path.dirname(retinasdk.__file__),
+        "digests": digests(),
+        "detections": detections,
+    }
 
 
 if __name__ == "__main__":
