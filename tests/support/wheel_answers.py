@@ -53,7 +53,7 @@ def answers(photo: str) -> dict[str, Any]:
     return {
         "machine": platform.machine(),
         "onnxruntime": metadata.version("onnxruntime"),
-        "instructions": _native.simd_name,
+        "instructions": _native.simd_name(),
         "package": os.path.dirname(retinasdk.__file__),
         "digests": digests(),
         "detections": detections,
