@@ -45,9 +45,15 @@ def python_and_machine(wheel: Path) -> tuple[str, str]:
     return f"3.{found[1]}", found[2]
 
 
-def said(*command: str | Path, **environment: str) -> str:
+def said(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
     done = subprocess.run(
-        list(map(str, command)), env=environment or None, capture_output=True, text=True, check=False, timeout=1800
+        list(map(str, command)),
+        cwd=cwd,
+        env=environment or None,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1800,
     )
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
     return done.stdout
@@ -61,7 +67,7 @@ def test_contents(wheel: Path, tmp_path: Path) -> None:
         names = file.namelist()
         file.extractall(tmp_path)
     assert {name.split("/")[0] for name in names} == {"retinasdk", "retinasdk-0.1.0.dist-info"}
-    kinds = {Path(name).suffix for name in names if name.startswith("retinasdk/")}
+    kinds = {Path(name).suffix for name in names if re.match(r"retinasdk/.*[^/]$", name)}
     assert kinds == {".py", ".pyi", ".typed", ".so", ".json", ".onnx", ".md", ".html"}
     module = f"retinasdk/_native.cpython-{version.replace('.', '')}-{machine}-linux-gnu.so"
     assert {name for name in names if name.endswith(".so")} == {module, "retinasdk/_ort_ops.so"}
@@ -150,5 +156,5 @@ def test_answers(wheel: Path, wanted: dict[str, Any], tmp_path: Path) -> None:
                     atol=tolerance,
                 )
     golden = ROOT / "tests/pipeline/test_golden.py"
-    printed = said(*python, "-m", "pytest", "-q", "-p", "no:cacheprovider", golden, **environment)
+    printed = said(*python, "-m", "pytest", "-q", "-p", "no:cacheprovider", golden, cwd=tmp_path, **environment)
     assert re.search(r"^31 passed", printed, re.MULTILINE), printed
