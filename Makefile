@@ -6,7 +6,7 @@ WHEEL := build/wheel
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f) \
 	$(shell find retinasdk -type f -not -name '*.pyc' -not -name '*.so')
 
-.PHONY: demo test lint docs bench soak gpu fuzz coverage constraints release clean
+.PHONY: demo test lint docs bench soak gpu fuzz coverage constraints release wheels clean
 
 demo: $(VENV)/installed
 	$(BIN)/retinasdk detect examples/photos/people --out demo_output --overwrite
@@ -89,7 +89,12 @@ constraints: $(VENV)/release-tools
 	$(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.10 --generate-hashes --no-annotate --upgrade \
 		--custom-compile-command "make constraints" --extra all pyproject.toml --output-file constraints.txt
 
-# The source archive, the wheel of this machine, their hashes and an SBOM, in dist/.
+# Manylinux wheels for x86-64 and ARM64 and each supported Python, in dist/wheels/. Some only:
+# make wheels WHEELS="--machine aarch64 --python 3.11"
+wheels: $(VENV)/release-tools
+	$(BIN)/python .ci/wheels.py $(WHEELS)
+
+# The source archive, the wheel of this machine, the manylinux wheels, their hashes and an SBOM, in dist/.
 release: $(VENV)/release-tools
 	$(BIN)/python .ci/release.py
 

@@ -33,7 +33,9 @@ class CMakeBuild(build_ext):  # type: ignore[misc]
         ]
         # CMake is that of the build requirements, which pip puts first on the PATH.
         subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build), "--target", "install"], check=True)  # nosec B607
+        subprocess.run(["cmake", "--build", str(build)], check=True)  # nosec B607
+        # Without the C++ package (headers, static libraries), which a wheel must not contain.
+        subprocess.run(["cmake", "--install", str(build), "--component", "python"], check=True)  # nosec B607
 
     def copy_extensions_to_source(self) -> None:
         """Copies also the modules that only CMake knows, such as `_native_cuda`, for editable installs."""

@@ -1,6 +1,8 @@
-"""Makes the files of a release in dist/: source archive, wheel, SBOM (CycloneDX), and SHA256SUMS of all of them.
+"""Makes the files of a release in dist/: source archive, wheels, SBOM (CycloneDX), and SHA256SUMS of all of them.
 
     python .ci/release.py [--twice]
+
+The wheels are that of this machine, which has the CUDA kernels if nvcc is there, and the manylinux wheels of wheels.py.
 
 The same commit gives the same bytes with the same compiler and tools: times come from the commit, and the archive is
 packed in one order. `--twice` builds again in another folder, and names what differs.
@@ -29,6 +31,9 @@ from typing import Any
 
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from wheels import build_wheels
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SCHEMA = SchemaVersion.V1_6
@@ -131,8 +136,34 @@ def contained(wheel: Path) -> list[dict[str, Any]]:
     return found
 
 
-def bill_of(wheel: Path, constraints: Path) -> str:
-    """The SBOM of a wheel and the packages that `constraints` pins, as JSON."""
+def manylinux_parts(wheels: list[Path]) -> list[dict[str, Any]]:
+    """The manylinux wheels, and the C++ library that their modules contain, as components of CycloneDX."""
+    if not wheels:
+        return []
+    zig = metadata.version("ziglang")
+    library = {
+        "type": "library",
+        "bom-ref": f"pkg:pypi/ziglang@{zig}#libc++",
+        "purl": f"pkg:pypi/ziglang@{zig}#libc++",
+        "name": "libc++, libc++abi and libunwind of Zig",
+        "version": zig,
+        "description": "linked into the modules of the manylinux wheels",
+        "licenses": [{"expression": "Apache-2.0 WITH LLVM-exception"}],
+    }
+    files = [
+        {
+            "type": "file",
+            "bom-ref": wheel.name,
+            "name": wheel.name,
+            "hashes": [{"alg": "SHA-256", "content": sha256(wheel)}],
+        }
+        for wheel in wheels
+    ]
+    return [library, *files]
+
+
+def bill_of(wheel: Path, constraints: Path, manylinux: list[Path] | None = None) -> str:
+    """The SBOM of a wheel, of the manylinux wheels and of the packages that `constraints` pins, as JSON."""
     with TemporaryDirectory() as folder:
         run(sys.executable, "-m", "venv", "--without-pip", folder)
         python = Path(folder) / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -144,7 +175,7 @@ def bill_of(wheel: Path, constraints: Path) -> str:
     product = bill["metadata"]["component"]
     product["hashes"] = [{"alg": "SHA-256", "content": sha256(wheel)}]
     product.pop("externalReferences", None)  # where the wheel lay on this machine
-    parts = contained(wheel)
+    parts = contained(wheel) + manylinux_parts(manylinux or [])
     bill.setdefault("components", []).extend(parts)
     for item in bill["dependencies"]:
         if item["ref"] == product["bom-ref"]:
@@ -176,8 +207,9 @@ def main() -> int:
     seconds = int(run("git", "log", "-1", "--format=%ct"))
     archive, wheel = build(dist, seconds)
     bill = dist / f"{archive.name.removesuffix('.tar.gz')}.cdx.json"
-    bill.write_text(bill_of(wheel, _ROOT / "constraints.txt") + "\n", encoding="utf-8")
-    files = (archive, wheel, bill)
+    manylinux = build_wheels(archive, dist, SOURCE_DATE_EPOCH=str(seconds))
+    bill.write_text(bill_of(wheel, _ROOT / "constraints.txt", manylinux) + "\n", encoding="utf-8")
+    files = (archive, wheel, *manylinux, bill)
     (dist / "SHA256SUMS").write_text(
         "".join(f"{sha256(file)}  {file.name}\n" for file in sorted(files)), encoding="utf-8"
     )

@@ -101,7 +101,9 @@ def _compile(session: Session, nvcc: str, seconds: float) -> str | None:
         f"-DCMAKE_CUDA_COMPILER={nvcc}",
         f"-DCMAKE_CUDA_ARCHITECTURES={major}{minor}-real",
     ]
-    for part, command in (("configure", configure), ("build", [cmake, "--build", str(folder), "--target", "install"])):
+    build = [cmake, "--build", str(folder)]
+    install = [cmake, "--install", str(folder), "--component", "python"]
+    for part, command in (("configure", configure), ("build", build), ("install", install)):
         done = session.run(part, command, seconds)
         if done.code != 0:
             how = f"ended after {done.seconds:.0f} s" if done.code is None else f"failed: {last_line(done.text)}"

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "convolution/winograd_kernels.h"
+#include "cpu/cpu_features.h"
 
 namespace retinasdk {
 
@@ -23,8 +24,8 @@ constexpr std::ptrdiff_t kSkew = 16;
 
 #ifdef RETINASDK_WINOGRAD_AVX2
 bool has_avx2_and_fma() {
-  static const bool found = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  return found;
+  static const cpu::Features found = cpu::features();
+  return found.avx2 && found.fma;
 }
 #endif
 

@@ -1,4 +1,5 @@
 // positions_above() with vector instructions. It is the only loop of decoding that reads every logit.
+#include "cpu/cpu_features.h"
 #include "cpu/kernels_cpu.h"
 #include "math/box_math.h"
 
@@ -63,8 +64,8 @@ int filter_neon(const float* values, int count, float threshold, int32_t* positi
 #ifdef RETINASDK_AVX2
 bool has_avx2() {
   // uncovered: a machine without these instructions
-  static const bool found = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi");
-  return found;
+  static const Features found = features();
+  return found.avx2 && found.bmi;
 }
 #endif
 
