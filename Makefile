@@ -14,13 +14,14 @@ demo: $(VENV)/installed
 	@echo "The marked pictures are in demo_output/."
 
 # Against the installed wheel: the pytest command, unlike python -m pytest, leaves the source tree out of sys.path.
+PYTEST ?= $(BIN)/pytest
 test: $(VENV)/test-tools
-	$(BIN)/pytest -n auto --dist loadfile -m "not heavy"
+	$(PYTEST) -n auto --dist loadfile -m "not heavy"
 
 # Which branches of the Python code the fast suite takes: the total, each file, and the branches that are missing.
 coverage: $(VENV)/test-tools
 	$(BIN)/coverage erase
-	$(BIN)/coverage run $(BIN)/pytest -n auto --dist loadfile -m "not heavy"
+	$(MAKE) test PYTEST="$(BIN)/coverage run $(BIN)/pytest"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

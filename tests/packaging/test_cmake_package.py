@@ -21,6 +21,7 @@ from retinasdk import Detector, list_models
 
 TOOLS = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
 pytestmark = [
+    pytest.mark.heavy,
     pytest.mark.skipif(shutil.which("cmake", path=TOOLS) is None, reason="cmake is not on the PATH"),
     pytest.mark.skipif(sys.platform != "linux", reason="names of libraries are those of Linux"),
 ]

@@ -16,6 +16,8 @@ from PIL import Image as Picture
 
 from retinasdk import BoxCoder, Detector, Level, ModelSpec, Normalise, Resize, Suppression, list_models
 
+pytestmark = pytest.mark.heavy  # compiles the library
+
 PICTURES = {
     "people": ("people/astronaut.jpg", "people/grace_hopper.jpg"),
     "tree-crowns": ("tree-crowns/yellowstone.jpg",),

@@ -23,6 +23,8 @@ from PIL import Image as Picture
 
 from retinasdk import Detector, ModelError, ModelSpec, list_models
 
+pytestmark = pytest.mark.heavy  # compiles the library
+
 HEADERS = CSRC / "include" / "retinasdk"
 
 

@@ -15,6 +15,8 @@ from small_spec import small_spec
 
 from retinasdk import BoxCoder, Level, ModelError, ModelSpec, Resize
 
+pytestmark = pytest.mark.heavy  # compiles the library
+
 NO_FILE = "/no such file.onnx"
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 5, 64, 4096, 4097, 1 << 20, (1 << 20) + 1, 1 << 40, 10**25, -(10**25), 0.0, -0.0, 0.5,

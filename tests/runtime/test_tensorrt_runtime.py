@@ -31,6 +31,8 @@ from retinasdk.pipeline.preprocess import Transform
 from retinasdk.pipeline.types import HeadOutputs
 from retinasdk.tensorrt.engine_info import EngineInfo
 
+pytestmark = pytest.mark.heavy  # compiles the library
+
 Images = Sequence[npt.NDArray[np.uint8]]
 RULES = ("greedy", "soft_linear", "soft_gaussian", "fusion")  # In the order of rsdk_suppression_rule.
 

@@ -15,7 +15,7 @@ from pyarrow.fs import FSSpecHandler, PyFileSystem
 class DangerousFiles(LocalFileSystem):
     """Local files; the process dies at those called `kills...`, once at `kills_once...`, and `waits...` block."""
 
-    cachable = False
+    cacheable = False
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         name = Path(path).name
