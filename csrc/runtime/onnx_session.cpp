@@ -1,13 +1,14 @@
 #include "runtime/onnx_session.h"
 
 #include <array>
+#include <utility>
 
 #include "runtime/errors.h"
 #include "runtime/onnx_wire.h"
 
-// Of csrc/onnxruntime/ort_ops.cpp, which is part of this library.
-extern "C" retinasdk::ort::Status* RegisterCustomOps(retinasdk::ort::SessionOptions* options,
-                                                     const retinasdk::ort::ApiBase* base);
+// RegisterCustomOps() of csrc/onnxruntime/ort_ops.cpp, under another name (CMakeLists.txt).
+extern "C" retinasdk::ort::Status* retinasdk_register_custom_ops(retinasdk::ort::SessionOptions* options,
+                                                                 const retinasdk::ort::ApiBase* base);
 
 namespace retinasdk::runtime {
 namespace {
@@ -56,7 +57,7 @@ Owned<ort::SessionOptions> session_options(const OrtLibrary& library, std::optio
   // Otherwise the threads spin after a call while they wait for the next one (backends/onnx_cpu.py has the figure).
   library.check(library.api.add_config_entry(made, "session.force_spinning_stop", "1"));
   if (threads) library.check(library.api.set_threads(made, *threads));
-  library.check(RegisterCustomOps(made, library.base));  // For graphs that Python has rewritten.
+  library.check(retinasdk_register_custom_ops(made, library.base));  // For graphs that Python has rewritten.
   return options;
 }
 
@@ -81,13 +82,13 @@ Owned<ort::Session> open(const OrtLibrary& library, const std::filesystem::path&
 
 }  // namespace
 
-OutputTensor::OutputTensor(const OrtLibrary& library, ort::Value* value) : value_(value, library.api.release_value) {
+OutputTensor::OutputTensor(const OrtLibrary& library, Value value) : value_(std::move(value)) {
   ort::ShapeInfo* info = nullptr;
-  library.check(library.api.get_shape_info(value, &info));
+  library.check(library.api.get_shape_info(value_.get(), &info));
   const Owned<ort::ShapeInfo> released(info, library.api.release_shape_info);
   shape_ = dimensions(library, info);
   void* data = nullptr;
-  library.check(library.api.get_tensor_data(value, &data));
+  library.check(library.api.get_tensor_data(value_.get(), &data));
   data_ = static_cast<const float*>(data);
 }
 
@@ -161,8 +162,10 @@ std::vector<OutputTensor> OnnxSession::run(const std::string& input, const float
   std::vector<ort::Value*> values(names.size(), nullptr);
   const ort::Value* const given = made;
   library_.check(api.run(session_.get(), nullptr, &input_name, &given, 1, names.data(), names.size(), values.data()));
+  std::vector<OutputTensor::Value> owned;
+  for (ort::Value* output : values) owned.emplace_back(output, api.release_value);
   std::vector<OutputTensor> tensors;
-  for (ort::Value* output : values) tensors.emplace_back(library_, output);
+  for (OutputTensor::Value& output : owned) tensors.emplace_back(library_, std::move(output));
   return tensors;
 }
 

@@ -17,13 +17,15 @@ namespace retinasdk::runtime {
 // An output of a call, in memory of ONNX Runtime.
 class OutputTensor {
  public:
-  OutputTensor(const OrtLibrary& library, ort::Value* value);
+  using Value = std::unique_ptr<ort::Value, void (*)(ort::Value*)>;
+
+  OutputTensor(const OrtLibrary& library, Value value);
 
   const float* data() const { return data_; }
   const std::vector<int64_t>& shape() const { return shape_; }
 
  private:
-  std::unique_ptr<ort::Value, void (*)(ort::Value*)> value_;
+  Value value_;
   std::vector<int64_t> shape_;
   const float* data_ = nullptr;
 };

@@ -88,8 +88,10 @@ class LibraryError(Exception):
 
 def onnxruntime_library() -> Path:
     """The C library inside the Python package: both run the same code."""
-    (path,) = (Path(onnxruntime.__path__[0]) / "capi").glob("libonnxruntime.so.*")
-    return path
+    paths = [*(Path(onnxruntime.__path__[0]) / "capi").glob("libonnxruntime.so.*")]
+    if not paths:
+        pytest.skip(f"the package of ONNX Runtime {onnxruntime.__version__} has no C library")
+    return paths[0]
 
 
 @functools.cache
@@ -134,6 +136,7 @@ def described(image: np.ndarray | tuple[np.ndarray, np.ndarray], kind: int = RGB
     for i, plane in enumerate(planes):
         made.planes[i] = plane.ctypes.data
         made.row_bytes[i] = plane.strides[0]
+    made.pixels = planes  # Keeps them in memory: the struct has their addresses only.
     return made
 
 

@@ -194,7 +194,7 @@ typedef struct rsdk_detections {
   const float* scores;      /* (n,), 0 to 1. */
   const int32_t* class_ids; /* (n,). */
   const float* xywhr;       /* (n, 5) for rotated boxes: center x, center y, width, height, angle in radians, clockwise.
-                               Then xyxy are the enclosing boxes. NULL for upright boxes. */
+                               Then xyxy are the enclosing boxes. NULL for upright boxes, and without objects. */
 } rsdk_detections;
 
 /* Detects objects in images of any sizes. Those whose network inputs have the same size are run as one batch.
