@@ -107,7 +107,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Removes `notest`, which tells the tests not to run a code block, from the fences."""
-    return re.sub(r"^(\s*```python) notest$", r"\1", markdown, flags=re.MULTILINE)
+    return re.sub(r"^(\s*```\w+) notest$", r"\1", markdown, flags=re.MULTILINE)
 
 
 def _api_pages() -> Iterator[tuple[str, str]]:
