@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retinasdk import _native
 from retinasdk._util.lazy import require
 from retinasdk.errors import ImageError, RetinaSdkError
 from retinasdk.images import as_rgb
@@ -156,6 +155,8 @@ def _from_yuv(luma: npt.NDArray[np.uint8], pairs: npt.NDArray[np.uint8]) -> npt.
     """
     down, right = (2 * of_pairs // of_luma for of_pairs, of_luma in zip(pairs.shape, luma.shape, strict=False))
     repeated = np.repeat(np.repeat(luma, down, axis=0), right, axis=1)
+    from retinasdk import _native  # Loaded when it is needed, as everywhere in this package.
+
     rgb = _native.yuv_to_rgb(
         np.ascontiguousarray(repeated), np.ascontiguousarray(pairs), matrix="bt601", full_range=False
     )
