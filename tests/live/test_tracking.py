@@ -417,13 +417,13 @@ def test_a_name_is_given_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert 'has the name "line 1"' in capsys.readouterr().err
 
 
-def test_without_the_packages_the_command_says_what_to_install() -> None:
+def test_without_the_packages_the_command_says_what_to_install(tmp_path: Path) -> None:
     words = ["retinasdk", "live", str(ROOT / "examples" / "photos" / "people"), "--track", "--device", "cpu"]
     program = (
         "import sys\nsys.modules['trackers'] = None\nfrom retinasdk.cli.process import run\n"
         f"sys.argv = {words!r}\nrun()"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "pip install 'retinasdk[supervision]'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -61,7 +61,13 @@ class Threads {
                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0))) {
     if (stacks_ == MAP_FAILED) std::abort();
   }
-  ~Threads() { munmap(stacks_, kMaxThreads * kStackBytes); }
+  ~Threads() {
+#if defined(CUDA_ON_CPU_ASAN)
+    // Their last frames are still poisoned, and the memory may become that of another thread.
+    __asan_unpoison_memory_region(stacks_, kMaxThreads * kStackBytes);
+#endif
+    munmap(stacks_, kMaxThreads * kStackBytes);
+  }
   Threads(const Threads&) = delete;
   Threads& operator=(const Threads&) = delete;
 
