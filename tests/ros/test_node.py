@@ -26,6 +26,7 @@ import pytest
 from paths import PHOTOS, ROOT
 from PIL import Image as PillowImage
 
+import retinasdk
 from retinasdk import Detector
 from retinasdk.live.ros import picture_of, typestore
 
@@ -33,6 +34,7 @@ rclpy = pytest.importorskip("rclpy", reason="needs ROS 2 (see the top of this fi
 pytest.importorskip("rosidl_generator_py", reason="needs rosidl, to build vision_msgs")
 
 HERE = Path(__file__).parent
+_PACKAGES = str(Path(retinasdk.__file__).resolve().parents[1])  # with the package that is tested
 # Generous: nothing is measured by it.
 TIMEOUT_S = 60.0
 PEOPLE = sorted((PHOTOS / "people").glob("*.jpg"))
@@ -42,7 +44,7 @@ PEOPLE = sorted((PHOTOS / "people").glob("*.jpg"))
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of all processes and of this one: the package from colcon, vision_msgs, a domain of its own."""
     folder = tmp_path_factory.mktemp("ros")
-    environ = {**os.environ, "AMENT_PREFIX_PATH": sys.prefix, "PYTHONPATH": str(ROOT)}
+    environ = {**os.environ, "AMENT_PREFIX_PATH": sys.prefix, "PYTHONPATH": _PACKAGES}
 
     def run(*command: Any, **options: Any) -> None:
         subprocess.run([sys.executable, *command], check=True, env=environ, stdout=subprocess.DEVNULL, **options)
@@ -51,7 +53,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     shutil.copytree(ROOT / "ros", folder / "workspace/src")
     run("-m", "colcon", "--log-base", "log", "build", cwd=folder / "workspace")
     (package,) = folder.glob("workspace/install/retinasdk_ros/lib/python*/site-packages")
-    paths = [str(folder / "messages"), str(package), str(ROOT)]
+    paths = [str(folder / "messages"), str(package), _PACKAGES]
     changes = {
         "PYTHONPATH": os.pathsep.join(paths),
         "ROS_DOMAIN_ID": str(os.getpid() % 100 + 1),
