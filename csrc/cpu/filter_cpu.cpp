@@ -63,9 +63,8 @@ int filter_neon(const float* values, int count, float threshold, int32_t* positi
 
 #ifdef RETINASDK_AVX2
 bool has_avx2() {
-  // uncovered: a machine without these instructions
   static const Features found = features();
-  return found.avx2 && found.bmi;
+  return found.avx2 && found.bmi;  // uncovered: a machine without these instructions
 }
 #endif
 
