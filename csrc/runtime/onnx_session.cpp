@@ -49,6 +49,25 @@ TensorInfo describe(const OrtLibrary& library, ort::Allocator* allocator, char* 
   return tensor;
 }
 
+// Returns all inputs, or all outputs, which the functions of ONNX Runtime count and describe.
+template <typename Count, typename Type, typename Name>
+std::vector<TensorInfo> tensors(const OrtLibrary& library, ort::Session* session, Count count_of, Type type_of,
+                                Name name_of) {
+  ort::Allocator* allocator = nullptr;
+  library.check(library.api.default_allocator(&allocator));
+  size_t count = 0;
+  library.check(count_of(session, &count));
+  std::vector<TensorInfo> found;
+  for (size_t i = 0; i < count; ++i) {
+    ort::TypeInfo* type = nullptr;
+    char* name = nullptr;
+    library.check(type_of(session, i, &type));
+    library.check(name_of(session, i, allocator, &name));
+    found.push_back(describe(library, allocator, name, type));
+  }
+  return found;
+}
+
 Owned<ort::SessionOptions> session_options(const OrtLibrary& library, std::optional<int> threads) {
   ort::SessionOptions* made = nullptr;
   library.check(library.api.create_session_options(&made));
@@ -97,36 +116,12 @@ OnnxSession::OnnxSession(const OrtLibrary& library, const std::filesystem::path&
 
 std::vector<TensorInfo> OnnxSession::inputs() const {
   const ort::SessionApi& api = library_.api;
-  ort::Allocator* allocator = nullptr;
-  library_.check(api.default_allocator(&allocator));
-  size_t count = 0;
-  library_.check(api.input_count(session_.get(), &count));
-  std::vector<TensorInfo> tensors;
-  for (size_t i = 0; i < count; ++i) {
-    ort::TypeInfo* type = nullptr;
-    char* name = nullptr;
-    library_.check(api.input_type(session_.get(), i, &type));
-    library_.check(api.input_name(session_.get(), i, allocator, &name));
-    tensors.push_back(describe(library_, allocator, name, type));
-  }
-  return tensors;
+  return tensors(library_, session_.get(), api.input_count, api.input_type, api.input_name);
 }
 
 std::vector<TensorInfo> OnnxSession::outputs() const {
   const ort::SessionApi& api = library_.api;
-  ort::Allocator* allocator = nullptr;
-  library_.check(api.default_allocator(&allocator));
-  size_t count = 0;
-  library_.check(api.output_count(session_.get(), &count));
-  std::vector<TensorInfo> tensors;
-  for (size_t i = 0; i < count; ++i) {
-    ort::TypeInfo* type = nullptr;
-    char* name = nullptr;
-    library_.check(api.output_type(session_.get(), i, &type));
-    library_.check(api.output_name(session_.get(), i, allocator, &name));
-    tensors.push_back(describe(library_, allocator, name, type));
-  }
-  return tensors;
+  return tensors(library_, session_.get(), api.output_count, api.output_type, api.output_name);
 }
 
 std::optional<std::string> OnnxSession::metadata(const char* key) const {

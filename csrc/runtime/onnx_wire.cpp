@@ -1,18 +1,15 @@
 #include "runtime/onnx_wire.h"
 
-#include <openssl/evp.h>
-
-#include <array>
 #include <cstdint>
 #include <fstream>
 #include <functional>
 #include <map>
-#include <memory>
 #include <set>
 #include <utility>
 #include <vector>
 
 #include "runtime/json_text.h"
+#include "runtime/sha256.h"
 
 namespace retinasdk::runtime {
 namespace {
@@ -211,34 +208,6 @@ class NodeCounter {
   std::map<Key, int> counts_;
   std::set<Key> callers_;
   int depth_ = 0;
-};
-
-class Sha256 {
- public:
-  Sha256() : context_(EVP_MD_CTX_new(), EVP_MD_CTX_free) {
-    require(context_ != nullptr && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1);
-  }
-
-  void update(std::string_view bytes) { require(EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size()) == 1); }
-
-  std::string hexadecimal() {
-    std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
-    unsigned size = 0;
-    require(EVP_DigestFinal_ex(context_.get(), digest.data(), &size) == 1);
-    std::string text;
-    for (unsigned i = 0; i < size; ++i) {
-      text += "0123456789abcdef"[digest[i] >> 4];
-      text += "0123456789abcdef"[digest[i] & 15];
-    }
-    return text;
-  }
-
- private:
-  static void require(bool works) {
-    if (!works) throw std::runtime_error("OpenSSL cannot compute SHA-256");
-  }
-
-  std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context_;
 };
 
 }  // namespace

@@ -97,8 +97,8 @@ def add_json(group: Group, content: str) -> None:
     add_overwrite(group)
 
 
-def add_filters(group: Group) -> None:
-    """Adds `--classes`, `--score` and `--ignore`."""
+def add_classes_and_score(group: Group) -> None:
+    """Adds `--classes` and `--score`."""
     group.add_argument(
         "--classes", type=names, metavar="A,B", help="report only these classes, such as person,chair; default: all"
     )
@@ -109,6 +109,11 @@ def add_filters(group: Group) -> None:
         help="report detections with a confidence score above this, 0 to 1; or one per class, such as "
         "person=0.5,chair=0.3; default: the model's own threshold",
     )
+
+
+def add_filters(group: Group) -> None:
+    """Adds `--classes`, `--score` and `--ignore`."""
+    add_classes_and_score(group)
     group.add_argument(
         "--ignore",
         type=region,

@@ -17,7 +17,7 @@
 #include "random.h"
 #include "retinasdk/ops.h"
 #include "runtime/errors.h"
-#include "runtime/tensorrt/sha256.h"
+#include "runtime/sha256.h"
 #include "runtime/tensorrt/tensorrt_backend.h"
 #include "runtime/tensorrt/versions.h"
 
@@ -111,7 +111,7 @@ class Engine {
       clip_sizes.push_back(static_cast<float>(image.width));
     }
     const std::string_view bytes{reinterpret_cast<const char*>(input.data()), input.size() * sizeof(float)};
-    json entry{{"shape", {batch, 3, height, width}}, {"sha256", trt::sha256(bytes)}, {"outputs", json::array()}};
+    json entry{{"shape", {batch, 3, height, width}}, {"sha256", sha256(bytes)}, {"outputs", json::array()}};
     std::vector<std::vector<float>> outputs;
     for (const int channels : {kClasses, 4}) {
       for (const float size : kSizes) {
@@ -158,7 +158,7 @@ class Engine {
               {"precision", "fp32"},
               {"build_seconds", 0.0},
               {"size_bytes", plan.size()},
-              {"engine_sha256", trt::sha256(plan)}};
+              {"engine_sha256", sha256(plan)}};
     info.merge_patch(changes);
     std::ofstream(path + ".json") << info;
   }

@@ -9,9 +9,9 @@
 #include <iterator>
 
 #include "runtime/errors.h"
+#include "runtime/sha256.h"
 #include "runtime/spec_fields.h"
 #include "runtime/tensorrt/python_json.h"
-#include "runtime/tensorrt/sha256.h"
 
 namespace retinasdk::runtime::trt {
 namespace {

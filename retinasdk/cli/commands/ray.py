@@ -7,13 +7,12 @@ import logging
 from typing import Any
 
 from retinasdk.cli.arguments import (
+    add_classes_and_score,
     add_command,
     add_device,
     add_model,
     add_suppression,
     add_tiles,
-    names,
-    score_threshold,
     suppression_of,
     tiles_of,
 )
@@ -79,16 +78,7 @@ def add_parser(commands: Any) -> None:
     )
     detection = parser.add_argument_group("Detection")
     add_model(detection)
-    detection.add_argument(
-        "--classes", type=names, metavar="A,B", help="report only these classes, such as person,chair; default: all"
-    )
-    detection.add_argument(
-        "--score",
-        type=score_threshold,
-        metavar="SCORE",
-        help="report detections with a confidence score above this, 0 to 1; or one per class, such as "
-        "person=0.5,chair=0.3; default: the model's own threshold",
-    )
+    add_classes_and_score(detection)
     add_tiles(parser)
     add_suppression(parser)
     workers = parser.add_argument_group("Workers")
