@@ -351,6 +351,26 @@ def test_parameters_that_cannot_be_used(graph: Graph, parameters: dict[str, Any]
     assert "Traceback" not in graph.log()
 
 
+def test_tracks(graph: Graph, people: Detector) -> None:
+    """A person who stands still keeps the number."""
+    pytest.importorskip("trackers", reason="needs retinasdk[supervision]")
+    picture = photo(0)
+    images = Images(graph.folder / "images.npz")
+    images.add("rgb8", picture.reshape(len(picture), -1), picture.shape[:2])
+    detector = graph.detector(policy="all", reliability="reliable", depth=100, device="cpu", track="true")
+    camera = graph.camera(images.save(), rate=4.0)
+    graph.wait(lambda: len(graph.detections) >= 4, "detections")
+    camera.kill()
+    wanted = people(picture, score_threshold=0.5)
+    for message in graph.detections:
+        check(message, wanted)
+    first, *others = ([item.id for item in message.detections] for message in graph.detections)
+    assert set(first) == {""}  # In a single image, each may be an error.
+    assert all(numbers == others[0] for numbers in others)
+    assert len(set(others[0]) - {""}) == len(wanted) > 0
+    stop(detector, signal.SIGINT, graph)
+
+
 def test_parameters_that_change(graph: Graph) -> None:
     from rclpy.parameter import Parameter
     from rclpy.parameter_client import AsyncParameterClient

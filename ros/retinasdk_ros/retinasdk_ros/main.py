@@ -28,7 +28,7 @@ from vision_msgs.msg import (
 )
 
 from retinasdk import Detector, RetinaSdkError, stream
-from retinasdk.live import Frame, bounded, latest
+from retinasdk.live import Frame, Tracker, bounded, latest
 from retinasdk.live.ros import detection_array
 from retinasdk_ros.diagnostics import Diagnostics
 from retinasdk_ros.log import OnceLog
@@ -76,11 +76,15 @@ class Output:
         node: The node.
         values: The values of the parameters.
         diagnostics: Counts what was published.
+
+    Raises:
+        MissingDependencyError: If objects are to be tracked and the packages for it are missing.
     """
 
     def __init__(self, node: Any, values: dict[str, Any], diagnostics: Diagnostics) -> None:
         self._clock = node.get_clock()
         self._diagnostics = diagnostics
+        self._tracker = Tracker() if values["track"] else None
         self._detections = node.create_publisher(Detection2DArray, values["detections_topic"], 10)
         self._annotated = node.create_publisher(Image, values["annotated_topic"], 1) if values["annotate"] else None
 
@@ -88,8 +92,11 @@ class Output:
         """Publishes one frame, with the header of its image."""
         (header,) = frame.tag
         detections: Any = frame.detections
-        self._detections.publish(detection_array(detections, header, TYPES))
         stamp = Time.from_msg(header.stamp, clock_type=self._clock.clock_type)
+        if self._tracker is not None:
+            time_s = stamp.nanoseconds / 1e9 if stamp.nanoseconds else None
+            detections = self._tracker.update(detections, time_s, frame.image_size)
+        self._detections.publish(detection_array(detections, header, TYPES))
         latency_ns = (self._clock.now() - stamp).nanoseconds if stamp.nanoseconds else None
         self._diagnostics.published(None if latency_ns is None else latency_ns / 1e9)
         if self._annotated is not None and self._annotated.get_subscription_count() > 0:

@@ -28,6 +28,7 @@ PARAMETERS = {
     "score": Parameter(0.5, "Only scores above it are published.", range=(0.0, 1.0), is_dynamic=True),
     "classes": Parameter([""], "Only these class labels are published. [''] publishes all.", is_dynamic=True),
     "tiles": Parameter(0, "Side of tiles in pixels for large images. 0 does not tile.", range=(0, 65536)),
+    "track": Parameter(False, "Whether objects get a number that they keep from image to image, the field 'id'."),
     "image_topic": Parameter("image", "Topic of the images. The transport 'compressed' adds '/compressed'."),
     "detections_topic": Parameter("detections", "Topic of the vision_msgs/Detection2DArray."),
     "annotated_topic": Parameter("detections/image", "Topic of the annotated images, sensor_msgs/Image in rgb8."),
