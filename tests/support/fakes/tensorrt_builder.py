@@ -162,7 +162,11 @@ def add_builder(module: Any, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
             smallest, _, largest = config._profiles[0][network._model.graph.input[0].name]
             from fakes.tensorrt import make_plan
 
-            content, numbers = network._model.SerializeToString(), ".".join((*version.split("."), "0", "0")[:4])
+            try:
+                content = network._model.SerializeToString()
+            except Exception:  # protobuf's own error. TensorRT returns no plan if it cannot allocate (a belief).
+                return self._fail("Error Code 2: OutOfMemory")
+            numbers = ".".join((*version.split("."), "0", "0")[:4])
             return make_plan(content, smallest, largest, version=numbers, rtx=rtx, dtypes=record.dtypes, formats=chosen)
 
         def _fail(self, message: str) -> None:
