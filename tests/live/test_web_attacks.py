@@ -103,11 +103,12 @@ class Process:
 
 
 @pytest.fixture(scope="module")
-def process() -> Iterator[Process]:
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     if not Path("/proc/self/fd").is_dir():
         pytest.skip("file descriptors are counted in /proc")
+    elsewhere = tmp_path_factory.mktemp("elsewhere")  # than the source tree, which has no compiled modules
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM], cwd=elsewhere, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as server:
         assert server.stdout is not None
         found = re.fullmatch(rf"http://127\.0\.0\.1:(\d+)/#token={TOKEN}\n", server.stdout.readline())
@@ -165,6 +166,7 @@ def test_a_crowd_of_strangers_keeps_no_viewer_out(process: Process, sent: bytes)
 
 
 def test_the_crowd_of_one_machine_closes_no_connection_of_another(process: Process) -> None:
+    before = process.descriptors()
     with contextlib.ExitStack() as stack:
         other = stack.enter_context(process.connect("127.0.0.2"))
         other.sendall(REQUEST[:-2])
@@ -172,6 +174,7 @@ def test_the_crowd_of_one_machine_closes_no_connection_of_another(process: Proce
         assert crowd[0].recv(1) == b""
         other.sendall(REQUEST[-2:])
         assert next(frames(stack.enter_context(http.client.HTTPResponse(other)))) >= 0
+    wait_until(lambda: process.descriptors() <= before)  # The next test counts viewers.
 
 
 def test_those_with_the_token_have_a_limit_of_their_own(process: Process) -> None:
