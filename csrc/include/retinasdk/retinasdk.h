@@ -96,7 +96,7 @@ typedef enum rsdk_suppression_rule {
 /* How a model is opened. Fill it with rsdk_options_init(), then change what you need. */
 typedef struct rsdk_options {
   size_t struct_size;
-  const char* device;      /* "auto" (default), "cpu" or "cuda". */
+  const char* device;      /* "cpu", "cuda", or "auto" (default): the GPU for an engine, the CPU for an ONNX file. */
   const char* spec_json;   /* The model's spec as JSON text. NULL (default): the one of the model file. */
   const char* onnxruntime; /* Path of the library of ONNX Runtime. NULL (default): the environment variable
                               RETINASDK_ONNXRUNTIME, else libonnxruntime of the system. */
