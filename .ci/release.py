@@ -33,19 +33,10 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from wheels import build_wheels
+from wheels import build_wheels, run
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SCHEMA = SchemaVersion.V1_6
-
-
-def run(*command: str | Path, cwd: Path = _ROOT, **environment: str) -> str:
-    """Runs a program; its output is returned, and printed if it fails."""
-    env = {**os.environ, **environment}
-    done = subprocess.run(list(map(str, command)), cwd=cwd, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{done.stdout}{done.stderr}\nrelease: failed: {' '.join(map(str, command))}")
-    return done.stdout
 
 
 def sha256(path: Path) -> str:
