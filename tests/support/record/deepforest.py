@@ -70,13 +70,13 @@ def of_torchvision() -> Any:
 def forest(labels: list[str], config: dict[str, Any], seed: int) -> Any:
     """A DeepForest with a small backbone and random weights that finds some dozen boxes, loaded as usual."""
     scripts = of_torchvision()
+    torch.manual_seed(seed)
 
     class Small:
         backbone = scripts.Backbone(5)
 
     original = deepforest_retinanet.torchvision.models.detection.retinanet_resnet50_fpn
     deepforest_retinanet.torchvision.models.detection.retinanet_resnet50_fpn = lambda **_: Small
-    torch.manual_seed(seed)
     try:
         label_dict = {label: index for index, label in enumerate(labels)}
         hub = deepforest_retinanet.RetinaNetHub(num_classes=len(labels), label_dict=label_dict, score_thresh=0.5)
