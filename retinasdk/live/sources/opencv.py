@@ -13,6 +13,7 @@ from retinasdk._util.lazy import require
 from retinasdk.errors import MissingDependencyError
 from retinasdk.live.errors import StreamError
 from retinasdk.live.sources.base import RawFrame
+from retinasdk.live.sources.patient_capture import PatientCapture
 
 
 @dataclass(frozen=True)
@@ -193,21 +194,26 @@ class Pipeline(_OpenCv):
             nvvidconv ! video/x-raw,format=BGRx ! videoconvert ! video/x-raw,format=BGR !
             appsink drop=true max-buffers=1
 
-    If a network camera stops sending, OpenCV and GStreamer notice it after about 30 seconds. `Video`, which reads RTSP
-    without a hardware decoder, notices it after its `timeout_s`.
+    OpenCV may wait forever for a pipeline that failed while it was starting, for example because the camera was away.
+    Such a pipeline is given up after `timeout_s`, but its threads and memory are lost until the program ends. Elements
+    have timeouts of their own, which end a pipeline without such a loss: 20 seconds for rtspsrc, and 5 with
+    `tcp-timeout=5000000`. `timeout_s` should be longer.
 
     Args:
         description: The pipeline, as for `gst-launch-1.0`.
         live: False for a pipeline that ends, such as one that reads a file. Default: True.
         name: The name for messages and `Frame.source`. Default: "pipeline".
+        timeout_s: A pipeline that needs more seconds than this to open, or to deliver the next frame, is lost. Default:
+            30, which is also the limit of newer versions of OpenCV itself.
 
     Raises:
         MissingDependencyError: If OpenCV is not installed or is built without GStreamer.
     """
 
-    def __init__(self, description: str, *, live: bool = True, name: str = "pipeline") -> None:
+    def __init__(self, description: str, *, live: bool = True, name: str = "pipeline", timeout_s: float = 30.0) -> None:
         super().__init__(name, live=live)
         self._description = description
+        self._timeout_s = timeout_s
         if not any(line.split()[:2] == ["GStreamer:", "YES"] for line in self._cv2.getBuildInformation().splitlines()):
             raise MissingDependencyError(
                 "a GStreamer pipeline needs an OpenCV built with GStreamer, and the installed one is not; use the one "
@@ -219,4 +225,5 @@ class Pipeline(_OpenCv):
         return "the pipeline cannot be opened; try it with gst-launch-1.0, and check that it ends in an appsink"
 
     def _make(self) -> Any:
-        return self._cv2.VideoCapture(self._description, self._cv2.CAP_GSTREAMER)
+        cv2, description = self._cv2, self._description
+        return PatientCapture(lambda: cv2.VideoCapture(description, cv2.CAP_GSTREAMER), self._timeout_s)
