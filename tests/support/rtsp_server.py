@@ -39,7 +39,7 @@ def main() -> None:
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_shared(True)
     factory.set_launch(
-        "( appsrc name=source is-live=true do-timestamp=true format=time "
+        "( appsrc name=source is-live=true format=time "
         f"caps=video/x-raw,format=RGB,width={width},height={height},framerate=25/1 "
         "! videoconvert ! video/x-raw,format=I420 "
         "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 ! rtph264pay name=pay0 )"
@@ -48,12 +48,18 @@ def main() -> None:
 
     def begin(_: object, media: object) -> None:
         source = media.get_element().get_by_name("source")
+        times = itertools.count(0, 40 * Gst.MSECOND)
 
         def push() -> bool:
             buffer = Gst.Buffer.new_wrapped(pictures[next(numbers) % len(pictures)])
-            return source.emit("push-buffer", buffer) == Gst.FlowReturn.OK
+            # Not by the clock (do-timestamp): until the pipeline plays, its time is that since the machine was started,
+            # and the frame would be kept until then. On a busy machine, it starts later than the frames.
+            buffer.pts = next(times)
+            source.emit("push-buffer", buffer)
+            return True
 
-        GLib.timeout_add(40, push)
+        timer = GLib.timeout_add(40, push)
+        media.connect("unprepared", lambda _: GLib.source_remove(timer))
 
     factory.connect("media-configure", begin)
     server = GstRtspServer.RTSPServer()
