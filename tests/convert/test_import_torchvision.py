@@ -101,8 +101,7 @@ def test_detections_are_torchvisions_own(version: str, opset: int, dynamic: bool
 SETTINGS = {"topk_candidates": 200, "detections_per_img": 50, "nms_thresh": 0.4, "score_thresh": 0.02}
 
 
-@pytest.mark.parametrize("opset", [11, 14, 17])
-@pytest.mark.parametrize("dynamic", [False, True], ids=["fixed", "dynamic"])
+@pytest.mark.parametrize(("opset", "dynamic"), [(11, True), (14, False), (17, True)], ids=str)
 def test_settings_of_the_export_are_read(opset: int, dynamic: bool, tmp_path: Path) -> None:
     model = fresh_model("v1", **SETTINGS)
     export(model, tmp_path / "whole.onnx", opset, dynamic=dynamic)

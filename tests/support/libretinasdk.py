@@ -8,13 +8,13 @@ import math
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+from filelock import FileLock
 from paths import ROOT
 
 from retinasdk import Detections
@@ -105,11 +105,13 @@ def build_folder(*, shared: bool = True) -> Path:
     cmake = shutil.which("cmake")
     if cmake is None:
         pytest.skip("libretinasdk is built with CMake")
-    folder = Path(tempfile.mkdtemp(prefix="libretinasdk-"))
+    folder = ROOT / "build" / f"libretinasdk-{'shared' if shared else 'static'}"
+    folder.parent.mkdir(exist_ok=True)
     options = ["PYTHON=OFF", "CUDA=OFF", "RUNTIME=ON", "WERROR=ON"]
     definitions = [f"-DRETINASDK_{option}" for option in options] + [f"-DBUILD_SHARED_LIBS={'ON' if shared else 'OFF'}"]
-    subprocess.run([cmake, "-S", ROOT, "-B", folder, *definitions], check=True, capture_output=True)
-    subprocess.run([cmake, "--build", folder, "--parallel", "2"], check=True, capture_output=True)
+    with FileLock(f"{folder}.lock"):  # Several processes may run the tests.
+        subprocess.run([cmake, "-S", ROOT, "-B", folder, *definitions], check=True, capture_output=True)
+        subprocess.run([cmake, "--build", folder, "--parallel", "2"], check=True, capture_output=True)
     return folder
 
 
