@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from cases import scene
 from reference import Listed, assert_same_detections
-from torchvision_heads import spread
+from torchvision_heads import small_model, spread
 
 from retinasdk import Detector
 from retinasdk.convert.importing import import_onnx
@@ -32,12 +32,14 @@ def as_tensor(picture: Any) -> Any:
 
 def fresh_model(version: str, **settings: Any) -> Any:
     """A torchvision model with random weights that gives some thousand candidates in an image."""
-    build = {"v1": detection.retinanet_resnet50_fpn, "v2": detection.retinanet_resnet50_fpn_v2}[version]
     torch.manual_seed(20)
     # A sixth of the work of the default sizes. The graph contains these sizes.
-    model = build(
-        weights=None, weights_backbone=None, num_classes=CLASSES, min_size=320, max_size=533, **settings
-    ).eval()
+    settings = {"min_size": 320, "max_size": 533, **settings}
+    if version == "small":
+        model = small_model(CLASSES, **settings)
+    else:
+        build = {"v1": detection.retinanet_resnet50_fpn, "v2": detection.retinanet_resnet50_fpn_v2}[version]
+        model = build(weights=None, weights_backbone=None, num_classes=CLASSES, **settings).eval()
     seen: dict[str, list[Any]] = {"cls_logits": [], "bbox_reg": []}
     lasts = {"cls_logits": model.head.classification_head.cls_logits, "bbox_reg": model.head.regression_head.bbox_reg}
     hooks = [
@@ -103,7 +105,7 @@ SETTINGS = {"topk_candidates": 200, "detections_per_img": 50, "nms_thresh": 0.4,
 
 @pytest.mark.parametrize(("opset", "dynamic"), [(11, True), (14, False), (17, True)], ids=str)
 def test_settings_of_the_export_are_read(opset: int, dynamic: bool, tmp_path: Path) -> None:
-    model = fresh_model("v1", **SETTINGS)
+    model = fresh_model("small", **SETTINGS)
     export(model, tmp_path / "whole.onnx", opset, dynamic=dynamic)
     spec = import_onnx(tmp_path / "whole.onnx", tmp_path / "heads.onnx", labels=list("abcde")).spec
     assert (spec.top_k, spec.max_detections) == (200, 50)
@@ -122,7 +124,7 @@ def test_anchors_and_sizes_of_the_export_are_read(tmp_path: Path) -> None:
     sizes = tuple((side, side * 1.5) for side in (16, 32, 64, 128, 256))
     anchors = AnchorGenerator(sizes, ((0.4, 1.0, 1.7),) * 5)
     settings = {"image_mean": [0.4, 0.45, 0.5], "image_std": [0.3, 0.25, 0.2], "score_thresh": 0.0}
-    model = fresh_model("v1", anchor_generator=anchors, **settings)
+    model = fresh_model("small", anchor_generator=anchors, **settings)
     export(model, tmp_path / "whole.onnx", 17, dynamic=True)
     # The mean is higher in blue than in red, as it is in BGR, so the order is asked for.
     given = {"labels": list("abcde"), "flavour": "torchvision", "channel_order": "RGB"}
@@ -163,7 +165,7 @@ class Heads(torch.nn.Module):
 @pytest.mark.parametrize(("opset", "flat"), [(18, False), (20, True)], ids=["18, raw", "20, concatenated"])
 def test_heads_by_the_dynamo_exporter(opset: int, flat: bool, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="torch's dynamo exporter needs it")
-    model = fresh_model("v1")
+    model = fresh_model("small")
     batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
     path = tmp_path / "heads.onnx"
     with warnings.catch_warnings():

@@ -77,11 +77,11 @@ def test_a_model_by_sizes_and_precisions(
 ) -> None:
     """The network inputs have the sizes of the options."""
     found = tmp_path / "numbers.json"
-    options = ["--model", str(model_path), "--sizes", "64x96", "128x128", "--precisions", "fp32", "fp16"]
+    options = ["--model", str(model_path), "--sizes", "64x96", "96x64", "--precisions", "fp32", "fp16"]
     assert run_benchmark(monkeypatch, *options, "--json", str(found), *quick) == 0
     numbers = json.loads(found.read_text())
     check(numbers, capsys.readouterr().out, cases=4)
-    assert [case["input"] for case in numbers["cases"]] == [[1, 3, 64, 96]] * 2 + [[1, 3, 128, 128]] * 2
+    assert [case["input"] for case in numbers["cases"]] == [[1, 3, 64, 96]] * 2 + [[1, 3, 96, 64]] * 2
 
 
 def test_without_a_gpu(monkeypatch: Any, capsys: Any) -> None:

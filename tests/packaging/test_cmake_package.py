@@ -58,8 +58,8 @@ def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             runtime = "ON" if JSON_HEADERS else "OFF"
             options = (f"-DBUILD_SHARED_LIBS={shared}", "-DRETINASDK_PYTHON=OFF", "-DRETINASDK_CUDA=OFF")
             options += (f"-DRETINASDK_RUNTIME={runtime}",)
-            # Other compiler flags than in the programs. In this way, a flag that is passed on would be seen. And without
-            # optimization, which takes half of the time.
+            # Other compiler flags than in the programs. In this way, a flag that is passed on would be seen. With
+            # optimization, it would take twice as long.
             flags = ("-DRETINASDK_WERROR=ON", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")
             build(ROOT, folder / "build", *options, *flags)
             call("cmake", "--install", folder / "build", "--prefix", folder / "first")
@@ -143,7 +143,7 @@ def test_installed_files(install: Callable[[str], Path], kind: str) -> None:
             *(f"include/retinasdk/{name}" for name in headers),
             *(f"lib/libretinasdk_{name}{ending}" for name in names for ending in endings),
             *(f"lib/cmake/retinasdk/retinasdk-{name}.cmake" for name in ("config", "config-version", "targets")),
-            "lib/cmake/retinasdk/retinasdk-targets-release.cmake",
+            "lib/cmake/retinasdk/retinasdk-targets-debug.cmake",
             *(f"lib/pkgconfig/retinasdk-{name}.pc" for name in names),
             "share/doc/retinasdk/LICENSE",
         ]

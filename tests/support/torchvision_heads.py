@@ -30,8 +30,8 @@ def spread_heads(model: Any, images: Any, *, bias: float) -> None:
             spread(last, [last(head.conv(level)) for level in levels], deviation, around)
 
 
-def small_model(**rules: Any) -> Any:
-    """Returns a RetinaNet for three classes with ResNet 18, which is quicker than ResNet 50."""
+def small_model(classes: int = 3, **rules: Any) -> Any:
+    """Returns a RetinaNet with ResNet 18, which is quicker than ResNet 50."""
     import torch
     from torchvision.models import detection
 
@@ -39,6 +39,6 @@ def small_model(**rules: Any) -> Any:
 
     torch.manual_seed(5)
     backbone = _build(detection, "retinanet_resnet18_fpn", 3).backbone
-    model = detection.RetinaNet(backbone, 3, **rules).eval()
+    model = detection.RetinaNet(backbone, classes, **rules).eval()
     spread_heads(model, torch.randn(1, 3, 256, 320), bias=-4.5)
     return model
