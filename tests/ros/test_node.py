@@ -85,7 +85,9 @@ class Graph:
         self.arrived_s: list[float] = []
         self.status: list[Any] = []
         self.pictures: list[Any] = []
-        self.node.create_subscription(Detection2DArray, "detections", self._detected, QoSProfile(depth=100))
+        self.subscription = self.node.create_subscription(
+            Detection2DArray, "detections", self._detected, QoSProfile(depth=100)
+        )
         self.node.create_subscription(DiagnosticArray, "/diagnostics", self._diagnosed, 10)
 
     def _detected(self, message: Any) -> None:
@@ -109,6 +111,9 @@ class Graph:
         return self._start([self.environment["DETECTOR"], *arguments], "detector.log")
 
     def camera(self, path: Path, rate: float, reliability: str = "reliable") -> subprocess.Popen[bytes]:
+        # What the detector publishes before it knows of this listener is lost, reliable or not.
+        self.wait(self.subscription.get_publisher_count, "detector")
+        self.spin(1.0)
         command = [sys.executable, HERE / "publisher.py", path, str(rate), reliability]
         return self._start([*command, "--ros-args", "-r", f"__ns:={self.namespace}"], "camera.log")
 
@@ -126,6 +131,11 @@ class Graph:
         while not until():
             rclpy.spin_once(self.node, timeout_sec=0.1)
             assert time.monotonic() < end, f"no {what}; the detector said:\n{self.log()}"
+
+    def spin(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            rclpy.spin_once(self.node, timeout_sec=0.1)
 
     def close(self) -> None:
         for process in self.processes:
