@@ -58,8 +58,8 @@ def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             runtime = "ON" if JSON_HEADERS else "OFF"
             options = (f"-DBUILD_SHARED_LIBS={shared}", "-DRETINASDK_PYTHON=OFF", "-DRETINASDK_CUDA=OFF")
             options += (f"-DRETINASDK_RUNTIME={runtime}",)
-            # Other compiler flags than in the programs. In this way, a flag that is passed on would be seen. With
-            # optimization, it would take twice as long.
+            # Other compiler flags than in the programs. In this way, a flag that is passed on would be seen. Nothing is
+            # optimized, which would take twice as long.
             flags = ("-DRETINASDK_WERROR=ON", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")
             build(ROOT, folder / "build", *options, *flags)
             call("cmake", "--install", folder / "build", "--prefix", folder / "first")

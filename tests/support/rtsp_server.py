@@ -52,8 +52,8 @@ def main() -> None:
 
         def push() -> bool:
             buffer = Gst.Buffer.new_wrapped(pictures[next(numbers) % len(pictures)])
-            # Not by the clock (do-timestamp): until the pipeline plays, its time is that since the machine was started,
-            # and the frame would be kept until then. On a busy machine, it starts later than the frames.
+            # Not by the clock (do-timestamp): a frame that arrives before the pipeline plays would get the time since
+            # the machine was started, and the server would wait as long before it sends it.
             buffer.pts = next(times)
             source.emit("push-buffer", buffer)
             return True

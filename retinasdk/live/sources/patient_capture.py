@@ -17,8 +17,8 @@ _Calls = queue.SimpleQueue["tuple[str, Future[Any]] | None"]
 class PatientCapture:
     """A `cv2.VideoCapture` in a thread of its own, which is given up if it does not return in time.
 
-    A call of a library that hangs cannot be interrupted. The thread is left behind; if the call ever returns, the
-    capture is released. It does not keep the program from ending.
+    A call that hangs cannot be interrupted. Its thread is left behind, and does not keep the program from ending. If
+    the call ever returns, the capture is released.
 
     Args:
         make: Makes the capture. It is called in the thread.
@@ -36,20 +36,16 @@ class PatientCapture:
 
     def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
         """Returns whether the capture could be opened."""
-        return bool(self._call("isOpened", "opened"))
+        return bool(self._wait(self._submit("isOpened"), "opened the source"))
 
     def read(self) -> Any:
         """Returns whether there is a next frame, and the frame."""
-        return self._call("read", "delivered a frame")
+        return self._wait(self._submit("read"), "delivered a frame")
 
     def release(self) -> None:
-        """Releases the capture and ends the thread."""
+        """Releases the capture and ends the thread. It may be called twice, and after a call that hung."""
         if not self._ended:
-            released = self._end()
-            self._wait(released, "released")
-
-    def _call(self, method: str, done: str) -> Any:
-        return self._wait(self._submit(method), done)
+            self._wait(self._end(), "released the source")
 
     def _submit(self, method: str) -> Future[Any]:
         future: Future[Any] = Future()
@@ -68,7 +64,10 @@ class PatientCapture:
         except concurrent.futures.TimeoutError:
             if not self._ended:
                 self._end()
-            raise StreamError(f"OpenCV has not {done} within {self._timeout_s:g} s; it is given up") from None
+            raise StreamError(
+                f"OpenCV has not {done} within {self._timeout_s:g} s and is given up; "
+                "if the source needs longer, raise timeout_s"
+            ) from None
 
 
 def _serve(make: Callable[[], Any], calls: _Calls) -> None:
@@ -76,8 +75,8 @@ def _serve(make: Callable[[], Any], calls: _Calls) -> None:
     while (call := calls.get()) is not None:
         method, future = call
         try:
-            if capture is None:
+            if capture is None and method != "release":  # What could not be made needs no release.
                 capture = make()
-            future.set_result(getattr(capture, method)())
+            future.set_result(None if capture is None else getattr(capture, method)())
         except Exception as error:
             future.set_exception(error)
