@@ -12,10 +12,6 @@
 
 namespace retinasdk {
 
-namespace winograd {
-struct Kernels;
-}
-
 // A piece of work, and a function that runs piece(0) to piece(count - 1) in any order and on any threads. It returns
 // when all pieces are done.
 using Piece = std::function<void(std::size_t)>;

@@ -9,6 +9,8 @@ namespace retinasdk::cpu {
 
 struct Features {
   bool avx2 = false, fma = false, bmi = false;
+  bool avx512 = false;       // F, BW, DQ and VL.
+  bool avx512_vnni = false;  // Also the products of 8-bit numbers.
 };
 
 // Asks the processor. AVX2 and FMA also need an operating system that saves the wide registers.
@@ -26,6 +28,10 @@ inline Features features() {
   if ((saved & 6) != 6) return found;  // uncovered: an operating system without AVX
   found.fma = fma;
   found.avx2 = (b & (1u << 5)) != 0;
+  // F, DQ, BW and VL, and an operating system that saves the mask and the upper registers.
+  constexpr unsigned int kAvx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);
+  found.avx512 = (b & kAvx512) == kAvx512 && (saved & 0xE6) == 0xE6;
+  found.avx512_vnni = found.avx512 && (c & (1u << 11)) != 0;
   return found;
 }
 

@@ -31,14 +31,30 @@ class Axis {
       const auto at = static_cast<size_t>(i);
       count_[at] = source_taps(i, in, step, antialias, &first_[at], &weights_[at * stride_]);
     }
+    drop_empty_taps();
+    for (const int count : count_) {
+      if (count != count_.front()) break;
+      ++equal_;
+    }
   }
 
+  // Returns how many positions, from the first one on, have as many taps as the first one.
+  int equal() const { return equal_; }
   int first(int i) const { return first_[static_cast<size_t>(i)]; }
   int count(int i) const { return count_[static_cast<size_t>(i)]; }
   const float* weights(int i) const { return &weights_[static_cast<size_t>(i) * stride_]; }
 
  private:
+  // Leaves second taps out if the weights of all are 0, as they are if the size stays the same.
+  void drop_empty_taps() {
+    for (size_t at = 0; at < count_.size(); ++at) {
+      if (count_[at] > 2 || (count_[at] == 2 && weights_[at * stride_ + 1] != 0.0f)) return;
+    }
+    std::fill(count_.begin(), count_.end(), 1);
+  }
+
   size_t stride_;
+  int equal_ = 0;
   std::vector<int> first_;
   std::vector<int> count_;
   std::vector<float> weights_;
@@ -101,23 +117,40 @@ inline __m128 blend_pixel(const float* source, const float* weights, int taps) {
   return sum;
 }
 
-// Computes blend_columns() for four pixels at a time, with SSE2, which every x86-64 supports. Returns how many output
-// pixels are done.
-int blend_columns_sse2(const float* blended, const Axis& columns, int count, const Channels& channels,
-                       float* const (&out)[3]) {
-  int x = 0;
-  for (; x + 4 <= count; x += 4) {
+// Computes four pixels at a time from x on, while there are four before `end`. Returns where it stopped. kTaps: the
+// taps of each pixel, 0 for any number.
+template <int kTaps>
+int blend_fours(int x, int end, const float* blended, const Axis& columns, const Channels& channels,
+                float* const (&out)[3]) {
+  // Channels in the order of the source, so that the sums are not indexed by what only run time knows: the order of
+  // channels is its own inverse.
+  float* to[3];
+  __m128 gain[3], bias[3];
+  for (int c = 0; c < 3; ++c) {
+    to[c] = out[channels.source[c]];
+    gain[c] = _mm_set1_ps(channels.gain[channels.source[c]]);
+    bias[c] = _mm_set1_ps(channels.bias[channels.source[c]]);
+  }
+  for (; x + 4 <= end; x += 4) {
     __m128 sums[4];
     for (int j = 0; j < 4; ++j) {
-      sums[j] = blend_pixel(blended + 3 * columns.first(x + j), columns.weights(x + j), columns.count(x + j));
+      const int taps = kTaps == 0 ? columns.count(x + j) : kTaps;
+      sums[j] = blend_pixel(blended + 3 * columns.first(x + j), columns.weights(x + j), taps);
     }
     _MM_TRANSPOSE4_PS(sums[0], sums[1], sums[2], sums[3]);
-    for (int c = 0; c < 3; ++c) {
-      const __m128 scaled = _mm_mul_ps(sums[channels.source[c]], _mm_set1_ps(channels.gain[c]));
-      _mm_storeu_ps(out[c] + x, _mm_add_ps(scaled, _mm_set1_ps(channels.bias[c])));
-    }
+    for (int c = 0; c < 3; ++c) _mm_storeu_ps(to[c] + x, _mm_add_ps(_mm_mul_ps(sums[c], gain[c]), bias[c]));
   }
   return x;
+}
+
+// Computes blend_columns() with SSE2, which every x86-64 supports. Returns how many output pixels are done.
+int blend_columns_sse2(const float* blended, const Axis& columns, int count, const Channels& channels,
+                       float* const (&out)[3]) {
+  const int equal = std::min(columns.equal(), count);
+  int x = 0;
+  if (equal > 0 && columns.count(0) == 1) x = blend_fours<1>(x, equal, blended, columns, channels, out);
+  if (equal > 0 && columns.count(0) == 2) x = blend_fours<2>(x, equal, blended, columns, channels, out);
+  return blend_fours<0>(x, count, blended, columns, channels, out);
 }
 #endif
 

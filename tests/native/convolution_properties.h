@@ -1,115 +1,154 @@
-// Compares the convolutions with direct convolutions in float64.
-//
-// Buffers are exactly as large as the headers require, so that the address sanitizer detects any access beyond them.
+// What the tests of the convolutions share: planar images as the reference, buffers with guards, threads.
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
-#include <memory>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <numeric>
+#include <random>
+#include <thread>
 #include <vector>
 
 #include "check.h"
-#include "convolution/pointwise.h"
-#include "convolution/winograd.h"
-#include "convolution/winograd_kernels.h"
-#include "random_cases.h"
+#include "convolution/blocked.h"
+#include "random.h"
 
-using retinasdk::ParallelFor;
-using retinasdk::WinogradConv;
-using retinasdk::WinogradWeights;
+namespace convolution_tests {
 
-struct ConvolutionCase {
-  int batch, in, out, height, width;
-  bool relu;
-  std::vector<float> input, weights, bias;  // The bias may be empty.
+using retinasdk::kBlock;
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t kGuard = 0;  // Buffers are exactly as large as needed: the sanitizer sees reads, too.
+#elif defined(__has_feature)
+constexpr size_t kGuard = __has_feature(address_sanitizer) ? 0 : 64;
+#else
+constexpr size_t kGuard = 64;
+#endif
+
+// An array with guards around it, filled with NaN: what is read before it is written does not stay unseen.
+class Buffer {
+ public:
+  explicit Buffer(size_t count) : values_(count + 2 * kGuard, kNan) {
+    for (size_t i = 0; i < kGuard; ++i) values_[i] = values_[kGuard + count + i] = kMark;
+  }
+  float* data() { return values_.data() + kGuard; }
+  size_t size() const { return values_.size() - 2 * kGuard; }
+
+  // Returns the values, and checks the guards.
+  std::vector<float> checked() const {
+    const auto last = values_.end() - static_cast<std::ptrdiff_t>(kGuard);
+    const auto first = values_.begin() + static_cast<std::ptrdiff_t>(kGuard);
+    const auto is_mark = [](float value) { return value == kMark; };
+    check(std::all_of(values_.begin(), first, is_mark), "nothing is written before an array");
+    check(std::all_of(last, values_.end(), is_mark), "nothing is written behind an array");
+    return {first, last};
+  }
+
+ private:
+  static constexpr float kMark = -7654321.0f;
+  std::vector<float> values_;
 };
 
-inline std::vector<float> values(Random& random, int count) {
-  std::vector<float> made(static_cast<size_t>(count));
+inline std::vector<float> values(Random& random, size_t count) {
+  std::vector<float> made(count);
   for (float& value : made) value = random.real(-1, 1);
   return made;
 }
 
-inline ConvolutionCase make_convolution(Random& random, bool small = false) {
-  const int channels = small ? 20 : 40, side = small ? 14 : 30;
-  ConvolutionCase made{random.integer(1, 3),
-                       random.integer(1, channels),
-                       random.integer(1, channels),
-                       random.integer(1, side),
-                       random.integer(1, side),
-                       random.chance(2),
-                       {},
-                       {},
-                       {}};
-  if (!small && random.chance(8)) made.out = random.integer(130, 150);  // More than one chunk of products.
-  if (!small && random.chance(8)) made.in = random.integer(300, 1200);  // More than one block of patches.
-  made.input = values(random, made.batch * made.in * made.height * made.width);
-  made.weights = values(random, made.out * made.in * 9);
-  if (random.chance(2)) made.bias = values(random, made.out);
-  return made;
-}
+// A planar image, and its counterpart in the blocked layout, converted in the most obvious way.
+struct Image {
+  int batch = 0, channels = 0, height = 0, width = 0;
+  std::vector<float> values;
 
-inline std::vector<float> run(const ConvolutionCase& made, const retinasdk::winograd::Kernels& kernels,
-                              const ParallelFor& parallel_for) {
-  const auto weights = std::make_shared<const WinogradWeights>(made.weights.data(), made.out, made.in);
-  const WinogradConv conv(weights, made.bias.empty() ? nullptr : made.bias.data(), made.relu, kernels);
-  std::vector<float> scratch(conv.scratch_floats(made.batch, made.height, made.width), kNan);
-  std::vector<float> output(static_cast<size_t>(made.batch * made.out * made.height * made.width), kNan);
-  conv.run(made.input.data(), made.batch, made.height, made.width, output.data(), scratch.data(), parallel_for);
-  return output;
-}
+  Image() = default;
+  Image(int batch_, int channels_, int height_, int width_)
+      : batch(batch_), channels(channels_), height(height_), width(width_), values(size()) {}
 
-// Computes one output of the direct convolution.
-inline double direct(const ConvolutionCase& made, int image, int out, int y, int x) {
-  double sum = made.bias.empty() ? 0.0 : made.bias[static_cast<size_t>(out)];
-  for (int in = 0; in < made.in; ++in) {
-    for (int dy = -1; dy <= 1; ++dy) {
-      for (int dx = -1; dx <= 1; ++dx) {
-        if (y + dy < 0 || y + dy >= made.height || x + dx < 0 || x + dx >= made.width) continue;
-        const int at = ((image * made.in + in) * made.height + y + dy) * made.width + x + dx;
-        const int kernel = (out * made.in + in) * 9 + (dy + 1) * 3 + dx + 1;
-        sum += static_cast<double>(made.input[static_cast<size_t>(at)]) * made.weights[static_cast<size_t>(kernel)];
+  size_t size() const { return static_cast<size_t>(batch) * channels * height * width; }
+  size_t blocked_size() const {
+    return static_cast<size_t>(batch) * retinasdk::blocks_of(channels) * kBlock * height * width;
+  }
+  size_t at(int n, int c, int y, int x) const {
+    return ((static_cast<size_t>(n) * channels + c) * height + y) * width + x;
+  }
+  size_t blocked_at(int n, int c, int y, int x) const {
+    const size_t plane = static_cast<size_t>(n) * retinasdk::blocks_of(channels) + c / kBlock;
+    return ((plane * height + y) * width + x) * kBlock + c % kBlock;
+  }
+
+  template <typename Function>
+  void for_each(const Function& function) const {
+    for (int n = 0; n < batch; ++n) {
+      for (int c = 0; c < channels; ++c) {
+        for (int y = 0; y < height; ++y) {
+          for (int x = 0; x < width; ++x) function(n, c, y, x);
+        }
       }
     }
   }
-  return made.relu && sum < 0 ? 0.0 : sum;
-}
 
-// most: the highest difference that is allowed.
-inline void check_close(const ConvolutionCase& made, const std::vector<float>& output, double most, Random& random) {
-  for (int i = 0; i < 200; ++i) {
-    const int image = random.integer(0, made.batch - 1), out = random.integer(0, made.out - 1);
-    const int y = random.integer(0, made.height - 1), x = random.integer(0, made.width - 1);
-    const int at = ((image * made.out + out) * made.height + y) * made.width + x;
-    const double difference = std::fabs(output[static_cast<size_t>(at)] - direct(made, image, out, y, x));
-    check(difference < most, "outputs are close to the direct convolution");
+  std::vector<float> blocked() const {
+    std::vector<float> made(blocked_size());
+    for_each([&](int n, int c, int y, int x) { made[blocked_at(n, c, y, x)] = values[at(n, c, y, x)]; });
+    return made;
   }
-  for (const float value : output) check(std::isfinite(value), "every output is written");
-}
-
-inline void run_pointwise(Random& random, const retinasdk::winograd::Kernels& kernels, const ParallelFor& parallel_for,
-                          double most) {
-  const int batch = random.integer(1, 2), in = random.integer(1, 90), out = random.integer(1, 40);
-  const int pixels = random.integer(1, 400);
-  const bool relu = random.chance(2), adds = random.chance(2), biased = random.chance(2);
-  const std::vector<float> input = values(random, batch * in * pixels), weights = values(random, out * in);
-  const std::vector<float> bias = values(random, out), residual = values(random, batch * out * pixels);
-  const retinasdk::PointwiseConv conv(std::make_shared<const retinasdk::PointwiseWeights>(weights.data(), out, in),
-                                      biased ? bias.data() : nullptr, relu, kernels);
-  std::vector<float> scratch(conv.scratch_floats(static_cast<size_t>(pixels)), kNan);
-  std::vector<float> output(residual.size(), kNan);
-  conv.run(input.data(), adds ? residual.data() : nullptr, batch, static_cast<size_t>(pixels), output.data(),
-           scratch.data(), parallel_for);
-  for (int at = 0; at < batch * out * pixels; ++at) {
-    const int image = at / pixels / out, channel = at / pixels % out, pixel = at % pixels;
-    double sum = biased ? bias[static_cast<size_t>(channel)] : 0.0;
-    if (adds) sum += residual[static_cast<size_t>(at)];
-    for (int i = 0; i < in; ++i) {
-      sum += static_cast<double>(weights[static_cast<size_t>(channel * in + i)]) *
-             input[static_cast<size_t>((image * in + i) * pixels + pixel)];
+  // Takes the values of a blocked image. Checks that the channels that fill the last block up are zero.
+  void take_blocked(const std::vector<float>& from) {
+    std::vector<char> is_channel(from.size());
+    for_each([&](int n, int c, int y, int x) {
+      values[at(n, c, y, x)] = from[blocked_at(n, c, y, x)];
+      is_channel[blocked_at(n, c, y, x)] = 1;
+    });
+    for (size_t i = 0; i < from.size(); ++i) {
+      check(is_channel[i] != 0 || from[i] == 0.0f, "the channels that fill the last block up are zero");
     }
-    const double wanted = relu && sum < 0 ? 0.0 : sum;
-    check(std::fabs(output[static_cast<size_t>(at)] - wanted) < most,
-          "pointwise outputs are close to the matrix product");
+  }
+};
+
+inline Image make_image(Random& random, int batch, int channels, int height, int width) {
+  Image made(batch, channels, height, width);
+  made.values = values(random, made.size());
+  return made;
+}
+
+// Runs pieces of work in so many threads, in random order.
+inline retinasdk::ParallelFor in_threads(int threads, uint64_t seed = 1) {
+  return [threads, seed](size_t count, const retinasdk::Piece& piece) {
+    std::vector<size_t> order(count);
+    std::iota(order.begin(), order.end(), size_t{0});
+    std::shuffle(order.begin(), order.end(), std::mt19937_64(seed));
+    std::atomic<size_t> next{0};
+    const auto work = [&] {
+      for (size_t i = next++; i < count; i = next++) piece(order[i]);
+    };
+    std::vector<std::thread> others;
+    for (int i = 1; i < threads; ++i) others.emplace_back(work);
+    work();
+    for (std::thread& other : others) other.join();
+  };
+}
+
+inline bool same_bits(const std::vector<float>& one, const std::vector<float>& other) {
+  return one.size() == other.size() &&
+         (one.empty() || std::memcmp(one.data(), other.data(), one.size() * sizeof(float)) == 0);
+}
+
+// Limits a value; NaN stays NaN.
+inline double limited(double value, const retinasdk::Clamp& clamp) {
+  if (value < clamp.low) return clamp.low;
+  return value > clamp.high ? clamp.high : value;
+}
+
+// Checks one output. terms: the sum of the absolute values of all that was added up.
+inline void check_close(float found, double wanted, double terms, const char* what) {
+  if (!std::isfinite(wanted)) {
+    check(std::isnan(wanted) ? std::isnan(found) : static_cast<double>(found) == wanted, what);
+  } else {
+    check(std::fabs(found - wanted) <= 4e-6 * terms + 1e-30, what);
   }
 }
+
+}  // namespace convolution_tests

@@ -1,14 +1,20 @@
-// Fuzzes the custom operators with tensors of any shapes and attributes. The functions of ONNX Runtime that they call
-// are replaced: tensors are exactly as large as their shapes say. Where the real runtime checks a model first, such as
-// the number of inputs, only models that it lets through are made.
+// Fuzzes the custom operators with tensors of any shapes, attributes and lent weights. The functions of ONNX Runtime
+// that they call are replaced: tensors are exactly as large as their shapes say. Where the real runtime checks a model
+// first, such as the number of inputs, only models that it lets through are made.
+#include <algorithm>
 #include <array>
+#include <cstring>
+#include <limits>
 #include <map>
 #include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
 #include "check.h"
+#include "onnxruntime/lent_weights.h"
 #include "onnxruntime/ort_abi.h"
+#include "onnxruntime/ort_call.h"
 #include "random.h"
 
 namespace retinasdk::ort {
@@ -24,11 +30,11 @@ struct ShapeInfo {
   std::vector<int64_t> shape;
 };
 struct KernelInfo {
-  std::array<const Value*, 4> inputs;  // Null: not constant or not given.
-  std::map<std::string, int64_t> attributes;
+  std::map<std::string, int64_t> integers;
+  std::map<std::string, float> numbers;
 };
 struct KernelContext {
-  std::array<const Value*, 4> inputs;
+  std::array<const Value*, 2> inputs;  // Null: not given.
   Value output;
 };
 struct CustomOpDomain {
@@ -79,16 +85,18 @@ Status* get_dimensions(const ShapeInfo* info, int64_t* sizes, size_t count) {
   return nullptr;
 }
 void release_shape_info(ShapeInfo* info) { delete info; }
-Status* get_attribute(const KernelInfo* info, const char* name, int64_t* value) {
-  const auto found = info->attributes.find(name);
-  if (found == info->attributes.end()) return new Status{"no such attribute"};
+template <typename Number>
+Status* get_attribute(const std::map<std::string, Number>& attributes, const char* name, Number* value) {
+  const auto found = attributes.find(name);
+  if (found == attributes.end()) return new Status{"no such attribute"};
   *value = found->second;
   return nullptr;
 }
-Status* get_constant_input(const KernelInfo* info, size_t index, int* is_constant, const Value** value) {
-  *value = info->inputs.at(index);
-  *is_constant = *value != nullptr ? 1 : 0;
-  return nullptr;
+Status* get_integer_attribute(const KernelInfo* info, const char* name, int64_t* value) {
+  return get_attribute(info->integers, name, value);
+}
+Status* get_float_attribute(const KernelInfo* info, const char* name, float* value) {
+  return get_attribute(info->numbers, name, value);
 }
 Status* get_input(const KernelContext* context, size_t index, const Value** value) {
   *value = context->inputs.at(index);
@@ -120,7 +128,8 @@ Status* deallocate(Allocator*, void* data) {
   delete[] static_cast<float*>(data);
   return nullptr;
 }
-Status* parallel_for(const KernelContext*, void (*call)(void*, size_t), size_t total, size_t, void* data) {
+// Exceptions must not reach the runtime, here neither: the program ends.
+Status* parallel_for(const KernelContext*, void (*call)(void*, size_t), size_t total, size_t, void* data) noexcept {
   for (size_t i = total; i > 0; --i) call(data, i - 1);
   return nullptr;
 }
@@ -145,14 +154,14 @@ const void* const* table(uint32_t) {
     made[69] = address(create_memory_info);
     made[75] = address(allocate);
     made[76] = address(deallocate);
-    made[86] = address(get_attribute);
+    made[85] = address(get_float_attribute);
+    made[86] = address(get_integer_attribute);
     made[90] = address(get_input);
     made[91] = address(get_output);
     made[93] = address(release_status);
     made[94] = address(release_memory_info);
     made[99] = address(release_shape_info);
     made[132] = address(release_allocator);
-    made[249] = address(get_constant_input);
     made[253] = address(get_allocator);
     made[274] = address(parallel_for);
     return made;
@@ -160,23 +169,162 @@ const void* const* table(uint32_t) {
   return functions.data();
 }
 
-Value make_value(Random& random, std::vector<int64_t> shape) {
-  if (random.chance(12))
-    shape[static_cast<size_t>(random.integer(0, static_cast<int>(shape.size()) - 1))] = random.integer(0, 5);
-  if (random.chance(24)) shape.pop_back();
-  if (random.chance(24)) shape.push_back(random.integer(0, 3));
-  int64_t count = 1;
-  for (const int64_t size : shape) count *= size;
-  Value value{std::move(shape), std::vector<float>(static_cast<size_t>(count))};
-  for (float& number : value.data) number = random.real(-1.0f, 1.0f);
-  return value;
-}
-
 // Returns whether the call succeeded.
 bool succeeded(Status* status) {
   const std::unique_ptr<Status> owned(status);
   check(status == nullptr || status->message.find("retinasdk ") == 0, "errors name the operator");
   return status == nullptr;
+}
+
+// A use of one operator: values of all attributes, and tensors whose shapes mostly fit together.
+class Use {
+ public:
+  Use(Random& random, const std::string& name) : random_(random) {
+    const bool is_depthwise = name == "DepthwiseBlock", is_winograd = name == "WinogradConv";
+    const bool is_convolution = is_depthwise || is_winograd || name == "BlockedConv";
+    const int in = channels(), middle = is_depthwise && random.chance(2) ? channels() : in;
+    int out = is_depthwise || !is_convolution ? middle : channels();
+    const int height = is_winograd ? 3 : random.integer(1, 4), width = is_winograd ? 3 : random.integer(1, 4);
+    const bool planar_input = flag("planar_input") || name == "ToBlocked";
+    limit("", flag("planar_output"));
+    limit("expand_", false);
+    limit("project_", false);
+    integer("channels", in);
+    integer("kernel_y", height);
+    integer("kernel_x", width);
+    integer("patch", random.chance(2) ? 4 : 6);
+    if (is_convolution) lend("", out, is_depthwise ? 1 : in, height, width);
+    if (is_depthwise && middle != in) lend("expand_", middle, in, 1, 1);
+    if (is_depthwise && random.chance(2)) lend("project_", out = channels(), middle, 1, 1);
+    const int addition = random.integer(name == "BlockedAdd" ? 1 : 0, 2);
+    integer("addition", addition);
+    const bool is_planar = planar_input && (name == "BlockedConv" || name == "ToBlocked");
+    image = make_value(is_planar, in, random.integer(1, 14), random.integer(1, 14));
+    const int rows = side(image, 2, height, {"top", "bottom", "stride_y"}, is_winograd || !is_convolution);
+    const int columns = side(image, 3, width, {"left", "right", "stride_x"}, is_winograd || !is_convolution);
+    const bool is_smaller = addition == 2 && random.chance(2);
+    added = make_value(false, out, is_smaller ? random.integer(1, rows) : rows,
+                       is_smaller ? random.integer(1, columns) : columns);
+    has_added = random.chance(24) ? random.chance(2) : addition != 0;
+  }
+
+  ~Use() {
+    for (const int64_t key : keys_) retinasdk_take_back(key);
+  }
+
+  Use(const Use&) = delete;
+  Use& operator=(const Use&) = delete;
+
+  KernelInfo info;
+  Value image, added;
+  bool has_added;
+
+ private:
+  struct Names {
+    const char *before, *after, *stride;
+  };
+
+  int channels() { return random_.chance(4) ? 16 * random_.integer(1, 3) : random_.integer(1, 40); }
+
+  // Mostly sets the value itself.
+  void integer(const std::string& name, int64_t value) {
+    if (random_.chance(96))
+      value = random_.chance(2) ? random_.integer(-1, 40) : int64_t{random_.outside(0, 9)} * 1048576;
+    if (!random_.chance(256)) info.integers[name] = value;
+  }
+
+  bool flag(const char* name) {
+    const bool value = random_.chance(3);
+    integer(name, value ? 1 : 0);
+    return value;
+  }
+
+  void limit(const std::string& prefix, bool planar) {
+    const bool is_hostile = random_.chance(48);
+    info.numbers[prefix + "low"] = is_hostile ? random_.hostile() : random_.real(-2.0f, planar ? 1.0f : 0.0f);
+    info.numbers[prefix + "high"] = is_hostile ? random_.hostile() : random_.real(planar ? 1.0f : 0.0f, 6.0f);
+  }
+
+  // Sets the strides and the padding of a side, and returns how long that of the output is.
+  int side(const Value& value, size_t axis, int kernel, const Names& names, bool keeps) {
+    const int size = static_cast<int>(value.shape.size() > axis ? std::max<int64_t>(value.shape[axis], 1) : 1);
+    const int before = random_.integer(std::max(0, kernel - size), kernel - 1), after = random_.integer(0, kernel - 1);
+    const int stride = random_.integer(1, 3);
+    integer(names.before, before);
+    integer(names.after, after);
+    integer(names.stride, stride);
+    return keeps ? size : (size + before + after - kernel) / stride + 1;
+  }
+
+  // Seldom returns another shape.
+  std::vector<int64_t> changed(std::vector<int64_t> shape, int least) {
+    if (random_.chance(24)) {
+      shape[static_cast<size_t>(random_.integer(0, static_cast<int>(shape.size()) - 1))] = random_.integer(least, 5);
+    }
+    if (random_.chance(64)) shape.pop_back();
+    if (random_.chance(64)) shape.push_back(random_.integer(least, 3));
+    return shape;
+  }
+
+  Value make_value(bool planar, int channels, int height, int width) {
+    std::vector<int64_t> shape{random_.integer(1, 2), planar ? channels : retinasdk::blocks_of(channels), height,
+                               width};
+    if (!planar) shape.push_back(retinasdk::kBlock);
+    if (batch_ != 0) shape[0] = batch_;
+    batch_ = shape[0];
+    shape = changed(shape, 0);
+    size_t count = 1;
+    for (const int64_t size : shape) count *= static_cast<size_t>(size);
+    Value value{shape, std::vector<float>(count)};
+    for (float& number : value.data) number = random_.real(-1.0f, 1.0f);
+    return value;
+  }
+
+  // The memory is exactly as large as the tensor, and of any alignment.
+  int64_t lend(const std::vector<int64_t>& exact) {
+    const std::vector<int64_t> shape = changed(exact, 1);
+    size_t count = 1;
+    for (const int64_t size : shape) count *= static_cast<size_t>(size);
+    const size_t offset = static_cast<size_t>(random_.integer(0, 3));
+    std::vector<unsigned char>& memory = memory_.emplace_back(offset + count * sizeof(float));
+    for (size_t i = 0; i < count; ++i) {
+      const float number = random_.real(-1.0f, 1.0f);
+      std::memcpy(memory.data() + offset + i * sizeof number, &number, sizeof number);
+    }
+    keys_.push_back(retinasdk_lend(memory.data() + offset, shape.data(), shape.size()));
+    check((keys_.back() != 0) == !shape.empty(), "tensors with values can be lent");
+    return keys_.back();
+  }
+
+  void lend(const std::string& prefix, int out, int in, int height, int width) {
+    integer(prefix + "weights", lend({out, in, height, width}));
+    integer(prefix + "bias", random_.chance(2) ? 0 : lend({out}));
+  }
+
+  Random& random_;
+  int64_t batch_ = 0;
+  std::vector<std::vector<unsigned char>> memory_;
+  std::vector<int64_t> keys_;
+};
+
+// A piece that throws ends the work with its exception, whichever of the pieces it is.
+void check_exceptions(Random& random) {
+  const Api api{table(kApiVersion)};
+  const ScratchMemory memory(api);
+  KernelContext context{};
+  const Call call(api, memory, &context);
+  const int count = random.integer(1, 20), bad = random.integer(0, count);
+  int done = 0;
+  bool has_thrown = false;
+  try {
+    call.threads()(static_cast<size_t>(count), [&](size_t index) {
+      if (static_cast<int>(index) == bad) throw std::bad_alloc();
+      ++done;
+    });
+  } catch (const std::bad_alloc&) {
+    has_thrown = true;
+  }
+  check(has_thrown == (bad < count) && done == (has_thrown ? count - bad - 1 : count), "exceptions of pieces arrive");
 }
 
 }  // namespace
@@ -187,22 +335,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t count) {
     const ApiBase base{table, [] { return "1.17.0"; }};
     return succeeded(RegisterCustomOps(&options, &base));
   }();
-  check(is_ready && registered.ops.size() == 2, "two operators are registered");
+  check(is_ready && registered.ops.size() >= 7, "the operators are registered");
   Random random(bytes, count);
-  const bool is_pointwise = random.chance(2);
-  const CustomOp& op = *registered.ops[is_pointwise ? 1 : 0];
-  const int64_t side = is_pointwise ? 1 : 3, in = random.integer(1, 20), out = random.integer(1, 20);
-  const int64_t batch = random.integer(1, 2), height = random.integer(1, 14), width = random.integer(1, 14);
-  const Value weights = make_value(random, {out, in, side, side}), bias = make_value(random, {out});
-  const Value input = make_value(random, {batch, in, height, width});
-  const Value residual = make_value(random, {batch, out, height, width});
-  const Value* constant_weights = random.chance(24) ? nullptr : &weights;
-  const Value* constant_bias = random.chance(2) ? nullptr : &bias;
-  const KernelInfo info{{nullptr, constant_weights, constant_bias, nullptr},
-                        {{"relu", random.integer(0, 1)}, {"residual", random.integer(0, 1)}}};
+  if (random.chance(32)) check_exceptions(random);
+  const CustomOp& op = *registered.ops[static_cast<size_t>(random.integer(0, 6))];  // Those of float32.
+  const Use use(random, op.get_name(&op));
   void* kernel = nullptr;
-  if (!succeeded(op.create_kernel_v2(&op, table(kApiVersion), &info, &kernel))) return 0;
-  KernelContext context{{&input, constant_weights, constant_bias, random.chance(12) ? nullptr : &residual}, {}};
+  if (!succeeded(op.create_kernel_v2(&op, table(kApiVersion), &use.info, &kernel))) return 0;
+  KernelContext context{{&use.image, use.has_added ? &use.added : nullptr}, {}};
   if (succeeded(op.compute_v2(kernel, &context))) {
     for (const float value : context.output.data) check(value == value, "every output is written");
   }

@@ -32,7 +32,7 @@ import pybind11
 _ROOT = Path(__file__).resolve().parents[3]
 _VERSION = "14"
 _FULL = ("csrc/math", "csrc/cpu", "csrc/cuda")  # Every branch is taken or has a reason. Others are printed only.
-_PROGRAMS = (("fuzz_core", "1", "100"), ("winograd",), ("parity_cuda", "1", "10"))
+_PROGRAMS = (("fuzz_core", "1", "100"), ("convolutions",), ("parity_cuda", "1", "10"))
 _MODULES = ("_native", "_ort_ops", "_native_cuda")
 _TESTS = (
     "tests/cuda/test_kernels_on_cpu.py",
@@ -48,7 +48,7 @@ _TESTS = (
     "tests/pipeline/test_rotated.py",
     "tests/pipeline/test_soft_nms.py",
     "tests/pipeline/test_suppression.py",
-    "tests/backends/test_winograd.py",
+    "tests/backends/test_blocked_operators.py",
     "tests/tiling/test_merge_tiles.py",
     "tests/faults/test_emulated_runtime.py",
 )

@@ -1,0 +1,75 @@
+// A depthwise convolution and its neighbors, in the blocked layout: [1x1 convolution, clamp], depthwise convolution,
+// clamp, 1x1 convolution, [addition], clamp. What lies in between stays in the cache. Float32.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "convolution/blocked.h"
+#include "convolution/depthwise_plan.h"
+#include "convolution/direct_conv.h"
+
+namespace retinasdk {
+
+// The depthwise convolution of a block. weights: (channels, window.height, window.width); bias: (channels,) or null.
+struct DepthwiseStep {
+  const float* weights;
+  const float* bias;
+  int channels;
+  Window window;
+  Clamp clamp;
+};
+
+// A 1x1 convolution of a block. bias: (out_channels,) or null.
+struct PointwiseStep {
+  std::shared_ptr<const DirectWeights> weights;
+  const float* bias;
+  Clamp clamp;
+};
+
+// A depthwise convolution, alone or in a block. Instances do not change, so several threads may use one at the same
+// time.
+class DepthwiseBlock {
+ public:
+  // expand: before the depthwise convolution, or nothing. project: after it, or nothing (`addition` is then kNone).
+  // Throws std::invalid_argument if the steps do not fit together.
+  DepthwiseBlock(const std::optional<PointwiseStep>& expand, const DepthwiseStep& depthwise,
+                 const std::optional<PointwiseStep>& project, Addition addition);
+  // For tests: uses the given kernels instead of the best ones for this machine.
+  DepthwiseBlock(const std::optional<PointwiseStep>& expand, const DepthwiseStep& depthwise,
+                 const std::optional<PointwiseStep>& project, Addition addition, const convolution::Kernels& kernels);
+
+  int out_channels() const { return project_ ? project_->out_channels : channels_; }
+  int in_channels() const { return expand_ ? expand_->in_channels : channels_; }
+  const Window& window() const { return window_; }
+
+  // Returns the number of floats of scratch that run() needs. It is bounded for images of any height.
+  std::size_t scratch_floats(int batch, int height, int width) const;
+
+  // Runs the block; input and output are blocked. Results are the same for any number of threads.
+  void run(const ConvCall& call, const ParallelFor& parallel_for) const;
+
+ private:
+  class Tile;
+
+  // Throws std::invalid_argument if the image is smaller than the window.
+  DepthwisePlan plan(int batch, int height, int width) const;
+
+  // Projects pixels that lie one after the other in the output, from `pixel` on, and some blocks of its channels.
+  // `input` has the pixels' blocks plan.middle_block apart. `enlarged` is memory for what is added.
+  void project(const DepthwisePlan& plan, const ConvCall& call, int image, int pixel, int count, const float* input,
+               int first_block, int blocks, float* enlarged) const;
+
+  std::shared_ptr<const DirectWeights> expand_, project_;  // Or null.
+  std::vector<float> expand_bias_, project_bias_;          // Empty if there is none.
+  int channels_;
+  Window window_;
+  AlignedFloats weights_, bias_;  // (blocks, window height, window width, 16), (blocks, 16)
+  Clamp expand_clamp_, clamp_, project_clamp_;
+  Addition addition_;
+  const convolution::Kernels& kernels_;
+};
+
+}  // namespace retinasdk

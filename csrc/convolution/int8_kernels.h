@@ -1,0 +1,94 @@
+// The inner loops of the 8-bit convolutions, compiled once for each instruction set, and the choice between them.
+//
+// Codes are uint8, blocked: (batch, ceil(channels / 16), height, width, 16). A code stands for the number
+// scale * (code - zero). Weights are int8 without a zero point. Sums are int32 and exact. A sum becomes a code as in
+// ONNX Runtime: round(sum * multiplier) + zero, ties to the even number, and limited. So codes equal those of its
+// QLinearConv, and those of all instruction sets equal each other.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace retinasdk::int8 {
+
+// How numbers become codes.
+struct CodeLimits {
+  int zero = 0;  // The code of the number 0.
+  int low = 0, high = 255;
+};
+
+constexpr int kMostBlocks = 5;  // Blocks of outputs that a product has at most, so that its sums stay in registers.
+
+// Pixels times a matrix of weights. Steps are in bytes, if they are of codes.
+struct Product {
+  int count;  // Pixels.
+
+  // Block b of the input of pixel i, at tap t, is at input + taps[t] + b * in_block_step + i * in_pixel_step.
+  const uint8_t* input;
+  std::ptrdiff_t in_pixel_step, in_block_step;
+  int quads;  // Groups of four input channels. Each block has four, the last one may have fewer.
+  const std::ptrdiff_t* taps;
+  int tap_count;
+
+  const int8_t* weights;  // (tap_count, quads, blocks, 16 out, 4 in).
+  int blocks;             // Of outputs, 1 to kMostBlocks.
+  const int32_t* start;   // (blocks, 16): the sums start here.
+
+  // Block b of pixel i of the codes is at codes + b * out_block_step + i * 16. Null: the sums are wanted.
+  uint8_t* codes;
+  std::ptrdiff_t out_block_step;
+  const float* multipliers;  // (blocks, 16).
+  CodeLimits limits;
+
+  int32_t* sums;  // (count, blocks, 16), pixels are sums_step numbers apart.
+  std::ptrdiff_t sums_step;
+};
+
+// One row of a depthwise convolution, for one block of channels.
+struct DepthwiseRow {
+  int side;                    // 3 or 5.
+  int stride;                  // 1 or 2.
+  int count;                   // Pixels of the output.
+  const uint8_t* const* rows;  // (side,) rows of the input as DepthwiseKernels::arrange() makes them.
+  const int8_t* weights;       // As arranged_depthwise() in int8_depthwise.h makes them.
+  const int32_t* start;        // (16,)
+  const float* multipliers;    // (16,)
+  CodeLimits limits;
+  uint8_t* codes;  // (count, 16)
+};
+
+// The sum of two images of codes: round(a * a_ratio + b * b_ratio + offset) + 0, limited.
+struct CodeSum {
+  float a_ratio, b_ratio;  // Scale of the input / scale of the sum.
+  float offset;            // Zero of the sum - (a_ratio * zero of a + b_ratio * zero of b).
+  int low, high;
+};
+
+struct Kernels {
+  const char* name;  // "vnni" or "plain".
+  void (*multiply)(const Product& product);
+  // Arranges a row of (width, 16) codes, its padding included, for depthwise_row(): bytes 32 * x to 32 * x + 63, for
+  // even x, are pixels x to x + 3 as (16, 4). Reads padded_bytes(width) and writes up to arranged_bytes(width).
+  void (*arrange)(const uint8_t* padded, int width, uint8_t* arranged);
+  void (*depthwise_row)(const DepthwiseRow& row);
+  void (*add)(const uint8_t* a, const uint8_t* b, std::size_t count, const CodeSum& sum, uint8_t* codes);
+  // (count, 16) numbers to codes: round(number / scale) + zero.
+  void (*quantize)(const float* numbers, std::size_t count, float scale, int zero, uint8_t* codes);
+  // 16 planes of `count` numbers, plane_step apart, to (count, 16) codes. Null: zeros.
+  void (*quantize_planes)(const float* const* planes, std::size_t count, float scale, int zero, uint8_t* codes);
+};
+
+// The last pixels of an arranged row are read together with others behind it, which do not count.
+constexpr int kArrangedBeyond = 6;
+inline std::size_t padded_bytes(int width) { return (static_cast<std::size_t>(width) + kArrangedBeyond + 6) / 4 * 64; }
+inline std::size_t arranged_bytes(int width) {
+  return (static_cast<std::size_t>(width) + kArrangedBeyond + 3) / 2 * 64;
+}
+
+// The fastest kernels that this processor can run, and that RETINASDK_ISA allows. Read once.
+const Kernels& best_kernels();
+// All kernels that this processor can run, the fastest first. The last ones are plain C++.
+std::vector<const Kernels*> usable_kernels();
+
+}  // namespace retinasdk::int8

@@ -1,0 +1,34 @@
+// Changes of the layout of 8-bit codes, and what else a network does to codes between convolutions.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "convolution/blocked.h"
+#include "convolution/int8_kernels.h"
+
+namespace retinasdk::int8 {
+
+// The sum of two blocked images of codes. If their sizes differ, `b` is enlarged to the size of `a` by the nearest
+// neighbor, see Addition::kUpsampled. `images`: batch * blocks.
+struct SumCall {
+  std::size_t images;
+  int height, width, b_height, b_width;
+  const uint8_t* a;
+  const uint8_t* b;
+  uint8_t* codes;
+};
+void add_codes(const SumCall& call, const CodeSum& sum, const ParallelFor& parallel_for,
+               const Kernels& kernels = best_kernels());
+
+// Float32 (batch, channels, pixels), planar or blocked, to blocked codes: round(number / scale) + zero, as ONNX's
+// QuantizeLinear. NaN becomes code 0.
+void quantize_blocked(const float* numbers, Layout layout, int batch, int channels, std::size_t pixels, float scale,
+                      int zero, uint8_t* codes, const ParallelFor& parallel_for,
+                      const Kernels& kernels = best_kernels());
+
+// Blocked codes to planar ones.
+void codes_from_blocked(const uint8_t* blocked, int batch, int channels, std::size_t pixels, uint8_t* planar,
+                        const ParallelFor& parallel_for);
+
+}  // namespace retinasdk::int8

@@ -1,0 +1,72 @@
+// 3x3 convolution with stride 1 and padding 1 by Winograd's F(6x6, 3x3) and F(4x4, 3x3), in the blocked layout.
+// Float32.
+//
+// F(6x6) needs 64 multiplications where a direct convolution needs 324, F(4x4) 36 where it needs 144. Their rounding
+// differs: results differ from those of a direct convolution by about 1e-5 of the largest value.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "convolution/blocked.h"
+
+namespace retinasdk {
+
+namespace convolution {
+struct Kernels;
+}
+
+// Returns the patch, 6 or 4, that is faster for a map of this size. It counts multiplications. Patches at the lower and
+// right border compute outputs that nobody needs, which are fewer with small patches. Few patches take as long as a
+// dozen, because reading the weights takes that long.
+int winograd_patch(int height, int width);
+
+// The weights of one convolution in the transformed space. They are 7.1 times as large as the original weights for
+// F(6x6), 4 times for F(4x4).
+class WinogradWeights {
+ public:
+  // weights: (out_channels, in_channels, 3, 3), not used afterwards. patch: 6 or 4, the side of a patch of the output.
+  // Throws std::invalid_argument if the patch is another, or the number of channels is not 1 to 65536.
+  WinogradWeights(const float* weights, int out_channels, int in_channels, int patch);
+
+  std::size_t count() const { return count_; }  // Number of values.
+
+  int out_channels, in_channels;
+  int patch;
+  AlignedFloats values;  // ((patch + 2)^2, out blocks, in blocks, 16 in, 16 out), padded with zeros.
+
+ private:
+  std::size_t count_;
+};
+
+// A Winograd convolution. Instances do not change, so several threads may use one at the same time.
+class WinogradConv {
+ public:
+  // bias: (out_channels,), copied, or null. The input is blocked.
+  WinogradConv(std::shared_ptr<const WinogradWeights> weights, const float* bias, Clamp clamp, Addition addition,
+               Layout output);
+  // For tests: uses the given kernels instead of the best ones for this machine.
+  WinogradConv(std::shared_ptr<const WinogradWeights> weights, const float* bias, Clamp clamp, Addition addition,
+               Layout output, const convolution::Kernels& kernels);
+
+  int out_channels() const { return weights_->out_channels; }
+  int in_channels() const { return weights_->in_channels; }
+
+  // Returns the number of floats of scratch that run() needs. It is bounded for any input size, because the patches are
+  // processed in blocks.
+  std::size_t scratch_floats(int batch, int height, int width) const;
+
+  // Runs the convolution. Results are the same for any number of threads.
+  void run(const ConvCall& call, const ParallelFor& parallel_for) const;
+
+ private:
+  std::shared_ptr<const WinogradWeights> weights_;
+  std::vector<float> bias_;
+  Clamp clamp_;
+  Addition addition_;
+  Layout output_;
+  const convolution::Kernels& kernels_;
+};
+
+}  // namespace retinasdk
