@@ -167,3 +167,23 @@ def merge_tiles(
 
 def simd_name() -> str:
     """Returns the name of the vector instructions in use."""
+
+def convolution_isa() -> str:
+    """Returns the instruction set of the convolutions.
+
+    Returns:
+        "avx512", "avx2", "neon" or "plain": the fastest that the processor runs, or what RETINASDK_ISA names.
+
+    Raises:
+        ValueError: If RETINASDK_ISA names one that the processor does not run.
+    """
+
+def int8_isa() -> str:
+    """Returns the instruction set of the 8-bit convolutions.
+
+    Returns:
+        "vnni", if the processor has it and the other convolutions use "avx512", else "plain", which is slow.
+
+    Raises:
+        ValueError: If RETINASDK_ISA names one that the processor does not run.
+    """

@@ -16,6 +16,8 @@
 #include "bindings/bindings_merge.h"
 #include "bindings/bindings_rotated.h"
 #include "bindings/bindings_rules.h"
+#include "convolution/int8_kernels.h"
+#include "convolution/kernels.h"
 #include "retinasdk/ops.h"
 
 namespace py = pybind11;
@@ -320,4 +322,10 @@ PYBIND11_MODULE(_native, module) {
   retinasdk::bind_color(module);
   module.def("simd_name", &retinasdk::simd_name,
              "Returns the instruction set of the logit filter: 'avx2', 'neon' or 'plain'.");
+  module.def(
+      "convolution_isa", [] { return retinasdk::convolution::best_kernels().name; },
+      "Returns the instruction set of the convolutions: 'avx512', 'avx2', 'neon' or 'plain'.");
+  module.def(
+      "int8_isa", [] { return retinasdk::int8::best_kernels().name; },
+      "Returns the instruction set of the 8-bit convolutions: 'vnni' or 'plain'.");
 }

@@ -52,6 +52,7 @@ struct CustomOp {
 };
 
 constexpr int kFloat = 1;                    // ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
+constexpr int kUint8 = 2;                    // ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8
 constexpr int kRequired = 0, kOptional = 1;  // OrtCustomOpInputOutputCharacteristic
 constexpr int kFail = 1;                     // OrtErrorCode
 constexpr int kArenaAllocator = 1, kDefaultMemory = 0;
@@ -81,14 +82,14 @@ struct Api {
   RETINASDK_ORT_FUNCTION(69, Status*, create_cpu_memory_info, int allocator, int memory, MemoryInfo**)
   RETINASDK_ORT_FUNCTION(75, Status*, allocator_alloc, Allocator*, size_t, void**)
   RETINASDK_ORT_FUNCTION(76, Status*, allocator_free, Allocator*, void*)
-  RETINASDK_ORT_FUNCTION(86, Status*, get_attribute, const KernelInfo*, const char* name, int64_t*)
+  RETINASDK_ORT_FUNCTION(85, Status*, get_float_attribute, const KernelInfo*, const char* name, float*)
+  RETINASDK_ORT_FUNCTION(86, Status*, get_integer_attribute, const KernelInfo*, const char* name, int64_t*)
   RETINASDK_ORT_FUNCTION(90, Status*, get_input, const KernelContext*, size_t, const Value**)
   RETINASDK_ORT_FUNCTION(91, Status*, get_output, KernelContext*, size_t, const int64_t* shape, size_t rank, Value**)
   RETINASDK_ORT_FUNCTION(93, void, release_status, Status*)
   RETINASDK_ORT_FUNCTION(94, void, release_memory_info, MemoryInfo*)
   RETINASDK_ORT_FUNCTION(99, void, release_shape_info, ShapeInfo*)
   RETINASDK_ORT_FUNCTION(132, void, release_allocator, Allocator*)
-  RETINASDK_ORT_FUNCTION(249, Status*, get_constant_input, const KernelInfo*, size_t, int* is_constant, const Value**)
   RETINASDK_ORT_FUNCTION(253, Status*, get_allocator, const KernelContext*, const MemoryInfo*, Allocator**)
   RETINASDK_ORT_FUNCTION(274, Status*, parallel_for, const KernelContext*, void (*)(void*, size_t), size_t total,
                          size_t batches, void* data)

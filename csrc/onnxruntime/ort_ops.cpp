@@ -1,299 +1,271 @@
-// Custom operators for ONNX Runtime in the domain `retinasdk`. All tensors are float32, and the stride is 1.
+// The float32 operators in the blocked layout, domain `retinasdk`. X is (N, ceil(C / 16), H, W, 16), see
+// convolution/blocked.h, unless it is planar.
 //
-//   WinogradConv   X (N, in, H, W), W (out, in, 3, 3), optional B (out,) -> Y (N, out, H, W). The padding is 1.
-//   PointwiseConv  X (N, in, H, W), W (out, in, 1, 1), optional B (out,), optional Z of Y's shape -> Y (N, out, H, W).
-//                  Z is added to the result, if the attribute `residual` is 1.
+//   ToBlocked       planar X -> Y
+//   FromBlocked     X -> planar Y. Attribute: channels
+//   BlockedConv     X, optional Z -> Y. planar_input, planar_output: the layout of X and Y. Z is added, see `addition`.
+//   WinogradConv    the same for 3x3 with stride 1 and padding 1. patch: 6 or 4. X is blocked.
+//   DepthwiseBlock  X, optional Z -> Y. A depthwise convolution. expand_*: a 1x1 convolution before it; project_*: one
+//                   after it, to which Z is added.
+//   BlockedMaxPool  X -> Y. kernel_y, kernel_x
+//   BlockedAdd      X, Z -> Y. channels
 //
-// W and B must be constant. If the attribute `relu` is 1, a ReLU follows.
-#include <memory>
+// Attributes that several have: weights, bias: keys of lent tensors (lent_weights.h), 0: no bias. low, high: limits of
+// the result. addition: 0: nothing, 1: Z of Y's shape, 2: Z is enlarged (Addition in blocked.h). factor: optional, how
+// many times it must be enlarged; 0: to the size of Y. stride_y, stride_x, top, left, bottom, right: strides and
+// padding.
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "convolution/pointwise.h"
-#include "convolution/winograd.h"
-#include "onnxruntime/ort_abi.h"
+#include "convolution/depthwise_block.h"
+#include "convolution/direct_conv.h"
+#include "convolution/layout.h"
+#include "convolution/winograd_conv.h"
+#include "onnxruntime/operators.h"
+#include "onnxruntime/ort_call.h"
+#include "onnxruntime/ort_op.h"
+#include "onnxruntime/ort_window.h"
 #include "onnxruntime/shared_weights.h"
 
 namespace retinasdk::ort {
 namespace {
 
-// Throws if ONNX Runtime reports an error.
-void check(const Api& api, Status* status) {
-  if (status == nullptr) return;
-  const std::string message = api.get_error_message(status);
-  api.release_status(status);
-  throw std::runtime_error(message);
+const float* data_of(const std::optional<LentTensor>& tensor) { return tensor ? tensor->data : nullptr; }
+
+// Runs a convolution from input 0 to output 0.
+template <typename Conv>
+void convolve(Call& call, const Conv& conv, const Window& window, Layout from, Layout to, Addition addition,
+              int factor) {
+  const Image image = call.image(from, conv.in_channels());
+  const Image result = behind(window, image, to, conv.out_channels());
+  const Image added = call.addition(addition, result, factor);
+  call.make_output(result);
+  if (result.is_empty()) return;
+  ConvCall run;
+  run.batch = image.batch;
+  run.height = image.height;
+  run.width = image.width;
+  run.input = call.input;
+  run.output = call.output;
+  run.added = call.added;
+  run.added_height = added.height;
+  run.added_width = added.width;
+  run.scratch = call.scratch(conv.scratch_floats(image.batch, image.height, image.width));
+  conv.run(run, call.threads());
 }
 
-// Calls a function and turns its exception into an error status for ONNX Runtime.
-template <typename Function>
-Status* guarded(const Api& api, const char* name, const Function& call) {
-  try {
-    call();
-    return nullptr;
-  } catch (const std::exception& error) {
-    return api.create_status(kFail, (std::string("retinasdk ") + name + ": " + error.what()).c_str());
-  }
+std::shared_ptr<const DirectWeights> direct_weights(const LentTensor& tensor, Layout input) {
+  return shared_weights<DirectWeights>(tensor, size_of(tensor.shape[0]), size_of(tensor.shape[1]),
+                                       size_of(tensor.shape[2]), size_of(tensor.shape[3]), input);
 }
 
-// Returns a shape for error messages, such as (1, 3, 8, 8).
-std::string describe(const std::vector<int64_t>& shape) {
-  std::string text;
-  for (const int64_t size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
-  return "(" + text + (shape.size() == 1 ? ",)" : ")");
-}
+class ToBlocked {
+ public:
+  static constexpr const char* kName = "ToBlocked";
+  static constexpr size_t kInputs = 1;
 
-std::vector<int64_t> shape_of(const Api& api, const Value* value) {
-  ShapeInfo* info = nullptr;
-  check(api, api.get_shape_info(value, &info));
-  const std::unique_ptr<ShapeInfo, void (*)(ShapeInfo*)> released(info, api.release_shape_info);
-  size_t rank = 0;
-  check(api, api.get_dimensions_count(info, &rank));
-  std::vector<int64_t> shape(rank);
-  check(api, api.get_dimensions(info, shape.data(), rank));
-  return shape;
-}
+  explicit ToBlocked(const Attributes&) {}
 
-// Returns the data of a tensor.
-float* data_of(const Api& api, const Value* value) {
-  void* data = nullptr;  // Before 1.23, ONNX Runtime has no function for constant data.
-  check(api, api.get_tensor_data(const_cast<Value*>(value), &data));
-  return static_cast<float*>(data);
-}
-
-// Returns a constant input, or null if the input is not constant or missing.
-const Value* constant_input(const Api& api, const KernelInfo* info, size_t index) {
-  int is_constant = 0;
-  const Value* value = nullptr;
-  check(api, api.get_constant_input(info, index, &is_constant, &value));
-  return is_constant != 0 ? value : nullptr;
-}
-
-// The constant inputs and attributes of both operators. `side` is the side of the kernel.
-struct Constants {
-  const float* weights;
-  int out_channels, in_channels;
-  const float* bias;  // Or null.
-  bool relu;
-
-  Constants(const Api& api, const KernelInfo* info, int64_t side) {
-    const Value* tensor = constant_input(api, info, 1);
-    const std::vector<int64_t> shape = tensor == nullptr ? std::vector<int64_t>{} : shape_of(api, tensor);
-    if (shape.size() != 4 || shape[2] != side || shape[3] != side) {
-      const std::string sides = std::to_string(side) + ", " + std::to_string(side);
-      throw std::invalid_argument("weights must be constant, (out, in, " + sides + ")" +
-                                  (tensor == nullptr ? "; they are not constant" : ", got " + describe(shape)));
-    }
-    const Value* offsets = constant_input(api, info, 2);
-    if (offsets != nullptr && shape_of(api, offsets) != std::vector<int64_t>{shape[0]}) {
-      throw std::invalid_argument("bias must be constant, (" + std::to_string(shape[0]) + ",), got " +
-                                  describe(shape_of(api, offsets)));
-    }
-    weights = data_of(api, tensor);
-    out_channels = static_cast<int>(shape[0]);
-    in_channels = static_cast<int>(shape[1]);
-    bias = offsets == nullptr ? nullptr : data_of(api, offsets);
-    relu = attribute(api, info, "relu") != 0;
-  }
-
-  static int64_t attribute(const Api& api, const KernelInfo* info, const char* name) {
-    int64_t value = 0;
-    check(api, api.get_attribute(info, name, &value));
-    return value;
+  void compute(Call& call) const {
+    Image image = call.image(Layout::kPlanar, 0);
+    const int channels = image.channels;
+    image.layout = Layout::kBlocked;
+    call.make_output(image);
+    if (image.is_empty()) return;
+    to_blocked(call.input, image.batch, channels, image.height, image.width, call.output, call.threads());
   }
 };
 
-// One call of an operator: its tensors, scratch memory from ONNX Runtime's arena, and its threads.
-class Call {
+class FromBlocked {
  public:
-  Call(const Api& api, KernelContext* context, int in_channels, int out_channels) : api_(api), context_(context) {
-    const Value* value = nullptr;
-    check(api, api.get_input(context, 0, &value));
-    shape = shape_of(api, value);
-    if (shape.size() != 4 || shape[1] != in_channels || shape[0] * shape[2] * shape[3] > INT32_MAX) {
-      throw std::invalid_argument("input must be (N, " + std::to_string(in_channels) +
-                                  ", H, W) with at most 2147483647 pixels, got " + describe(shape));
-    }
-    input = data_of(api, value);
-    shape[1] = out_channels;
-    Value* made = nullptr;
-    check(api, api.get_output(context, 0, shape.data(), shape.size(), &made));
-    output = data_of(api, made);
-    batch = static_cast<int>(shape[0]);
-    height = static_cast<int>(shape[2]);
-    width = static_cast<int>(shape[3]);
+  static constexpr const char* kName = "FromBlocked";
+  static constexpr size_t kInputs = 1;
+
+  explicit FromBlocked(const Attributes& from) : channels_(from.channels()) {}
+
+  void compute(Call& call) const {
+    Image image = call.image(Layout::kBlocked, channels_);
+    image.layout = Layout::kPlanar;
+    call.make_output(image);
+    if (image.is_empty()) return;
+    from_blocked(call.input, image.batch, channels_, image.height, image.width, call.output, call.threads());
   }
-
-  ~Call() {
-    if (scratch_ != nullptr) api_.release_status(api_.allocator_free(allocator_.get(), scratch_));
-  }
-
-  Call(const Call&) = delete;
-  Call& operator=(const Call&) = delete;
-
-  bool is_empty() const { return shape[0] * shape[2] * shape[3] == 0; }
-
-  // Returns input 3, which must have the shape of the output.
-  const float* residual() const {
-    const Value* value = nullptr;
-    check(api_, api_.get_input(context_, 3, &value));
-    if (value == nullptr || shape_of(api_, value) != shape) {
-      throw std::invalid_argument("the added tensor must have the shape of the output, " + describe(shape) + ", got " +
-                                  (value == nullptr ? "none" : describe(shape_of(api_, value))) +
-                                  "; open the model with convolution=\"direct\"");
-    }
-    return data_of(api_, value);
-  }
-
-  // Allocates scratch memory. May be called once per call.
-  float* scratch(size_t floats) {
-    MemoryInfo* memory = nullptr;
-    check(api_, api_.create_cpu_memory_info(kArenaAllocator, kDefaultMemory, &memory));
-    const std::unique_ptr<MemoryInfo, void (*)(MemoryInfo*)> released(memory, api_.release_memory_info);
-    Allocator* allocator = nullptr;
-    check(api_, api_.get_allocator(context_, memory, &allocator));
-    allocator_ = {allocator, api_.release_allocator};
-    check(api_, api_.allocator_alloc(allocator, floats * sizeof(float), &scratch_));
-    return static_cast<float*>(scratch_);
-  }
-
-  ParallelFor threads() const {
-    return [this](size_t count, const Piece& piece) {
-      // ONNX Runtime requires that pieces throw no exceptions. They also do not wait for each other.
-      const auto call = [](void* data, size_t index) { (*static_cast<const Piece*>(data))(index); };
-      check(api_, api_.parallel_for(context_, call, count, 0, const_cast<Piece*>(&piece)));
-    };
-  }
-
-  std::vector<int64_t> shape;  // Of the output.
-  const float* input = nullptr;
-  float* output = nullptr;
-  int batch = 0, height = 0, width = 0;
 
  private:
-  const Api& api_;
-  KernelContext* context_;
-  std::unique_ptr<Allocator, void (*)(Allocator*)> allocator_{nullptr, nullptr};
-  void* scratch_ = nullptr;
+  const int channels_;
 };
 
-// The operator WinogradConv.
+class BlockedConv {
+ public:
+  static constexpr const char* kName = "BlockedConv";
+  static constexpr size_t kInputs = 2;
+
+  explicit BlockedConv(const Attributes& from)
+      : input_(from.layout("planar_input")),
+        output_(from.layout("planar_output")),
+        addition_(from.addition()),
+        factor_(from.factor()),
+        conv_(make(from)) {}
+
+  void compute(Call& call) const { convolve(call, conv_, conv_.window(), input_, output_, addition_, factor_); }
+
+ private:
+  DirectConv make(const Attributes& from) const {
+    const LentTensor weights = from.weights("weights");
+    const auto bias = from.bias("bias", weights.shape[0]);
+    const Window window = from.window(size_of(weights.shape[2]), size_of(weights.shape[3]));
+    return DirectConv(direct_weights(weights, input_), data_of(bias), window, from.clamp(output_), addition_, output_);
+  }
+
+  const Layout input_, output_;
+  const Addition addition_;
+  const int factor_;
+  const DirectConv conv_;
+};
+
 class Winograd {
  public:
   static constexpr const char* kName = "WinogradConv";
-  static constexpr size_t kInputs = 3;
+  static constexpr size_t kInputs = 2;
 
-  Winograd(const Api& with, const KernelInfo* info) : api(with), conv_(make(Constants(with, info, 3))) {}
+  explicit Winograd(const Attributes& from)
+      : output_(from.layout("planar_output")), addition_(from.addition()), factor_(from.factor()), conv_(make(from)) {}
 
-  void compute(KernelContext* context) const {
-    Call call(api, context, conv_.in_channels(), conv_.out_channels());
-    if (call.is_empty()) return;
-    float* scratch = call.scratch(conv_.scratch_floats(call.batch, call.height, call.width));
-    conv_.run(call.input, call.batch, call.height, call.width, call.output, scratch, call.threads());
-  }
-
-  const Api api;
+  void compute(Call& call) const { convolve(call, conv_, window(), Layout::kBlocked, output_, addition_, factor_); }
 
  private:
-  static WinogradConv make(const Constants& from) {
-    auto weights = shared_weights<WinogradWeights>(from.weights, from.out_channels, from.in_channels, 9);
-    return WinogradConv(std::move(weights), from.bias, from.relu);
+  static Window window() {
+    Window window;
+    window.height = window.width = 3;
+    window.top = window.left = window.bottom = window.right = 1;
+    return window;
   }
 
+  WinogradConv make(const Attributes& from) const {
+    const LentTensor weights = from.weights("weights");
+    Attributes::require(weights, "weights", {0, 0, 3, 3});
+    const auto bias = from.bias("bias", weights.shape[0]);
+    const int patch = from.integer("patch", 4, 6);
+    if (patch == 5) throw std::invalid_argument("patch must be 4 or 6, got 5");
+    auto transformed =
+        shared_weights<WinogradWeights>(weights, size_of(weights.shape[0]), size_of(weights.shape[1]), patch);
+    return WinogradConv(std::move(transformed), data_of(bias), from.clamp(output_), addition_, output_);
+  }
+
+  const Layout output_;
+  const Addition addition_;
+  const int factor_;
   const WinogradConv conv_;
 };
 
-// The operator PointwiseConv.
-class Pointwise {
+class Depthwise {
  public:
-  static constexpr const char* kName = "PointwiseConv";
-  static constexpr size_t kInputs = 4;
+  static constexpr const char* kName = "DepthwiseBlock";
+  static constexpr size_t kInputs = 2;
 
-  Pointwise(const Api& with, const KernelInfo* info)
-      : api(with),
-        conv_(make(Constants(with, info, 1))),
-        has_residual_(Constants::attribute(with, info, "residual") != 0) {}
+  explicit Depthwise(const Attributes& from) : addition_(from.addition()), factor_(from.factor()), block_(make(from)) {}
 
-  void compute(KernelContext* context) const {
-    Call call(api, context, conv_.in_channels(), conv_.out_channels());
-    const float* residual = has_residual_ ? call.residual() : nullptr;
-    if (call.is_empty()) return;
-    const size_t pixels = static_cast<size_t>(call.height) * static_cast<size_t>(call.width);
-    float* scratch = call.scratch(conv_.scratch_floats(pixels));
-    conv_.run(call.input, residual, call.batch, pixels, call.output, scratch, call.threads());
+  void compute(Call& call) const {
+    convolve(call, block_, block_.window(), Layout::kBlocked, Layout::kBlocked, addition_, factor_);
   }
-
-  const Api api;
 
  private:
-  static PointwiseConv make(const Constants& from) {
-    auto weights = shared_weights<PointwiseWeights>(from.weights, from.out_channels, from.in_channels, 1);
-    return PointwiseConv(std::move(weights), from.bias, from.relu);
+  // A 1x1 convolution of the block, if it is there, and the lent bias that it points to.
+  struct Pointwise {
+    Pointwise(const Attributes& from, const std::string& prefix, const std::vector<int64_t>& shape) {
+      const std::string name = prefix + "weights";
+      if (!from.has(name)) return;
+      const LentTensor weights = from.weights(name);
+      Attributes::require(weights, name, shape);
+      bias = from.bias(prefix + "bias", weights.shape[0]);
+      step =
+          PointwiseStep{direct_weights(weights, Layout::kBlocked), data_of(bias), from.clamp(Layout::kBlocked, prefix)};
+    }
+
+    std::optional<LentTensor> bias;
+    std::optional<PointwiseStep> step;
+  };
+
+  DepthwiseBlock make(const Attributes& from) const {
+    const LentTensor weights = from.weights("weights");
+    Attributes::require(weights, "weights", {0, 1, 0, 0});
+    const int64_t channels = weights.shape[0];
+    const auto bias = from.bias("bias", channels);
+    const Window window = from.window(size_of(weights.shape[2]), size_of(weights.shape[3]));
+    const Pointwise expand(from, "expand_", {channels, 0, 1, 1});
+    const Pointwise project(from, "project_", {0, channels, 1, 1});
+    if (!project.step && addition_ != Addition::kNone) {
+      throw std::invalid_argument("addition must be 0 without project_weights");
+    }
+    const DepthwiseStep step{weights.data, data_of(bias), size_of(channels), window, from.clamp(Layout::kBlocked)};
+    return DepthwiseBlock(expand.step, step, project.step, addition_);
   }
 
-  const PointwiseConv conv_;
-  const bool has_residual_;
+  const Addition addition_;
+  const int factor_;
+  const DepthwiseBlock block_;
 };
 
-// Describes an operator to ONNX Runtime.
-template <typename Kernel>
-CustomOp make_op() {
-  CustomOp op{};
-  op.version = kApiVersion;
-  op.get_name = [](const CustomOp*) { return Kernel::kName; };
-  op.get_execution_provider = [](const CustomOp*) -> const char* { return nullptr; };  // The CPU.
-  op.get_input_type = [](const CustomOp*, size_t) { return kFloat; };
-  op.get_input_count = [](const CustomOp*) -> size_t { return Kernel::kInputs; };
-  op.get_output_type = [](const CustomOp*, size_t) { return kFloat; };
-  op.get_output_count = [](const CustomOp*) -> size_t { return 1; };
-  op.get_input_characteristic = [](const CustomOp*, size_t index) { return index >= 2 ? kOptional : kRequired; };
-  op.get_output_characteristic = [](const CustomOp*, size_t) { return kRequired; };
-  op.get_input_memory_type = [](const CustomOp*, size_t) { return kDefaultMemory; };
-  op.get_start_version = [](const CustomOp*) { return 1; };
-  op.get_end_version = [](const CustomOp*) { return INT32_MAX; };
-  op.create_kernel_v2 = [](const CustomOp*, const void* const* table, const KernelInfo* info, void** kernel) {
-    const Api api{table};
-    return guarded(api, Kernel::kName, [&] { *kernel = new Kernel(api, info); });
-  };
-  op.compute_v2 = [](void* data, KernelContext* context) {
-    const auto* kernel = static_cast<const Kernel*>(data);
-    return guarded(kernel->api, Kernel::kName, [&] { kernel->compute(context); });
-  };
-  op.destroy_kernel = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
-  return op;
-}
+class MaxPool {
+ public:
+  static constexpr const char* kName = "BlockedMaxPool";
+  static constexpr size_t kInputs = 1;
+
+  explicit MaxPool(const Attributes& from)
+      : window_(from.window(from.integer("kernel_y", 1, 31), from.integer("kernel_x", 1, 31))) {
+    if (window_.top >= window_.height || window_.bottom >= window_.height || window_.left >= window_.width ||
+        window_.right >= window_.width) {
+      throw std::invalid_argument("the padding must be smaller than the kernel");  // A window would have no pixels.
+    }
+  }
+
+  void compute(Call& call) const {
+    const Image image = call.image(Layout::kBlocked, 0);
+    const Image result = behind(window_, image, Layout::kBlocked, image.channels);
+    call.make_output(result);
+    if (result.is_empty()) return;
+    max_pool(call.input, image.batch, image.channels, image.height, image.width, window_, call.output, call.threads());
+  }
+
+ private:
+  const Window window_;
+};
+
+class BlockedAdd {
+ public:
+  static constexpr const char* kName = "BlockedAdd";
+  static constexpr size_t kInputs = 2;
+
+  explicit BlockedAdd(const Attributes& from)
+      : channels_(from.channels()),
+        addition_(static_cast<Addition>(from.integer("addition", 1, 2))),
+        factor_(from.factor()),
+        clamp_(from.clamp(Layout::kBlocked)) {}
+
+  void compute(Call& call) const {
+    const Image image = call.image(Layout::kBlocked, channels_);
+    const Image added = call.addition(addition_, image, factor_);
+    call.make_output(image);
+    if (image.is_empty()) return;
+    add_blocked(call.input, image.batch, channels_, image.height, image.width, addition_, call.added, added.height,
+                added.width, clamp_, call.output, call.threads());
+  }
+
+ private:
+  const int channels_;
+  const Addition addition_;
+  const int factor_;
+  const Clamp clamp_;
+};
 
 }  // namespace
-}  // namespace retinasdk::ort
 
-#ifdef _WIN32
-#define RETINASDK_EXPORT __declspec(dllexport)
-#else
-#define RETINASDK_EXPORT __attribute__((visibility("default")))
-#endif
-
-// SessionOptions.register_custom_ops_library() calls this function.
-extern "C" RETINASDK_EXPORT retinasdk::ort::Status* RegisterCustomOps(retinasdk::ort::SessionOptions* options,
-                                                                      const retinasdk::ort::ApiBase* base) {
-  using namespace retinasdk::ort;
-  const void* const* table = base->get_api(kApiVersion);
-  if (table == nullptr) {  // Every runtime has version 1 of the API, which can create the status.
-    const std::string message = std::string("retinasdk needs ONNX Runtime 1.17 or newer, got ") + base->get_version() +
-                                "; run: pip install --upgrade onnxruntime";
-    return Api{base->get_api(1)}.create_status(kFail, message.c_str());
-  }
-  const Api api{table};
-  return guarded(api, "operators", [&] {
-    // The operators live as long as the process, because sessions keep their addresses.
-    static const CustomOp ops[] = {make_op<Winograd>(), make_op<Pointwise>()};
-    static CustomOpDomain* domain = [&] {
-      CustomOpDomain* made = nullptr;
-      check(api, api.create_custom_op_domain("retinasdk", &made));
-      for (const CustomOp& op : ops) check(api, api.custom_op_domain_add(made, &op));
-      return made;
-    }();
-    check(api, api.add_custom_op_domain(options, domain));
-  });
+std::vector<CustomOp> float_operators() {
+  return {make_op<ToBlocked>(), make_op<FromBlocked>(), make_op<BlockedConv>(), make_op<Winograd>(),
+          make_op<Depthwise>(), make_op<MaxPool>(),     make_op<BlockedAdd>()};
 }
+
+}  // namespace retinasdk::ort

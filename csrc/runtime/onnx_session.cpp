@@ -6,10 +6,6 @@
 #include "runtime/errors.h"
 #include "runtime/onnx_wire.h"
 
-// RegisterCustomOps() of csrc/onnxruntime/ort_ops.cpp, under another name (CMakeLists.txt).
-extern "C" retinasdk::ort::Status* retinasdk_register_custom_ops(retinasdk::ort::SessionOptions* options,
-                                                                 const retinasdk::ort::ApiBase* base);
-
 namespace retinasdk::runtime {
 namespace {
 
@@ -76,7 +72,6 @@ Owned<ort::SessionOptions> session_options(const OrtLibrary& library, std::optio
   // Otherwise the threads spin after a call while they wait for the next one (backends/onnx_cpu.py has the figure).
   library.check(library.api.add_config_entry(made, "session.force_spinning_stop", "1"));
   if (threads) library.check(library.api.set_threads(made, *threads));
-  library.check(retinasdk_register_custom_ops(made, library.base));  // For graphs that Python has rewritten.
   return options;
 }
 

@@ -81,7 +81,7 @@ OrtLibrary open(const std::vector<std::string>& names) {
       throw MissingDependencyError(std::string("retinasdk needs ONNX Runtime 1.17 or newer, got ") +
                                    base->get_version() + " in " + name + ". " + kCure);
     }
-    OrtLibrary library{base, ort::SessionApi{table}, nullptr};
+    OrtLibrary library{ort::SessionApi{table}, nullptr};
     library.check(library.api.create_env(ort::kErrorSeverity, "retinasdk", &library.env));
     return library;
   }

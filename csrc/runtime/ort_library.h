@@ -9,7 +9,6 @@ namespace retinasdk::runtime {
 
 // A loaded library with its environment. It stays loaded until the process ends, because its threads may still run.
 struct OrtLibrary {
-  const ort::ApiBase* base;
   ort::SessionApi api;
   ort::Env* env;
 
