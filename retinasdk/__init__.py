@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from retinasdk._util.progress import Progress
+    from retinasdk.backends.convolution import ConvolutionChoice
     from retinasdk.benchmark.bench import BenchReport, BenchRow, bench
     from retinasdk.convert.deepforest import export_deepforest
     from retinasdk.convert.export_torch import ExportReport, export_torchvision
@@ -44,6 +45,7 @@ __all__ = [
     "BoxComparison",
     "BundledModel",
     "ClassResult",
+    "ConvolutionChoice",
     "Detection",
     "Detections",
     "Detector",
@@ -110,6 +112,7 @@ _NAMES_OF_MODULE = {
         "Tolerance",
         "Verification",
     ),
+    "backends.convolution": ("ConvolutionChoice",),
     "benchmark.bench": (
         "BenchReport",
         "BenchRow",

@@ -14,7 +14,8 @@ import numpy as np
 
 from retinasdk._util.labels import Classes, class_ids_of
 from retinasdk._util.progress import Progress, ProgressCallback
-from retinasdk.backends.base import DEFAULT_CONVOLUTION, open_backend
+from retinasdk.backends.base import open_backend
+from retinasdk.backends.convolution import DEFAULT_CONVOLUTION, ConvolutionChoice
 from retinasdk.cuda.decoded_frame import is_decoded_frame
 from retinasdk.cuda.device_frame import DeviceFrame
 from retinasdk.detections import Detections
@@ -78,9 +79,10 @@ class Detector:
         precision: "fp32", "fp16" or "int8": precision of the engine that is built if the GPU is given an ONNX file.
             Defaults to "fp16". The CPU always computes in float32.
         suppression: How overlapping boxes are resolved. Defaults to the rule of the model's framework.
-        convolution: "auto" or "direct", on the CPU. "auto" computes 3x3 convolutions with Winograd's algorithm where
-            that is faster. Its rounding differs from "direct" (head outputs agree within 1e-3 of their range), and it
-            takes more memory (ResNet-50 at 800 x 1088: 1.2 GB instead of 0.75 GB).
+        convolution: Which convolutions the CPU uses. "direct": those of ONNX Runtime. "blocked": those of retinasdk.
+            "auto": what is faster on this machine. To find out, a model is measured for about two seconds when it is
+            first opened, and the result is kept in the cache folder; the environment variable RETINASDK_TUNE=0 turns
+            that off. The rounding of "blocked" differs from "direct": head outputs agree within 1e-3 of their range.
         channel_order: Channel order of NumPy arrays: "rgb" (default), or "bgr" for arrays from OpenCV. It does not
             apply to files, Pillow images and arrays on the GPU. Calls may override it.
 
@@ -162,6 +164,11 @@ class Detector:
     def device(self) -> str:
         """Where the network runs: "cpu" or "cuda"."""
         return self._backend.device
+
+    @property
+    def convolution(self) -> ConvolutionChoice | None:
+        """Which convolutions the network uses on the CPU, and why, with the measured times. None on the GPU."""
+        return self._backend.convolution
 
     @property
     def calls_at_once(self) -> int:

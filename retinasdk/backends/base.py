@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from retinasdk.backends.convolution import CONVOLUTIONS, DEFAULT_CONVOLUTION, ConvolutionChoice
 from retinasdk.pipeline.suppression import AS_FRAMEWORK, Suppression
 from retinasdk.pipeline.types import HeadOutputs
 from retinasdk.spec import ModelSpec
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from retinasdk.pipeline.types import Kept
 
 DEVICES = ("auto", "cpu", "cuda")
-CONVOLUTIONS = ("auto", "direct")
-DEFAULT_CONVOLUTION = CONVOLUTIONS[0]
 
 _log = logging.getLogger("retinasdk")
 
@@ -47,6 +46,10 @@ class Backend(Protocol):
     @property
     def max_batch(self) -> int | None:
         """The largest batch that the network accepts, or None if there is no limit."""
+
+    @property
+    def convolution(self) -> ConvolutionChoice | None:
+        """Which convolutions the network uses on the CPU, and why. None on the GPU."""
 
     def read(self, image: ImageInput) -> Any:
         """Reads an image for `detect`.
@@ -135,8 +138,8 @@ def open_backend(
         threads: Number of CPU threads per call. None: one for each core. Ignored on the GPU.
         precision: Precision of an engine that is built for an ONNX file. None: "fp16". Ignored on the CPU.
         suppression: How overlapping boxes are resolved.
-        convolution: "auto" uses Winograd's algorithm for 3x3 convolutions on the CPU if it is faster; "direct" uses
-            those of ONNX Runtime. Ignored on the GPU.
+        convolution: On the CPU, "direct": the convolutions of ONNX Runtime; "blocked": those of retinasdk; "auto":
+            what is faster on this machine. Ignored on the GPU.
 
     Returns:
         The backend.

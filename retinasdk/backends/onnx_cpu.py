@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -11,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from retinasdk._util.lazy import require
-from retinasdk._util.onnx_functions import FunctionsError, check_functions
-from retinasdk.backends import winograd_graph
-from retinasdk.backends.base import DEFAULT_CONVOLUTION
+from retinasdk._util.processor import usable_cores
+from retinasdk.backends.chosen_session import open_model
+from retinasdk.backends.convolution import DEFAULT_CONVOLUTION, ConvolutionChoice
+from retinasdk.backends.sessions import first_line
 from retinasdk.cuda.decoded_frame import is_decoded_frame
 from retinasdk.cuda.device_frame import DeviceFrame
 from retinasdk.errors import ClosedError, ModelError
 from retinasdk.images import ImageInput, as_rgb
-from retinasdk.onnx_graph.model_file import TensorInfo, check_fits, find_spec
+from retinasdk.onnx_graph.model_file import TensorInfo, check_fits
 from retinasdk.onnx_graph.model_pair import read_unchanged
 from retinasdk.pipeline.call_options import Thresholds
 from retinasdk.pipeline.postprocess import decode, suppress
@@ -32,9 +31,6 @@ from retinasdk.spec import ModelSpec
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_log = logging.getLogger("retinasdk")
-
-_PROVIDERS = ["CPUExecutionProvider"]
 _CLOSED = "The Detector is closed. Create a new one."
 
 
@@ -48,6 +44,7 @@ class OnnxCpuBackend:
         spec: The spec of the model.
         max_batch: None: there is no limit.
         fixed_batch: The only batch size that the network accepts, or None. Smaller batches are padded to it here.
+        convolution: Which convolutions the network uses, and why.
     """
 
     device = "cpu"
@@ -69,24 +66,21 @@ class OnnxCpuBackend:
             spec: The spec of the model. None: the one in `<model>.json` beside the file, else the one in its metadata.
             threads: Number of threads per call. None: one for each core.
             suppression: How overlapping boxes are resolved.
-            convolution: "auto" uses Winograd's algorithm for 3x3 convolutions if it is faster; "direct" uses those of
-                ONNX Runtime.
+            convolution: "direct": the convolutions of ONNX Runtime. "blocked": those of retinasdk. "auto": what is
+                faster on this machine.
 
         Raises:
             ModelError: If the file cannot be loaded, has no spec, or does not fit its spec.
             MissingDependencyError: If ONNX Runtime is not installed.
+            ValueError: If RETINASDK_ISA names an instruction set that this processor does not have.
         """
-
-        def read() -> tuple[Any, ModelSpec]:
-            session = _open_session(path, threads, convolution)
-            return session, spec or find_spec(path, session.get_modelmeta().custom_metadata_map)
-
-        self._session, self.spec = read_unchanged(path, read)
-        self._convolution = convolution
+        opened = read_unchanged(path, lambda: open_model(path, spec=spec, threads=threads, convolution=convolution))
+        self._session, self.spec = opened.session, opened.spec
+        self.convolution: ConvolutionChoice = opened.choice
         self._process = os.getpid()
         self._path = path
         self._suppression = suppression
-        self._cores = threads or _usable_cores()
+        self._cores = threads or usable_cores()
         self._worker: OnnxCpuBackend | None = None
         self._making_worker = threading.Lock()
         self.fixed_batch = check_fits(*_inputs_and_outputs(self._session), self.spec, path)
@@ -152,13 +146,15 @@ class OnnxCpuBackend:
             outputs = session.run(self._outputs, {self.spec.input: tensor})
         except Exception as error:
             raise ModelError(
-                f"ONNX Runtime failed for an input of shape {tensor.shape}: {_first_line(error)}"
+                f"ONNX Runtime failed for an input of shape {tensor.shape}: {first_line(error)}"
             ) from error
         levels, outputs = len(self.spec.levels), [output[:count] for output in outputs]
         return HeadOutputs(tuple(outputs[:levels]), tuple(outputs[levels:]))
 
     def for_workers(self) -> tuple[OnnxCpuBackend, int]:
         """Returns a backend with one thread per call, and the number of cores. See `Backend.for_workers`.
+
+        It uses the same convolutions. Nothing is measured again for one thread, because a call waits for it.
 
         Raises:
             DeviceError: If the backend is closed.
@@ -174,7 +170,7 @@ class OnnxCpuBackend:
                     spec=self.spec,
                     threads=1,
                     suppression=self._suppression,
-                    convolution=self._convolution,
+                    convolution=self.convolution.name,
                 )
         return self._worker, self._cores
 
@@ -184,76 +180,6 @@ class OnnxCpuBackend:
             self._session = None
             if self._worker is not None:
                 self._worker.close()
-
-
-def _open_session(path: Path, threads: int | None, convolution: str) -> Any:
-    runtime = require("onnxruntime", "running ONNX models on the CPU")
-    _check_functions(path)
-    if convolution != "direct":
-        session = _open_winograd_session(runtime, path, threads)
-        if session is not None:
-            return session
-    try:
-        return runtime.InferenceSession(str(path), _options(runtime, threads), providers=_PROVIDERS)
-    except Exception as error:  # The exceptions of ONNX Runtime have no common base class.
-        raise ModelError(
-            f"{path}: ONNX Runtime cannot load it: {_first_line(error)}; check that it is a complete ONNX file, and "
-            "that this version of ONNX Runtime supports its opset"
-        ) from error
-
-
-def _check_functions(path: Path) -> None:
-    """Raises `ModelError` for functions that ONNX Runtime would spend hours on, because it replaces all calls."""
-    try:
-        check_functions(memoryview(path.read_bytes()))
-    except FunctionsError as error:
-        raise ModelError(f"{path} cannot be loaded: {error}. Export the network again") from error
-    except (OSError, ValueError):
-        pass  # Opening it reports that better.
-
-
-def _open_winograd_session(runtime: Any, path: Path, threads: int | None) -> Any:
-    """Opens a session with Winograd convolutions. None: it is not possible or not useful, and the log says why."""
-    library = winograd_graph.library()
-    if library is None:
-        _log.info("%s uses direct convolutions: retinasdk was built without its operators for ONNX Runtime", path.name)
-        return None
-    try:
-        edited = winograd_graph.rewritten(path)
-        if edited is None:
-            return None
-        content, replaced = edited
-        options = _options(runtime, threads)
-        options.register_custom_ops_library(str(library))
-        session = runtime.InferenceSession(content, options, providers=_PROVIDERS)
-    except Exception as error:  # If the file is not ONNX, opening it without changes reports that better.
-        _log.info(
-            "%s uses direct convolutions, because Winograd convolutions are not available: %s",
-            path.name,
-            _first_line(error),
-        )
-        return None
-    _log.debug("%s: %d convolutions use the operators of retinasdk", path.name, replaced)
-    return session
-
-
-def _options(runtime: Any, threads: int | None) -> Any:
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3  # Errors are raised as exceptions.
-    # Otherwise the threads spin after a call while they wait for the next one. On two cores, a call of another detector
-    # immediately afterwards took 1.7 times as long.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return options
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _inputs_and_outputs(session: Any) -> tuple[list[TensorInfo], list[TensorInfo]]:

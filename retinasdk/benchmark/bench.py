@@ -57,6 +57,7 @@ class BenchRow:
             GPU, which runs them as one.
         ratio: Time of the call divided by that of the first row in the same round.
         metrics: COCO metrics by name, as in `Evaluation.metrics`. Empty without annotations.
+        convolution: Which convolutions the CPU used, and why. Empty on the GPU.
     """
 
     model: str
@@ -68,6 +69,7 @@ class BenchRow:
     stages_ms: Mapping[str, Spread]
     ratio: Spread
     metrics: Mapping[str, float | None]
+    convolution: str = ""
 
     @property
     def name(self) -> str:
@@ -342,4 +344,5 @@ def _row(
         stages_ms={name: Spread.of(times[name]) for name in _STAGES if name in times},
         ratio=Spread.of(times["call"] / first["call"]),
         metrics=metrics,
+        convolution=str(contestant.detector.convolution or ""),
     )

@@ -22,6 +22,7 @@ def markdown(report: BenchReport) -> str:
         f"beforehand; medians of {report.rounds} rounds in which all take turns, after {report.warmup} warm-up rounds; "
         f"ratios to {first.name} within each round, with quartiles"
     )
+    lines += [f"- convolutions of {row.name}: {row.convolution}" for row in report.rows if row.convolution]
     if report.annotations:
         lines.append(f"- AP: COCO's, on {report.annotations}")
     if any(row.device != "cpu" for row in report.rows):

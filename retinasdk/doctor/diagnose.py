@@ -27,7 +27,15 @@ from retinasdk._util.printable import printable
 from retinasdk.doctor import probe as _probe
 from retinasdk.doctor.gpu import check_driver, check_jetson, check_kernels, check_pycuda
 from retinasdk.doctor.jetson import Jetson, read_jetson
-from retinasdk.doctor.packages import PACKAGES, Finding, check_extras, check_native, check_package
+from retinasdk.doctor.packages import (
+    PACKAGES,
+    Finding,
+    check_convolutions,
+    check_extras,
+    check_model,
+    check_native,
+    check_package,
+)
 from retinasdk.doctor.probe import Answer
 from retinasdk.doctor.tensorrt import check_other_tensorrt, check_tensorrt
 from retinasdk.doctor.text import as_text
@@ -66,12 +74,21 @@ class Diagnosis:
         return as_text(self.findings, self.conclusion, can_detect=self.can_detect)
 
 
-def diagnose(*, root: Path = Path("/"), ask: Callable[[str], Answer] = _probe.ask) -> Diagnosis:
+def diagnose(
+    *,
+    model: str | os.PathLike[str] | None = None,
+    root: Path = Path("/"),
+    ask: Callable[[str], Answer] = _probe.ask,
+    ask_about_model: Callable[[str], Answer] = _probe.ask_about_model,
+) -> Diagnosis:
     """Checks everything that retinasdk may use on this machine. Takes a few seconds.
 
     Args:
+        model: Path of an ONNX file, to find out which convolutions it uses on the CPU. It is measured if it was not
+            measured before. Defaults to none.
         root: The root of the file system.
         ask: Answers the questions of `retinasdk.doctor.probe.QUESTIONS`.
+        ask_about_model: Answers the question about a model.
 
     Returns:
         The diagnosis. A failure is a finding, never an exception.
@@ -106,8 +123,11 @@ def diagnose(*, root: Path = Path("/"), ask: Callable[[str], Answer] = _probe.as
     add("retinasdk", "system", lambda: _about_system(root))
     add("Jetson", "JetPack", look_for_jetson)
     add("CPU", "native core", lambda: check_native(answers["native"]))
+    add("CPU", "convolutions", lambda: check_convolutions(answers["convolutions"], answers["cache"]))
     for package in plain:
         add("CPU", package.name, partial(check_package, "CPU", package, answers[package.name]))
+    if model is not None:
+        add("CPU", "model", lambda: check_model(Path(model).name, ask_about_model(os.fspath(model))))
     add("GPU", "driver", lambda: check_driver(driver, _nvidia_version(root), os.environ.get("CUDA_VISIBLE_DEVICES")))
     add("GPU", "CUDA kernels", lambda: check_kernels(answers["native_cuda"], driver, jetson))
     used, unused = _used_and_unused(answers)
@@ -291,16 +311,17 @@ def _conclusion(findings: Sequence[Finding], auto: Answer) -> tuple[str, bool]:
     return f'device="auto" will use {auto.facts["why"]}.', True
 
 
-def main(*, as_json: bool) -> int:
+def main(*, as_json: bool, model: str | os.PathLike[str] | None = None) -> int:
     """Prints the diagnosis.
 
     Args:
         as_json: Whether to print JSON instead of text.
+        model: Path of an ONNX file. See `diagnose`.
 
     Returns:
         The exit status: 1 if something is broken, else 0.
     """
-    diagnosis = diagnose()
+    diagnosis = diagnose(model=model)
     # Paths and settings of the environment may hold escape sequences.
     print(json.dumps(diagnosis.to_dict(), indent=1) if as_json else printable(diagnosis.to_text()))
     return _BROKEN if diagnosis.is_broken else 0

@@ -145,6 +145,32 @@ def check_native(answer: Answer) -> Finding:
     return Finding("CPU", "native core", "ok", f"built, {answer.facts['simd']} instructions", answer.facts)
 
 
+def check_convolutions(answer: Answer, cache: Answer) -> Finding:
+    """Judges the convolutions of retinasdk, and says where it keeps how fast they are."""
+    if answer.facts is None:
+        advice = "" if answer.is_missing else "unset the environment variable RETINASDK_ISA, if it is set"
+        return Finding("CPU", "convolutions", "broken", answer.problem, {}, (advice,) if advice else ())
+    facts = answer.facts
+    if not facts["is_built"]:
+        text = "retinasdk was built without its operators for ONNX Runtime, so those of ONNX Runtime are used"
+        return Finding("CPU", "convolutions", "note", text, facts)
+    text = f"{facts['isa']} instructions, {facts['threads']} thread{'s' * (facts['threads'] != 1)}"
+    if not facts["is_measured"]:
+        return Finding("CPU", "convolutions", "ok", f"{text}; models are not measured (RETINASDK_TUNE=0)", facts)
+    if cache.facts is None:
+        return Finding("CPU", "convolutions", "note", f"{text}; models are not measured without a cache", facts)
+    text += f"; how fast each model runs with them is measured once and kept in {cache.facts['folder']}"
+    return Finding("CPU", "convolutions", "ok", text, facts)
+
+
+def check_model(model: str, answer: Answer) -> Finding:
+    """Says which convolutions a model uses on the CPU."""
+    name = f"model {model}"
+    if answer.facts is None:
+        return Finding("CPU", name, "broken", answer.problem, {}, ())
+    return Finding("CPU", name, "ok", answer.facts["text"], answer.facts)
+
+
 def check_extras(states: Mapping[str, State], *, is_jetson: bool) -> list[Finding]:
     """Judges the extras of retinasdk.
 

@@ -16,14 +16,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 _TIMEOUT_S = 60.0  # loading TensorRT from a cold SD card takes half a minute
+_MODEL_TIMEOUT_S = 600.0  # loading and measuring a large model on a slow board
 _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from retinasdk.doctor.probe import answer; answer(sys.argv[2])"
+    "from retinasdk.doctor.probe import answer; answer(*sys.argv[2:])"
 )
 
 
@@ -42,11 +43,21 @@ class Answer:
     problem: str = ""
 
 
-def ask(question: str, *, timeout_s: float = _TIMEOUT_S) -> Answer:
+def ask_about_model(model: str) -> Answer:
+    """Asks which convolutions a model uses on the CPU, and measures it if that is not known, in a new process.
+
+    Args:
+        model: Path of an ONNX file.
+    """
+    return ask("model", model, timeout_s=_MODEL_TIMEOUT_S)
+
+
+def ask(question: str, *subject: str, timeout_s: float = _TIMEOUT_S) -> Answer:
     """Asks one of `QUESTIONS` in a new process.
 
     Args:
         question: Its name.
+        *subject: What it is about: the path of a model for the question "model", which is none of `QUESTIONS`.
         timeout_s: Seconds until the process is stopped.
 
     Returns:
@@ -54,7 +65,7 @@ def ask(question: str, *, timeout_s: float = _TIMEOUT_S) -> Answer:
     """
     if not sys.executable:
         return Answer(problem="cannot be checked, as Python does not know its own program (sys.executable is empty)")
-    command = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), question]
+    command = [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), question, *subject]
     try:
         done = subprocess.run(
             command,
@@ -85,14 +96,14 @@ def _ending(done: subprocess.CompletedProcess[str]) -> str:
 # -- in the other process ----------------------------------------------------------------------------------------------
 
 
-def answer(question: str) -> None:
+def answer(question: str, *subject: str) -> None:
     """Writes the `Answer` to a question as one line of JSON, and ends the process."""
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what modules print while they are imported is not the answer
     result: dict[str, Any]
     try:
         _import("retinasdk._util.lazy").disable_telemetry()
-        result = {"facts": QUESTIONS[question]()}
+        result = {"facts": _model(*subject) if subject else QUESTIONS[question]()}
     except BaseException as error:  # modules may raise anything, SystemExit included
         result = {"is_missing": isinstance(error, _MissingError), "problem": _in_one_line(error)}
     output.write(f"\n{json.dumps(result)}\n")
@@ -139,6 +150,29 @@ def _package(module: str, distribution: str) -> dict[str, Any]:
 def _native() -> dict[str, Any]:
     native = _import("retinasdk._native")
     return {"file": native.__file__, "simd": native.simd_name()}
+
+
+def _convolutions() -> dict[str, Any]:
+    native = _import("retinasdk._native")
+    from retinasdk._util.processor import processor_name, usable_cores
+    from retinasdk.backends import tuning
+    from retinasdk.backends.blocked_graph import library
+
+    return {
+        "isa": native.convolution_isa(),
+        "is_built": library() is not None,
+        "processor": processor_name(),
+        "threads": usable_cores(),
+        "is_measured": tuning.is_enabled(),
+    }
+
+
+def _model(path: str) -> dict[str, Any]:
+    from retinasdk.detector import Detector
+
+    with Detector(path, device="cpu") as detector:
+        choice = detector.convolution
+        return {"text": str(choice), **(asdict(choice) if choice else {})}
 
 
 def _native_cuda() -> dict[str, Any]:
@@ -232,6 +266,7 @@ def _cache() -> dict[str, Any]:
 
 QUESTIONS: dict[str, Callable[[], dict[str, Any]]] = {
     "native": _native,
+    "convolutions": _convolutions,
     "native_cuda": _native_cuda,
     "driver": _driver,
     "tensorrt": partial(_tensorrt, "tensorrt"),

@@ -44,11 +44,13 @@ class TensorRtBackend:
         device: "cuda".
         spec: The spec of the model.
         max_batch: The most images that one call may have.
+        convolution: None: TensorRT chooses the convolutions.
         fixed_batch: The number of images that the engine runs at a time if it accepts no other number. Smaller calls
             are padded to it here.
     """
 
     device = "cuda"
+    convolution = None
 
     def __init__(
         self,

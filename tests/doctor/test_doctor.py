@@ -55,10 +55,16 @@ def package(version: str | None) -> Answer:
     return Answer({"version": version, "file": "x"})
 
 
+def convolutions(**changes: Any) -> Answer:
+    facts = {"isa": "avx2", "is_built": True, "processor": "x", "threads": 8, "is_measured": True}
+    return Answer({**facts, **changes})
+
+
 def answers(**changes: Answer) -> dict[str, Answer]:
     """Of a machine with everything; changes: other answers."""
     healthy = {
         "native": Answer({"file": "x.so", "simd": "avx2"}),
+        "convolutions": convolutions(),
         "native_cuda": kernels(),
         "driver": driver(),
         "tensorrt": tensorrt(),
@@ -919,6 +925,61 @@ def test_kernels_of_another_jetpack(tmp_path: Path, look: Callable[..., Diagnosi
     found = finding(look(**on_orin(native_cuda=kernels(13000))), "CUDA kernels")
     assert found.state == "broken"
     assert "nvcc of its JetPack" in found.advice[0]
+
+
+# -- convolutions on the CPU -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "text"),
+    [
+        (
+            convolutions(),
+            "ok",
+            f"avx2 instructions, 8 threads; how fast each model runs with them is measured once and kept in {os.sep}",
+        ),
+        (
+            convolutions(is_measured=False, threads=1),
+            "ok",
+            "avx2 instructions, 1 thread; models are not measured (RETINASDK_TUNE=0)",
+        ),
+        (
+            convolutions(is_built=False),
+            "note",
+            "retinasdk was built without its operators for ONNX Runtime, so those of ONNX Runtime are used",
+        ),
+        (Answer(problem="ValueError: RETINASDK_ISA is mmx"), "broken", "ValueError: RETINASDK_ISA is mmx"),
+    ],
+)
+def test_convolutions(look: Callable[..., Diagnosis], answer: Answer, state: str, text: str) -> None:
+    found = finding(look(convolutions=answer), "convolutions")
+    assert (found.state, found.text) == (state, text)
+
+
+def test_convolutions_without_a_cache(look: Callable[..., Diagnosis]) -> None:
+    found = finding(look(cache=Answer(problem="[Errno 30] Read-only")), "convolutions")
+    assert (found.state, found.text) == (
+        "note",
+        "avx2 instructions, 8 threads; models are not measured without a cache",
+    )
+
+
+def test_a_model(tmp_path: Path) -> None:
+    asked = []
+
+    def about(model: str) -> Answer:
+        asked.append(model)
+        return Answer({"text": "blocked (measured)", "name": "blocked"})
+
+    diagnosis = diagnose(model="a/b.onnx", root=tmp_path, ask=answers().__getitem__, ask_about_model=about)
+    found = finding(diagnosis, "model b.onnx")
+    assert (found.section, found.state, found.text) == ("CPU", "ok", "blocked (measured)")
+    assert asked == ["a/b.onnx"]
+    broken = diagnose(
+        model="b.onnx", root=tmp_path, ask=answers().__getitem__, ask_about_model=lambda model: Answer(problem="broken")
+    )
+    assert broken.is_broken
+    assert _probe.ask_about_model(str(tmp_path / "none.onnx")).problem.startswith("ModelError: ")
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,9 @@ import argparse
 from typing import Any
 
 from retinasdk.cli.arguments import add_command
+from retinasdk.cli.file_arguments import Input, model_files
 from retinasdk.doctor import diagnose as doctor
+from retinasdk.models import find_model
 
 
 def add_parser(commands: Any) -> None:
@@ -16,12 +18,21 @@ def add_parser(commands: Any) -> None:
         "doctor",
         description="Shows whether retinasdk can detect objects on this machine, and which device '--device auto' uses "
         "and why. Then lists the required packages, what the GPU needs, the optional packages, and how to install or "
-        "repair them. The exit status is 1 if something is installed but broken.",
+        "repair them. With a model, says which convolutions it uses on the CPU and why, and measures it if necessary. "
+        "The exit status is 1 if something is installed but broken.",
         examples=[
             ("Check an installation", "retinasdk doctor"),
+            ("See how fast the convolutions for a model are", "retinasdk doctor --model model.onnx"),
             ("Save every detail for a bug report", "retinasdk doctor --json > doctor.json"),
         ],
         takes_long=False,
+    )
+    parser.add_argument_group("Model").add_argument(
+        "--model",
+        action=Input,
+        files=model_files,
+        metavar="MODEL",
+        help="ONNX file, or name of a bundled model; default: none",
     )
     parser.add_argument_group("Output").add_argument(
         "--json", action="store_true", help="print all details as JSON instead of text"
@@ -34,5 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     Returns:
         The exit status: 1 if something is broken, else 0.
+
+    Raises:
+        ModelError: If there is no such model.
     """
-    return doctor.main(as_json=arguments.json)
+    model = None if arguments.model is None else find_model(arguments.model)
+    return doctor.main(as_json=arguments.json, model=model)
