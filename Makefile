@@ -39,8 +39,10 @@ docs: $(VENV)/docs-tools
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "The documentation is in build/site/index.html."
 
-# Beside the peers, which take several gigabytes: in an environment of their own.
+# Beside the peers, which take several gigabytes: in an environment of their own. The first table is that of
+# docs/performance.md, for this machine.
 bench: build/bench/installed
+	build/bench/bin/python benchmarks/cpu_table.py
 	build/bench/bin/python benchmarks/page.py
 
 # Detects, by tiles and live, for an hour, and says whether memory, threads and descriptors stay level; needs GStreamer's

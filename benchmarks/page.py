@@ -1,6 +1,6 @@
-"""One page: this package beside torchvision, ONNX Runtime alone, OpenVINO, ncnn, supervision and SAHI.
+"""One page: this package beside torchvision, supervision and SAHI. Its network is compared by cpu_table.py.
 
-    make bench                                                      # sets up the peers in build/bench, and runs this
+    make bench          # sets up the peers in build/bench, and runs cpu_table.py and this
     python benchmarks/page.py [--rounds N] [--threads N]
 
 Every section takes one model and one photo, and all of them take turns (A B A B ...) in one process, with as many
@@ -20,7 +20,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import cpu_peers
 import nms
 import numpy as np
 import postprocess
@@ -32,11 +31,10 @@ import retinasdk
 from retinasdk.convert.flavours import flavour_spec
 from retinasdk.images import as_rgb
 from retinasdk.pipeline.postprocess import postprocess as run_postprocess
-from retinasdk.pipeline.preprocess import Transform, preprocess
 
 OURS = "retinasdk"
 PHOTOS = Path(__file__).resolve().parent.parent / "examples" / "photos"
-PACKAGES = ("onnxruntime", "torch", "torchvision", "openvino", "ncnn", "supervision", "sahi", "numpy")
+PACKAGES = ("onnxruntime", "torch", "torchvision", "supervision", "sahi", "numpy")
 EXTRA_WARMUP = 1
 SPARSE = 2e-5  # of a tile's scores pass: some dozens of boxes
 
@@ -51,7 +49,7 @@ class Section:
 
 
 def photo_to_boxes(rounds: int, threads: int) -> Section:
-    """torchvision's ResNet-50-FPN with random weights at 800 x 1088: the whole call, and peers' networks alone."""
+    """torchvision's ResNet-50-FPN with random weights at 800 x 1088: the whole call."""
     import torch
 
     torch.set_num_threads(threads)
@@ -61,21 +59,14 @@ def photo_to_boxes(rounds: int, threads: int) -> Section:
     model, tensor = whole_call.prepared_model(photo, spec.score_threshold)
     with TemporaryDirectory() as folder:
         path = whole_call.export_heads(model, tensor, spec, Path(folder) / "retinanet.onnx")
-        names = [level.logits for level in spec.levels] + [level.deltas for level in spec.levels]
-        transform = Transform.plan(photo.shape[:2], spec)
-        x = preprocess([photo], [transform], spec).tensor
         calls: dict[str, Callable[[], object]] = {}
         detector = retinasdk.Detector(path, threads=threads)
         direct = retinasdk.Detector(path, threads=threads, convolution="direct")
         calls[OURS] = lambda: detector(photo)
         calls[f'{OURS}, convolution="direct"'] = lambda: direct(photo)
         calls["torchvision, eager"] = lambda: model([whole_call.as_tensor(photo)])
-        networks = cpu_peers.contestants(path, x, names, threads, only=("OpenVINO", "ncnn"))
-        networks = {name: call for name, call in networks.items() if not name.startswith(OURS)}
-        calls.update(networks)
         times = interleave(calls, rounds=rounds, warmup=EXTRA_WARMUP)
-    notes = dict.fromkeys(networks, "the network alone")
-    return Section(f"photo to boxes: ResNet-50-FPN, {x.shape[2]} x {x.shape[3]}, 91 classes", times, notes)
+    return Section("photo to boxes: ResNet-50-FPN, 800 x 1088, 91 classes", times, {})
 
 
 def heads_to_boxes(rounds: int, threads: int) -> Section:
