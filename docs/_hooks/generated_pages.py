@@ -30,7 +30,10 @@ _API_PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "detector": (
         "Detector",
         "Load a model once and call it often.",
-        ("Detector", "DeviceFrame", "Prediction", "Progress", "Tiles", "Suppression", "fuse", "list_images"),
+        (
+            *("Detector", "ConvolutionChoice", "DeviceFrame", "Prediction", "Progress", "Tiles", "Suppression", "fuse"),
+            "list_images",
+        ),
     ),
     "detections": (
         "Detections",

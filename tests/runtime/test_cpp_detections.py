@@ -200,23 +200,6 @@ def test_batches_of_a_fixed_size(network: onnx.ModelProto, spec: ModelSpec, tmp_
         assert_same(mine, other)
 
 
-def test_graphs_that_python_has_rewritten(tmp_path: Path, picture: Any) -> None:
-    from retinasdk.backends import winograd_graph
-
-    (path,) = (model.path for model in list_models() if model.name == "people")
-    edited = winograd_graph.rewritten(path)
-    if winograd_graph.library() is None or edited is None:
-        pytest.skip("the operators of retinasdk are not built, or not faster on this machine")
-    content, replaced = edited
-    assert replaced > 0
-    rewritten = tmp_path / "rewritten.onnx"
-    rewritten.write_bytes(content)
-    spec = ModelSpec.load(path.with_suffix(".json"))
-    image = photo(PICTURES["people"][0])
-    theirs = Detector(path, device="cpu", convolution="auto")(image, score_threshold=0.02)
-    assert_same(CDetector(rewritten, spec_json=spec.to_json())([described(image)], score_threshold=0.02)[0], theirs)
-
-
 def test_the_model_of_an_example() -> None:
     path = EXAMPLES / "bottles" / "bottles.onnx"
     image = photo(PICTURES["people"][0])

@@ -40,6 +40,7 @@ class OtherBackend:
     """The CPU's backend with other head outputs; detect() is right for them unless `spoil` changes what it gives."""
 
     device = "cpu"
+    convolution = None
     fixed_batch = max_batch = None
 
     def __init__(
