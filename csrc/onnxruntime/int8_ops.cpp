@@ -4,10 +4,12 @@
 //   QuantizeBlocked     float32 X -> blocked codes. Attributes: scale, zero; planar_input: the layout of X
 //   PlanarCodes         blocked codes X -> planar codes. Attribute: channels
 //   QuantizedConv       blocked codes X -> blocked codes. Attributes: weights, bias, multipliers, window, in_zero,
-//   limits QuantizedDepthwise  the same with weights (channels, 1, 3, 3) or (channels, 1, 5, 5), and a stride of 1 or 2
-//   ConvOfCodes         blocked codes X -> planar float32. Attributes: weights, bias: float32; window; in_scale,
-//   in_zero QuantizedAdd        blocked codes X, Z -> blocked codes. Attributes: scale and limits; x_scale, x_zero,
-//   z_scale, z_zero
+//                       limits
+//   QuantizedDepthwise  the same with weights (channels, 1, 3, 3) or (channels, 1, 5, 5), and a stride of 1 or 2
+//   ConvOfCodes         blocked codes X -> planar float32. Attributes: weights and bias in float32, window, in_scale,
+//                       in_zero
+//   QuantizedAdd        blocked codes X, Z -> blocked codes. Attributes: scale and limits, x_scale, x_zero, z_scale,
+//                       z_zero
 //
 // Window: stride_y, stride_x, top, left, bottom, right. Limits: zero, low, high: the code of 0, and the limits of
 // codes. Codes stand for scale * (code - zero).
