@@ -19,6 +19,12 @@ constexpr int kBlock = 16;  // Channels of a block.
 // The number of blocks that hold some channels.
 inline int blocks_of(int channels) { return (channels + kBlock - 1) / kBlock; }
 
+// Returns how many channels of the last one of some blocks are not there.
+inline int empty_lanes(int channels, int first_block, int blocks) {
+  const int missing = (first_block + blocks) * kBlock - channels;
+  return missing > 0 ? missing : 0;
+}
+
 enum class Layout { kPlanar, kBlocked };
 
 // What is added to the result of a convolution before the activation. Always blocked, with the channels of the output.

@@ -176,10 +176,10 @@ class DepthwiseBlock::Tile {
     }
     const std::ptrdiff_t tap = 0;
     const float* bias = block_.expand_bias_.empty() ? nullptr : block_.expand_bias_.data() + first_block_ * kBlock;
-    block_.kernels_.multiply.multiply({in_count_, input, kBlock, in_block, in_blocks, &tap, 1,
-                                       weights_from(*block_.expand_, first_block_), blocks_, row, kBlock,
-                                       plan_.ring_block, bias, nullptr, 0, 0, block_.expand_clamp_,
-                                       in_blocks * kBlock - block_.in_channels()});
+    block_.kernels_.multiply.multiply(
+        {in_count_, input, kBlock, in_block, in_blocks, &tap, 1, weights_from(*block_.expand_, first_block_), blocks_,
+         row, kBlock, plan_.ring_block, bias, nullptr, 0, 0, block_.expand_clamp_,
+         in_blocks * kBlock - block_.in_channels(), empty_lanes(block_.channels_, first_block_, blocks_)});
   }
 
   // Convolves rows of the ring buffer to where the projection reads them, or into the output if there is none.
@@ -264,7 +264,8 @@ void DepthwiseBlock::project(const DepthwisePlan& plan, const ConvCall& call, in
   const float* bias = project_bias_.empty() ? nullptr : project_bias_.data() + first_block * kBlock;
   kernels_.multiply.multiply({count, input, kBlock, plan.middle_block, plan.blocks, &tap, 1,
                               weights_from(*project_, first_block), blocks, call.output + at, kBlock, out_block, bias,
-                              added, kBlock, added_block, project_clamp_, plan.blocks * kBlock - channels_});
+                              added, kBlock, added_block, project_clamp_, plan.blocks * kBlock - channels_,
+                              empty_lanes(out_channels(), first_block, blocks)});
 }
 
 void DepthwiseBlock::run(const ConvCall& call, const ParallelFor& parallel_for) const {

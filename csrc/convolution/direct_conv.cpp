@@ -218,6 +218,7 @@ void DirectConv::run(const ConvCall& call, const ParallelFor& parallel_for) cons
       product.input = input + static_cast<Step>(y - first_row) * window_.stride_y * row_step;
       product.weights = weights.values.get() + first_block * weights_step;
       product.out_blocks = end_block - first_block;
+      product.empty_outputs = empty_lanes(weights.out_channels, first_block, product.out_blocks);
       product.bias = bias_.empty() ? nullptr : bias_.data() + static_cast<Step>(first_block) * kBlock;
       const Step block = static_cast<Step>(image) * out_blocks + first_block;
       const Step at = block * out_plane + (static_cast<Step>(y) * plan.out_width + x) * kBlock;
@@ -247,6 +248,7 @@ void DirectConv::run(const ConvCall& call, const ParallelFor& parallel_for) cons
           part.input += first * part.in_pixel_step;
           part.weights += (b - first_block) * weights_step;
           part.out_blocks = blocks;
+          part.empty_outputs = empty_lanes(weights.out_channels, b, blocks);
           part.output = products;
           part.out_block_step = kPlanarPixels * kBlock;
           if (part.bias != nullptr) part.bias += (b - first_block) * kBlock;

@@ -31,7 +31,9 @@ struct Product {
   std::ptrdiff_t added_pixel_step, added_block_step;
   Clamp clamp;
 
-  int empty_lanes = 0;  // Channels of the last block of the input that are not there: nothing is multiplied for them.
+  // Channels of the last block of the input and of the output that are not there. The former are not multiplied. The
+  // latter become 0, and are not multiplied where that is faster.
+  int empty_lanes = 0, empty_outputs = 0;
 };
 
 struct MultiplyKernels {

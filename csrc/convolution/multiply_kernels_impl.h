@@ -19,6 +19,9 @@ constexpr int kTilePixels = 5, kTileBlocks = 1;  // 20 of 32 registers: a vector
 #else
 constexpr int kTilePixels = 2, kTileBlocks = 1;
 #endif
+#ifdef RETINASDK_VEC8
+constexpr int kHalfTilePixels = 12;  // Of half a block: enough sums that none waits for the one before.
+#endif
 
 // Where four pixels lie that follow each other. Compilers would rather keep the address of each pixel, for which there
 // are too few registers: the pointer hides from them how it is made.
@@ -36,17 +39,17 @@ struct FourPixels {
 };
 
 // Adds the products of one block of the input: some channels of some pixels times as many rows of the weights.
-template <int Pixels, int Blocks>
+template <typename Vec, int Pixels, int Blocks>
 RETINASDK_INLINE void add_products(int lanes, const FourPixels* from, std::ptrdiff_t step, std::ptrdiff_t three_steps,
-                                   const float* weights, std::ptrdiff_t weights_step, Vec16 (&sums)[Pixels][Blocks]) {
+                                   const float* weights, std::ptrdiff_t weights_step, Vec (&sums)[Pixels][Blocks]) {
   // Not unrolled: the code of all lanes would not fit in the cache of decoded instructions.
   for (int lane = 0; lane < lanes; ++lane) {
-    Vec16 factors[Blocks];
+    Vec factors[Blocks], value;
     RETINASDK_UNROLL
-    for (int o = 0; o < Blocks; ++o) factors[o] = load(weights + o * weights_step + lane * kBlock);
+    for (int o = 0; o < Blocks; ++o) load(weights + o * weights_step + lane * kBlock, factors[o]);
     RETINASDK_UNROLL
     for (int i = 0; i < Pixels; ++i) {
-      const Vec16 value = broadcast(from[i / 4].at(i % 4, step, three_steps)[lane]);
+      broadcast(from[i / 4].at(i % 4, step, three_steps)[lane], value);
       RETINASDK_UNROLL
       for (int o = 0; o < Blocks; ++o) sums[i][o] = fused(value, factors[o], sums[i][o]);
     }
@@ -84,9 +87,9 @@ RETINASDK_INLINE void add_block(int lanes, const FourPixels* from, std::ptrdiff_
 
 #endif
 
-// Computes some pixels from `pixel` on, and some blocks of the output from `block` on. Lanes: channels of a block of
-// the input.
-template <int Lanes, int Pixels, int Blocks>
+// Computes some pixels from `pixel` on, and some blocks of the output from `block` on. Vec: what is computed of each.
+// Lanes: channels of a block of the input.
+template <typename Vec, int Lanes, int Pixels, int Blocks>
 void multiply_tile(const Product& product, int pixel, int block) {
   constexpr int kFours = (Pixels + 3) / 4;
   std::ptrdiff_t step = product.in_pixel_step, three_steps = 3 * step;
@@ -96,10 +99,12 @@ void multiply_tile(const Product& product, int pixel, int block) {
   const std::ptrdiff_t weights_step =
       static_cast<std::ptrdiff_t>(product.tap_count) * product.in_blocks * Lanes * kBlock;
   const float* weights = product.weights + block * weights_step;
-  Vec16 sums[Pixels][Blocks];
+  Vec sums[Pixels][Blocks];
   RETINASDK_UNROLL
   for (int o = 0; o < Blocks; ++o) {
-    const Vec16 start = product.bias == nullptr ? broadcast(0.0f) : load(product.bias + (block + o) * kBlock);
+    Vec start;
+    broadcast(0.0f, start);
+    if (product.bias != nullptr) load(product.bias + (block + o) * kBlock, start);
     RETINASDK_UNROLL
     for (int i = 0; i < Pixels; ++i) sums[i][o] = start;
   }
@@ -123,7 +128,9 @@ void multiply_tile(const Product& product, int pixel, int block) {
       for (int k = 0; k < kFours; ++k) from[k].first += product.in_block_step;
     }
   }
-  const Vec16 low = broadcast(product.clamp.low), high = broadcast(product.clamp.high);
+  Vec low, high;
+  broadcast(product.clamp.low, low);
+  broadcast(product.clamp.high, high);
   RETINASDK_UNROLL
   for (int o = 0; o < Blocks; ++o) {
     float* to = product.output + (block + o) * product.out_block_step + pixel * product.out_pixel_step;
@@ -134,8 +141,9 @@ void multiply_tile(const Product& product, int pixel, int block) {
       const float* added = product.added + (block + o) * product.added_block_step + pixel * product.added_pixel_step;
       RETINASDK_UNROLL
       for (int i = 0; i < Pixels; ++i) {
-        const Vec16 sum = sums[i][o] + load(added + i * product.added_pixel_step);
-        store(to + i * product.out_pixel_step, clamped(low, high, sum));
+        Vec more;
+        load(added + i * product.added_pixel_step, more);
+        store(to + i * product.out_pixel_step, clamped(low, high, sums[i][o] + more));
       }
     }
   }
@@ -144,21 +152,21 @@ void multiply_tile(const Product& product, int pixel, int block) {
 using MultiplyTile = void (*)(const Product& product, int pixel, int block);
 
 // The versions for 1, 2, ... pixels.
-template <int Lanes, int Blocks, typename Less>
+template <typename Vec, int Lanes, int Blocks, typename Less>
 struct Tiles;
-template <int Lanes, int Blocks, int... Less>
-struct Tiles<Lanes, Blocks, std::integer_sequence<int, Less...>> {
-  static constexpr MultiplyTile kOf[] = {multiply_tile<Lanes, Less + 1, Blocks>...};
+template <typename Vec, int Lanes, int Blocks, int... Less>
+struct Tiles<Vec, Lanes, Blocks, std::integer_sequence<int, Less...>> {
+  static constexpr MultiplyTile kOf[] = {multiply_tile<Vec, Lanes, Less + 1, Blocks>...};
 };
 
-template <int Lanes, int Blocks>
+template <typename Vec, int Lanes, int Most, int Blocks>
 void multiply_blocks(const Product& product, int block) {
-  const int tiles = (product.count + kTilePixels - 1) / kTilePixels;
+  const int tiles = (product.count + Most - 1) / Most;
   // Tiles of equal size, because small ones are slow.
   int pixel = 0;
   for (int tile = 0; tile < tiles; ++tile) {
     const int pixels = (product.count - pixel + tiles - tile - 1) / (tiles - tile);
-    Tiles<Lanes, Blocks, std::make_integer_sequence<int, kTilePixels>>::kOf[pixels - 1](product, pixel, block);
+    Tiles<Vec, Lanes, Blocks, std::make_integer_sequence<int, Most>>::kOf[pixels - 1](product, pixel, block);
     pixel += pixels;
   }
 }
@@ -166,11 +174,17 @@ void multiply_blocks(const Product& product, int block) {
 // The weights of a few blocks of the output stay in the cache while all pixels pass.
 template <int Lanes>
 void multiply(const Product& product) {
-  int block = 0;
-  for (; block + kTileBlocks <= product.out_blocks; block += kTileBlocks) {
-    multiply_blocks<Lanes, kTileBlocks>(product, block);
+  int block = 0, whole = product.out_blocks;
+#ifdef RETINASDK_VEC8
+  if (product.empty_outputs >= kBlock / 2) --whole;
+#endif
+  for (; block + kTileBlocks <= whole; block += kTileBlocks) {
+    multiply_blocks<Vec16, Lanes, kTilePixels, kTileBlocks>(product, block);
   }
-  for (; block < product.out_blocks; ++block) multiply_blocks<Lanes, 1>(product, block);
+  for (; block < whole; ++block) multiply_blocks<Vec16, Lanes, kTilePixels, 1>(product, block);
+#ifdef RETINASDK_VEC8
+  if (block < product.out_blocks) multiply_blocks<Vec8, Lanes, kHalfTilePixels, 1>(product, block);
+#endif
 }
 
 constexpr MultiplyKernels kMultiplyKernels{multiply<kBlock>, multiply<1>};

@@ -167,6 +167,32 @@ inline Vec16 smaller(Vec16 a, Vec16 b) {
 
 #endif
 
+#if defined(RETINASDK_VEC16_AVX512) || defined(RETINASDK_VEC16_AVX2)
+#define RETINASDK_VEC8 1
+
+// The lower half of a vector.
+struct Vec8 {
+  __m256 value;
+};
+
+RETINASDK_INLINE void load(const float* from, Vec8& to) { to.value = _mm256_loadu_ps(from); }
+RETINASDK_INLINE void broadcast(float value, Vec8& to) { to.value = _mm256_set1_ps(value); }
+// Stores a whole vector, whose upper half is zeros.
+RETINASDK_INLINE void store(float* to, Vec8 a) {
+  _mm256_storeu_ps(to, a.value);
+  _mm256_storeu_ps(to + 8, _mm256_setzero_ps());
+}
+RETINASDK_INLINE Vec8 operator+(Vec8 a, Vec8 b) { return {_mm256_add_ps(a.value, b.value)}; }
+RETINASDK_INLINE Vec8 fused(Vec8 a, Vec8 b, Vec8 c) { return {_mm256_fmadd_ps(a.value, b.value, c.value)}; }
+RETINASDK_INLINE Vec8 clamped(Vec8 low, Vec8 high, Vec8 a) {
+  return {_mm256_min_ps(high.value, _mm256_max_ps(low.value, a.value))};
+}
+
+#endif
+
+RETINASDK_INLINE void load(const float* from, Vec16& to) { to = load(from); }
+RETINASDK_INLINE void broadcast(float value, Vec16& to) { to = broadcast(value); }
+
 // Limits values to low..high. NaN stays NaN.
 RETINASDK_INLINE Vec16 clamped(Vec16 low, Vec16 high, Vec16 value) { return smaller(high, larger(low, value)); }
 

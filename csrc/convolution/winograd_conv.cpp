@@ -233,6 +233,7 @@ void WinogradConv::run(const ConvCall& call, const ParallelFor& parallel_for) co
         product.out_pixel_step = kBlock;
         product.out_block_step = plan.out_block_step;
         product.empty_lanes = in_blocks * kBlock - weights.in_channels;
+        product.empty_outputs = empty_lanes(weights.out_channels, out, group);
         kernels_.multiply.multiply(product);
       });
       for_each(static_cast<std::size_t>(group * chunks), [&](std::size_t piece) {
