@@ -90,11 +90,11 @@ struct Plan {
 //     large.
 //
 //     If the weights are small, each thread has blocks of its own. So threads wait for each other only at the end, and
-//     a block stays in the cache of one core. If the weights are large, all threads work on one block, because each
-//     thread reading all weights would take longer. Results do not depend on the division: each sum is taken in one
-//     order.
-constexpr int kOwnPatches = 42, kSharedPatches = 96;
-constexpr int kGroup = 4;
+//     a block stays in the cache of one core. If the weights are large, or a thread would have only a few patches, all
+//     threads work on one block, because each thread reading all weights would take longer. Results do not depend on
+//     the division: each sum is taken in one order.
+constexpr int kOwnPatches = 42, kLeastOwnPatches = 11, kSharedPatches = 96;
+constexpr int kGroup = 5;
 constexpr int kChunkPatches = 48;               // Of a piece of work that transforms a block of channels.
 constexpr std::size_t kSmallWeights = 5 << 18;  // In values: 5 MiB.
 
@@ -106,13 +106,13 @@ Plan make_plan(const WinogradWeights& weights, int batch, int height, int width)
   plan.patches = {height, width, columns, rows * columns, 0, batch * rows * columns};
   const int in_blocks = blocks_of(weights.in_channels), out_blocks = blocks_of(weights.out_channels);
   const int threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  const bool shared = weights.count() > kSmallWeights || plan.patches.count < threads * kOwnPatches;
+  const bool shared = weights.count() > kSmallWeights || plan.patches.count < threads * kLeastOwnPatches;
   // Blocks of similar size, instead of a small one at the end.
   plan.blocks = divided_up(plan.patches.count, shared ? kSharedPatches : kOwnPatches);
   if (!shared) plan.blocks = divided_up(plan.blocks, threads) * threads;
   plan.block_patches = std::max(1, divided_up(plan.patches.count, std::max(1, plan.blocks)));
   plan.lanes = shared ? 1 : threads;
-  plan.group = std::min(kGroup, out_blocks);
+  plan.group = divided_up(out_blocks, divided_up(out_blocks, kGroup));
   // An odd number of cache lines from one position to the next, because steps of a power of two would use few of the
   // cache's sets.
   plan.in_position_step = plan.out_position_step = ptrdiff_t{plan.block_patches | 1} * kBlock;
