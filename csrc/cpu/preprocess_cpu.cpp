@@ -148,8 +148,8 @@ int blend_columns_sse2(const float* blended, const Axis& columns, int count, con
                        float* const (&out)[3]) {
   const int equal = std::min(columns.equal(), count);
   int x = 0;
-  if (equal > 0 && columns.count(0) == 1) x = blend_fours<1>(x, equal, blended, columns, channels, out);
-  if (equal > 0 && columns.count(0) == 2) x = blend_fours<2>(x, equal, blended, columns, channels, out);
+  if (columns.count(0) == 1) x = blend_fours<1>(x, equal, blended, columns, channels, out);
+  if (columns.count(0) == 2) x = blend_fours<2>(x, equal, blended, columns, channels, out);
   return blend_fours<0>(x, count, blended, columns, channels, out);
 }
 #endif
