@@ -32,7 +32,7 @@ import pybind11
 _ROOT = Path(__file__).resolve().parents[3]
 _VERSION = "14"
 _FULL = ("csrc/math", "csrc/cpu", "csrc/cuda")  # Every branch is taken or has a reason. Others are printed only.
-_PROGRAMS = (("fuzz_core", "1", "100"), ("convolutions",), ("parity_cuda", "1", "10"))
+_PROGRAMS = (("fuzz_core", "1", "100"), ("convolutions", "1", "4"), ("parity_cuda", "1", "10"))
 _MODULES = ("_native", "_ort_ops", "_native_cuda")
 _TESTS = (
     "tests/cuda/test_kernels_on_cpu.py",
