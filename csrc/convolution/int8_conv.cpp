@@ -115,6 +115,17 @@ Source source_of(const CodesCall& call, const Strips& strips, const PackedWeight
   return made;
 }
 
+// Returns a product that reads `source`. Its taps must live as long.
+Product product_of(const Source& source, int in_channels) {
+  Product product{};
+  product.in_pixel_step = source.pixel_step;
+  product.in_block_step = source.block_step;
+  product.quads = (in_channels + 3) / 4;
+  product.taps = source.taps.data();
+  product.tap_count = static_cast<int>(source.taps.size());
+  return product;
+}
+
 // Throws std::invalid_argument for shapes that are not supported.
 void require_weights(int out, int in, int height, int width) {
   require_channels(out, in);
@@ -226,12 +237,7 @@ void Conv::run(const CodesCall& call, const ParallelFor& parallel_for) const {
     const int rows = std::min(strips.rows, strips.out_height - first_row);
     const Source source =
         source_of(call, strips, *weights_, window_, in_zero_, image, first_row, call.scratch + piece * strips.bytes);
-    Product product{};
-    product.in_pixel_step = source.pixel_step;
-    product.in_block_step = source.block_step;
-    product.quads = (in_channels() + 3) / 4;
-    product.taps = source.taps.data();
-    product.tap_count = static_cast<int>(source.taps.size());
+    Product product = product_of(source, in_channels());
     product.out_block_step = static_cast<std::ptrdiff_t>(strips.out_height) * strips.out_width * kBlock;
     product.limits = limits_;
     // Rows that lie behind each other, in the input and the output, are one.
@@ -319,12 +325,7 @@ void FloatConv::run(const CodesCall& call, const ParallelFor& parallel_for) cons
     uint8_t* scratch = call.scratch + piece * bytes;
     const Source source = source_of(call, strips, *weights_, window_, in_zero_, image, first_row, scratch);
     auto* sums = reinterpret_cast<int32_t*>(scratch + strips.bytes);
-    Product product{};
-    product.in_pixel_step = source.pixel_step;
-    product.in_block_step = source.block_step;
-    product.quads = (in_channels() + 3) / 4;
-    product.taps = source.taps.data();
-    product.tap_count = static_cast<int>(source.taps.size());
+    Product product = product_of(source, in_channels());
     product.sums_step = static_cast<std::ptrdiff_t>(channels);
     product.count = strips.out_width;
     const std::size_t plane = size(strips.out_height) * size(strips.out_width);

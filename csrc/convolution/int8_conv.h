@@ -59,9 +59,8 @@ struct SplitWeights : PackedWeights {
   // weights: (out_channels, in_channels, height, width), finite.
   SplitWeights(const float* weights, int out_channels, int in_channels, int height, int width);
 
-  int channels() const {
-    return static_cast<int>(scales.size());
-  }  // PackedWeights has twice as many: the high parts first.
+  // PackedWeights has twice as many: the high parts first.
+  int channels() const { return static_cast<int>(scales.size()); }
 
   std::vector<float> scales;  // (channels(),): the unit of the low parts.
 

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "convolution/kernels.h"
+#include "cpu/cpu_features.h"
 
 namespace retinasdk::int8 {
 
@@ -14,9 +15,8 @@ extern const Kernels kVnniKernels;
 std::vector<const Kernels*> usable_kernels() {
   std::vector<const Kernels*> usable;
 #ifdef RETINASDK_CONVOLUTION_X86
-  const bool has_avx512 = __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
-                          __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0;
-  if (has_avx512 && __builtin_cpu_supports("avx512vnni") != 0) usable.push_back(&kVnniKernels);
+  static const cpu::Features found = cpu::features();
+  if (found.avx512_vnni && found.fma) usable.push_back(&kVnniKernels);
 #endif
   usable.push_back(&kPlainKernels);
   return usable;

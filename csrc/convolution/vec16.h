@@ -35,13 +35,6 @@
 
 namespace {
 
-// Prefetches the cache line at an address. The address may lie behind the end of an array, because nothing is read.
-RETINASDK_INLINE void prefetch([[maybe_unused]] const float* address) {
-#ifdef __GNUC__
-  __builtin_prefetch(address, 0, 2);
-#endif
-}
-
 #if defined(RETINASDK_VEC16_AVX512)
 
 struct Vec16 {

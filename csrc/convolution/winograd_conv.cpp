@@ -105,7 +105,7 @@ Plan make_plan(const WinogradWeights& weights, int batch, int height, int width)
   const int columns = divided_up(width, weights.patch), rows = divided_up(height, weights.patch);
   plan.patches = {height, width, columns, rows * columns, 0, batch * rows * columns};
   const int in_blocks = blocks_of(weights.in_channels), out_blocks = blocks_of(weights.out_channels);
-  const int threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  static const int threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   const bool shared = weights.count() > kSmallWeights || plan.patches.count < threads * kLeastOwnPatches;
   // Blocks of similar size, instead of a small one at the end.
   plan.blocks = divided_up(plan.patches.count, shared ? kSharedPatches : kOwnPatches);
@@ -126,14 +126,6 @@ void in_turn(std::size_t count, const Piece& piece) {
 }
 
 }  // namespace
-
-int winograd_patch(int height, int width) {
-  const auto cost = [&](int patch) {
-    const double patches = static_cast<double>(divided_up(height, patch)) * divided_up(width, patch);
-    return std::max(patches, 12.0) * positions_of(patch);
-  };
-  return cost(4) < cost(6) ? 4 : 6;
-}
 
 WinogradWeights::WinogradWeights(const float* weights, int out_channels_, int in_channels_, int patch_)
     : out_channels(out_channels_), in_channels(in_channels_), patch(patch_) {

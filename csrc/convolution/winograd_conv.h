@@ -17,11 +17,6 @@ namespace convolution {
 struct Kernels;
 }
 
-// Returns the patch, 6 or 4, that is faster for a map of this size. It counts multiplications. Patches at the lower and
-// right border compute outputs that nobody needs, which are fewer with small patches. Few patches take as long as a
-// dozen, because reading the weights takes that long.
-int winograd_patch(int height, int width);
-
 // The weights of one convolution in the transformed space. They are 7.1 times as large as the original weights for
 // F(6x6), 4 times for F(4x4).
 class WinogradWeights {

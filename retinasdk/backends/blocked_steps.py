@@ -28,7 +28,7 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 
 _MAX_CHANNELS, _MAX_SIDE = 65536, 31  # Of the operators.
 _MAX_PLANAR_CHANNELS = 4  # The photo. More channels are rearranged first.
-_SAME, _UPSAMPLED = 1, 2  # Values of the attribute `addition`.
+SAME, UPSAMPLED = 1, 2  # Values of the attribute `addition`.
 _MAX_FACTOR = 64
 # Values of coordinate_transformation_mode and nearest_mode that are as ("asymmetric", "floor") for whole factors.
 _SAME_FOR_FACTORS = (
@@ -297,8 +297,8 @@ def _added(facts: GraphFacts, name: str, shape: Shape) -> _Added | None:
         node = facts.nodes[resize]
         factor = upsampling(facts, node, shape) if node.is_standard("Resize", "Upsample") else None
         if factor is not None:
-            return _Added(node.inputs[0], {"addition": _UPSAMPLED, "factor": factor}, (resize,))
-    return _Added(name, {"addition": _SAME}) if facts.shape(name) == shape else None
+            return _Added(node.inputs[0], {"addition": UPSAMPLED, "factor": factor}, (resize,))
+    return _Added(name, {"addition": SAME}) if facts.shape(name) == shape else None
 
 
 def upsampling(facts: GraphFacts, node: Node, shape: Shape) -> int | None:

@@ -245,7 +245,7 @@ class GraphFacts:
             constant = self.constant(name)
             if shape is not None and constant is not None and is_per_channel(constant.shape, shape.channels):
                 return shape
-        # Of a feature pyramid with fixed factors. `blocked_steps.upsampled` says when that is certain.
+        # Of a feature pyramid with fixed factors. `blocked_steps.upsampling` says when that is certain.
         makers = [self.maker(self.uncoded(name)) for name in node.inputs]
         for shape, maker in ((one, makers[1]), (other, makers[0])):
             if shape is not None and maker is not None and maker.is_standard("Resize", "Upsample"):

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from retinasdk.backends.blocked_steps import clamp_limits, upsampling
+from retinasdk.backends.blocked_steps import SAME, UPSAMPLED, clamp_limits, upsampling
 from retinasdk.backends.graph_facts import GraphFacts, Shape, Window, window
 from retinasdk.backends.graph_nodes import Floats, Node
 
 CONV, DEPTHWISE, ADD, FLOAT_CONV = "QuantizedConv", "QuantizedDepthwise", "QuantizedAdd", "ConvOfCodes"
 
-_SAME, _UPSAMPLED = 1, 2  # Values of the attribute `addition`.
 _MAX_CHANNELS, _MAX_KERNEL, _MAX_WEIGHTS = 65536, 31, 32768  # Of the operators; weights: of one output.
 _MAX_SUM, _MAX_PRODUCT = (1 << 31) - 1, 255 * 128
 _MAX_CODE = 255
@@ -236,12 +235,12 @@ class QuantizedFinder:
             return None
         for name, added in (node.inputs, node.inputs[::-1]):
             first, second = self.codes(name), self.codes(added)
-            sizes = {"addition": _SAME}
+            sizes = {"addition": SAME}
             enlarged = self._enlarged(added, shape)
             if self._facts.shape(name) != shape or first is None or second is None:
                 continue
             if enlarged is not None:
-                second, sizes = enlarged[0], {"addition": _UPSAMPLED, "factor": enlarged[1]}
+                second, sizes = enlarged[0], {"addition": UPSAMPLED, "factor": enlarged[1]}
             elif one != other:
                 continue
             places, codes, (low, high) = rounding

@@ -2,20 +2,22 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <memory>
 #include <optional>
-#include <thread>
 #include <vector>
 
 #include "check.h"
 #include "convolution/depthwise_block.h"
 #include "convolution/kernels.h"
+#include "convolution_properties.h"
 #include "random.h"
 
 namespace depthwise_blocks {
 
+using convolution_tests::in_threads;
+using convolution_tests::limited;
+using convolution_tests::values;
 using retinasdk::Addition;
 using retinasdk::blocks_of;
 using retinasdk::Clamp;
@@ -75,12 +77,6 @@ struct Case {
   Image input, added;
 };
 
-inline std::vector<float> values(Random& random, int count) {
-  std::vector<float> made(static_cast<size_t>(count));
-  for (float& value : made) value = random.real(-1, 1);
-  return made;
-}
-
 // Low is at most 0, and high at least 0: only then the channels that fill up a block stay zero.
 inline Clamp make_clamp(Random& random) {
   if (random.chance(3)) return {};
@@ -137,10 +133,6 @@ inline Case make_case(Random& random, int most_side) {
 
 // -- the oracle ------------------------------------------------------------------------------------------------------
 
-inline double limited(double value, const Clamp& clamp) {
-  return std::min<double>(std::max<double>(value, clamp.low), clamp.high);
-}
-
 inline Image pointwise(const Pointwise& step, const Image& input, const Case& made, bool adds) {
   Image output(input.batch, step.out, input.height, input.width);
   output.for_each([&](int n, int c, int y, int x) {
@@ -181,8 +173,7 @@ inline Image wanted(const Case& made) {
   return made.project ? pointwise(*made.project, convolved, made, true) : convolved;
 }
 
-// -- the block
-// ---------------------------------------------------------------------------------------------------------
+// -- the block -------------------------------------------------------------------------------------------------------
 
 inline std::vector<float> blocked(const Image& image) {
   std::vector<float> made(image.blocked_size());
@@ -190,19 +181,6 @@ inline std::vector<float> blocked(const Image& image) {
     made[image.blocked_at(n, c, y, x)] = static_cast<float>(image.values[image.at(n, c, y, x)]);
   });
   return made;
-}
-
-inline retinasdk::ParallelFor in_threads(int threads) {
-  return [threads](size_t count, const retinasdk::Piece& piece) {
-    std::atomic<size_t> next{0};
-    const auto work = [&] {
-      for (size_t i = next++; i < count; i = next++) piece(i);
-    };
-    std::vector<std::thread> others;
-    for (int i = 1; i < threads; ++i) others.emplace_back(work);
-    work();
-    for (std::thread& other : others) other.join();
-  };
 }
 
 inline DepthwiseBlock make_block(const Case& made, const retinasdk::convolution::Kernels& kernels) {

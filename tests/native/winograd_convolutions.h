@@ -4,20 +4,21 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <cstring>
 #include <memory>
-#include <thread>
 #include <vector>
 
 #include "check.h"
 #include "convolution/kernels.h"
 #include "convolution/winograd_conv.h"
+#include "convolution_properties.h"
 #include "random.h"
 
 namespace winograd_tests {
 
+using convolution_tests::in_threads;
+using convolution_tests::same_bits;
+using convolution_tests::values;
 using retinasdk::Addition;
 using retinasdk::kBlock;
 using retinasdk::Layout;
@@ -31,12 +32,6 @@ struct Case {
   Layout output;
   std::vector<float> input, weights, bias, added;  // Bias and added image may be empty.
 };
-
-inline std::vector<float> values(Random& random, size_t count) {
-  std::vector<float> made(count);
-  for (float& value : made) value = random.real(-1, 1);
-  return made;
-}
 
 inline size_t size_of(int a, int b, int c, int d) {
   return static_cast<size_t>(a) * static_cast<size_t>(b) * static_cast<size_t>(c) * static_cast<size_t>(d);
@@ -108,16 +103,7 @@ inline std::vector<float> run(const Case& made, const retinasdk::convolution::Ke
   call.added_width = made.added_width;
   call.output = output.data();
   call.scratch = scratch.data();
-  conv.run(call, [&](size_t count, const retinasdk::Piece& piece) {
-    std::atomic<size_t> next{0};
-    const auto work = [&] {
-      for (size_t i = next++; i < count; i = next++) piece(i);
-    };
-    std::vector<std::thread> others;
-    for (int i = 1; i < threads; ++i) others.emplace_back(work);
-    work();
-    for (std::thread& other : others) other.join();
-  });
+  conv.run(call, in_threads(threads));
   return output;
 }
 
@@ -177,10 +163,6 @@ inline void check_padding(const Case& made, const std::vector<float>& output) {
   }
 }
 
-inline bool equal_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
 // One random convolution with each of the kernels. Returns the largest error.
 inline double check_random(Random& random, bool small = false) {
   const Case made = make_case(random, small);
@@ -192,7 +174,7 @@ inline double check_random(Random& random, bool small = false) {
     check(largest < 1e-4, "outputs are close to the direct convolution");
     check_padding(made, output);
     for (const int threads : {2, 5}) {
-      check(equal_bits(output, run(made, *kernels, threads)), "results are equal for any number of threads");
+      check(same_bits(output, run(made, *kernels, threads)), "results are equal for any number of threads");
     }
   }
   return largest;
@@ -211,19 +193,15 @@ inline void check_nan_spreads() {
   }
 }
 
-inline void check_advice() {
-  using retinasdk::winograd_patch;
+inline void check_refusals() {
   using retinasdk::WinogradWeights;
-  check(winograd_patch(100, 136) == 6, "large maps take large patches");
-  check(winograd_patch(24, 18) == 6, "maps of whole large patches take these");
-  check(winograd_patch(4, 4) == 4 && winograd_patch(7, 9) == 4, "maps of few large patches take small ones");
   check_refused("channels must be 1 to 65536, got 0 out, 8 in", [] { WinogradWeights(nullptr, 0, 8, 6); });
   check_refused("patch must be 6 or 4, got 5", [] { WinogradWeights(nullptr, 8, 8, 5); });
 }
 
 // All properties, for some rounds of random convolutions.
 inline void check_winograd(Random& random, int rounds) {
-  check_advice();
+  check_refusals();
   check_nan_spreads();
   for (int round = 0; round < rounds; ++round) check_random(random);
 }
