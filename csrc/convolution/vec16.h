@@ -6,16 +6,7 @@
 #include <cstddef>
 
 #if defined(__AVX512F__)
-// The intrinsics of GCC 12 leave variables uninitialized on purpose, and GCC warns of that (bug 105593).
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <immintrin.h>
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
+#include "convolution/avx512.h"
 #define RETINASDK_VEC16_AVX512 1
 #elif defined(__AVX2__) && (defined(__FMA__) || defined(_MSC_VER))
 #include <immintrin.h>
