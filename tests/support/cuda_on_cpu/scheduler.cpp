@@ -3,7 +3,6 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -311,16 +310,17 @@ void run_grid(const void* kernel, const std::function<void()>& body, dim3 grid, 
   std::iota(blocks.begin(), blocks.end(), 0u);
   std::mt19937 random(seed);
   if (seed != 0) std::shuffle(blocks.begin(), blocks.end(), random);
-  std::atomic<size_t> next{0};
-  const auto work = [&] {
-    for (size_t i; (i = next++) < blocks.size();) {
+  const unsigned workers = std::max(1u, environment("CUDA_ON_CPU_THREADS", 1));
+  // Each worker has its own blocks. If they took them from one queue, the first worker would run all of them on a busy
+  // machine, and no race between blocks could be seen.
+  const auto work = [&](size_t worker) {
+    for (size_t i = worker; i < blocks.size(); i += workers) {
       Block(body, grid, size, place(blocks[i], grid), seed == 0 ? 0 : seed + blocks[i]).run();
     }
   };
-  const unsigned workers = environment("CUDA_ON_CPU_THREADS", 1);
-  if (workers <= 1) return work();
+  if (workers == 1) return work(0);
   std::vector<std::thread> threads;
-  for (unsigned i = 0; i < workers; ++i) threads.emplace_back(work);
+  for (unsigned i = 0; i < workers; ++i) threads.emplace_back(work, i);
   for (std::thread& thread : threads) thread.join();
 }
 
