@@ -14,7 +14,8 @@
 #include <cstring>
 #endif
 
-#if defined(__GNUC__)
+// Plain C++ would take half a minute to compile, and is for tests: see is_fast() in quantized_graph.py.
+#if defined(__GNUC__) && defined(RETINASDK_INT8_VNNI)
 #define RETINASDK_INT8_UNROLL _Pragma("GCC unroll 16")
 #define RETINASDK_INT8_INLINE inline __attribute__((always_inline))
 #else

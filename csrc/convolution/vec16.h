@@ -1,6 +1,6 @@
 // A vector of sixteen floats: one block of channels of one pixel. AVX-512 holds it in one register, AVX2 in two, NEON
-// in four; plain C++ has an array. Everything is in an unnamed namespace, because a program contains versions for
-// several instruction sets, which must not be mixed.
+// in four; elsewhere GCC and Clang have vectors of their own, and other compilers an array. Everything is in an unnamed
+// namespace, because a program contains versions for several instruction sets, which must not be mixed.
 #pragma once
 
 #include <cstddef>
@@ -14,6 +14,8 @@
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #define RETINASDK_VEC16_NEON 1
+#elif defined(__GNUC__)
+#include <cstring>
 #endif
 
 #if defined(__GNUC__)
@@ -107,6 +109,36 @@ RETINASDK_INLINE Vec16 larger(Vec16 a, Vec16 b) {
 RETINASDK_INLINE Vec16 smaller(Vec16 a, Vec16 b) {
   RETINASDK_EACH_PART(vbslq_f32(vcltq_f32(a.part[i], b.part[i]), a.part[i], b.part[i]));
 }
+#undef RETINASDK_EACH_PART
+
+#elif defined(__GNUC__)
+
+// Four floats, in what the processor has for them.
+using Part = float __attribute__((vector_size(16)));
+
+struct Vec16 {
+  Part part[4];
+};
+
+#define RETINASDK_EACH_PART(expression)                    \
+  Vec16 result;                                            \
+  RETINASDK_UNROLL                                         \
+  for (int i = 0; i < 4; ++i) result.part[i] = expression; \
+  return result
+
+RETINASDK_INLINE Vec16 load(const float* from) {
+  Vec16 result;
+  std::memcpy(result.part, from, sizeof result.part);
+  return result;
+}
+RETINASDK_INLINE void store(float* to, Vec16 a) { std::memcpy(to, a.part, sizeof a.part); }
+RETINASDK_INLINE Vec16 broadcast(float value) { RETINASDK_EACH_PART((Part{value, value, value, value})); }
+RETINASDK_INLINE Vec16 operator+(Vec16 a, Vec16 b) { RETINASDK_EACH_PART(a.part[i] + b.part[i]); }
+RETINASDK_INLINE Vec16 operator-(Vec16 a, Vec16 b) { RETINASDK_EACH_PART(a.part[i] - b.part[i]); }
+RETINASDK_INLINE Vec16 operator*(Vec16 a, Vec16 b) { RETINASDK_EACH_PART(a.part[i] * b.part[i]); }
+RETINASDK_INLINE Vec16 fused(Vec16 a, Vec16 b, Vec16 c) { RETINASDK_EACH_PART(a.part[i] * b.part[i] + c.part[i]); }
+RETINASDK_INLINE Vec16 larger(Vec16 a, Vec16 b) { RETINASDK_EACH_PART(a.part[i] > b.part[i] ? a.part[i] : b.part[i]); }
+RETINASDK_INLINE Vec16 smaller(Vec16 a, Vec16 b) { RETINASDK_EACH_PART(a.part[i] < b.part[i] ? a.part[i] : b.part[i]); }
 #undef RETINASDK_EACH_PART
 
 #else
