@@ -194,6 +194,7 @@ def test_examples_can_be_imported(load: Any, name: str, capsys: pytest.CaptureFi
     assert state == []
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not on the PATH")
 def test_embed_core(tmp_path: Path) -> None:
     build = tmp_path / "build"

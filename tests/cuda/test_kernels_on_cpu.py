@@ -85,7 +85,7 @@ def test_more_candidates_than_the_buffer_holds(padding: int | None) -> None:
         -np.arange(pairs) / 64,
         random.integers(0, 2, pairs),
     ):
-        for top_k in (1, 1000, 2500, 4000):
+        for top_k in (1, 2500) if padding else (1000, 4000):
             crowded = with_logits(case, logits.astype(np.float32), top_k=top_k)
             assert_same_candidates(crowded, cuda)
             assert cuda.rescans == [1, 1]
@@ -118,7 +118,7 @@ def test_three_hundred_thousand_anchors(cuda: CudaOps) -> None:
 
 
 # parity_cuda runs hundreds of random cases more, without Python; these also go through the bindings.
-@settings(derandomize=True, deadline=None, max_examples=80, database=None)
+@settings(derandomize=True, deadline=None, max_examples=50, database=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     batch=st.integers(1, 8),
