@@ -1,7 +1,7 @@
 """Counts multiplications and bytes of the operators that run, from the model's ONNX graph by shape inference.
 
 An operator of retinasdk does the work of several nodes of the model. Tensors between operators keep the names that they
-have in the model, perhaps with something added. So an operator does the nodes between its inputs and its output.
+have in the model, perhaps with something added. So an operator does the nodes between its inputs and its outputs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Work:
         layers: Names of the convolutions of the model that it does.
         direct: Multiplications with addition by the definition of a convolution.
         computed: Those of the algorithm that runs: fewer, where it is Winograd's.
-        bytes: Of the weights, inputs and output, each moved once.
+        bytes: Of the weights, inputs and outputs, each moved once.
     """
 
     kind: str
@@ -71,20 +71,20 @@ class Model:
 
     def work(self, node: onnx.NodeProto) -> Work:
         """The work of an operator of a graph that was made from the model."""
-        output = self._origin(node.output[0])
-        sources = {self._origin(name) for name in node.input} - {None}
-        if node.op_type in _CONVERTING or output is None or output in sources:
-            moved = sum(self._bytes(name) for name in (output or next(iter(sources), None),) if name)
+        outputs = {origin for name in node.output if (origin := self._origin(name)) is not None}
+        sources = {origin for name in node.input if (origin := self._origin(name)) is not None}
+        if node.op_type in _CONVERTING or not outputs or outputs & sources:
+            moved = sum(self._bytes(name) for name in outputs or list(sources)[:1])
             return Work(CONVERSIONS if node.op_type in _CONVERTING else OTHER, (), 0, 0, 2 * moved)
-        covered = list(self._between(sources, output))
-        layers = [one for one in covered if one.op_type == "Conv"]
+        layers = [one for one in self._between(sources, outputs) if one.op_type == "Conv"]
         is_winograd = "Winograd" in node.op_type
         patch = next((one.i for one in node.attribute if one.name == "patch"), 0) or 4
         computed = sum(self._winograd(one, patch) if is_winograd else self.direct(one) for one in layers)
-        weights = sum(math.prod(self._weights[one.input[1]]) for one in layers)
+        # The levels of a pyramid read the same weights.
+        weights = sum(math.prod(self._weights[name]) for name in {one.input[1] for one in layers})
         if is_winograd:
             weights = weights * (patch + 2) ** 2 // 9
-        moved = sum(map(self._bytes, {name for name in sources if name} | {output})) + _FLOAT_BYTES * weights
+        moved = sum(map(self._bytes, sources | outputs)) + _FLOAT_BYTES * weights
         kind = self._kind(layers, is_winograd=is_winograd)
         names = tuple(one.name or one.output[0] for one in layers)
         return Work(kind, names, sum(map(self.direct, layers)), computed, moved)
@@ -96,9 +96,9 @@ class Model:
         named = [own for own in self._shapes if own and name.startswith(own)]
         return max(named, key=len, default=None)
 
-    def _between(self, sources: set[str | None], output: str) -> Iterator[onnx.NodeProto]:
-        """The nodes that make a tensor from others."""
-        waiting, seen = [output], set(sources)
+    def _between(self, sources: set[str], outputs: set[str]) -> Iterator[onnx.NodeProto]:
+        """The nodes that make tensors from others."""
+        waiting, seen = sorted(outputs), set(sources)
         while waiting:
             name = waiting.pop()
             if name in seen or name not in self._makers:

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "cpu/large_pages.h"
+
 namespace retinasdk {
 
 // A piece of work, and a function that runs piece(0) to piece(count - 1) in any order and on any threads. It returns
@@ -21,15 +23,19 @@ using ParallelFor = std::function<void(std::size_t count, const Piece& piece)>;
 constexpr std::size_t kAlignment = 64;
 
 struct AlignedDelete {
-  void operator()(float* values) const { ::operator delete[](values, std::align_val_t{kAlignment}); }
+  std::size_t alignment = kAlignment;
+  void operator()(float* values) const { ::operator delete[](values, std::align_val_t{alignment}); }
 };
 
 using AlignedFloats = std::unique_ptr<float[], AlignedDelete>;
 
-// Allocates uninitialized, aligned floats.
+// Allocates uninitialized, aligned floats; many of them in large pages.
 inline AlignedFloats make_aligned(std::size_t count) {
-  void* memory = ::operator new[](count * sizeof(float), std::align_val_t{kAlignment});
-  return AlignedFloats(static_cast<float*>(memory));
+  const std::size_t bytes = count * sizeof(float);
+  const std::size_t alignment = bytes < cpu::kLargePage ? kAlignment : cpu::kLargePage;
+  void* memory = ::operator new[](bytes, std::align_val_t{alignment});
+  cpu::prefer_large_pages(memory, bytes);
+  return AlignedFloats(static_cast<float*>(memory), AlignedDelete{alignment});
 }
 
 // Returns the first aligned address in a scratch buffer. The buffer must have kAlignment spare bytes.

@@ -50,13 +50,16 @@ void gather(const float* planar, std::ptrdiff_t plane, int channels, int count, 
 }
 
 void scatter(const float* blocked, int channels, int count, float* planar, std::ptrdiff_t plane) {
-  for (int first = 0; first < count; first += 4, planar += 4, blocked += 4 * kBlock) {
-    const int pixels = count - first < 4 ? count - first : 4;
-    int c = 0;
-    for (; c + 4 <= channels && pixels == 4; c += 4) transpose(blocked + c, kBlock, planar + c * plane, plane);
-    for (; c < channels; ++c) {
-      for (int i = 0; i < pixels; ++i) planar[c * plane + i] = blocked[i * kBlock + c];
+  int c = 0;
+  for (; c + 4 <= channels && count >= 4; c += 4) {
+    // The last four pixels may be some that were written before.
+    for (int first = 0; first < count; first += 4) {
+      const int i = first + 4 <= count ? first : count - 4;
+      transpose(blocked + i * kBlock + c, kBlock, planar + c * plane + i, plane);
     }
+  }
+  for (; c < channels; ++c) {
+    for (int i = 0; i < count; ++i) planar[c * plane + i] = blocked[i * kBlock + c];
   }
 }
 

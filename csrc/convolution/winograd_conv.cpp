@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <climits>
 #include <thread>
 
 #include "convolution/kernels.h"
@@ -72,15 +73,40 @@ int positions_of(int patch) { return (patch + 2) * (patch + 2); }
 
 // -- plan ------------------------------------------------------------------------------------------------------------
 
+// The images of one call of run(), in a row of patches.
+struct Level {
+  const ConvCall* call;
+  Patches patches;  // All of its patches.
+  int first;        // Its first patch among those of all levels.
+};
+
 // How a convolution is divided. A block of patches is transformed, multiplied with the weights and transformed back.
 struct Plan {
-  Patches patches;    // All of them.
+  Level levels[WinogradConv::kMaxLevels];
+  int level_count;
+  int patches;        // Of all levels.
   int block_patches;  // Of the largest block.
   int blocks;
   int lanes;  // Blocks that are in work at the same time, each by one thread. 1: all threads work on one block.
   int group;  // Output blocks whose products are kept at a time.
   ptrdiff_t in_position_step, in_block_step, out_position_step, out_block_step;
   ptrdiff_t lane_floats;  // Scratch of a block.
+
+  // Calls part(call, patches, i) for the patches first to first + count - 1: once for those of each level. i counts
+  // them from `first`.
+  template <typename Part>
+  void each_part(int first, int count, const Part& part) const {
+    for (int i = 0; i < level_count; ++i) {
+      const Level& level = levels[i];
+      const int begin = std::max(first, level.first);
+      const int end = std::min(first + count, level.first + level.patches.count);
+      if (begin >= end) continue;
+      Patches own = level.patches;
+      own.first = begin - level.first;
+      own.count = end - begin;
+      part(*level.call, own, begin - first);
+    }
+  }
 };
 
 // Note: The size of a block of patches
@@ -100,17 +126,28 @@ constexpr std::size_t kSmallWeights = 5 << 18;  // In values: 5 MiB.
 
 int divided_up(int value, int by) { return (value + by - 1) / by; }
 
-Plan make_plan(const WinogradWeights& weights, int batch, int height, int width) {
+Plan make_plan(const WinogradWeights& weights, const ConvCall* levels, int count) {
+  if (count < 0 || count > WinogradConv::kMaxLevels) {
+    throw std::invalid_argument("there must be at most " + std::to_string(WinogradConv::kMaxLevels) + " levels, got " +
+                                std::to_string(count));
+  }
   Plan plan{};
-  const int columns = divided_up(width, weights.patch), rows = divided_up(height, weights.patch);
-  plan.patches = {height, width, columns, rows * columns, 0, batch * rows * columns};
+  for (int i = 0; i < count; ++i) {
+    const ConvCall& call = levels[i];
+    const int columns = divided_up(call.width, weights.patch), rows = divided_up(call.height, weights.patch);
+    const int patches = call.batch * rows * columns;
+    if (patches > INT_MAX - plan.patches) throw std::invalid_argument("the levels have too many pixels together");
+    const Patches all{call.height, call.width, columns, rows * columns, 0, patches};
+    plan.levels[plan.level_count++] = {&call, all, plan.patches};
+    plan.patches += patches;
+  }
   const int in_blocks = blocks_of(weights.in_channels), out_blocks = blocks_of(weights.out_channels);
   static const int threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  const bool shared = weights.count() > kSmallWeights || plan.patches.count < threads * kLeastOwnPatches;
+  const bool shared = weights.count() > kSmallWeights || plan.patches < threads * kLeastOwnPatches;
   // Blocks of similar size, instead of a small one at the end.
-  plan.blocks = divided_up(plan.patches.count, shared ? kSharedPatches : kOwnPatches);
+  plan.blocks = divided_up(plan.patches, shared ? kSharedPatches : kOwnPatches);
   if (!shared) plan.blocks = divided_up(plan.blocks, threads) * threads;
-  plan.block_patches = std::max(1, divided_up(plan.patches.count, std::max(1, plan.blocks)));
+  plan.block_patches = std::max(1, divided_up(plan.patches, std::max(1, plan.blocks)));
   plan.lanes = shared ? 1 : threads;
   plan.group = divided_up(out_blocks, divided_up(out_blocks, kGroup));
   // An odd number of cache lines from one position to the next, because steps of a power of two would use few of the
@@ -168,43 +205,35 @@ WinogradConv::WinogradConv(std::shared_ptr<const WinogradWeights> weights, const
       output_(output),
       kernels_(kernels) {}
 
-std::size_t WinogradConv::scratch_floats(int batch, int height, int width) const {
-  const Plan plan = make_plan(*weights_, batch, height, width);
+std::size_t WinogradConv::scratch_floats(const ConvCall* levels, int count) const {
+  const Plan plan = make_plan(*weights_, levels, count);
   return static_cast<std::size_t>(plan.lane_floats * plan.lanes) + kAlignment / sizeof(float);
 }
 
-void WinogradConv::run(const ConvCall& call, const ParallelFor& parallel_for) const {
+void WinogradConv::run(const ConvCall* levels, int count, float* scratch, const ParallelFor& parallel_for) const {
   const WinogradWeights& weights = *weights_;
-  const Plan plan = make_plan(weights, call.batch, call.height, call.width);
+  const Plan plan = make_plan(weights, levels, count);
   const int in_blocks = blocks_of(weights.in_channels), out_blocks = blocks_of(weights.out_channels);
   const int positions = positions_of(weights.patch);
-  const ptrdiff_t pixels = static_cast<ptrdiff_t>(call.height) * call.width;
-  const ptrdiff_t added_pixels = static_cast<ptrdiff_t>(call.added_height) * call.added_width;
   const ptrdiff_t weights_square = kBlock * kBlock * ptrdiff_t{in_blocks};
   const bool planar = output_ == Layout::kPlanar;
 
   const auto run_block = [&](int block, float* values, const ParallelFor& for_each) {
-    Patches patches = plan.patches;
-    patches.first = block * plan.block_patches;
-    patches.count = std::min(plan.block_patches, plan.patches.count - patches.first);
-    if (patches.count <= 0) return;
+    const int first = block * plan.block_patches, patches = std::min(plan.block_patches, plan.patches - first);
+    if (patches <= 0) return;
     float* const products = values + plan.in_block_step * in_blocks;
-
-    const int chunks = divided_up(patches.count, kChunkPatches);
-    const auto chunk_of = [&](std::size_t piece) {
-      const int first = static_cast<int>(piece) % chunks * kChunkPatches;
-      Patches chunk = patches;
-      chunk.first += first;
-      chunk.count = std::min(kChunkPatches, patches.count - first);
-      return chunk;
-    };
+    const int chunks = divided_up(patches, kChunkPatches);
 
     for_each(static_cast<std::size_t>(in_blocks * chunks), [&](std::size_t piece) {
       const auto in = static_cast<ptrdiff_t>(piece) / chunks;
-      const Patches chunk = chunk_of(piece);
-      float* const to = values + in * plan.in_block_step + ptrdiff_t{chunk.first - patches.first} * kBlock;
-      kernels_.winograd.transform_input(weights.patch, {chunk, call.input + in * pixels * kBlock,
-                                                        in_blocks * pixels * kBlock, to, plan.in_position_step});
+      const int begin = static_cast<int>(piece) % chunks * kChunkPatches;
+      const auto transform = [&](const ConvCall& call, const Patches& part, int at) {
+        const ptrdiff_t pixels = static_cast<ptrdiff_t>(call.height) * call.width;
+        float* const to = values + in * plan.in_block_step + ptrdiff_t{begin + at} * kBlock;
+        kernels_.winograd.transform_input(weights.patch, {part, call.input + in * pixels * kBlock,
+                                                          in_blocks * pixels * kBlock, to, plan.in_position_step});
+      };
+      plan.each_part(first + begin, std::min(kChunkPatches, patches - begin), transform);
     });
     for (int out = 0; out < out_blocks; out += plan.group) {
       const int group = std::min(plan.group, out_blocks - out);
@@ -212,7 +241,7 @@ void WinogradConv::run(const ConvCall& call, const ParallelFor& parallel_for) co
         const auto position = static_cast<ptrdiff_t>(piece);
         const ptrdiff_t tap = 0;
         Product product{};
-        product.count = patches.count;
+        product.count = patches;
         product.input = values + position * plan.in_position_step;
         product.in_pixel_step = kBlock;
         product.in_block_step = plan.in_block_step;
@@ -229,27 +258,32 @@ void WinogradConv::run(const ConvCall& call, const ParallelFor& parallel_for) co
         kernels_.multiply.multiply(product);
       });
       for_each(static_cast<std::size_t>(group * chunks), [&](std::size_t piece) {
-        const auto at = static_cast<ptrdiff_t>(piece) / chunks, channel = (out + at) * kBlock;
-        OutputTransform transform{};
-        transform.patches = chunk_of(piece);
-        transform.values =
-            products + at * plan.out_block_step + ptrdiff_t{transform.patches.first - patches.first} * kBlock;
-        transform.position_step = plan.out_position_step;
-        transform.bias = bias_.empty() ? nullptr : bias_.data() + channel;
-        if (addition_ != Addition::kNone) transform.added = call.added + channel * added_pixels;
-        transform.added_image_step = out_blocks * added_pixels * kBlock;
-        transform.added_height = call.added_height;
-        transform.added_width = call.added_width;
-        transform.clamp = clamp_;
-        transform.output = call.output + channel * pixels;
-        transform.image_step = (planar ? weights.out_channels : out_blocks * kBlock) * pixels;
-        if (planar) transform.planar_channels = std::min(kBlock, weights.out_channels - static_cast<int>(channel));
-        kernels_.winograd.transform_output(weights.patch, transform);
+        const auto place = static_cast<ptrdiff_t>(piece) / chunks, channel = (out + place) * kBlock;
+        const int begin = static_cast<int>(piece) % chunks * kChunkPatches;
+        const auto transform_part = [&](const ConvCall& call, const Patches& part, int at) {
+          const ptrdiff_t pixels = static_cast<ptrdiff_t>(call.height) * call.width;
+          const ptrdiff_t added_pixels = static_cast<ptrdiff_t>(call.added_height) * call.added_width;
+          OutputTransform transform{};
+          transform.patches = part;
+          transform.values = products + place * plan.out_block_step + ptrdiff_t{begin + at} * kBlock;
+          transform.position_step = plan.out_position_step;
+          transform.bias = bias_.empty() ? nullptr : bias_.data() + channel;
+          if (addition_ != Addition::kNone) transform.added = call.added + channel * added_pixels;
+          transform.added_image_step = out_blocks * added_pixels * kBlock;
+          transform.added_height = call.added_height;
+          transform.added_width = call.added_width;
+          transform.clamp = clamp_;
+          transform.output = call.output + channel * pixels;
+          transform.image_step = (planar ? weights.out_channels : out_blocks * kBlock) * pixels;
+          if (planar) transform.planar_channels = std::min(kBlock, weights.out_channels - static_cast<int>(channel));
+          kernels_.winograd.transform_output(weights.patch, transform);
+        };
+        plan.each_part(first + begin, std::min(kChunkPatches, patches - begin), transform_part);
       });
     }
   };
 
-  float* const scratch = aligned(call.scratch);
+  scratch = aligned(scratch);
   if (plan.lanes == 1) {
     for (int block = 0; block < plan.blocks; ++block) run_block(block, scratch, parallel_for);
     return;

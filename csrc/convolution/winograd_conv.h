@@ -48,12 +48,27 @@ class WinogradConv {
   int out_channels() const { return weights_->out_channels; }
   int in_channels() const { return weights_->in_channels; }
 
-  // Returns the number of floats of scratch that run() needs. It is bounded for any input size, because the patches are
-  // processed in blocks.
-  std::size_t scratch_floats(int batch, int height, int width) const;
+  // The most images of different sizes that one call can convolve, such as the levels of a feature pyramid.
+  static constexpr int kMaxLevels = 8;
 
-  // Runs the convolution. Results are the same for any number of threads.
-  void run(const ConvCall& call, const ParallelFor& parallel_for) const;
+  // Returns the number of floats of scratch that run() needs for levels of these sizes. It is bounded for any sizes,
+  // because the patches are processed in blocks. Throws std::invalid_argument if there are more than kMaxLevels.
+  std::size_t scratch_floats(const ConvCall* levels, int count) const;
+
+  // Runs the convolution on all levels at once: so the weights are read less often, and threads wait for each other
+  // once. The scratch of each level is not used. Results are the same for any number of threads, and those of a level
+  // do not depend on the others.
+  void run(const ConvCall* levels, int count, float* scratch, const ParallelFor& parallel_for) const;
+
+  // The same for images of one size, with their scratch.
+  std::size_t scratch_floats(int batch, int height, int width) const {
+    ConvCall call;
+    call.batch = batch;
+    call.height = height;
+    call.width = width;
+    return scratch_floats(&call, 1);
+  }
+  void run(const ConvCall& call, const ParallelFor& parallel_for) const { run(&call, 1, call.scratch, parallel_for); }
 
  private:
   std::shared_ptr<const WinogradWeights> weights_;

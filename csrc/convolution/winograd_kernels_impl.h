@@ -7,6 +7,7 @@
 // side. The sum over the input channels is a matrix product for each of the 64 or 36 positions.
 #pragma once
 
+#include "convolution/layout_kernels_impl.h"
 #include "convolution/vec16.h"
 #include "convolution/winograd_kernels.h"
 
@@ -20,6 +21,13 @@ RETINASDK_INLINE int least(int a, int b) { return a < b ? a : b; }
 RETINASDK_INLINE void prefetch_soon([[maybe_unused]] const float* address) {
 #ifdef __GNUC__
   __builtin_prefetch(address);
+#endif
+}
+
+// The same for a cache line that is written soon.
+RETINASDK_INLINE void prefetch_to_write([[maybe_unused]] float* address) {
+#ifdef __GNUC__
+  __builtin_prefetch(address, 1);
 #endif
 }
 
@@ -79,7 +87,10 @@ RETINASDK_INLINE void transform_patch(const float* from, std::ptrdiff_t row, flo
     for (int y = 0; y < Side; ++y) d[y] = load(rows[y][x]);
     spread(d);
     RETINASDK_UNROLL
-    for (int y = 0; y < Side; ++y) store(to + (y * Side + x) * step, d[y]);
+    for (int y = 0; y < Side; ++y) {
+      store(to + (y * Side + x) * step, d[y]);
+      prefetch_to_write(to + (y * Side + x) * step + kBlock);
+    }
   }
 }
 
@@ -158,7 +169,10 @@ void transform_output_patches(const OutputTransform& transform) {
     for (int x = 0; x < kSide; ++x) {
       Vec16 m[kSide], y[Patch];
       RETINASDK_UNROLL
-      for (int k = 0; k < kSide; ++k) m[k] = load(from + (k * kSide + x) * step);
+      for (int k = 0; k < kSide; ++k) {
+        m[k] = load(from + (k * kSide + x) * step);
+        prefetch_soon(from + (k * kSide + x) * step + 2 * kBlock);
+      }
       gather(m, y);
       RETINASDK_UNROLL
       for (int k = 0; k < Patch; ++k) store(half[k][x], y[k]);
@@ -174,7 +188,10 @@ void transform_output_patches(const OutputTransform& transform) {
       float* to = transform.output + image * transform.image_step;
       if (transform.planar_channels == 0 && transform.added == nullptr && columns == Patch) {
         RETINASDK_UNROLL
-        for (int k = 0; k < Patch; ++k) store(to + (at + k) * kBlock, clamped(low, high, values[k]));
+        for (int k = 0; k < Patch; ++k) {
+          store(to + (at + k) * kBlock, clamped(low, high, values[k]));
+          prefetch_to_write(to + (at + k + Patch) * kBlock);
+        }
         continue;
       }
       alignas(64) float kept[Patch][kBlock];
@@ -185,9 +202,8 @@ void transform_output_patches(const OutputTransform& transform) {
         const Vec16 value = clamped(low, high, load(kept[k]));
         store(transform.planar_channels == 0 ? to + (at + k) * kBlock : kept[k], value);
       }
-      for (int c = 0; c < transform.planar_channels; ++c) {
-        for (int k = 0; k < columns; ++k) to[c * pixels + at + k] = kept[k][c];
-      }
+      for (int c = 0; c < transform.planar_channels; ++c) prefetch_to_write(to + at + c * pixels + 2 * Patch);
+      if (transform.planar_channels != 0) scatter(kept[0], transform.planar_channels, columns, to + at, pixels);
     }
   }
 }

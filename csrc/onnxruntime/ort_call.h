@@ -42,6 +42,13 @@ struct Shape {
 
   int64_t operator[](std::size_t index) const { return sizes[index]; }
 
+  // The number of values. The sizes must all be kept.
+  std::size_t count() const {
+    std::size_t count = 1;
+    for (std::size_t i = 0; i < rank; ++i) count *= static_cast<std::size_t>(sizes[i]);
+    return count;
+  }
+
   // For error messages, such as (1, 3, 8, 8).
   std::string text() const {
     if (rank > sizes.size()) return "a tensor with " + std::to_string(rank) + " dimensions";
@@ -93,10 +100,10 @@ class Call {
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
 
-  // Returns input 0, which must have a layout and a number of channels (0: any). Its data is in `input`.
-  Image image(Layout layout, int channels) {
-    const Value* value = tensor(0);
-    if (value == nullptr) throw std::invalid_argument("the input is missing");
+  // Returns an input, which must have a layout and a number of channels (0: any). Its data is in `input`.
+  Image image(Layout layout, int channels, std::size_t index = 0) {
+    const Value* value = tensor(index);
+    if (value == nullptr) throw std::invalid_argument("input " + std::to_string(index) + " is missing");
     const Image found = image_of(shape_of(value), layout, channels);
     input = data_of(value);
     return found;
@@ -138,12 +145,14 @@ class Call {
     return expected;
   }
 
-  // Makes output 0, with its data in `output`.
-  void make_output(const Image& image) {
+  // Makes an output, with its data in `output`.
+  void make_output(const Image& image, std::size_t index = 0) {
     const Shape shape = image.shape();
     Value* value = nullptr;
-    check(api_, api_.get_output(context_, 0, shape.sizes.data(), shape.rank, &value));
+    check(api_, api_.get_output(context_, index, shape.sizes.data(), shape.rank, &value));
+    if (value == nullptr) throw std::invalid_argument("output " + std::to_string(index) + " is missing");
     output = data_of(value);
+    cpu::prefer_large_pages(output, shape.count() * sizeof(float));
   }
 
   // Allocates scratch memory, or returns null for 0 floats. May be called once per call.
@@ -154,6 +163,7 @@ class Call {
     allocator_ = {allocator, api_.release_allocator};
     check(api_, api_.allocator_alloc(allocator, floats * sizeof(float), &scratch_));
     if (scratch_ == nullptr) throw std::bad_alloc();
+    cpu::prefer_large_pages(scratch_, floats * sizeof(float));
     return static_cast<float*>(scratch_);
   }
 

@@ -172,7 +172,10 @@ class Attributes {
 
 // An operator of a session: what ONNX Runtime holds for a node. `Op` has
 //
-//     static constexpr const char* kName;      and the number of its inputs, kInputs: the second one is optional
+//     static constexpr const char* kName;
+//     static constexpr size_t kInputs;      the most inputs, and kOutputs if there may be more than one output: only
+//     the
+//                                           first ones are required
 //     explicit Op(const Attributes&);
 //     void compute(Call& call) const;
 template <typename Op>
@@ -194,6 +197,16 @@ struct TensorTypes<Op, std::void_t<decltype(Op::kInputType + Op::kOutputType)>> 
   static constexpr int kInput = Op::kInputType, kOutput = Op::kOutputType;
 };
 
+// The most outputs of an operator: one, unless it has kOutputs.
+template <typename Op, typename = void>
+struct Outputs {
+  static constexpr size_t kMost = 1;
+};
+template <typename Op>
+struct Outputs<Op, std::void_t<decltype(Op::kOutputs)>> {
+  static constexpr size_t kMost = Op::kOutputs;
+};
+
 // Describes an operator to ONNX Runtime.
 template <typename Op>
 CustomOp make_op() {
@@ -204,9 +217,9 @@ CustomOp make_op() {
   op.get_input_type = [](const CustomOp*, size_t) { return TensorTypes<Op>::kInput; };
   op.get_input_count = [](const CustomOp*) -> size_t { return Op::kInputs; };
   op.get_output_type = [](const CustomOp*, size_t) { return TensorTypes<Op>::kOutput; };
-  op.get_output_count = [](const CustomOp*) -> size_t { return 1; };
+  op.get_output_count = [](const CustomOp*) -> size_t { return Outputs<Op>::kMost; };
   op.get_input_characteristic = [](const CustomOp*, size_t index) { return index >= 1 ? kOptional : kRequired; };
-  op.get_output_characteristic = [](const CustomOp*, size_t) { return kRequired; };
+  op.get_output_characteristic = [](const CustomOp*, size_t index) { return index >= 1 ? kOptional : kRequired; };
   op.get_input_memory_type = [](const CustomOp*, size_t) { return kDefaultMemory; };
   op.get_start_version = [](const CustomOp*) { return 1; };
   op.get_end_version = [](const CustomOp*) { return INT32_MAX; };

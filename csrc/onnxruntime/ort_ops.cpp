@@ -5,7 +5,9 @@
 //   FromBlocked     X -> planar Y. Attribute: channels
 //   BlockedConv     X, optional Z -> Y. planar_input, planar_output: the layout of X and Y. Z is added, see `addition`.
 //   WinogradConv    the same for 3x3 with stride 1 and padding 1. patch: 6 or 4. X is blocked.
-//   DepthwiseBlock  X, optional Z -> Y. A depthwise convolution. expand_*: a 1x1 convolution before it; project_*: one
+//   WinogradLevels  X, ... -> Y, ...: the same, without Z, for the levels of a feature pyramid. levels: how many, 1 to
+//   8 DepthwiseBlock  X, optional Z -> Y. A depthwise convolution. expand_*: a 1x1 convolution before it; project_*:
+//   one
 //                   after it, to which Z is added.
 //   BlockedMaxPool  X -> Y. kernel_y, kernel_x
 //   BlockedAdd      X, Z -> Y. channels
@@ -126,38 +128,75 @@ class BlockedConv {
   const DirectConv conv_;
 };
 
+Window winograd_window() {
+  Window window;
+  window.height = window.width = 3;
+  window.top = window.left = window.bottom = window.right = 1;
+  return window;
+}
+
+WinogradConv make_winograd(const Attributes& from, Addition addition, Layout output) {
+  const LentTensor weights = from.weights("weights");
+  Attributes::require(weights, "weights", {0, 0, 3, 3});
+  const auto bias = from.bias("bias", weights.shape[0]);
+  const int patch = from.integer("patch", 4, 6);
+  if (patch == 5) throw std::invalid_argument("patch must be 4 or 6, got 5");
+  auto transformed =
+      shared_weights<WinogradWeights>(weights, size_of(weights.shape[0]), size_of(weights.shape[1]), patch);
+  return WinogradConv(std::move(transformed), data_of(bias), from.clamp(output), addition, output);
+}
+
 class Winograd {
  public:
   static constexpr const char* kName = "WinogradConv";
   static constexpr size_t kInputs = 2;
 
   explicit Winograd(const Attributes& from)
-      : output_(from.layout("planar_output")), addition_(from.addition()), factor_(from.factor()), conv_(make(from)) {}
+      : output_(from.layout("planar_output")),
+        addition_(from.addition()),
+        factor_(from.factor()),
+        conv_(make_winograd(from, addition_, output_)) {}
 
-  void compute(Call& call) const { convolve(call, conv_, window(), Layout::kBlocked, output_, addition_, factor_); }
+  void compute(Call& call) const {
+    convolve(call, conv_, winograd_window(), Layout::kBlocked, output_, addition_, factor_);
+  }
 
  private:
-  static Window window() {
-    Window window;
-    window.height = window.width = 3;
-    window.top = window.left = window.bottom = window.right = 1;
-    return window;
-  }
-
-  WinogradConv make(const Attributes& from) const {
-    const LentTensor weights = from.weights("weights");
-    Attributes::require(weights, "weights", {0, 0, 3, 3});
-    const auto bias = from.bias("bias", weights.shape[0]);
-    const int patch = from.integer("patch", 4, 6);
-    if (patch == 5) throw std::invalid_argument("patch must be 4 or 6, got 5");
-    auto transformed =
-        shared_weights<WinogradWeights>(weights, size_of(weights.shape[0]), size_of(weights.shape[1]), patch);
-    return WinogradConv(std::move(transformed), data_of(bias), from.clamp(output_), addition_, output_);
-  }
-
   const Layout output_;
   const Addition addition_;
   const int factor_;
+  const WinogradConv conv_;
+};
+
+class WinogradLevels {
+ public:
+  static constexpr const char* kName = "WinogradLevels";
+  static constexpr size_t kInputs = WinogradConv::kMaxLevels, kOutputs = kInputs;
+
+  explicit WinogradLevels(const Attributes& from)
+      : levels_(from.integer("levels", 1, WinogradConv::kMaxLevels)),
+        output_(from.layout("planar_output")),
+        conv_(make_winograd(from, Addition::kNone, output_)) {}
+
+  void compute(Call& call) const {
+    ConvCall levels[WinogradConv::kMaxLevels];
+    for (int i = 0; i < levels_; ++i) {
+      const auto index = static_cast<size_t>(i);
+      const Image image = call.image(Layout::kBlocked, conv_.in_channels(), index);
+      call.make_output(behind(winograd_window(), image, output_, conv_.out_channels()), index);
+      if (image.is_empty()) continue;  // No patches.
+      levels[i].batch = image.batch;
+      levels[i].height = image.height;
+      levels[i].width = image.width;
+      levels[i].input = call.input;
+      levels[i].output = call.output;
+    }
+    conv_.run(levels, levels_, call.scratch(conv_.scratch_floats(levels, levels_)), call.threads());
+  }
+
+ private:
+  const int levels_;
+  const Layout output_;
   const WinogradConv conv_;
 };
 
@@ -264,8 +303,8 @@ class BlockedAdd {
 }  // namespace
 
 std::vector<CustomOp> float_operators() {
-  return {make_op<ToBlocked>(), make_op<FromBlocked>(), make_op<BlockedConv>(), make_op<Winograd>(),
-          make_op<Depthwise>(), make_op<MaxPool>(),     make_op<BlockedAdd>()};
+  return {make_op<ToBlocked>(),      make_op<FromBlocked>(), make_op<BlockedConv>(), make_op<Winograd>(),
+          make_op<WinogradLevels>(), make_op<Depthwise>(),   make_op<MaxPool>(),     make_op<BlockedAdd>()};
 }
 
 }  // namespace retinasdk::ort

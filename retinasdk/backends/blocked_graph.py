@@ -20,12 +20,13 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
-from retinasdk.backends.blocked_steps import Step, find_steps
+from retinasdk.backends.blocked_steps import WINOGRAD, Step, find_steps
 from retinasdk.backends.graph_edit import GraphEdit, Rewritten, read
 from retinasdk.backends.graph_facts import GraphFacts, known_size
+from retinasdk.backends.pyramid_levels import find_levels
 from retinasdk.backends.winograd_choice import with_winograd
 
-TO_BLOCKED, FROM_BLOCKED = "ToBlocked", "FromBlocked"
+TO_BLOCKED, FROM_BLOCKED, LEVELS = "ToBlocked", "FromBlocked", "WinogradLevels"
 
 _EIGHT_BITS = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "DynamicQuantizeLinear")
 # Rearranging a value takes as long as this many multiplications, about. Regions that do fewer are left alone.
@@ -77,6 +78,7 @@ class Plan:
         steps: The operators by their place in the graph.
         wanted: Names of the tensors that are read as blocked images.
         blocked: Names of the tensors that are made as blocked images.
+        levels: By the place of each step of a group, the group: convolutions that one operator does.
     """
 
     def __init__(
@@ -102,7 +104,11 @@ class Plan:
         self._lay_out()
         self._leave_what_gains_nothing()
         self._lay_out()
-        self.steps = {step.place: step for step in with_winograd(list(self.steps.values()), self._size)}
+        groups = find_levels(facts, self.steps.values(), self.wanted)
+        self.steps = {step.place: step for step in with_winograd(list(self.steps.values()), self._size, groups)}
+        # Those that gain nothing by Winograd's algorithm stay by themselves.
+        kept = [tuple(self.steps[step.place] for step in group) for group in groups]
+        self.levels = {step.place: group for group in kept if group[0].kind == WINOGRAD for step in group}
 
     def blocked_inputs(self, step: Step) -> list[str]:
         """Returns the tensors that a step reads as blocked images."""
@@ -220,30 +226,58 @@ class BlockedEdit:
         self.graph.keep(node.inputs, node.outputs, node.raw, node.type)
 
     def write(self, step: Step) -> None:
-        """Writes the operator of a step."""
+        """Writes the operator of a step. That of a group of steps is written in the place of its last one."""
+        group = self._plan.levels.get(step.place)
+        if group is None:
+            self._write(step)
+        elif step is group[-1]:
+            self._write_levels(group)
+
+    def _write(self, step: Step) -> None:
         plan = self._plan
         inputs = [self.as_blocked(name) if name in plan.blocked_inputs(step) else name for name in self._inputs(step)]
-        name, is_wanted = step.output, step.output in plan.wanted
-        is_planar = step.is_convolution and not is_wanted
-        output = name if is_planar else self._blocked_name(name)
+        output = self._output(step)
         if not step.kind:
             node = plan.facts.nodes[step.place]
             inputs += node.inputs[1:]
             self.graph.keep(inputs, [output], node.with_tensors(inputs, [output]), node.type)
         else:
-            attributes, lent = self._attributes(step, is_planar=is_planar), self.graph.lend(step.weights, step.output)
-            name_of_node = plan.facts.nodes[step.nodes[0]].name
-            self.graph.add(step.kind, inputs, output, attributes, lent, name=name_of_node)
-        if not is_planar and plan.needs_planar(name):
+            self._add(step.kind, inputs, [output], step, self._attributes(step))
+        self._write_planar(step)
+
+    def _write_levels(self, steps: tuple[Step, ...]) -> None:
+        inputs, outputs = [self.as_blocked(step.input) for step in steps], [self._output(step) for step in steps]
+        attributes = self._attributes(steps[0])
+        del attributes["addition"]
+        self._add(LEVELS, inputs, outputs, steps[0], {**attributes, "levels": len(steps)})
+        for step in steps:
+            self._write_planar(step)
+
+    def _add(
+        self, kind: str, inputs: list[str], outputs: list[str], step: Step, attributes: dict[str, int | float]
+    ) -> None:
+        lent = self.graph.lend(step.weights, step.output)
+        self.graph.add(kind, inputs, outputs, attributes, lent, name=self._plan.facts.nodes[step.nodes[0]].name)
+
+    def _is_planar(self, step: Step) -> bool:
+        return step.is_convolution and step.output not in self._plan.wanted
+
+    def _output(self, step: Step) -> str:
+        return step.output if self._is_planar(step) else self._blocked_name(step.output)
+
+    def _write_planar(self, step: Step) -> None:
+        """Rearranges the output of a step if it is needed as a planar image, too."""
+        plan, name = self._plan, step.output
+        if not self._is_planar(step) and plan.needs_planar(name):
             shape = plan.facts.shape(name)
             channels = shape.channels if shape is not None and isinstance(shape.channels, int) else 0
-            self.graph.add(FROM_BLOCKED, [output], name, {"channels": channels})
+            self.graph.add(FROM_BLOCKED, [self._blocked_name(name)], [name], {"channels": channels})
 
     @staticmethod
     def _inputs(step: Step) -> list[str]:
         return [step.input, step.added] if step.added else [step.input]
 
-    def _attributes(self, step: Step, *, is_planar: bool) -> dict[str, int | float]:
+    def _attributes(self, step: Step) -> dict[str, int | float]:
         attributes = dict(step.attributes)
         if step.weights:  # The operators have no default values.
             attributes = {"addition": 0, **attributes}
@@ -255,17 +289,18 @@ class BlockedEdit:
             if not step.weights:
                 attributes |= {"kernel_y": step.window.kernel[0], "kernel_x": step.window.kernel[1]}
         if step.is_convolution:
-            attributes["planar_output"] = int(is_planar)
+            attributes["planar_output"] = int(self._is_planar(step))
             if "patch" not in attributes:
                 attributes["planar_input"] = int(step.input not in self._plan.blocked_inputs(step))
         return attributes
 
     def as_blocked(self, name: str) -> str:
         """Returns the name of a blocked image, which is made from the planar one if it does not exist."""
-        if name in self._blocked_names:
-            return self._blocked_names[name]
+        known = name in self._blocked_names or name in self._plan.blocked  # The operator may be written later.
         blocked = self._blocked_name(name)
-        self.graph.add(TO_BLOCKED, [name], blocked, {})
+        if known:
+            return blocked
+        self.graph.add(TO_BLOCKED, [name], [blocked], {})
         return blocked
 
     def _blocked_name(self, name: str) -> str:

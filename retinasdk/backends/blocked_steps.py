@@ -84,9 +84,24 @@ class Step:
         return self.kind == CONV and self.window is not None and replace(self.window, same=False) == plain
 
     @property
+    def is_plain_3x3(self) -> bool:
+        """Whether it is a 3x3 convolution that keeps the size."""
+        walk = self.window
+        return (
+            self.kind == CONV
+            and walk is not None
+            and (walk.kernel, walk.strides, walk.pads) == ((3, 3), (1, 1), (1, 1, 1, 1))
+        )
+
+    @property
     def multiplications(self) -> int:
         """The number of multiplications for one pixel of the output."""
         return sum(values.size for values in self.weights.values() if values.ndim == 4)
+
+
+def address(values: Floats) -> int:
+    """Returns where the values of a tensor lie: equal for tensors that are the same one."""
+    return int(values.__array_interface__["data"][0])
 
 
 def find_steps(facts: GraphFacts) -> list[Step]:
@@ -263,8 +278,10 @@ def _max_pool(facts: GraphFacts, index: int, node: Node) -> Step | None:
     if len(kernel) != 2:
         return None
     walk, shape = window(node, (kernel[0], kernel[1])), facts.shape(node.inputs[0])
-    if walk is None or not _is_supported(walk) or shape is None or node.integer("storage_order", 0):
+    if walk is None or not _is_supported(walk) or node.integer("storage_order", 0):
         return None
+    if shape is None or not isinstance(shape.channels, int):
+        return None  # Its output may be needed as a planar image, for which the number of channels must be known.
     return Step(MAX_POOL, (index,), node.inputs[0], node.outputs[0], window=walk)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 from retinasdk._util.onnx_files import external_locations
 from retinasdk._util.onnx_wire import Field, fields, length_prefix
@@ -110,6 +112,10 @@ def read(path: Path) -> ReadModel | None:
     return ReadModel(tuple(part.raw for part in model if part.number != MODEL_GRAPH), parts, facts)
 
 
+# Inputs, outputs, what is written, and the kind of a node.
+_Node: TypeAlias = tuple[Sequence[str], Sequence[str], bytes | memoryview | Operator, str]
+
+
 class GraphEdit:
     """Collects the nodes of the new graph, in their order."""
 
@@ -119,7 +125,7 @@ class GraphEdit:
         self._lent: dict[str, Floats] = {}
         self._lent_names: dict[tuple[int, tuple[int, ...]], str] = {}
         self._names = {*model.facts.makers, *model.facts.readers, *model.facts.outputs}
-        self._nodes: list[tuple[Sequence[str], Sequence[str], bytes | memoryview | Operator, str]] = []
+        self._nodes: list[_Node] = []
 
     def keep(self, inputs: Sequence[str], outputs: Sequence[str], content: bytes | memoryview, kind: str) -> None:
         """Adds a node of ONNX."""
@@ -129,14 +135,14 @@ class GraphEdit:
         self,
         kind: str,
         inputs: Iterable[str],
-        output: str,
+        outputs: Iterable[str],
         attributes: Mapping[str, int | float],
         lent: dict[str, str] | None = None,
         *,
         name: str = "",
     ) -> None:
-        """Adds an operator of retinasdk. If its output is not needed, it is left out in the end."""
-        operator = Operator(kind, tuple(inputs), (output,), name, dict(attributes), lent or {})
+        """Adds an operator of retinasdk. If none of its outputs is needed, it is left out in the end."""
+        operator = Operator(kind, tuple(inputs), tuple(outputs), name, dict(attributes), lent or {})
         self._nodes.append((operator.inputs, operator.outputs, operator, kind))
 
     def lend(self, weights: Mapping[str, Floats], output: str) -> dict[str, str]:
@@ -176,14 +182,30 @@ class GraphEdit:
         written = (part for *_, part, _ in nodes)
         return Rewritten(self._lent, ours, others, self._model.others, (*written, *kept))
 
-    def _living(
-        self,
-    ) -> tuple[list[tuple[Sequence[str], Sequence[str], bytes | memoryview | Operator, str]], set[str]]:
-        """Returns the nodes whose outputs are read, and the names of all tensors that are."""
+    def _living(self) -> tuple[list[_Node], set[str]]:
+        """Returns the nodes whose outputs are read, in an order that they can run in, and the tensors read."""
         read = set(self._model.facts.outputs)
         living = []
-        for node in reversed(self._nodes):
+        for node in reversed(self._in_order()):
             if not read.isdisjoint(node[1]):
                 read.update(node[0])
                 living.append(node)
         return living[::-1], read
+
+    def _in_order(self) -> list[_Node]:
+        """Returns the nodes so that each follows those whose outputs it reads, else in the order of their addition."""
+        makers = {name: index for index, node in enumerate(self._nodes) for name in node[1]}
+        missing = [{makers[name] for name in node[0] if name in makers} for node in self._nodes]
+        readers: list[list[int]] = [[] for _ in self._nodes]
+        for index, sources in enumerate(missing):
+            for source in sources:
+                readers[source].append(index)
+        ready = [index for index, sources in enumerate(missing) if not sources]
+        order = []
+        while ready:
+            order.append(index := heapq.heappop(ready))
+            for reader in readers[index]:
+                missing[reader].discard(index)
+                if not missing[reader]:
+                    heapq.heappush(ready, reader)
+        return [self._nodes[index] for index in order]

@@ -99,13 +99,13 @@ class _Edit:
         lent = self._graph.lend(step.weights, step.output)
         name = self._facts.nodes[step.nodes[0]].name
         if step.kind == FLOAT_CONV:
-            self._graph.add(step.kind, inputs, step.output, step.attributes, lent, name=name)
+            self._graph.add(step.kind, inputs, [step.output], step.attributes, lent, name=name)
             return
         output = self._blocked_name(step.output)
-        self._graph.add(step.kind, inputs, output, step.attributes, lent, name=name)
+        self._graph.add(step.kind, inputs, [output], step.attributes, lent, name=name)
         shape = self._facts.shape(step.output)
         channels = shape.channels if shape is not None and isinstance(shape.channels, int) else 0
-        self._graph.add(PLANAR_CODES, [output], step.output, {"channels": channels})
+        self._graph.add(PLANAR_CODES, [output], [step.output], {"channels": channels})
 
     def _as_blocked(self, codes: Codes) -> str:
         """Returns the name of the blocked codes, which are made from a tensor in float32 if they do not exist."""
@@ -116,7 +116,7 @@ class _Edit:
         read_from = self._floats.as_blocked(source) if is_blocked else source
         blocked = self._blocked_name(codes.name)
         attributes = {"scale": codes.scale, "zero": codes.zero, "planar_input": int(not is_blocked)}
-        self._graph.add(QUANTIZE, [read_from], blocked, attributes)
+        self._graph.add(QUANTIZE, [read_from], [blocked], attributes)
         return blocked
 
     def _blocked_name(self, name: str) -> str:

@@ -7,17 +7,18 @@ Note: What decides
     patches. So small images use F(4x4), and the smallest ones no such algorithm. On one core of a Zen 4, this estimate
     chose the fastest of the three for images of 4 x 6 to 200 x 272 pixels with 16 to 512 channels.
 
-    The heads of a network use the same weights at all its levels. Only small weights are kept in several forms: for the
-    others, the memory is worth more than the time at small levels.
+    The convolutions of a group run at once, with the same patches, and read the weights once. Other convolutions may
+    have the same weights, too. Only small weights are kept in several forms: for the others, the memory is worth more
+    than the time at small levels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TypeAlias
 
-from retinasdk.backends.blocked_steps import CONV, WINOGRAD, Step
+from retinasdk.backends.blocked_steps import WINOGRAD, Step, address
 
 Size: TypeAlias = tuple[int, int]
 
@@ -30,43 +31,42 @@ _COPY_BYTES = 1 << 20
 _LARGE = (512, 512)  # Stands for a size that is not known.
 
 
-def with_winograd(steps: list[Step], size: Callable[[Step], Size | None]) -> list[Step]:
+def with_winograd(
+    steps: list[Step], size: Callable[[Step], Size | None], groups: Iterable[tuple[Step, ...]] = ()
+) -> list[Step]:
     """Replaces 3x3 convolutions by those with Winograd's algorithm where it is faster.
 
     Args:
         steps: All operators of a graph.
         size: Returns height and width of the output of a step, or None if they are not known.
+        groups: Convolutions that run at once, see `pyramid_levels`.
 
     Returns:
         The same steps, in their order.
     """
-    groups: dict[int, list[tuple[Step, Size]]] = {}
-    for step in steps:
-        if _is_possible(step):
-            groups.setdefault(_address(step), []).append((step, size(step) or _LARGE))
+    grouped = {step.place: group for group in groups for step in group}
+    runs = {group[0].place: group for group in (grouped.get(step.place, (step,)) for step in steps)}
+    by_weights: dict[int, list[tuple[tuple[Step, ...], list[Size]]]] = {}
+    for run in runs.values():
+        if _is_possible(run[0]):
+            sizes = [size(step) or _LARGE for step in run]
+            by_weights.setdefault(address(run[0].weights["weights"]), []).append((run, sizes))
     patches: dict[int, int] = {}
-    for group in groups.values():
-        common = _fastest([each for _, each in group])
-        for step, each in group:
-            own = _fastest([each])
-            copied = own != common and step.weights["weights"].nbytes * _growth(own) > _COPY_BYTES
-            patches[step.place] = common if copied else own
+    for same in by_weights.values():
+        common = _fastest([sizes for _, sizes in same])
+        for run, sizes in same:
+            own = _fastest([sizes])
+            copied = own != common and run[0].weights["weights"].nbytes * _growth(own) > _COPY_BYTES
+            patches |= dict.fromkeys((step.place for step in run), common if copied else own)
     return [_changed(step, patches.get(step.place, _DIRECT)) for step in steps]
 
 
 def _is_possible(step: Step) -> bool:
-    walk = step.window
-    if step.kind != CONV or walk is None or step.weights["weights"].shape[1] < _LEAST_CHANNELS:
-        return False
-    return (walk.kernel, walk.strides, walk.pads) == ((3, 3), (1, 1), (1, 1, 1, 1))
+    return step.is_plain_3x3 and step.weights["weights"].shape[1] >= _LEAST_CHANNELS
 
 
 def _changed(step: Step, patch: int) -> Step:
     return replace(step, kind=WINOGRAD, attributes={**step.attributes, "patch": patch}) if patch != _DIRECT else step
-
-
-def _address(step: Step) -> int:
-    return int(step.weights["weights"].__array_interface__["data"][0])
 
 
 def _growth(patch: int) -> float:
@@ -74,11 +74,13 @@ def _growth(patch: int) -> float:
     return 1.0 if patch == _DIRECT else (patch + 2) ** 2 / 9
 
 
-def _fastest(sizes: list[Size]) -> int:
-    """Returns the size of the patches for images that are convolved with the same weights."""
-    best, least = _DIRECT, 9.0 * sum(height * width + _READING for height, width in sizes)
+def _fastest(runs: list[list[Size]]) -> int:
+    """Returns the size of the patches for images that have the same weights, and are convolved in some runs."""
+    sizes = [size for run in runs for size in run]
+    reading = _READING * len(runs)
+    best, least = _DIRECT, 9.0 * (sum(height * width for height, width in sizes) + reading)
     for patch in _PATCHES:
-        count = sum(-(-height // patch) * -(-width // patch) + _READING for height, width in sizes)
+        count = sum(-(-height // patch) * -(-width // patch) for height, width in sizes) + reading
         if (patch + 2) ** 2 * count < _GAIN * least:
             best, least = patch, (patch + 2) ** 2 * count
     return best

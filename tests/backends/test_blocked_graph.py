@@ -255,7 +255,7 @@ def test_images_are_rearranged_once(tmp_path: Path) -> None:
     ]
     found = operators(nodes, tmp_path, outputs=("a", "c", "d", "e", "g"))
     assert Counter(kinds(found)) == Counter(
-        {"Sigmoid": 2, "Softplus": 1, "ToBlocked": 1, "FromBlocked": 1, "WinogradConv": 4, "Relu": 1}
+        Sigmoid=2, Softplus=1, ToBlocked=1, FromBlocked=1, WinogradConv=1, WinogradLevels=1, Relu=1
     )
     (relu,) = (item for item in found if item.op_type == "Relu")
     assert (list(relu.input), list(relu.output)) == (["b/blocked"], ["f/blocked"])
@@ -304,12 +304,13 @@ def test_whole_networks_stay_blocked(tmp_path: Path) -> None:
     edited = blocked_graph.rewritten(find_model("people"), input_size=(512, 768))
     assert edited is not None
     assert edited.others == {}
-    assert set(edited.counts) == {"BlockedConv", "WinogradConv", "DepthwiseBlock"}
+    assert set(edited.counts) == {"BlockedConv", "WinogradConv", "WinogradLevels", "DepthwiseBlock"}
     assert edited.counts["DepthwiseBlock"] == 16
+    assert edited.counts["WinogradLevels"] == 6  # Three layers of each head.
     edited = rewritten_model(random_retinanet("tiny")[0], tmp_path)
     assert edited is not None
     assert edited.others == {"Relu": 1}  # Before P7. It is done on blocked images.
-    assert set(edited.counts) == {"BlockedConv", "WinogradConv"}
+    assert set(edited.counts) == {"BlockedConv", "WinogradConv", "WinogradLevels"}
 
 
 # -- what is not rewritten at all --------------------------------------------------------------------------------------

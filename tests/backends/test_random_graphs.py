@@ -35,6 +35,7 @@ def test_random_graphs(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     every = {
         "BlockedConv",
         "WinogradConv",
+        "WinogradLevels",
         "DepthwiseBlock",
         "BlockedMaxPool",
         "BlockedAdd",

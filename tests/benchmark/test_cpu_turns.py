@@ -96,13 +96,22 @@ def model(benchmark: Any) -> Any:
         # 10 x 14 pixels are 2 x 3 patches of 6 x 6, and 3 x 4 of 4 x 4.
         (("WinogradConv", ["f/blocked"], "y", 6), "heads", 1152 * 140, 128 * 64 * 6, 24 * 140 + 128 * 64),
         (("WinogradConv", ["f/blocked"], "y", 4), "heads", 1152 * 140, 128 * 36 * 12, 24 * 140 + 128 * 36),
+        # And 5 x 7 pixels are 1 x 2 patches of 6 x 6.
+        (
+            ("WinogradLevels", ["f/blocked", "g/blocked"], ["y", "z"], 6),
+            "heads",
+            1152 * 175,
+            128 * 64 * 8,
+            24 * 175 + 128 * 64,
+        ),
         (("BlockedMaxPool", ["f/blocked"], "g/blocked"), "other operators", 0, 0, 16 * 140 + 16 * 35),
         (("ToBlocked", ["f"], "f/blocked"), "conversions of layout", 0, 0, 2 * 16 * 140),
     ],
 )
 def test_the_work_of_operators(node: Any, kind: str, direct: int, computed: int, moved: int, model: Any) -> None:
     operator, inputs, output, *patch = node
-    work = model.work(helper.make_node(operator, inputs, [output], **({"patch": patch[0]} if patch else {})))
+    outputs = output if isinstance(output, list) else [output]
+    work = model.work(helper.make_node(operator, inputs, outputs, **({"patch": patch[0]} if patch else {})))
     assert (work.kind, work.direct, work.computed, work.bytes) == (kind, direct, computed, 4 * moved)
 
 

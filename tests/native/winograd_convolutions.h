@@ -197,13 +197,62 @@ inline void check_refusals() {
   using retinasdk::WinogradWeights;
   check_refused("channels must be 1 to 65536, got 0 out, 8 in", [] { WinogradWeights(nullptr, 0, 8, 6); });
   check_refused("patch must be 6 or 4, got 5", [] { WinogradWeights(nullptr, 8, 8, 5); });
+  const std::vector<float> weights(9, 1.0f);
+  const retinasdk::WinogradConv conv(std::make_shared<const WinogradWeights>(weights.data(), 1, 1, 6), nullptr, {},
+                                     Addition::kNone, Layout::kBlocked);
+  const std::vector<retinasdk::ConvCall> calls(9);
+  check_refused("there must be at most 8 levels, got 9", [&] { conv.scratch_floats(calls.data(), 9); });
+}
+
+// Images of several sizes in one call give what each gives in a call of its own.
+inline void check_levels(Random& random, bool small = false) {
+  std::vector<Case> levels{make_case(random, small)};
+  levels.front().addition = Addition::kNone;
+  levels.front().added.clear();
+  const int count = random.integer(1, retinasdk::WinogradConv::kMaxLevels);
+  while (static_cast<int>(levels.size()) < count) {
+    Case level = levels.front();
+    level.batch = random.integer(0, 2);
+    level.height = random.integer(1, 20);
+    level.width = random.integer(1, 20);
+    level.input = values(random, size_of(level.batch, level.in, level.height, level.width));
+    levels.push_back(std::move(level));
+  }
+  const Case& first = levels.front();
+  const auto weights =
+      std::make_shared<const retinasdk::WinogradWeights>(first.weights.data(), first.out, first.in, first.patch);
+  const int channels = first.output == Layout::kPlanar ? first.out : retinasdk::blocks_of(first.out) * kBlock;
+  for (const retinasdk::convolution::Kernels* kernels : retinasdk::convolution::usable_kernels()) {
+    const retinasdk::WinogradConv conv(weights, first.bias.empty() ? nullptr : first.bias.data(), first.clamp,
+                                       first.addition, first.output, *kernels);
+    std::vector<std::vector<float>> inputs, outputs;
+    std::vector<retinasdk::ConvCall> calls;
+    for (const Case& level : levels) {
+      inputs.push_back(blocked(level.input, level.batch, level.in, level.height, level.width));
+      outputs.emplace_back(size_of(level.batch, channels, level.height, level.width), kNan);
+      retinasdk::ConvCall& call = calls.emplace_back();
+      call.batch = level.batch;
+      call.height = level.height;
+      call.width = level.width;
+      call.input = inputs.back().data();
+      call.output = outputs.back().data();
+    }
+    std::vector<float> scratch(conv.scratch_floats(calls.data(), count), kNan);
+    conv.run(calls.data(), count, scratch.data(), in_threads(random.integer(1, 3)));
+    for (size_t i = 0; i < levels.size(); ++i) {
+      check(same_bits(outputs[i], run(levels[i], *kernels, 1)), "a level does not depend on the others");
+    }
+  }
 }
 
 // All properties, for some rounds of random convolutions.
 inline void check_winograd(Random& random, int rounds) {
   check_refusals();
   check_nan_spreads();
-  for (int round = 0; round < rounds; ++round) check_random(random);
+  for (int round = 0; round < rounds; ++round) {
+    check_random(random);
+    check_levels(random);
+  }
 }
 
 }  // namespace winograd_tests

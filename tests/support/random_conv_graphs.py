@@ -38,7 +38,7 @@ class RandomGraph:
         steps = (
             self._conv, self._conv, self._conv, self._conv, self._relu, self._clip, self._elementwise, self._add,
             self._add, self._constants, self._batch_norm, self._max_pool, self._concat, self._pyramid,
-            self._inverted_residual, self._bottleneck, self._pooled, self._transpose,
+            self._inverted_residual, self._bottleneck, self._pooled, self._transpose, self._head,
         )  # fmt: skip
         for _ in range(self._between(3, 14)):
             self._pick(*steps)()
@@ -273,3 +273,22 @@ class RandomGraph:
     def _transpose(self) -> None:
         image = self._image()
         self._made(self._op("Transpose", [image.name], perm=[0, 1, 3, 2]), image.channels, image.width, image.height)
+
+    def _head(self) -> None:
+        """A layer or two with shared weights, on several images: level by level, or layer by layer."""
+        first = self._image()
+        levels = [image for image in self._images if image.channels == first.channels][-self._between(2, 4) :]
+        layers = []
+        for _ in range(self._between(1, 2)):
+            weights = self._weights_of((first.channels, first.channels, 3, 3))
+            layers.append([weights, self._constant(self._normal(first.channels))][: self._between(1, 2)])
+        has_relu = self._chance(0.7)
+        turns = [(layer, level) for level in range(len(levels)) for layer in range(len(layers))]
+        if self._chance(0.5):
+            turns.sort()
+        for layer, level in turns:
+            image = levels[level]
+            name = self._op("Conv", [image.name, *layers[layer]], pads=[1, 1, 1, 1])
+            levels[level] = self._made(name, image.channels, image.height, image.width)
+            if has_relu:
+                levels[level] = self._unary("Relu", levels[level])

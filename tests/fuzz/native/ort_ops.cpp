@@ -34,8 +34,8 @@ struct KernelInfo {
   std::map<std::string, float> numbers;
 };
 struct KernelContext {
-  std::array<const Value*, 2> inputs;  // Null: not given.
-  Value output;
+  std::array<const Value*, 8> inputs;  // Null: not given.
+  std::array<Value, 8> outputs;
 };
 struct CustomOpDomain {
   std::vector<const CustomOp*> ops;
@@ -102,12 +102,13 @@ Status* get_input(const KernelContext* context, size_t index, const Value** valu
   *value = context->inputs.at(index);
   return nullptr;
 }
-Status* get_output(KernelContext* context, size_t, const int64_t* shape, size_t rank, Value** value) {
-  context->output.shape.assign(shape, shape + rank);
+Status* get_output(KernelContext* context, size_t index, const int64_t* shape, size_t rank, Value** value) {
+  Value& output = context->outputs.at(index);
+  output.shape.assign(shape, shape + rank);
   size_t count = 1;
   for (size_t i = 0; i < rank; ++i) count *= static_cast<size_t>(shape[i]);
-  context->output.data.assign(count, std::numeric_limits<float>::quiet_NaN());
-  *value = &context->output;
+  output.data.assign(count, std::numeric_limits<float>::quiet_NaN());
+  *value = &output;
   return nullptr;
 }
 Status* create_memory_info(int, int, MemoryInfo** info) {
@@ -180,7 +181,7 @@ bool succeeded(Status* status) {
 class Use {
  public:
   Use(Random& random, const std::string& name) : random_(random) {
-    const bool is_depthwise = name == "DepthwiseBlock", is_winograd = name == "WinogradConv";
+    const bool is_depthwise = name == "DepthwiseBlock", is_winograd = name.rfind("Winograd", 0) == 0;
     const bool is_convolution = is_depthwise || is_winograd || name == "BlockedConv";
     const int in = channels(), middle = is_depthwise && random.chance(2) ? channels() : in;
     int out = is_depthwise || !is_convolution ? middle : channels();
@@ -193,6 +194,7 @@ class Use {
     integer("kernel_y", height);
     integer("kernel_x", width);
     integer("patch", random.chance(2) ? 4 : 6);
+    integer("levels", random.integer(1, 2));
     if (is_convolution) lend("", out, is_depthwise ? 1 : in, height, width);
     if (is_depthwise && middle != in) lend("expand_", middle, in, 1, 1);
     if (is_depthwise && random.chance(2)) lend("project_", out = channels(), middle, 1, 1);
@@ -203,7 +205,7 @@ class Use {
     const int rows = side(image, 2, height, {"top", "bottom", "stride_y"}, is_winograd || !is_convolution);
     const int columns = side(image, 3, width, {"left", "right", "stride_x"}, is_winograd || !is_convolution);
     const bool is_smaller = addition == 2 && random.chance(2);
-    added = make_value(false, out, is_smaller ? random.integer(1, rows) : rows,
+    added = make_value(false, name == "WinogradLevels" ? in : out, is_smaller ? random.integer(1, rows) : rows,
                        is_smaller ? random.integer(1, columns) : columns);
     has_added = random.chance(24) ? random.chance(2) : addition != 0;
   }
@@ -335,16 +337,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* bytes, size_t count) {
     const ApiBase base{table, [] { return "1.17.0"; }};
     return succeeded(RegisterCustomOps(&options, &base));
   }();
-  check(is_ready && registered.ops.size() >= 7, "the operators are registered");
+  check(is_ready && registered.ops.size() >= 8, "the operators are registered");
   Random random(bytes, count);
   if (random.chance(32)) check_exceptions(random);
-  const CustomOp& op = *registered.ops[static_cast<size_t>(random.integer(0, 6))];  // Those of float32.
+  const CustomOp& op = *registered.ops[static_cast<size_t>(random.integer(0, 7))];  // Those of float32.
   const Use use(random, op.get_name(&op));
   void* kernel = nullptr;
   if (!succeeded(op.create_kernel_v2(&op, table(kApiVersion), &use.info, &kernel))) return 0;
   KernelContext context{{&use.image, use.has_added ? &use.added : nullptr}, {}};
   if (succeeded(op.compute_v2(kernel, &context))) {
-    for (const float value : context.output.data) check(value == value, "every output is written");
+    for (const Value& output : context.outputs) {
+      for (const float value : output.data) check(value == value, "every output is written");
+    }
   }
   op.destroy_kernel(kernel);
   return 0;
