@@ -172,6 +172,36 @@ def test_what_is_not_there_is_refused(
     assert message in " ".join(refused.split())
 
 
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not on the PATH")
+def test_a_program_in_cpp_links_the_cuda_kernels(tmp_path: Path) -> None:
+    """By a C++ compiler alone, which must be told of the CUDA runtime. Without a GPU, it says so."""
+    options = ("-DRETINASDK_PYTHON=OFF", "-DRETINASDK_CUDA=ON", "-DRETINASDK_RUNTIME=OFF")
+    build(ROOT, tmp_path / "package", *options, "-DCMAKE_CUDA_ARCHITECTURES=87-virtual")
+    call("cmake", "--install", tmp_path / "package", "--prefix", tmp_path / "installed")
+    (tmp_path / "CMakeLists.txt").write_text("""
+cmake_minimum_required(VERSION 3.21)
+project(one CXX)
+find_package(retinasdk CONFIG REQUIRED COMPONENTS core cuda)
+add_executable(one main.cpp)
+target_link_libraries(one PRIVATE retinasdk::cuda)
+""")
+    (tmp_path / "main.cpp").write_text("""
+#include <retinasdk/ops_cuda.h>
+#include <cstdio>
+int main() {
+  std::string reason;
+  const int count = retinasdk::cuda::device_count(&reason);
+  retinasdk::cuda::DeviceNmsOptions options{};
+  options.max_detections = 100;
+  std::printf("%d %zu %s", count, retinasdk::cuda::nms_scratch_bytes(1, 1000, options), reason.c_str());
+}
+""")
+    build(tmp_path, tmp_path / "build", f"-DCMAKE_PREFIX_PATH={tmp_path / 'installed'}")
+    count, scratch, *reason = call(tmp_path / "build" / "one").split(maxsplit=2)
+    assert int(scratch) > 136 * 1024
+    assert int(count) > 0 or reason
+
+
 def test_fetch_content(wanted: str, tmp_path: Path) -> None:
     """In another project: only the library is built, and nothing of retinasdk is set, defined or installed there."""
     shutil.copy(MAIN, tmp_path)
