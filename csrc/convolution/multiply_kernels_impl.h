@@ -108,6 +108,17 @@ void multiply_tile(const Product& product, int pixel, int block) {
     RETINASDK_UNROLL
     for (int i = 0; i < Pixels; ++i) sums[i][o] = start;
   }
+  // Images that are added and written are large: they come from memory while the products are computed.
+  if (product.added != nullptr) {
+    for (int o = 0; o < Blocks; ++o) {
+      const float* added = product.added + (block + o) * product.added_block_step + pixel * product.added_pixel_step;
+      float* to = product.output + (block + o) * product.out_block_step + pixel * product.out_pixel_step;
+      for (int i = 0; i < Pixels; ++i) {
+        prefetch_to_read(added + i * product.added_pixel_step);
+        prefetch_to_write(to + i * product.out_pixel_step);
+      }
+    }
+  }
   for (int tap = 0; tap < product.tap_count; ++tap) {
     FourPixels from[kFours];
     RETINASDK_UNROLL

@@ -209,6 +209,19 @@ RETINASDK_INLINE Vec8 clamped(Vec8 low, Vec8 high, Vec8 a) {
 RETINASDK_INLINE void load(const float* from, Vec16& to) { to = load(from); }
 RETINASDK_INLINE void broadcast(float value, Vec16& to) { to = broadcast(value); }
 
+// Fetches the cache line of an address before it is read or written. The address may lie outside of the array, because
+// nothing is read.
+RETINASDK_INLINE void prefetch_to_read([[maybe_unused]] const float* address) {
+#ifdef __GNUC__
+  __builtin_prefetch(address);
+#endif
+}
+RETINASDK_INLINE void prefetch_to_write([[maybe_unused]] float* address) {
+#ifdef __GNUC__
+  __builtin_prefetch(address, 1);
+#endif
+}
+
 // Limits values to low..high. NaN stays NaN.
 RETINASDK_INLINE Vec16 clamped(Vec16 low, Vec16 high, Vec16 value) { return smaller(high, larger(low, value)); }
 

@@ -16,21 +16,6 @@ namespace {
 
 RETINASDK_INLINE int least(int a, int b) { return a < b ? a : b; }
 
-// Prefetches a cache line of the input that is read soon: a patch is many short lines, which processors do not foresee.
-// The address may lie outside of the input, because nothing is read.
-RETINASDK_INLINE void prefetch_soon([[maybe_unused]] const float* address) {
-#ifdef __GNUC__
-  __builtin_prefetch(address);
-#endif
-}
-
-// The same for a cache line that is written soon.
-RETINASDK_INLINE void prefetch_to_write([[maybe_unused]] float* address) {
-#ifdef __GNUC__
-  __builtin_prefetch(address, 1);
-#endif
-}
-
 // -- input -----------------------------------------------------------------------------------------------------------
 
 // Applies B' in place.
@@ -67,7 +52,7 @@ RETINASDK_INLINE void spread(Vec16 (&d)[6]) {
   d[5] = t5;
 }
 
-// Transforms one patch. Pixel (y, x) is at from + y * row + x * 16. The next patch, to the right, is prefetched.
+// Transforms one patch. Pixel (y, x) is at from + y * row + x * 16. What the next patch reads and writes is prefetched.
 template <int Side>
 RETINASDK_INLINE void transform_patch(const float* from, std::ptrdiff_t row, float* to, std::ptrdiff_t step) {
   alignas(64) float rows[Side][Side][kBlock];
@@ -75,8 +60,9 @@ RETINASDK_INLINE void transform_patch(const float* from, std::ptrdiff_t row, flo
     Vec16 d[Side];
     RETINASDK_UNROLL
     for (int x = 0; x < Side; ++x) d[x] = load(from + y * row + x * kBlock);
+    // Processors do not foresee the many short lines of the next patch, to the right.
     RETINASDK_UNROLL
-    for (int x = 2; x < Side; ++x) prefetch_soon(from + y * row + (x + Side - 2) * kBlock);
+    for (int x = 2; x < Side; ++x) prefetch_to_read(from + y * row + (x + Side - 2) * kBlock);
     spread(d);
     RETINASDK_UNROLL
     for (int x = 0; x < Side; ++x) store(rows[y][x], d[x]);
@@ -171,7 +157,7 @@ void transform_output_patches(const OutputTransform& transform) {
       RETINASDK_UNROLL
       for (int k = 0; k < kSide; ++k) {
         m[k] = load(from + (k * kSide + x) * step);
-        prefetch_soon(from + (k * kSide + x) * step + 2 * kBlock);
+        prefetch_to_read(from + (k * kSide + x) * step + 2 * kBlock);
       }
       gather(m, y);
       RETINASDK_UNROLL
