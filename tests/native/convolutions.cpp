@@ -2,9 +2,11 @@
 //
 // The pieces of work run in threads, so that the thread sanitizer detects pieces that write to the same output.
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <set>
 #include <string>
@@ -68,6 +70,37 @@ void check_sharing(Random& random) {
   check(one != shared(nearly), "weights that differ in one bit are not shared");
 }
 
+// Whether the system was asked for large pages at an address: "hg" is among the flags of its mapping.
+bool wants_large_pages(const void* memory) {
+  const auto address = reinterpret_cast<std::uintptr_t>(memory);
+  std::ifstream mappings("/proc/self/smaps");
+  bool is_here = false;
+  for (std::string line; std::getline(mappings, line);) {
+    unsigned long long begin = 0, end = 0;
+    if (std::sscanf(line.c_str(), "%llx-%llx ", &begin, &end) == 2) is_here = begin <= address && address < end;
+    if (is_here && line.rfind("VmFlags:", 0) == 0) return (line + " ").find(" hg ") != std::string::npos;
+  }
+  return false;
+}
+
+// Large arrays lie in large pages, small ones and parts of a page do not.
+void check_large_pages() {
+  using retinasdk::cpu::kLargePage;
+  const retinasdk::AlignedFloats small = retinasdk::make_aligned(100), large = retinasdk::make_aligned(3 << 20);
+  check(reinterpret_cast<std::uintptr_t>(small.get()) % retinasdk::kAlignment == 0, "small arrays are aligned");
+  check(reinterpret_cast<std::uintptr_t>(large.get()) % kLargePage == 0, "large arrays begin with a page");
+  large[0] = large[(3 << 20) - 1] = 1.0f;
+  std::vector<char> bytes(4 * kLargePage);
+  const auto begin = reinterpret_cast<std::uintptr_t>(bytes.data());
+  char* const inside = bytes.data() + (kLargePage - begin % kLargePage) + 1;
+  retinasdk::cpu::prefer_large_pages(inside, kLargePage);
+#if defined(__linux__) && defined(__x86_64__)  // Not where another machine is emulated.
+  if (!std::ifstream("/sys/kernel/mm/transparent_hugepage/enabled")) return;
+  check(wants_large_pages(large.get()), "large arrays lie in large pages");
+  check(!wants_large_pages(inside), "a part of a page is left alone");
+#endif
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -79,6 +112,7 @@ int main(int argc, char** argv) {
   blocked_layouts::check_refusals();
   depthwise_blocks::check_refusals();
   check_sharing(random);
+  check_large_pages();
   for (int round = 0; round < rounds; ++round) {
     direct_convolutions::check_product(random);
     direct_convolutions::check_random(random);
