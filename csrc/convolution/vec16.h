@@ -28,6 +28,13 @@
 
 namespace {
 
+// The body of a function whose vectors have four parts.
+#define RETINASDK_EACH_PART(expression)                    \
+  Vec16 result;                                            \
+  RETINASDK_UNROLL                                         \
+  for (int i = 0; i < 4; ++i) result.part[i] = expression; \
+  return result
+
 #if defined(RETINASDK_VEC16_AVX512)
 
 struct Vec16 {
@@ -84,12 +91,6 @@ struct Vec16 {
   float32x4_t part[4];
 };
 
-#define RETINASDK_EACH_PART(expression)                    \
-  Vec16 result;                                            \
-  RETINASDK_UNROLL                                         \
-  for (int i = 0; i < 4; ++i) result.part[i] = expression; \
-  return result
-
 RETINASDK_INLINE Vec16 load(const float* from) { RETINASDK_EACH_PART(vld1q_f32(from + 4 * i)); }
 RETINASDK_INLINE Vec16 broadcast(float value) { RETINASDK_EACH_PART(vdupq_n_f32(value)); }
 RETINASDK_INLINE void store(float* to, Vec16 a) {
@@ -109,7 +110,6 @@ RETINASDK_INLINE Vec16 larger(Vec16 a, Vec16 b) {
 RETINASDK_INLINE Vec16 smaller(Vec16 a, Vec16 b) {
   RETINASDK_EACH_PART(vbslq_f32(vcltq_f32(a.part[i], b.part[i]), a.part[i], b.part[i]));
 }
-#undef RETINASDK_EACH_PART
 
 #elif defined(__GNUC__)
 
@@ -119,12 +119,6 @@ using Part = float __attribute__((vector_size(16)));
 struct Vec16 {
   Part part[4];
 };
-
-#define RETINASDK_EACH_PART(expression)                    \
-  Vec16 result;                                            \
-  RETINASDK_UNROLL                                         \
-  for (int i = 0; i < 4; ++i) result.part[i] = expression; \
-  return result
 
 RETINASDK_INLINE Vec16 load(const float* from) {
   Vec16 result;
@@ -139,7 +133,6 @@ RETINASDK_INLINE Vec16 operator*(Vec16 a, Vec16 b) { RETINASDK_EACH_PART(a.part[
 RETINASDK_INLINE Vec16 fused(Vec16 a, Vec16 b, Vec16 c) { RETINASDK_EACH_PART(a.part[i] * b.part[i] + c.part[i]); }
 RETINASDK_INLINE Vec16 larger(Vec16 a, Vec16 b) { RETINASDK_EACH_PART(a.part[i] > b.part[i] ? a.part[i] : b.part[i]); }
 RETINASDK_INLINE Vec16 smaller(Vec16 a, Vec16 b) { RETINASDK_EACH_PART(a.part[i] < b.part[i] ? a.part[i] : b.part[i]); }
-#undef RETINASDK_EACH_PART
 
 #else
 
@@ -182,6 +175,8 @@ inline Vec16 smaller(Vec16 a, Vec16 b) {
 }
 
 #endif
+
+#undef RETINASDK_EACH_PART
 
 #if defined(RETINASDK_VEC16_AVX512) || defined(RETINASDK_VEC16_AVX2)
 #define RETINASDK_VEC8 1

@@ -55,9 +55,9 @@ class WinogradConv {
   // because the patches are processed in blocks. Throws std::invalid_argument if there are more than kMaxLevels.
   std::size_t scratch_floats(const ConvCall* levels, int count) const;
 
-  // Runs the convolution on all levels at once: so the weights are read less often, and threads wait for each other
-  // once. The scratch of each level is not used. Results are the same for any number of threads, and those of a level
-  // do not depend on the others.
+  // Runs the convolution on all levels at once. So the weights are read less often, and threads wait less often. The
+  // scratch of each level is not used. Results are the same for any number of threads, and those of a level do not
+  // depend on the others.
   void run(const ConvCall* levels, int count, float* scratch, const ParallelFor& parallel_for) const;
 
   // The same for images of one size, with their scratch.

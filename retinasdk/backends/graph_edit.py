@@ -6,6 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TypeAlias
 
@@ -195,17 +196,16 @@ class GraphEdit:
     def _in_order(self) -> list[_Node]:
         """Returns the nodes so that each follows those whose outputs it reads, else in the order of their addition."""
         makers = {name: index for index, node in enumerate(self._nodes) for name in node[1]}
-        missing = [{makers[name] for name in node[0] if name in makers} for node in self._nodes]
-        readers: list[list[int]] = [[] for _ in self._nodes]
-        for index, sources in enumerate(missing):
-            for source in sources:
-                readers[source].append(index)
-        ready = [index for index, sources in enumerate(missing) if not sources]
+        sources = {
+            index: {makers[name] for name in node[0] if name in makers} for index, node in enumerate(self._nodes)
+        }
+        sorter = TopologicalSorter(sources)
+        sorter.prepare()
+        ready: list[int] = []
         order = []
-        while ready:
-            order.append(index := heapq.heappop(ready))
-            for reader in readers[index]:
-                missing[reader].discard(index)
-                if not missing[reader]:
-                    heapq.heappush(ready, reader)
+        while sorter.is_active():
+            for index in sorter.get_ready():
+                heapq.heappush(ready, index)
+            order.append(heapq.heappop(ready))
+            sorter.done(order[-1])
         return [self._nodes[index] for index in order]

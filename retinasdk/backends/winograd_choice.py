@@ -75,7 +75,7 @@ def _growth(patch: int) -> float:
 
 
 def _fastest(runs: list[list[Size]]) -> int:
-    """Returns the size of the patches for images that have the same weights, and are convolved in some runs."""
+    """Returns the size of the patches for one tensor of weights. runs: the sizes of the images that each run reads."""
     sizes = [size for run in runs for size in run]
     reading = _READING * len(runs)
     best, least = _DIRECT, 9.0 * (sum(height * width for height, width in sizes) + reading)

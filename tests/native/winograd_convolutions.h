@@ -205,8 +205,8 @@ inline void check_refusals() {
 }
 
 // Images of several sizes in one call give what each gives in a call of its own.
-inline void check_levels(Random& random, bool small = false) {
-  std::vector<Case> levels{make_case(random, small)};
+inline void check_levels(Random& random) {
+  std::vector<Case> levels{make_case(random)};
   levels.front().addition = Addition::kNone;
   levels.front().added.clear();
   const int count = random.integer(1, retinasdk::WinogradConv::kMaxLevels);
