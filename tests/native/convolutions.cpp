@@ -71,7 +71,7 @@ void check_sharing(Random& random) {
 }
 
 // Whether the system was asked for large pages at an address: "hg" is among the flags of its mapping.
-bool wants_large_pages(const void* memory) {
+[[maybe_unused]] bool wants_large_pages(const void* memory) {
   const auto address = reinterpret_cast<std::uintptr_t>(memory);
   std::ifstream mappings("/proc/self/smaps");
   bool is_here = false;
