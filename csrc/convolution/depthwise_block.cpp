@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "convolution/band.h"
 #include "convolution/kernels.h"
 #include "convolution/scratch_slots.h"
 
@@ -34,17 +35,18 @@ const float* weights_from(const DirectWeights& weights, int block) {
 
 }  // namespace
 
-DepthwiseBlock::DepthwiseBlock(const std::optional<PointwiseStep>& expand, const DepthwiseStep& depthwise,
-                               const std::optional<PointwiseStep>& project, Addition addition)
-    : DepthwiseBlock(expand, depthwise, project, addition, convolution::best_kernels()) {}
+DepthwiseBlock::DepthwiseBlock(const std::optional<NeighborStep>& expand, const DepthwiseStep& depthwise,
+                               const std::optional<NeighborStep>& project, Addition addition, int threads)
+    : DepthwiseBlock(expand, depthwise, project, addition, threads, convolution::best_kernels()) {}
 
-DepthwiseBlock::DepthwiseBlock(const std::optional<PointwiseStep>& expand, const DepthwiseStep& depthwise,
-                               const std::optional<PointwiseStep>& project, Addition addition,
+DepthwiseBlock::DepthwiseBlock(const std::optional<NeighborStep>& expand, const DepthwiseStep& depthwise,
+                               const std::optional<NeighborStep>& project, Addition addition, int threads,
                                const convolution::Kernels& kernels)
     : channels_(depthwise.channels),
       window_(depthwise.window),
       clamp_(depthwise.clamp),
       addition_(addition),
+      threads_(threads),
       kernels_(kernels) {
   require_channels(channels_, channels_);
   const Window& w = window_;
@@ -61,8 +63,20 @@ DepthwiseBlock::DepthwiseBlock(const std::optional<PointwiseStep>& expand, const
   for (const auto* step : {&expand, &project}) {
     if (!*step) continue;
     const DirectWeights& weights = *(*step)->weights;
-    if (weights.height != 1 || weights.width != 1 || weights.input != Layout::kBlocked) {
+    const bool is_first_layer = step == &expand && weights.input == Layout::kPlanar;
+    if (!is_first_layer && (weights.height != 1 || weights.width != 1 || weights.input != Layout::kBlocked)) {
       throw std::invalid_argument("the neighbors of a depthwise convolution must be 1x1 and blocked, got " +
+                                  std::to_string(weights.height) + "x" + std::to_string(weights.width));
+    }
+    if (is_first_layer && weights.in_channels > kBlock) {
+      throw std::invalid_argument("a planar image before a depthwise convolution must have at most 16 channels, got " +
+                                  std::to_string(weights.in_channels));
+    }
+    const Window& walk = (*step)->window;
+    if (walk.height != weights.height || walk.width != weights.width ||
+        (!is_first_layer && (walk.stride_y != 1 || walk.stride_x != 1 || walk.top != 0 || walk.left != 0 ||
+                             walk.bottom != 0 || walk.right != 0))) {
+      throw std::invalid_argument("the window of a neighbor of a depthwise convolution does not fit its weights, " +
                                   std::to_string(weights.height) + "x" + std::to_string(weights.width));
     }
     const int channels = step == &expand ? weights.out_channels : weights.in_channels;
@@ -78,6 +92,7 @@ DepthwiseBlock::DepthwiseBlock(const std::optional<PointwiseStep>& expand, const
     expand_ = expand->weights;
     expand_bias_ = padded_bias(expand->bias, channels_, round_up(channels_, kBlock));
     expand_clamp_ = expand->clamp;
+    expand_window_ = expand->window;
   }
   if (project) {
     project_ = project->weights;
@@ -90,15 +105,19 @@ DepthwiseBlock::DepthwiseBlock(const std::optional<PointwiseStep>& expand, const
 
 DepthwisePlan DepthwiseBlock::plan(int batch, int height, int width) const {
   const Window& w = window_;
+  require_window(expand_window_, height, width);
+  height = expand_window_.out_height(height);
+  width = expand_window_.out_width(width);
   if (height + w.top + w.bottom < w.height || width + w.left + w.right < w.width) {
     throw std::invalid_argument("the window of a depthwise convolution is " + std::to_string(w.height) + "x" +
                                 std::to_string(w.width) +
                                 ", larger than the padded image: " + std::to_string(height + w.top + w.bottom) + "x" +
                                 std::to_string(width + w.left + w.right));
   }
-  return plan_depthwise({expand_ ? expand_->in_channels : 0, channels_, project_ ? project_->out_channels : 0, w,
-                         addition_ == Addition::kUpsampled},
-                        std::max(batch, 1), height, width);
+  return plan_depthwise(
+      {expand_ ? expand_->in_channels : 0, channels_, project_ ? project_->out_channels : 0, w,
+       addition_ == Addition::kUpsampled, input() == Layout::kPlanar ? in_channels() : 0, expand_window_, threads_},
+      std::max(batch, 1), height, width);
 }
 
 std::size_t DepthwiseBlock::scratch_floats(int batch, int height, int width) const {
@@ -108,13 +127,43 @@ std::size_t DepthwiseBlock::scratch_floats(int batch, int height, int width) con
          ScratchSlots::floats(pieces, planned.slot());
 }
 
+// How an expansion reads a planar image: where the values of a window lie, in the image and in a padded copy.
+struct DepthwiseBlock::PlanarTaps {
+  PlanarTaps(const DepthwiseBlock& block, const DepthwisePlan& plan, const ConvCall& call) {
+    if (block.input() != Layout::kPlanar) return;
+    const Window& w = block.expand_window_;
+    band = {block.in_channels(), call.height, call.width, 1, w.height, plan.band_pixels};
+    const std::ptrdiff_t plane = static_cast<std::ptrdiff_t>(call.height) * call.width;
+    image_step = band.planes * plane;
+    for (int channel = 0; channel < band.planes; ++channel) {
+      for (int y = 0; y < w.height; ++y) {
+        for (int x = 0; x < w.width; ++x) {
+          in_image.push_back(channel * plane + static_cast<std::ptrdiff_t>(y) * call.width + x);
+          in_band.push_back((static_cast<std::ptrdiff_t>(channel) * w.height + y) * plan.band_pixels + x);
+        }
+      }
+    }
+  }
+
+  convolution::Band band{};
+  std::ptrdiff_t image_step = 0;
+  std::vector<std::ptrdiff_t> in_image, in_band;
+};
+
 // A piece of work of the first round. See Note [Tiles of a block].
 class DepthwiseBlock::Tile {
  public:
-  // waiting: the results that wait for the second round, if there is one, of the images from first_image on.
-  Tile(const DepthwiseBlock& block, const DepthwisePlan& plan, const ConvCall& call, float* slot, float* waiting,
-       int first_image)
-      : block_(block), plan_(plan), call_(call), ring_(slot), waiting_(waiting), first_image_(first_image) {}
+  // planar: how the expansion reads a planar image, if it does. waiting: the results that wait for the second round, if
+  // there is one, of the images from first_image on.
+  Tile(const DepthwiseBlock& block, const DepthwisePlan& plan, const PlanarTaps& planar, const ConvCall& call,
+       float* slot, float* waiting, int first_image)
+      : block_(block),
+        plan_(plan),
+        planar_(planar),
+        call_(call),
+        ring_(slot),
+        waiting_(waiting),
+        first_image_(first_image) {}
 
   void run(int index) {
     const Window& w = block_.window_;
@@ -147,6 +196,8 @@ class DepthwiseBlock::Tile {
     return ring_ + static_cast<std::ptrdiff_t>(y % plan_.ring_rows) * plan_.ring_width * kBlock;
   }
   float* middle() const { return ring_ + plan_.ring; }
+  float* added() const { return middle() + plan_.middle; }
+  float* band() const { return plan_.in_two_rounds ? ring_ + plan_.ring : added() + plan_.added; }
 
   void clear_padding() {
     const int after = plan_.ring_width - before_ - in_count_;
@@ -162,6 +213,7 @@ class DepthwiseBlock::Tile {
   // Writes a row of the image, expanded, to the ring buffer.
   void fill(int y) {
     if (in_count_ == 0) return;
+    if (block_.input() == Layout::kPlanar) return fill_from_planar(y);
     const std::ptrdiff_t in_block = static_cast<std::ptrdiff_t>(plan_.height) * plan_.width * kBlock;
     const int in_blocks = blocks_of(block_.in_channels());
     const float* input =
@@ -180,6 +232,42 @@ class DepthwiseBlock::Tile {
         {in_count_, input, kBlock, in_block, in_blocks, &tap, 1, weights_from(*block_.expand_, first_block_), blocks_,
          row, kBlock, plan_.ring_block, bias, nullptr, 0, 0, block_.expand_clamp_,
          in_blocks * kBlock - block_.in_channels(), empty_lanes(block_.channels_, first_block_, blocks_)});
+  }
+
+  void fill_from_planar(int y) {
+    const Window& w = block_.expand_window_;
+    const int top = y * w.stride_y - w.top, end = in_x_ + in_count_;
+    // The columns whose windows lie in the image.
+    int first = end, last = end;
+    if (top >= 0 && top + w.height <= call_.height && w.width <= call_.width + w.left) {
+      first = std::clamp(depthwise_plan::quotient_up(w.left, w.stride_x), in_x_, end);
+      last = std::clamp((call_.width + w.left - w.width) / w.stride_x + 1, first, end);
+    }
+    fill_from_planar(y, in_x_, first, true);
+    fill_from_planar(y, first, last, false);
+    fill_from_planar(y, last, end, true);
+  }
+
+  // Writes the columns first..last - 1 of a row. padded: their windows reach beyond the image.
+  void fill_from_planar(int y, int first, int last, bool padded) {
+    if (first == last) return;
+    const Window& w = block_.expand_window_;
+    const int count = last - first, top = y * w.stride_y - w.top, left = first * w.stride_x - w.left;
+    const float* input = call_.input + image_ * planar_.image_step;
+    if (padded) {
+      planar_.band.copy(input, top, left, (count - 1) * w.stride_x + w.width, band());
+      input = band();
+    } else {
+      input += static_cast<std::ptrdiff_t>(top) * call_.width + left;
+    }
+    const std::vector<std::ptrdiff_t>& taps = padded ? planar_.in_band : planar_.in_image;
+    const auto tap_count = static_cast<int>(taps.size());
+    const float* bias = block_.expand_bias_.empty() ? nullptr : block_.expand_bias_.data() + first_block_ * kBlock;
+    block_.kernels_.multiply.multiply_planar(
+        {count, input, w.stride_x, 0, 1, taps.data(), tap_count,
+         block_.expand_->values.get() + static_cast<std::ptrdiff_t>(first_block_) * tap_count * kBlock, blocks_,
+         ring_row(y) + (before_ + first - in_x_) * kBlock, kBlock, plan_.ring_block, bias, nullptr, 0, 0,
+         block_.expand_clamp_, 0, empty_lanes(block_.channels_, first_block_, blocks_)});
   }
 
   // Convolves rows of the ring buffer to where the projection reads them, or into the output if there is none.
@@ -221,12 +309,13 @@ class DepthwiseBlock::Tile {
     for (int y = 0; y < rows; y += step) {
       block_.project(plan_, call_, image_, (top + y) * plan_.out_width + x_, count_ * step,
                      middle() + static_cast<std::ptrdiff_t>(y) * count_ * kBlock, 0, blocks_of(block_.out_channels()),
-                     middle() + plan_.middle);
+                     added());
     }
   }
 
   const DepthwiseBlock& block_;
   const DepthwisePlan& plan_;
+  const PlanarTaps& planar_;
   const ConvCall& call_;
   float *ring_, *waiting_;
   int first_image_;
@@ -270,6 +359,7 @@ void DepthwiseBlock::project(const DepthwisePlan& plan, const ConvCall& call, in
 
 void DepthwiseBlock::run(const ConvCall& call, const ParallelFor& parallel_for) const {
   const DepthwisePlan planned = plan(call.batch, call.height, call.width);
+  const PlanarTaps planar(*this, planned, call);
   float* waiting = aligned(call.scratch);
   float* slots = waiting + planned.waiting * static_cast<std::size_t>(planned.images);
   for (int first = 0; first < call.batch; first += planned.images) {
@@ -277,7 +367,7 @@ void DepthwiseBlock::run(const ConvCall& call, const ParallelFor& parallel_for) 
     ScratchSlots tile_slots(slots, planned.tiles(images), planned.slot());
     parallel_for(planned.tiles(images), [&](std::size_t piece) {
       const ScratchSlots::Slot slot(tile_slots);
-      Tile(*this, planned, call, slot.data(), waiting, first).run(static_cast<int>(piece));
+      Tile(*this, planned, planar, call, slot.data(), waiting, first).run(static_cast<int>(piece));
     });
     if (!planned.in_two_rounds) continue;
     ScratchSlots project_slots(slots, planned.projections(images), planned.slot());

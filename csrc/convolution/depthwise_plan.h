@@ -5,13 +5,13 @@
 // the rows of a tile. For each step of a few rows, it fills a ring buffer with the rows of the expanded image that the
 // step needs and that are not there yet (without an expansion: with a copy of the input), and convolves them. So the
 // expanded image, the largest by far, never leaves the cache. The ring buffer contains the padding: columns of zeros
-// beside the image. Rows above and below the image are not stored (see DepthwiseRow::rows).
+// beside the image. Rows above and below the image are not stored (see DepthwiseRow::rows). An expansion that reads a
+// planar image reads it where it lies; only windows that reach beyond its border read a copy.
 //
 // If a tile has all channels, the piece projects the few rows into the output at once. Tiles next to each other then
 // both compute the expanded pixels at their border, which is much for small images with many channels. These are
 // divided into groups of channels instead. Nothing is computed twice, but the results wait in memory for the
-// projection, a second round of pieces. The plan counts what both cost. It does not know the number of threads, because
-// memory and speed should not change by surprise; the results do not depend on it.
+// projection, a second round of pieces. The plan counts what both cost. The results do not depend on it.
 #pragma once
 
 #include <algorithm>
@@ -26,7 +26,10 @@ namespace retinasdk {
 struct DepthwiseShape {
   int expand_channels, channels, project_channels;
   Window window;
-  bool upsampled;  // Something is enlarged and added.
+  bool upsampled;             // Something is enlarged and added.
+  int expand_planes = 0;      // If the expansion reads a planar image: its channels,
+  Window expand_window = {};  // and how it walks over it.
+  int threads = 0;            // That will do the work; 0: unknown.
 };
 
 struct DepthwisePlan {
@@ -40,8 +43,9 @@ struct DepthwisePlan {
   int images;          // In each round.
   // In floats. Distances between blocks are odd numbers of cache lines: powers of two would collide in the cache.
   std::ptrdiff_t ring_block, middle_block, added_block;
-  std::size_t ring, middle, added;  // The parts of a piece's memory.
-  std::size_t waiting;              // The results that wait for the projection, for an image.
+  int band_pixels;                        // Of a row of the padded copy of a planar image.
+  std::size_t ring, middle, added, band;  // The parts of a piece's memory.
+  std::size_t waiting;                    // The results that wait for the projection, for an image.
   // The second round:
   int project_pixels, project_blocks;  // Of a piece.
   int project_tiles, project_groups;
@@ -52,7 +56,7 @@ struct DepthwisePlan {
     return static_cast<std::size_t>(of_images) * project_tiles * project_groups;
   }
   // The floats that a piece needs.
-  std::size_t slot() const { return in_two_rounds ? std::max(ring, added) : ring + middle + added; }
+  std::size_t slot() const { return in_two_rounds ? std::max(ring + band, added) : ring + middle + added + band; }
 };
 
 namespace depthwise_plan {
@@ -70,13 +74,13 @@ constexpr double kRound = 300e3 / kBlock;
 
 inline int quotient_up(int value, int divisor) { return (value + divisor - 1) / divisor; }
 
-// Returns how much longer `pieces` equal pieces of work take than evenly divided work, on average over numbers of
-// threads.
-inline double imbalance(int pieces) {
-  constexpr int kThreads[] = {1, 2, 4, 8, 16};
-  double sum = 0;
-  for (const int threads : kThreads) sum += static_cast<double>(quotient_up(pieces, threads) * threads) / pieces;
-  return sum / 5;
+// Returns how much longer `pieces` equal pieces of work take than evenly divided work. Threads are not equally fast, so
+// twice as many are considered too. If their number is unknown: on average over some.
+inline double imbalance(int pieces, int threads) {
+  const auto of = [pieces](int number) { return static_cast<double>(quotient_up(pieces, number) * number) / pieces; };
+  if (threads == 1) return 1;
+  if (threads > 1) return (of(threads) + of(2 * threads)) / 2;
+  return (of(1) + of(2) + of(4) + of(8) + of(16)) / 5;
 }
 
 inline DepthwisePlan with_tiles(const DepthwiseShape& shape, int batch, int height, int width, int tile_height,
@@ -98,6 +102,9 @@ inline DepthwisePlan with_tiles(const DepthwiseShape& shape, int batch, int heig
   const auto distance = [](int pixels) { return static_cast<std::ptrdiff_t>(pixels | 1) * kBlock; };
   plan.ring_block = distance(plan.ring_rows * plan.ring_width);
   plan.ring = static_cast<std::size_t>(tile_blocks * plan.ring_block);
+  const Window& expand = shape.expand_window;
+  plan.band_pixels = (plan.ring_width - 1) * expand.stride_x + expand.width;
+  plan.band = static_cast<std::size_t>(shape.expand_planes) * expand.height * plan.band_pixels;
   const int project_blocks = blocks_of(shape.project_channels);
   plan.images = batch;
   if (projects) {
@@ -127,14 +134,15 @@ inline double cost(const DepthwiseShape& shape, const DepthwisePlan& plan) {
   const double short_rows = 1.0 + 3.0 / plan.tile_width;
   const double rows = std::min((plan.tile_height - 1) * w.stride_y + w.height, plan.height);
   const double columns = std::min(plan.ring_width, plan.width);
-  const double fill = shape.expand_channels > 0 ? shape.expand_channels * short_rows : kCopy;
+  const double products = shape.expand_channels * shape.expand_window.height * shape.expand_window.width;
+  const double fill = shape.expand_channels > 0 ? products * short_rows : kCopy;
   const double outputs = static_cast<double>(plan.tile_height) * plan.tile_width;
   double tile = (rows * columns * fill + outputs * w.height * w.width * kTap * short_rows) * plan.tile_blocks;
   const double project = static_cast<double>(plan.blocks) * round_up(shape.project_channels, kBlock);
   if (!plan.in_two_rounds) tile += outputs * project * short_rows;
   if (static_cast<double>(plan.slot()) > kCacheFloats) tile *= 1.15;
   const auto tiles = static_cast<int>(plan.tiles(plan.images));
-  double sum = (tile + kStart) * tiles * imbalance(tiles) * plan.batch / plan.images;
+  double sum = (tile + kStart) * tiles * imbalance(tiles, shape.threads) * plan.batch / plan.images;
   if (plan.in_two_rounds) {
     const double pixels = static_cast<double>(plan.out_height) * plan.out_width * plan.batch;
     sum += pixels * (project + kWait * plan.blocks) + kRound * quotient_up(plan.batch, plan.images);

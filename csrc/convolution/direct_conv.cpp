@@ -10,6 +10,7 @@
 #include <string>
 #include <utility>
 
+#include "convolution/band.h"
 #include "convolution/kernels.h"
 #include "convolution/scratch_slots.h"
 
@@ -37,11 +38,9 @@ struct Plan {
   int rows, columns, blocks;                 // The size of a piece in the output.
   int row_chunks, column_chunks, block_chunks;
   std::size_t pieces;
-  int band_rows, band_width;  // The size of the copy.
+  convolution::Band band;  // Of a piece.
 
-  std::size_t band_floats() const {
-    return padded ? static_cast<std::size_t>(planes) * band_rows * band_width * lanes : 0;
-  }
+  std::size_t band_floats() const { return padded ? band.floats() : 0; }
 };
 
 Plan make_plan(const DirectWeights& weights, const Window& window, Addition addition, int batch, int height,
@@ -81,29 +80,13 @@ Plan make_plan(const DirectWeights& weights, const Window& window, Addition addi
   plan.blocks = std::min(out_blocks, round_up(divided(out_blocks, wanted), 2));
   plan.block_chunks = divided(out_blocks, plan.blocks);
   plan.pieces = batch < 1 ? 0 : static_cast<std::size_t>(pixel_pieces() * plan.block_chunks);
-  plan.band_rows = (plan.rows - 1) * window.stride_y + window.height;
-  plan.band_width = (plan.columns - 1) * window.stride_x + window.width;
+  plan.band = {plan.planes,
+               plan.height,
+               plan.width,
+               plan.lanes,
+               (plan.rows - 1) * window.stride_y + window.height,
+               (plan.columns - 1) * window.stride_x + window.width};
   return plan;
-}
-
-// Copies rows and columns of an image that may lie outside of it, where there are zeros. `image`: (planes, height,
-// width, lanes); `band`: (planes, band_rows, band_width, lanes).
-void copy_band(const Plan& plan, const float* image, int top, int left, float* band) {
-  const Step lanes = plan.lanes;
-  const int first = std::clamp(-left, 0, plan.band_width), last = std::clamp(plan.width - left, first, plan.band_width);
-  for (int p = 0; p < plan.planes; ++p, image += static_cast<Step>(plan.height) * plan.width * lanes) {
-    for (int row = 0; row < plan.band_rows; ++row, band += plan.band_width * lanes) {
-      const int y = top + row;
-      if (y < 0 || y >= plan.height) {
-        std::fill(band, band + plan.band_width * lanes, 0.0f);
-        continue;
-      }
-      std::fill(band, band + first * lanes, 0.0f);
-      const float* from = image + (static_cast<Step>(y) * plan.width + left + first) * lanes;
-      std::copy(from, from + (last - first) * lanes, band + first * lanes);
-      std::fill(band + last * lanes, band + plan.band_width * lanes, 0.0f);
-    }
-  }
 }
 
 }  // namespace
@@ -166,8 +149,8 @@ void DirectConv::run(const ConvCall& call, const ParallelFor& parallel_for) cons
   const int out_blocks = blocks_of(weights.out_channels);
   const Step in_plane = static_cast<Step>(plan.height) * plan.width * plan.lanes;
   const Step out_plane = static_cast<Step>(plan.out_height) * plan.out_width * kBlock;
-  const Step row_step = static_cast<Step>(plan.padded ? plan.band_width : plan.width) * plan.lanes;
-  const Step plane_step = plan.padded ? plan.band_rows * row_step : in_plane;
+  const Step row_step = static_cast<Step>(plan.padded ? plan.band.row_pixels : plan.width) * plan.lanes;
+  const Step plane_step = plan.padded ? plan.band.rows * row_step : in_plane;
   const bool blocked_input = weights.input == Layout::kBlocked;
   std::vector<Step> taps;
   for (int plane = 0; plane < (blocked_input ? 1 : plan.planes); ++plane) {
@@ -207,7 +190,7 @@ void DirectConv::run(const ConvCall& call, const ParallelFor& parallel_for) cons
 
     const ScratchSlots::Slot slot(slots);
     if (plan.padded) {
-      copy_band(plan, input, top, left, slot.data());
+      plan.band.copy(input, top, left, plan.band.row_pixels, slot.data());
       input = slot.data();
     } else {
       input += top * row_step + left * plan.lanes;

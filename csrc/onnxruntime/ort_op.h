@@ -88,16 +88,16 @@ class Attributes {
   }
 
   // The strides and the padding, for a kernel of this size.
-  Window window(int height, int width) const {
+  Window window(int height, int width, const std::string& prefix = "") const {
     Window window;
     window.height = height;
     window.width = width;
-    window.stride_y = integer("stride_y", 1, kMaxSide);
-    window.stride_x = integer("stride_x", 1, kMaxSide);
-    window.top = integer("top", 0, kMaxSide);
-    window.left = integer("left", 0, kMaxSide);
-    window.bottom = integer("bottom", 0, kMaxSide);
-    window.right = integer("right", 0, kMaxSide);
+    window.stride_y = integer(prefix + "stride_y", 1, kMaxSide);
+    window.stride_x = integer(prefix + "stride_x", 1, kMaxSide);
+    window.top = integer(prefix + "top", 0, kMaxSide);
+    window.left = integer(prefix + "left", 0, kMaxSide);
+    window.bottom = integer(prefix + "bottom", 0, kMaxSide);
+    window.right = integer(prefix + "right", 0, kMaxSide);
     return window;
   }
 

@@ -5,10 +5,10 @@
 //   FromBlocked     X -> planar Y. Attribute: channels
 //   BlockedConv     X, optional Z -> Y. planar_input, planar_output: the layout of X and Y. Z is added, see `addition`.
 //   WinogradConv    the same for 3x3 with stride 1 and padding 1. patch: 6 or 4. X is blocked.
-//   WinogradLevels  X, ... -> Y, ...: the same, without Z, for the levels of a feature pyramid. levels: how many, 1 to
-//   8 DepthwiseBlock  X, optional Z -> Y. A depthwise convolution. expand_*: a 1x1 convolution before it; project_*:
-//   one
-//                   after it, to which Z is added.
+//   WinogradLevels  X, ... -> Y, ...: the same, without Z, for the levels of a feature pyramid. levels: 1 to 8
+//   DepthwiseBlock  X, optional Z -> Y. A depthwise convolution. expand_*: a 1x1 convolution before it, or with
+//                   planar_input any convolution; project_*: a 1x1 convolution after it, to which Z is added. threads:
+//                   of the session, 0: unknown.
 //   BlockedMaxPool  X -> Y. kernel_y, kernel_x
 //   BlockedAdd      X, Z -> Y. channels
 //
@@ -35,14 +35,13 @@
 namespace retinasdk::ort {
 namespace {
 
+constexpr int kMaxThreads = 65536;
+
 const float* data_of(const std::optional<LentTensor>& tensor) { return tensor ? tensor->data : nullptr; }
 
-// Runs a convolution from input 0 to output 0.
+// Runs a convolution from `image`, input 0, to `result`, output 0.
 template <typename Conv>
-void convolve(Call& call, const Conv& conv, const Window& window, Layout from, Layout to, Addition addition,
-              int factor) {
-  const Image image = call.image(from, conv.in_channels());
-  const Image result = behind(window, image, to, conv.out_channels());
+void convolve(Call& call, const Conv& conv, const Image& image, const Image& result, Addition addition, int factor) {
   const Image added = call.addition(addition, result, factor);
   call.make_output(result);
   if (result.is_empty()) return;
@@ -112,7 +111,10 @@ class BlockedConv {
         factor_(from.factor()),
         conv_(make(from)) {}
 
-  void compute(Call& call) const { convolve(call, conv_, conv_.window(), input_, output_, addition_, factor_); }
+  void compute(Call& call) const {
+    const Image image = call.image(input_, conv_.in_channels());
+    convolve(call, conv_, image, behind(conv_.window(), image, output_, conv_.out_channels()), addition_, factor_);
+  }
 
  private:
   DirectConv make(const Attributes& from) const {
@@ -158,7 +160,8 @@ class Winograd {
         conv_(make_winograd(from, addition_, output_)) {}
 
   void compute(Call& call) const {
-    convolve(call, conv_, winograd_window(), Layout::kBlocked, output_, addition_, factor_);
+    const Image image = call.image(Layout::kBlocked, conv_.in_channels());
+    convolve(call, conv_, image, behind(winograd_window(), image, output_, conv_.out_channels()), addition_, factor_);
   }
 
  private:
@@ -208,24 +211,29 @@ class Depthwise {
   explicit Depthwise(const Attributes& from) : addition_(from.addition()), factor_(from.factor()), block_(make(from)) {}
 
   void compute(Call& call) const {
-    convolve(call, block_, block_.window(), Layout::kBlocked, Layout::kBlocked, addition_, factor_);
+    const Image image = call.image(block_.input(), block_.in_channels());
+    const Image expanded = behind(block_.expand_window(), image, Layout::kBlocked, block_.channels());
+    convolve(call, block_, image, behind(block_.window(), expanded, Layout::kBlocked, block_.out_channels()), addition_,
+             factor_);
   }
 
  private:
-  // A 1x1 convolution of the block, if it is there, and the lent bias that it points to.
-  struct Pointwise {
-    Pointwise(const Attributes& from, const std::string& prefix, const std::vector<int64_t>& shape) {
+  // A convolution next to the depthwise one, if it is there, and the lent bias that it points to.
+  struct Neighbor {
+    Neighbor(const Attributes& from, const std::string& prefix, Layout input, const std::vector<int64_t>& shape) {
       const std::string name = prefix + "weights";
       if (!from.has(name)) return;
       const LentTensor weights = from.weights(name);
       Attributes::require(weights, name, shape);
       bias = from.bias(prefix + "bias", weights.shape[0]);
-      step =
-          PointwiseStep{direct_weights(weights, Layout::kBlocked), data_of(bias), from.clamp(Layout::kBlocked, prefix)};
+      const Window window = input == Layout::kBlocked
+                                ? Window{}
+                                : from.window(size_of(weights.shape[2]), size_of(weights.shape[3]), prefix);
+      step = NeighborStep{direct_weights(weights, input), data_of(bias), from.clamp(Layout::kBlocked, prefix), window};
     }
 
     std::optional<LentTensor> bias;
-    std::optional<PointwiseStep> step;
+    std::optional<NeighborStep> step;
   };
 
   DepthwiseBlock make(const Attributes& from) const {
@@ -234,13 +242,18 @@ class Depthwise {
     const int64_t channels = weights.shape[0];
     const auto bias = from.bias("bias", channels);
     const Window window = from.window(size_of(weights.shape[2]), size_of(weights.shape[3]));
-    const Pointwise expand(from, "expand_", {channels, 0, 1, 1});
-    const Pointwise project(from, "project_", {0, channels, 1, 1});
+    const Layout input = from.layout("planar_input");
+    const int64_t side = input == Layout::kPlanar ? 0 : 1;
+    const Neighbor expand(from, "expand_", input, {channels, 0, side, side});
+    const Neighbor project(from, "project_", Layout::kBlocked, {0, channels, 1, 1});
+    if (!expand.step && input == Layout::kPlanar) {
+      throw std::invalid_argument("planar_input must be 0 without expand_weights");
+    }
     if (!project.step && addition_ != Addition::kNone) {
       throw std::invalid_argument("addition must be 0 without project_weights");
     }
     const DepthwiseStep step{weights.data, data_of(bias), size_of(channels), window, from.clamp(Layout::kBlocked)};
-    return DepthwiseBlock(expand.step, step, project.step, addition_);
+    return DepthwiseBlock(expand.step, step, project.step, addition_, from.integer("threads", 0, kMaxThreads));
   }
 
   const Addition addition_;

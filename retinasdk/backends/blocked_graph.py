@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
-from retinasdk.backends.blocked_steps import WINOGRAD, Step, find_steps
+from retinasdk.backends.blocked_steps import DEPTHWISE, WINOGRAD, Step, find_steps
 from retinasdk.backends.graph_edit import GraphEdit, Rewritten, read
 from retinasdk.backends.graph_facts import GraphFacts, known_size
 from retinasdk.backends.pyramid_levels import find_levels
@@ -40,12 +40,13 @@ def library() -> Path | None:
     return next((path for name in ("_ort_ops.so", "_ort_ops.dll") if (path := folder / name).is_file()), None)
 
 
-def rewritten(path: Path, *, input_size: tuple[int, int] | None = None) -> Rewritten | None:
+def rewritten(path: Path, *, input_size: tuple[int, int] | None = None, threads: int = 0) -> Rewritten | None:
     """Replaces the convolutions of a model file.
 
     Args:
         path: An ONNX file. It is not changed.
         input_size: Height and width to plan for. The model works at any size, but is fastest at about this one.
+        threads: Of the session, among which work is divided. 0: unknown. They do not change the results.
 
     Returns:
         The new model, or None if nothing is gained, or the model has external data, subgraphs or 8-bit operators.
@@ -60,7 +61,7 @@ def rewritten(path: Path, *, input_size: tuple[int, int] | None = None) -> Rewri
     plan = Plan(model.facts, input_size)
     if not plan.steps:
         return None
-    edit = BlockedEdit(GraphEdit(model), plan)
+    edit = BlockedEdit(GraphEdit(model), plan, threads)
     absorbed = {index for step in plan.steps.values() for index in step.nodes}
     for index in model.facts.nodes:
         if index in plan.steps:
@@ -110,10 +111,13 @@ class Plan:
         kept = [tuple(self.steps[step.place] for step in group) for group in groups]
         self.levels = {step.place: group for group in kept if group[0].kind == WINOGRAD for step in group}
 
+    def reads_planar(self, step: Step) -> bool:
+        """Returns whether a step reads its input as a planar image."""
+        return step.reads_planar and step.input not in self.blocked
+
     def blocked_inputs(self, step: Step) -> list[str]:
         """Returns the tensors that a step reads as blocked images."""
-        planar = step.reads_planar and step.input not in self.blocked
-        return [name for name in ((() if planar else (step.input,)) + (step.added,)) if name]
+        return [name for name in ("" if self.reads_planar(step) else step.input, step.added) if name]
 
     def needs_planar(self, name: str) -> bool:
         """Returns whether an output of the graph or a node of ONNX needs a planar image."""
@@ -214,9 +218,10 @@ class BlockedEdit:
         graph: The new graph.
     """
 
-    def __init__(self, graph: GraphEdit, plan: Plan) -> None:
-        """Takes the graph to write to."""
+    def __init__(self, graph: GraphEdit, plan: Plan, threads: int = 0) -> None:
+        """Takes the graph to write to, and how many threads will run it (0: unknown)."""
         self.graph = graph
+        self._threads = threads
         self._plan = plan
         self._blocked_names: dict[str, str] = {}
 
@@ -235,7 +240,8 @@ class BlockedEdit:
 
     def _write(self, step: Step) -> None:
         plan = self._plan
-        inputs = [self.as_blocked(name) if name in plan.blocked_inputs(step) else name for name in self._inputs(step)]
+        planar = [step.input] if plan.reads_planar(step) else []
+        inputs = planar + [self.as_blocked(name) for name in plan.blocked_inputs(step)]
         output = self._output(step)
         if not step.kind:
             node = plan.facts.nodes[step.place]
@@ -273,25 +279,21 @@ class BlockedEdit:
             channels = shape.channels if shape is not None and isinstance(shape.channels, int) else 0
             self.graph.add(FROM_BLOCKED, [self._blocked_name(name)], [name], {"channels": channels})
 
-    @staticmethod
-    def _inputs(step: Step) -> list[str]:
-        return [step.input, step.added] if step.added else [step.input]
-
     def _attributes(self, step: Step) -> dict[str, int | float]:
         attributes = dict(step.attributes)
         if step.weights:  # The operators have no default values.
             attributes = {"addition": 0, **attributes}
+            if step.kind == DEPTHWISE:
+                attributes = {"planar_input": 0, "threads": self._threads, **attributes}
             attributes |= {f"{name[:-7]}bias": 0 for name in step.weights if name.endswith("weights")}
         if step.window is not None and "patch" not in attributes:
-            strides, pads = step.window.strides, step.window.pads or (0, 0, 0, 0)
-            attributes |= {"stride_y": strides[0], "stride_x": strides[1]}
-            attributes |= dict(zip(("top", "left", "bottom", "right"), pads, strict=True))
+            attributes |= step.window.attributes()
             if not step.weights:
                 attributes |= {"kernel_y": step.window.kernel[0], "kernel_x": step.window.kernel[1]}
         if step.is_convolution:
             attributes["planar_output"] = int(self._is_planar(step))
             if "patch" not in attributes:
-                attributes["planar_input"] = int(step.input not in self._plan.blocked_inputs(step))
+                attributes["planar_input"] = int(self._plan.reads_planar(step))
         return attributes
 
     def as_blocked(self, name: str) -> str:

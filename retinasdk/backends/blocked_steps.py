@@ -75,6 +75,8 @@ class Step:
     @property
     def reads_planar(self) -> bool:
         """Whether the operator can read a planar image."""
+        if self.kind == DEPTHWISE:
+            return bool(self.attributes.get("planar_input"))
         return self.kind == CONV and self.weights["weights"].shape[1] <= _MAX_PLANAR_CHANNELS
 
     @property
@@ -359,17 +361,20 @@ def _fits(source: Side, side: Side, factor: int) -> bool:
 
 
 def _with_depthwise_blocks(facts: GraphFacts, steps: dict[int, Step]) -> list[Step]:
-    """Joins depthwise convolutions with the 1x1 convolutions around them."""
+    """Joins depthwise convolutions with the 1x1 convolutions around them, or with the first layer before them."""
     owners = {index: step for step in steps.values() for index in step.nodes}
     for step in list(steps.values()):
         if step.kind != DEPTHWISE:
             continue
         joined = step
         expand = owners.get(facts.makers.get(step.input, -1))
-        if expand is not None and not expand.added and _joins(facts, expand, step.input):
-            joined = _joined(expand, joined, "expand")
+        if expand is not None and expand.kind == CONV and not expand.added and _is_between(facts, step.input):
+            is_first = expand.reads_planar and facts.makers.get(expand.input, -1) not in owners
+            if expand.is_pointwise or is_first:
+                joined = _joined(expand, joined, "expand", is_first=is_first)
         project = owners.get(facts.readers.get(step.output, [-1])[0])
-        if project is not None and project.input == step.output and _joins(facts, project, step.output):
+        is_next = project is not None and project.is_pointwise and project.input == step.output
+        if project is not None and is_next and _is_between(facts, step.output):
             joined = _joined(project, joined, "project")
         for index in joined.nodes:
             steps.pop(index, None)
@@ -378,23 +383,27 @@ def _with_depthwise_blocks(facts: GraphFacts, steps: dict[int, Step]) -> list[St
     return [steps[place] for place in sorted(steps)]
 
 
-def _joins(facts: GraphFacts, pointwise: Step, between: str) -> bool:
-    """Returns whether a 1x1 convolution can be part of a block, if `between` lies between both convolutions."""
-    return pointwise.is_pointwise and len(facts.readers.get(between, [])) == 1 and between not in facts.outputs
+def _is_between(facts: GraphFacts, name: str) -> bool:
+    """Returns whether a tensor only leads from one node to another."""
+    return len(facts.readers.get(name, [])) == 1 and name not in facts.outputs
 
 
-def _joined(pointwise: Step, depthwise: Step, prefix: str) -> Step:
-    limits = {f"{prefix}_{name}": pointwise.attributes[name] for name in ("low", "high")}
+def _joined(neighbor: Step, depthwise: Step, prefix: str, *, is_first: bool = False) -> Step:
+    """Returns a block with a neighbor of its depthwise convolution. is_first: the neighbor reads the photo."""
+    limits = {f"{prefix}_{name}": neighbor.attributes[name] for name in ("low", "high")}
     attributes = {**depthwise.attributes, **limits}
-    if pointwise.added:
-        attributes["addition"] = pointwise.attributes["addition"]
+    if is_first and neighbor.window is not None:
+        attributes["planar_input"] = 1
+        attributes |= {f"{prefix}_{name}": value for name, value in neighbor.window.attributes().items()}
+    if neighbor.added:
+        attributes["addition"] = neighbor.attributes["addition"]
     return Step(
         DEPTHWISE,
-        tuple(sorted(pointwise.nodes + depthwise.nodes)),
-        pointwise.input if prefix == "expand" else depthwise.input,
-        pointwise.output if prefix == "project" else depthwise.output,
-        added=pointwise.added,
+        tuple(sorted(neighbor.nodes + depthwise.nodes)),
+        neighbor.input if prefix == "expand" else depthwise.input,
+        neighbor.output if prefix == "project" else depthwise.output,
+        added=neighbor.added,
         window=depthwise.window,
         attributes=attributes,
-        weights={**depthwise.weights, **{f"{prefix}_{name}": values for name, values in pointwise.weights.items()}},
+        weights={**depthwise.weights, **{f"{prefix}_{name}": values for name, values in neighbor.weights.items()}},
     )

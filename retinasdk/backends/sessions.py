@@ -8,6 +8,7 @@ from typing import Any
 
 from retinasdk._util.lazy import require
 from retinasdk._util.onnx_functions import FunctionsError, check_functions
+from retinasdk._util.processor import usable_cores
 from retinasdk.backends import blocked_graph, quantized_graph
 from retinasdk.backends.graph_edit import Rewritten
 from retinasdk.backends.lent_weights import lent
@@ -61,7 +62,7 @@ def open_blocked(path: Path, threads: int | None, size: tuple[int, int]) -> Any:
     if library is None:
         raise NotRewrittenError("retinasdk was built without its operators for ONNX Runtime")
     try:
-        edited = _rewritten(path, size)
+        edited = _rewritten(path, size, threads or usable_cores())
         with lent(library, edited.lent) as keys:
             options = _options(runtime, threads)
             # Patterns gain no time here, and would keep a second set of buffers: 180 MB for ResNet-50 at 800 x 1088.
@@ -99,9 +100,9 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _rewritten(path: Path, size: tuple[int, int]) -> Rewritten:
+def _rewritten(path: Path, size: tuple[int, int], threads: int = 0) -> Rewritten:
     _check_functions(path)
-    edited = blocked_graph.rewritten(path, input_size=size)
+    edited = blocked_graph.rewritten(path, input_size=size, threads=threads)
     if edited is None and quantized_graph.is_fast():
         edited = quantized_graph.rewritten(path, input_size=size)
     if edited is None:

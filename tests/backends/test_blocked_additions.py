@@ -211,6 +211,35 @@ def test_inverted_residual(tmp_path: Path) -> None:
     assert sorted(keys) == ["bias", "expand_bias", "expand_weights", "project_bias", "project_weights", "weights"]
 
 
+FIRST = [
+    node("Conv", ["x", "stem", "bias"], ["s"], strides=[2, 2], pads=[3, 3, 2, 3]),
+    node("Relu", ["s"], ["a"]),
+    node("Conv", ["a", "depth"], ["b"], **SAME, group=32),
+    node("Conv", ["b", "point"], ["y"]),
+]
+
+
+@pytest.mark.parametrize("size", [(18, 24), (17, 23), (2, 1), (3, 70)])
+def test_the_first_layer_is_part_of_a_block(size: tuple[int, int], tmp_path: Path) -> None:
+    block, last = operators(FIRST, tmp_path, x_of(3, *size))
+    assert (block.op_type, last.op_type, list(block.input)) == ("DepthwiseBlock", "FromBlocked", ["x"])
+    found = attributes(block)
+    assert {name: found[f"expand_{name}"] for name in ("stride_y", "top", "left", "bottom", "right", "low")} == {
+        "stride_y": 2, "top": 3, "left": 3, "bottom": 2, "right": 3, "low": 0.0,
+    }  # fmt: skip
+    assert (found["planar_input"], found["stride_y"], found["top"]) == (1, 1, 1)
+
+
+def test_first_layers_by_themselves(tmp_path: Path) -> None:
+    """Of which something else is read, or before which something is done in the blocked layout."""
+    found = operators([*FIRST, node("Relu", ["a"], ["z"])], tmp_path, x_of(3), outputs=("y", "z"))
+    assert Counter(kinds(found))["BlockedConv"] == 1
+    tensors = {"few": np.ones((3, 3, 1, 1), np.float32)}
+    before = [node("Conv", ["x", "few"], ["p"]), node("Conv", ["p", "stem", "bias"], ["s"])]
+    found = operators([*before, *FIRST[1:]], tmp_path, x_of(3), tensors=tensors)
+    assert kinds(found) == ["BlockedConv", "BlockedConv", "DepthwiseBlock", "FromBlocked"]
+
+
 def test_depthwise_convolutions_whose_neighbors_are_read_elsewhere(tmp_path: Path) -> None:
     nodes = [
         node("Conv", ["x", "wide"], ["s"], **SAME),

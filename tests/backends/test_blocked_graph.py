@@ -305,7 +305,8 @@ def test_whole_networks_stay_blocked(tmp_path: Path) -> None:
     assert edited is not None
     assert edited.others == {}
     assert set(edited.counts) == {"BlockedConv", "WinogradConv", "WinogradLevels", "DepthwiseBlock"}
-    assert edited.counts["DepthwiseBlock"] == 16
+    assert edited.counts["DepthwiseBlock"] == 16  # The first one reads the photo.
+    assert edited.counts["BlockedConv"] == 5
     assert edited.counts["WinogradLevels"] == 6  # Three layers of each head.
     edited = rewritten_model(random_retinanet("tiny")[0], tmp_path)
     assert edited is not None

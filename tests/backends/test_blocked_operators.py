@@ -97,9 +97,11 @@ def problem_of(kind: str, **attributes: float) -> Problem:
     plain = {"addition": 0, "low": 0.0, "high": 6.0}
     problem = Problem(kind, {"x": blocked(case.array(1, 20, 6, 7))}, attributes={**plain, **attributes})
     if kind in ("BlockedConv", "DepthwiseBlock"):
-        problem.attributes = {**operator_cases.AROUND, **problem.attributes}
+        problem.attributes = {**operator_cases.AROUND, "planar_input": 0, **problem.attributes}
     if kind == "BlockedConv":
-        problem.attributes = {"planar_input": 0, "planar_output": 0, **problem.attributes}
+        problem.attributes = {"planar_output": 0, **problem.attributes}
+    if kind == "DepthwiseBlock":
+        problem.attributes = {"threads": 0, **problem.attributes}
     if kind == "WinogradConv":
         problem.attributes = {"patch": 6, "planar_output": 0, **problem.attributes}
     if kind in ("BlockedConv", "WinogradConv", "DepthwiseBlock"):
@@ -175,6 +177,8 @@ def test_refused_additions(kind: str) -> None:
         ("BlockedConv", {"high": float("nan")}, "low and high must be in this order"),
         ("WinogradConv", {"patch": 5}, "patch must be 4 or 6, got 5"),
         ("DepthwiseBlock", {"addition": 1}, "addition must be 0 without project_weights"),
+        ("DepthwiseBlock", {"planar_input": 1}, "planar_input must be 0 without expand_weights"),
+        ("DepthwiseBlock", {"threads": -1}, "threads must be 0 to 65536, got -1"),
         ("BlockedAdd", {"channels": 20, "addition": 0}, "addition must be 1 to 2, got 0"),
         ("FromBlocked", {"channels": 0}, "channels must be 1 to 65536, got 0"),
         ("BlockedMaxPool", {**operator_cases.AROUND, "kernel_y": 1, "kernel_x": 3}, "the padding must be smaller"),

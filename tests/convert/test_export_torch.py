@@ -58,7 +58,8 @@ def assert_same(model: Any, onnx_file: Path, picture: Any) -> None:
     assert_same_detections(Listed(ours.xyxy, ours.scores, ours.class_ids), theirs, tie=2e-5)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+# Of the two kinds of blocks that ResNets are made of, one each, and the second version of the heads.
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if not name.endswith(("34_fpn", "101_fpn"))])
 def test_architectures(architecture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command exports a checkpoint, and the boxes are those of torchvision."""
     model = fresh(architecture)

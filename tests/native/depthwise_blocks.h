@@ -60,10 +60,13 @@ struct Image {
   }
 };
 
-struct Pointwise {
+// A convolution next to the depthwise one.
+struct Neighbor {
   int in, out;
   std::vector<float> weights, bias;  // The bias may be empty.
   Clamp clamp;
+  Window window = {};
+  Layout input = Layout::kBlocked;
 };
 
 // What is computed, on which image.
@@ -72,8 +75,9 @@ struct Case {
   Window window;
   std::vector<float> weights, bias;
   Clamp clamp;
-  std::optional<Pointwise> expand, project;
+  std::optional<Neighbor> expand, project;
   Addition addition;
+  int threads;
   Image input, added;
 };
 
@@ -83,8 +87,8 @@ inline Clamp make_clamp(Random& random) {
   return {random.chance(2) ? 0.0f : random.real(-2, 0), random.chance(2) ? kInfinity : random.real(0, 2)};
 }
 
-inline Pointwise make_pointwise(Random& random, int in, int out) {
-  Pointwise made{in, out, values(random, in * out), {}, make_clamp(random)};
+inline Neighbor make_neighbor(Random& random, int in, int out, const Window& window = {}) {
+  Neighbor made{in, out, values(random, in * out * window.height * window.width), {}, make_clamp(random), window};
   if (random.chance(2)) made.bias = values(random, out);
   return made;
 }
@@ -106,12 +110,26 @@ inline Window make_window(Random& random) {
 inline Case make_case(Random& random, int most_side) {
   const int channels = random.integer(1, random.chance(6) ? 200 : 40);
   const Window window = make_window(random);
-  std::optional<Pointwise> expand, project;
-  if (random.chance(2)) expand = make_pointwise(random, random.integer(1, 40), channels);
-  if (random.chance(2)) project = make_pointwise(random, channels, random.integer(1, 40));
+  std::optional<Neighbor> expand, project;
+  if (random.chance(2)) {
+    const bool is_planar = random.chance(2);
+    expand = make_neighbor(random, random.integer(1, is_planar ? 5 : 40), channels,
+                           is_planar ? make_window(random) : Window{});
+    if (is_planar) expand->input = Layout::kPlanar;
+  }
+  if (random.chance(2)) project = make_neighbor(random, channels, random.integer(1, 40));
   const int batch = random.integer(1, 3);
-  const int height = std::max(random.integer(1, most_side), window.height - window.top - window.bottom);
-  const int width = std::max(random.integer(1, most_side), window.width - window.left - window.right);
+  // The image that a window makes must have so many rows or columns, or more.
+  const auto before = [](int wanted, int side, int stride, int padding) {
+    return (wanted - 1) * stride + side - padding;
+  };
+  const Window first = expand ? expand->window : Window{};
+  const int rows = std::max(1, window.height - window.top - window.bottom);
+  const int columns = std::max(1, window.width - window.left - window.right);
+  const int height =
+      std::max(random.integer(1, most_side), before(rows, first.height, first.stride_y, first.top + first.bottom));
+  const int width =
+      std::max(random.integer(1, most_side), before(columns, first.width, first.stride_x, first.left + first.right));
   const Addition addition = project ? static_cast<Addition>(random.integer(0, 2)) : Addition::kNone;
   const bool same = addition == Addition::kSame;
   Case made{channels,
@@ -122,9 +140,11 @@ inline Case make_case(Random& random, int most_side) {
             expand,
             project,
             addition,
+            random.integer(0, 4),
             Image(batch, expand ? expand->in : channels, height, width),
-            Image(batch, project ? project->out : 0, same ? window.out_height(height) : random.integer(1, 9),
-                  same ? window.out_width(width) : random.integer(1, 9))};
+            Image(batch, project ? project->out : 0,
+                  same ? window.out_height(first.out_height(height)) : random.integer(1, 9),
+                  same ? window.out_width(first.out_width(width)) : random.integer(1, 9))};
   if (random.chance(2)) made.bias = values(random, channels);
   for (double& value : made.input.values) value = random.real(-1, 1);
   for (double& value : made.added.values) value = random.real(-1, 1);
@@ -133,12 +153,20 @@ inline Case make_case(Random& random, int most_side) {
 
 // -- the oracle ------------------------------------------------------------------------------------------------------
 
-inline Image pointwise(const Pointwise& step, const Image& input, const Case& made, bool adds) {
-  Image output(input.batch, step.out, input.height, input.width);
+inline Image convolved(const Neighbor& step, const Image& input, const Case& made, bool adds) {
+  const Window& w = step.window;
+  Image output(input.batch, step.out, w.out_height(input.height), w.out_width(input.width));
   output.for_each([&](int n, int c, int y, int x) {
     double sum = step.bias.empty() ? 0.0 : step.bias[static_cast<size_t>(c)];
     for (int i = 0; i < step.in; ++i) {
-      sum += step.weights[static_cast<size_t>(c * step.in + i)] * input.values[input.at(n, i, y, x)];
+      for (int ky = 0; ky < w.height; ++ky) {
+        for (int kx = 0; kx < w.width; ++kx) {
+          const int in_y = y * w.stride_y - w.top + ky, in_x = x * w.stride_x - w.left + kx;
+          if (in_y < 0 || in_y >= input.height || in_x < 0 || in_x >= input.width) continue;
+          sum += step.weights[static_cast<size_t>(((c * step.in + i) * w.height + ky) * w.width + kx)] *
+                 input.values[input.at(n, i, in_y, in_x)];
+        }
+      }
     }
     if (adds && made.addition != Addition::kNone) {
       const Image& added = made.added;
@@ -168,9 +196,8 @@ inline Image depthwise(const Case& made, const Image& input) {
 }
 
 inline Image wanted(const Case& made) {
-  const Image expanded = made.expand ? pointwise(*made.expand, made.input, made, false) : made.input;
-  const Image convolved = depthwise(made, expanded);
-  return made.project ? pointwise(*made.project, convolved, made, true) : convolved;
+  const Image middle = depthwise(made, made.expand ? convolved(*made.expand, made.input, made, false) : made.input);
+  return made.project ? convolved(*made.project, middle, made, true) : middle;
 }
 
 // -- the block -------------------------------------------------------------------------------------------------------
@@ -185,21 +212,25 @@ inline std::vector<float> blocked(const Image& image) {
 
 inline DepthwiseBlock make_block(const Case& made, const retinasdk::convolution::Kernels& kernels) {
   const auto data = [](const std::vector<float>& bias) { return bias.empty() ? nullptr : bias.data(); };
-  const auto step = [&](const std::optional<Pointwise>& from) -> std::optional<retinasdk::PointwiseStep> {
+  const auto step = [&](const std::optional<Neighbor>& from) -> std::optional<retinasdk::NeighborStep> {
     if (!from) return std::nullopt;
-    return retinasdk::PointwiseStep{
-        std::make_shared<const DirectWeights>(from->weights.data(), from->out, from->in, 1, 1, Layout::kBlocked),
-        data(from->bias), from->clamp};
+    return retinasdk::NeighborStep{
+        std::make_shared<const DirectWeights>(from->weights.data(), from->out, from->in, from->window.height,
+                                              from->window.width, from->input),
+        data(from->bias), from->clamp, from->window};
   };
   return DepthwiseBlock(step(made.expand),
                         {made.weights.data(), data(made.bias), made.channels, made.window, made.clamp},
-                        step(made.project), made.addition, kernels);
+                        step(made.project), made.addition, made.threads, kernels);
 }
 
 // The buffers are exactly as large as the header says, so that the address sanitizer detects any access beyond them,
 // and full of NaN, so that values that are read before they are written do not stay unseen.
 inline std::vector<float> run(const Case& made, const DepthwiseBlock& block, size_t outputs, int threads) {
-  const std::vector<float> input = blocked(made.input), added = blocked(made.added);
+  const bool is_planar = made.expand && made.expand->input == Layout::kPlanar;
+  const std::vector<float> input = is_planar ? std::vector<float>(made.input.values.begin(), made.input.values.end())
+                                             : blocked(made.input),
+                           added = blocked(made.added);
   std::vector<float> scratch(block.scratch_floats(made.input.batch, made.input.height, made.input.width), kNan);
   std::vector<float> output(outputs, kNan);
   retinasdk::ConvCall call;
@@ -243,21 +274,23 @@ inline void check_random(Random& random, int most_side = 40) {
   for (const auto* kernels : retinasdk::convolution::usable_kernels()) check_case(made, *kernels);
 }
 
-// -- what a block refuses, and NaN
-// --------------------------------------------------------------------------------------
+// -- what a block refuses, and NaN ------------------------------------------------------------------------------------
 
 inline void check_refusals() {
   const std::vector<float> weights(16 * 9);
   Window window;
   window.height = window.width = 3;
-  const auto make = [&](const Window& with, int channels, std::optional<retinasdk::PointwiseStep> project,
-                        Addition addition = Addition::kNone) {
-    return DepthwiseBlock(std::nullopt, {weights.data(), nullptr, channels, with, {}}, project, addition);
+  using Step = std::optional<retinasdk::NeighborStep>;
+  const auto make = [&](const Window& with, int channels, const Step& project, Addition addition = Addition::kNone,
+                        const Step& expand = std::nullopt) {
+    return DepthwiseBlock(expand, {weights.data(), nullptr, channels, with, {}}, project, addition, 0);
   };
-  const auto project = [&](int side, Layout layout) {
-    const std::vector<float> values(static_cast<size_t>(256 * side * side));
-    return retinasdk::PointwiseStep{
-        std::make_shared<const DirectWeights>(values.data(), 16, 16, side, side, layout), nullptr, {}};
+  const auto project = [&](int side, Layout layout, int in = 16) {
+    const std::vector<float> values(static_cast<size_t>(16 * in * side * side));
+    Window square;
+    square.height = square.width = side;
+    return retinasdk::NeighborStep{
+        std::make_shared<const DirectWeights>(values.data(), 16, in, side, side, layout), nullptr, {}, square};
   };
   check_refused("channels must be 1 to 65536", [&] { make(window, 0, std::nullopt); });
   check_refused("next to a 1x1 convolution of 16", [&] { make(window, 9, project(1, Layout::kBlocked)); });
@@ -265,6 +298,18 @@ inline void check_refusals() {
   check_refused("must be 1x1 and blocked", [&] { make(window, 16, project(1, Layout::kPlanar)); });
   check_refused("adds only after a projection", [&] { make(window, 16, std::nullopt, Addition::kSame); });
   check_refused("larger than the padded image", [&] { make(window, 16, std::nullopt).scratch_floats(1, 2, 9); });
+  const auto photo = [&](const Step& expand) { return make(window, 16, std::nullopt, Addition::kNone, expand); };
+  photo(project(3, Layout::kPlanar, 3));
+  check_refused("must have at most 16 channels, got 17", [&] { photo(project(3, Layout::kPlanar, 17)); });
+  check_refused("larger than the padded image", [&] { photo(project(3, Layout::kPlanar, 3)).scratch_floats(1, 4, 9); });
+  check_refused("smaller than the window of 3 x 3",
+                [&] { photo(project(3, Layout::kPlanar, 3)).scratch_floats(1, 2, 9); });
+  Step wrong = project(3, Layout::kPlanar, 3);
+  wrong->window.width = 2;
+  check_refused("does not fit its weights, 3x3", [&] { photo(wrong); });
+  wrong = project(1, Layout::kBlocked);
+  wrong->window.left = 1;
+  check_refused("does not fit its weights, 1x1", [&] { photo(wrong); });
   Window bad = window;
   bad.stride_x = 0;
   check_refused("must be 1 to 31", [&] { make(bad, 16, std::nullopt); });
@@ -279,6 +324,10 @@ inline void check_nan_spreads(Random& random) {
   made.window.height = made.window.width = 3;
   made.window.top = made.window.left = made.window.bottom = made.window.right = 1;
   made.weights = values(random, made.channels * 9);
+  if (made.expand && made.expand->input == Layout::kPlanar) {
+    made.expand->window = made.window;
+    made.expand->weights = values(random, made.expand->in * made.expand->out * 9);
+  }
   made.addition = Addition::kNone;
   made.clamp = {0, 6};
   made.input.values[0] = kNan;

@@ -248,16 +248,23 @@ def _winograd_conv(case: Case) -> Problem:
 
 def _depthwise_block(case: Case) -> Problem:
     channels, kernel = case.channels(), (case.integer(1, 5), case.integer(1, 5))
-    inputs = case.channels() if case.flag() else 0
+    inputs, is_first = case.channels() if case.flag() else 0, case.flag()
+    if is_first:  # Of a network: it reads a planar photo.
+        inputs = case.integer(1, 4)
     x = case.image(inputs or channels)
-    problem = _of("DepthwiseBlock", x)
+    problem = _of("DepthwiseBlock", x, planar_input=is_first)
     if inputs:
-        case.convolve(problem, case.array(channels, inputs, 1, 1), POINT, "expand_")
+        sides = (case.integer(1, 4), case.integer(1, 4)) if is_first else (1, 1)
+        before = case.window(sides, x.shape[2:]) if is_first else POINT
+        case.convolve(problem, case.array(channels, inputs, *sides), before, "expand_")
         case.limit(problem, "expand_")
-    window = case.window(kernel, x.shape[2:])
+        if is_first:
+            problem.attributes |= {f"expand_{name}": value for name, value in before.items()}
+    size = problem.reference.run(problem.reference_feeds).shape if inputs else x.shape
+    window = case.window(kernel, size[2:])
     case.convolve(problem, case.array(channels, 1, *kernel), window)
     case.limit(problem)
-    problem.attributes |= {"addition": 0, **window}
+    problem.attributes |= {"addition": 0, "planar_input": int(is_first), "threads": case.integer(0, 3), **window}
     if case.flag():
         case.convolve(problem, case.array(case.channels(), channels, 1, 1), POINT, "project_")
         case.add(problem)

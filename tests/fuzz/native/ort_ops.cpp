@@ -195,15 +195,24 @@ class Use {
     integer("kernel_x", width);
     integer("patch", random.chance(2) ? 4 : 6);
     integer("levels", random.integer(1, 2));
+    integer("threads", random.integer(0, 9));
     if (is_convolution) lend("", out, is_depthwise ? 1 : in, height, width);
-    if (is_depthwise && middle != in) lend("expand_", middle, in, 1, 1);
+    const bool is_first = is_depthwise && planar_input && middle != in;  // It reads the photo.
+    const int first_height = is_first ? random.integer(1, 3) : 1, first_width = is_first ? random.integer(1, 3) : 1;
+    if (is_depthwise && middle != in) lend("expand_", middle, in, first_height, first_width);
     if (is_depthwise && random.chance(2)) lend("project_", out = channels(), middle, 1, 1);
     const int addition = random.integer(name == "BlockedAdd" ? 1 : 0, 2);
     integer("addition", addition);
-    const bool is_planar = planar_input && (name == "BlockedConv" || name == "ToBlocked");
+    const bool is_planar = is_first || (planar_input && (name == "BlockedConv" || name == "ToBlocked"));
     image = make_value(is_planar, in, random.integer(1, 14), random.integer(1, 14));
-    const int rows = side(image, 2, height, {"top", "bottom", "stride_y"}, is_winograd || !is_convolution);
-    const int columns = side(image, 3, width, {"left", "right", "stride_x"}, is_winograd || !is_convolution);
+    const bool keeps = is_winograd || !is_convolution;
+    int rows = size_of(image, 2), columns = size_of(image, 3);
+    if (is_first) {
+      rows = side(rows, first_height, {"expand_top", "expand_bottom", "expand_stride_y"}, false);
+      columns = side(columns, first_width, {"expand_left", "expand_right", "expand_stride_x"}, false);
+    }
+    rows = side(rows, height, {"top", "bottom", "stride_y"}, keeps);
+    columns = side(columns, width, {"left", "right", "stride_x"}, keeps);
     const bool is_smaller = addition == 2 && random.chance(2);
     added = make_value(false, name == "WinogradLevels" ? in : out, is_smaller ? random.integer(1, rows) : rows,
                        is_smaller ? random.integer(1, columns) : columns);
@@ -247,9 +256,12 @@ class Use {
     info.numbers[prefix + "high"] = is_hostile ? random_.hostile() : random_.real(planar ? 1.0f : 0.0f, 6.0f);
   }
 
+  static int size_of(const Value& value, size_t axis) {
+    return static_cast<int>(value.shape.size() > axis ? std::max<int64_t>(value.shape[axis], 1) : 1);
+  }
+
   // Sets the strides and the padding of a side, and returns how long that of the output is.
-  int side(const Value& value, size_t axis, int kernel, const Names& names, bool keeps) {
-    const int size = static_cast<int>(value.shape.size() > axis ? std::max<int64_t>(value.shape[axis], 1) : 1);
+  int side(int size, int kernel, const Names& names, bool keeps) {
     const int before = random_.integer(std::max(0, kernel - size), kernel - 1), after = random_.integer(0, kernel - 1);
     const int stride = random_.integer(1, 3);
     integer(names.before, before);
