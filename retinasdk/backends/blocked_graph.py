@@ -20,7 +20,8 @@ from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 
-from retinasdk.backends.blocked_steps import DEPTHWISE, WINOGRAD, Step, find_steps
+from retinasdk.backends.blocked_steps import DEPTHWISE, WINOGRAD, Step, find_steps, window_attributes
+from retinasdk.backends.depthwise_blocks import with_depthwise_blocks
 from retinasdk.backends.graph_edit import GraphEdit, Rewritten, read
 from retinasdk.backends.graph_facts import GraphFacts, known_size
 from retinasdk.backends.pyramid_levels import find_levels
@@ -100,7 +101,8 @@ class Plan:
         """
         self.facts = facts
         self._taken, self._readable = frozenset(taken), frozenset(readable)
-        self.steps = {step.place: step for step in find_steps(facts) if self._taken.isdisjoint(step.nodes)}
+        steps = with_depthwise_blocks(facts, find_steps(facts))
+        self.steps = {step.place: step for step in steps if self._taken.isdisjoint(step.nodes)}
         self._roots = self._known_roots(input_size)
         self._lay_out()
         self._leave_what_gains_nothing()
@@ -287,7 +289,7 @@ class BlockedEdit:
                 attributes = {"planar_input": 0, "threads": self._threads, **attributes}
             attributes |= {f"{name[:-7]}bias": 0 for name in step.weights if name.endswith("weights")}
         if step.window is not None and "patch" not in attributes:
-            attributes |= step.window.attributes()
+            attributes |= window_attributes(step.window)
             if not step.weights:
                 attributes |= {"kernel_y": step.window.kernel[0], "kernel_x": step.window.kernel[1]}
         if step.is_convolution:

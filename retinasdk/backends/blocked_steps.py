@@ -101,6 +101,12 @@ class Step:
         return sum(values.size for values in self.weights.values() if values.ndim == 4)
 
 
+def window_attributes(walk: Window) -> dict[str, int]:
+    """Returns strides and padding as attributes of the operators."""
+    around = dict(zip(("top", "left", "bottom", "right"), walk.pads or (0, 0, 0, 0), strict=True))
+    return {"stride_y": walk.strides[0], "stride_x": walk.strides[1], **around}
+
+
 def address(values: Floats) -> int:
     """Returns where the values of a tensor lie: equal for tensors that are the same one."""
     return int(values.__array_interface__["data"][0])
@@ -110,7 +116,7 @@ def find_steps(facts: GraphFacts) -> list[Step]:
     """Returns what can run on blocked images, in the order of the graph. No node is in two of them."""
     finder = _Finder(facts)
     steps = {step.place: step for index in facts.nodes if (step := finder.step(index)) is not None}
-    return _with_depthwise_blocks(facts, steps)
+    return [steps[place] for place in sorted(steps)]
 
 
 class _Finder:
@@ -355,55 +361,3 @@ def _fits(source: Side, side: Side, factor: int) -> bool:
     if isinstance(source, int) and isinstance(side, int):
         return source * factor == side
     return not isinstance(side, int) and source == divided(side, factor - 1, factor)
-
-
-# -- depthwise blocks --------------------------------------------------------------------------------------------------
-
-
-def _with_depthwise_blocks(facts: GraphFacts, steps: dict[int, Step]) -> list[Step]:
-    """Joins depthwise convolutions with the 1x1 convolutions around them, or with the first layer before them."""
-    owners = {index: step for step in steps.values() for index in step.nodes}
-    for step in list(steps.values()):
-        if step.kind != DEPTHWISE:
-            continue
-        joined = step
-        expand = owners.get(facts.makers.get(step.input, -1))
-        if expand is not None and expand.kind == CONV and not expand.added and _is_between(facts, step.input):
-            is_first = expand.reads_planar and facts.makers.get(expand.input, -1) not in owners
-            if expand.is_pointwise or is_first:
-                joined = _joined(expand, joined, "expand", is_first=is_first)
-        project = owners.get(facts.readers.get(step.output, [-1])[0])
-        is_next = project is not None and project.is_pointwise and project.input == step.output
-        if project is not None and is_next and _is_between(facts, step.output):
-            joined = _joined(project, joined, "project")
-        for index in joined.nodes:
-            steps.pop(index, None)
-            owners[index] = joined
-        steps[joined.place] = joined
-    return [steps[place] for place in sorted(steps)]
-
-
-def _is_between(facts: GraphFacts, name: str) -> bool:
-    """Returns whether a tensor only leads from one node to another."""
-    return len(facts.readers.get(name, [])) == 1 and name not in facts.outputs
-
-
-def _joined(neighbor: Step, depthwise: Step, prefix: str, *, is_first: bool = False) -> Step:
-    """Returns a block with a neighbor of its depthwise convolution. is_first: the neighbor reads the photo."""
-    limits = {f"{prefix}_{name}": neighbor.attributes[name] for name in ("low", "high")}
-    attributes = {**depthwise.attributes, **limits}
-    if is_first and neighbor.window is not None:
-        attributes["planar_input"] = 1
-        attributes |= {f"{prefix}_{name}": value for name, value in neighbor.window.attributes().items()}
-    if neighbor.added:
-        attributes["addition"] = neighbor.attributes["addition"]
-    return Step(
-        DEPTHWISE,
-        tuple(sorted(neighbor.nodes + depthwise.nodes)),
-        neighbor.input if prefix == "expand" else depthwise.input,
-        neighbor.output if prefix == "project" else depthwise.output,
-        added=neighbor.added,
-        window=depthwise.window,
-        attributes=attributes,
-        weights={**depthwise.weights, **{f"{prefix}_{name}": values for name, values in neighbor.weights.items()}},
-    )

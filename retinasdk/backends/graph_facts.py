@@ -93,11 +93,6 @@ class Window:
             return divided(side, step - 1, step)
         return divided(side, self.pads[axis] + self.pads[axis + 2] - self.kernel[axis] + step, step)
 
-    def attributes(self) -> dict[str, int]:
-        """Returns strides and padding as attributes of the operators."""
-        around = dict(zip(("top", "left", "bottom", "right"), self.pads or (0, 0, 0, 0), strict=True))
-        return {"stride_y": self.strides[0], "stride_x": self.strides[1], **around}
-
 
 class GraphFacts:
     """What is known of a graph.

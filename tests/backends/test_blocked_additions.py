@@ -14,6 +14,7 @@ from conv_graphs import (
     TENSORS,
     Nodes,
     attributes,
+    graph_of,
     kinds,
     model_of,
     operators,
@@ -228,6 +229,27 @@ def test_the_first_layer_is_part_of_a_block(size: tuple[int, int], tmp_path: Pat
         "stride_y": 2, "top": 3, "left": 3, "bottom": 2, "right": 3, "low": 0.0,
     }  # fmt: skip
     assert (found["planar_input"], found["stride_y"], found["top"]) == (1, 1, 1)
+
+
+def test_the_photo_is_read_and_added(tmp_path: Path) -> None:
+    """It is read as it is, and added as a blocked image."""
+    tensors = {"first": np.full((32, 3, 3, 3), 0.1, np.float32), "back": np.full((3, 32, 1, 1), 0.1, np.float32)}
+    nodes = [
+        node("Conv", ["x", "first"], ["a"], **SAME),
+        node("Conv", ["a", "depth"], ["b"], **SAME, group=32),
+        node("Conv", ["b", "back"], ["c"]),
+        node("Add", ["x", "c"], ["d"]),
+        node("Conv", ["d", "first"], ["y"], **SAME),
+    ]
+    model, x = model_of(nodes, TENSORS | tensors), x_of(3)
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, x.shape))
+    edited = rewritten_model(model, tmp_path)
+    assert edited is not None
+    (block,) = (item for item in graph_of(edited).node if item.op_type == "DepthwiseBlock")
+    assert list(block.input) == ["x", "x/blocked"]
+    assert attributes(block)["planar_input"] == 1
+    ours, plain = (session(one).run(None, {"x": x})[0] for one in (edited, model))
+    np.testing.assert_allclose(ours, plain, rtol=0, atol=1e-4 * np.abs(plain).max())
 
 
 def test_first_layers_by_themselves(tmp_path: Path) -> None:
