@@ -58,10 +58,11 @@ struct DepthwiseRow {
   uint8_t* codes;  // (count, 16)
 };
 
-// The sum of two images of codes: round(a * a_ratio + b * b_ratio + offset) + 0, limited.
+// The sum of two images of codes: round(fma(a, a_ratio, fma(b, b_ratio, offset))), limited. Where a sum lies halfway
+// between two codes, its last bit decides: the order is that of ONNX Runtime's QLinearAdd on x86-64.
 struct CodeSum {
   float a_ratio, b_ratio;  // Scale of the input / scale of the sum.
-  float offset;            // Zero of the sum - (a_ratio * zero of a + b_ratio * zero of b).
+  float offset;            // Zero of the sum - fma(a_ratio, zero of a, b_ratio * zero of b).
   int low, high;
 };
 

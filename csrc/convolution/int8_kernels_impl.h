@@ -158,7 +158,7 @@ void add(const uint8_t* a, const uint8_t* b, std::size_t count, const CodeSum& s
   const Numbers low = repeat(static_cast<float>(sum.low)), high = repeat(static_cast<float>(sum.high));
   const Numbers a_ratio = repeat(sum.a_ratio), b_ratio = repeat(sum.b_ratio), offset = repeat(sum.offset);
   const auto steps = [&](std::size_t i) {
-    return rounded(limited(fused(load_codes(b + i), b_ratio, fused(load_codes(a + i), a_ratio, offset)), low, high));
+    return rounded(limited(fused(load_codes(a + i), a_ratio, fused(load_codes(b + i), b_ratio, offset)), low, high));
   };
   std::size_t i = 0;
   for (; i + 64 <= count; i += 64) {

@@ -15,26 +15,28 @@ std::size_t size(int value) { return static_cast<std::size_t>(value); }
 void add_codes(const SumCall& call, const CodeSum& sum, const ParallelFor& parallel_for, const Kernels& kernels) {
   const std::size_t row = size(call.width) * kBlock, rows = call.images * size(call.height);
   const std::size_t pieces = std::min(rows, kMostPieces);
-  const bool same = call.height == call.b_height && call.width == call.b_width;
+  const bool same = call.height == call.added_height && call.width == call.added_width;
+  const auto add = [&](const uint8_t* input, const uint8_t* added, std::size_t count, uint8_t* codes) {
+    call.added_first ? kernels.add(added, input, count, sum, codes) : kernels.add(input, added, count, sum, codes);
+  };
   parallel_for(pieces, [&](std::size_t piece) {
     const std::size_t begin = rows * piece / pieces, end = rows * (piece + 1) / pieces;
     if (same)
-      return kernels.add(call.a + begin * row, call.b + begin * row, (end - begin) * row, sum,
-                         call.codes + begin * row);
+      return add(call.input + begin * row, call.added + begin * row, (end - begin) * row, call.codes + begin * row);
     std::vector<uint8_t> enlarged(row);
-    std::size_t before = rows;  // The row of `b` that was enlarged last.
+    std::size_t before = rows;  // The row of `added` that was enlarged last.
     for (std::size_t r = begin; r < end; ++r) {
-      const std::size_t y = r % size(call.height) * size(call.b_height) / size(call.height);
-      const std::size_t from = r / size(call.height) * size(call.b_height) + y;
+      const std::size_t y = r % size(call.height) * size(call.added_height) / size(call.height);
+      const std::size_t from = r / size(call.height) * size(call.added_height) + y;
       if (from != before) {
-        const uint8_t* source = call.b + from * size(call.b_width) * kBlock;
+        const uint8_t* source = call.added + from * size(call.added_width) * kBlock;
         for (std::size_t x = 0; x < size(call.width); ++x) {
-          const std::size_t pixel = x * size(call.b_width) / size(call.width);
+          const std::size_t pixel = x * size(call.added_width) / size(call.width);
           std::copy_n(source + pixel * kBlock, kBlock, enlarged.data() + x * kBlock);
         }
         before = from;
       }
-      kernels.add(call.a + r * row, enlarged.data(), row, sum, call.codes + r * row);
+      add(call.input + r * row, enlarged.data(), row, call.codes + r * row);
     }
   });
 }

@@ -9,13 +9,14 @@
 
 namespace retinasdk::int8 {
 
-// The sum of two blocked images of codes. If their sizes differ, `b` is enlarged to the size of `a` by the nearest
-// neighbor, see Addition::kUpsampled. `images`: batch * blocks.
+// The sum of two blocked images of codes. If their sizes differ, `added` is enlarged to the size of `input` by the
+// nearest neighbor, see Addition::kUpsampled. `images`: batch * blocks. `added_first`: `added` is `a` of the CodeSum.
 struct SumCall {
   std::size_t images;
-  int height, width, b_height, b_width;
-  const uint8_t* a;
-  const uint8_t* b;
+  int height, width, added_height, added_width;
+  const uint8_t* input;
+  const uint8_t* added;
+  bool added_first;
   uint8_t* codes;
 };
 void add_codes(const SumCall& call, const CodeSum& sum, const ParallelFor& parallel_for,

@@ -9,7 +9,7 @@
 //   ConvOfCodes         blocked codes X -> planar float32. Attributes: weights and bias in float32, window, in_scale,
 //                       in_zero
 //   QuantizedAdd        blocked codes X, Z -> blocked codes. Attributes: scale and limits, x_scale, x_zero, z_scale,
-//                       z_zero
+//                       z_zero; z_first: Z is the first input of the addition in the model, see CodeSum
 //
 // Window: stride_y, stride_x, top, left, bottom, right. Limits: zero, low, high: the code of 0, and the limits of
 // codes. Codes stand for scale * (code - zero).
@@ -235,7 +235,10 @@ class QuantizedAdd {
   static constexpr int kInputType = kUint8, kOutputType = kUint8;
 
   explicit QuantizedAdd(const Attributes& from)
-      : addition_(static_cast<Addition>(from.integer("addition", 1, 2))), factor_(from.factor()), sum_(make(from)) {}
+      : addition_(static_cast<Addition>(from.integer("addition", 1, 2))),
+        factor_(from.factor()),
+        added_first_(from.integer("z_first", 0, 1) == 1),
+        sum_(make(from, added_first_)) {}
 
   void compute(Call& call) const {
     const Image image = call.image(Layout::kBlocked, 0);
@@ -246,23 +249,26 @@ class QuantizedAdd {
     run.images = static_cast<std::size_t>(image.batch) * static_cast<std::size_t>(blocks_of(image.channels));
     run.height = image.height;
     run.width = image.width;
-    run.b_height = added.height;
-    run.b_width = added.width;
-    run.a = codes_of(call.input);
-    run.b = codes_of(call.added);
+    run.added_height = added.height;
+    run.added_width = added.width;
+    run.input = codes_of(call.input);
+    run.added = codes_of(call.added);
+    run.added_first = added_first_;
     run.codes = codes_of(call.output);
     int8::add_codes(run, sum_, call.threads());
   }
 
  private:
-  static int8::CodeSum make(const Attributes& from) {
+  static int8::CodeSum make(const Attributes& from, bool added_first) {
     const int8::CodeLimits limits = limits_of(from);
     const float scale = scale_of(from, "scale");
+    const std::string a = added_first ? "z" : "x", b = added_first ? "x" : "z";
+    const auto a_zero = static_cast<float>(from.integer(a + "_zero", 0, 255));
+    const auto b_zero = static_cast<float>(from.integer(b + "_zero", 0, 255));
     int8::CodeSum sum;
-    sum.a_ratio = scale_of(from, "x_scale") / scale;
-    sum.b_ratio = scale_of(from, "z_scale") / scale;
-    sum.offset = static_cast<float>(limits.zero) - (sum.a_ratio * static_cast<float>(from.integer("x_zero", 0, 255)) +
-                                                    sum.b_ratio * static_cast<float>(from.integer("z_zero", 0, 255)));
+    sum.a_ratio = scale_of(from, a + "_scale") / scale;
+    sum.b_ratio = scale_of(from, b + "_scale") / scale;
+    sum.offset = static_cast<float>(limits.zero) - std::fmaf(sum.a_ratio, a_zero, sum.b_ratio * b_zero);
     sum.low = limits.low;
     sum.high = limits.high;
     return sum;
@@ -270,6 +276,7 @@ class QuantizedAdd {
 
   const Addition addition_;
   const int factor_;
+  const bool added_first_;
   const int8::CodeSum sum_;
 };
 

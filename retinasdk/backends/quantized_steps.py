@@ -244,6 +244,8 @@ class QuantizedFinder:
             elif one != other:
                 continue
             places, codes, (low, high) = rounding
+            # The order matters to the last bit: see CodeSum in int8_kernels.h.
+            sizes["z_first"] = int(added == node.inputs[0])
             attributes: dict[str, int | float] = {"scale": codes.scale, "zero": codes.zero, "low": low, "high": high}
             attributes |= {"x_scale": first.scale, "x_zero": first.zero, "z_scale": second.scale}
             attributes |= {"z_zero": second.zero, **sizes}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.skipif(blocked_graph.library() is None, reason="retinas
 POINT = {"stride_y": 1, "stride_x": 1, "top": 0, "left": 0, "bottom": 0, "right": 0}
 LIMITS = {"zero": 3, "low": 0, "high": 255}
 CONV = {**POINT, **LIMITS, "in_zero": 7}
-ADD = {**LIMITS, "scale": 0.1, "x_scale": 0.1, "x_zero": 0, "z_scale": 0.1, "z_zero": 0, "addition": 1}
+ADD = {**LIMITS, "scale": 0.1, "x_scale": 0.1, "x_zero": 0, "z_scale": 0.1, "z_zero": 0, "addition": 1, "z_first": 0}
 
 
 def session(
@@ -112,6 +113,50 @@ def test_empty_images(shape: tuple[int, ...]) -> None:
         assert made.size == 0
     (made,) = session("QuantizedAdd", ADD, {}, inputs=2).run(None, {"x": empty, "z": empty})
     assert made.shape == shape
+
+
+def qlinear_add() -> Any:
+    """Opens a session of ONNX Runtime's own addition of codes."""
+    scalars = [(name, TensorProto.FLOAT if name[1] == "s" else TensorProto.UINT8) for name in ADDED_SCALARS]
+    graph = helper.make_graph(
+        [helper.make_node("QLinearAdd", ["a", "as", "az", "b", "bs", "bz", "cs", "cz"], ["c"], domain="com.microsoft")],
+        "test",
+        [helper.make_tensor_value_info(name, TensorProto.UINT8, [1, 1, 64, 64, 16]) for name in "ab"]
+        + [helper.make_tensor_value_info(name, kind, []) for name, kind in scalars],
+        [helper.make_tensor_value_info("c", TensorProto.UINT8, None)],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+ADDED_SCALARS = ("as", "az", "bs", "bz", "cs", "cz")
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the order of ONNX Runtime on x86-64")
+@pytest.mark.parametrize("seed", range(8))
+def test_sums_are_those_of_onnxruntime_to_the_last_bit(seed: int) -> None:
+    """All pairs of codes, also halfway between two codes, which the last bit of a sum decides."""
+    random = np.random.default_rng(seed)
+    every = np.arange(256, dtype=np.uint8)
+    x, z = (codes.reshape(1, 1, 64, 64, 16) for codes in np.meshgrid(every, every))
+    theirs = qlinear_add()
+    for case in range(8):
+        # Scales that are fractions of small numbers have the most sums halfway between two codes.
+        fractions = random.integers(1, 40, 3) / random.integers(8, 64, 3)
+        scales = (fractions if case % 2 else random.uniform(0.01, 0.1, 3)).astype(np.float32)
+        zeros = random.integers(0, 256, 3).astype(np.uint8)
+        values = [value for pair in zip(scales, zeros, strict=True) for value in pair]
+        (expected,) = theirs.run(None, {"a": x, "b": z, **dict(zip(ADDED_SCALARS, map(np.array, values), strict=True))})
+        sums = {"scale": float(scales[2]), "zero": int(zeros[2]), "addition": 1, "low": 0, "high": 255}
+        for z_first in (0, 1):
+            names = "zx" if z_first else "xz"
+            attributes = {**sums, "z_first": z_first}
+            for name, scale, zero in zip(names, scales, zeros, strict=False):
+                attributes |= {f"{name}_scale": float(scale), f"{name}_zero": int(zero)}
+            feeds = dict(zip(names, (x, z), strict=True))
+            (found,) = session("QuantizedAdd", attributes, {}, inputs=2).run(None, feeds)
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_layouts() -> None:

@@ -150,7 +150,8 @@ def random_network(seed: int) -> Any:
             made = net.activation(net.add("Add", [x, other] if net.random.random() < 0.5 else [other, x], channels))
         elif kind == 2:
             lower = net.resize(net.conv(net.conv(x, channels, 3, 2), channels))
-            made = net.add("Add", [net.conv(x, channels), lower], channels)
+            here = net.conv(x, channels)
+            made = net.add("Add", [here, lower] if net.random.random() < 0.5 else [lower, here], channels)
         else:
             side, stride = int(net.random.choice([1, 1, 3])), int(net.random.choice([1, 1, 2]))
             made = net.activation(net.conv(x, int(net.random.integers(1, 70)), side, stride))

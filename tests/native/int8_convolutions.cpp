@@ -242,11 +242,12 @@ void check_sum(Random& random) {
   const int low_height = is_enlarged ? random.integer(1, height) : height;
   const int low_width = is_enlarged ? random.integer(1, width) : width;
   const size_t pixels = size(height) * size(width), low_pixels = size(low_height) * size(low_width);
-  const Codes a = random_codes(random, size(images) * pixels * kBlock);
-  const Codes b = random_codes(random, size(images) * low_pixels * kBlock);
+  const Codes input = random_codes(random, size(images) * pixels * kBlock);
+  const Codes added = random_codes(random, size(images) * low_pixels * kBlock);
+  const bool added_first = random.chance(2);
   CodeSum sum{random.real(0.01f, 3), random.real(0.01f, 3), random.real(-300, 300), 0, 255};
   if (random.chance(2)) sum.low = random.integer(0, 255), sum.high = random.integer(sum.low, 255);
-  Codes expected(a.size());
+  Codes expected(input.size());
   for (int n = 0; n < images; ++n) {
     for (int y = 0; y < height; ++y) {
       for (int x = 0; x < width; ++x) {
@@ -254,8 +255,9 @@ void check_sum(Random& random) {
         for (size_t c = 0; c < kBlock; ++c) {
           const size_t place = ((size(n) * size(height) + size(y)) * size(width) + size(x)) * kBlock + c;
           const size_t low = ((size(n) * size(low_height) + size(low_y)) * size(low_width) + size(low_x)) * kBlock + c;
-          const float first = std::fmaf(static_cast<float>(a[place]), sum.a_ratio, sum.offset);
-          const float number = std::fmaf(static_cast<float>(b[low]), sum.b_ratio, first);
+          const auto one = static_cast<float>(input[place]), other = static_cast<float>(added[low]);
+          const float first = std::fmaf(added_first ? one : other, sum.b_ratio, sum.offset);
+          const float number = std::fmaf(added_first ? other : one, sum.a_ratio, first);
           const int code = static_cast<int>(std::nearbyintf(number));
           expected[place] = static_cast<uint8_t>(std::clamp(code, sum.low, sum.high));
         }
@@ -263,9 +265,10 @@ void check_sum(Random& random) {
     }
   }
   for (const Kernels* each : usable_kernels()) {
-    Codes found(a.size());
-    add_codes({size(images), height, width, low_height, low_width, a.data(), b.data(), found.data()}, sum,
-              in_threads(random.integer(1, 5)), *each);
+    Codes found(input.size());
+    add_codes(
+        {size(images), height, width, low_height, low_width, input.data(), added.data(), added_first, found.data()},
+        sum, in_threads(random.integer(1, 5)), *each);
     check(found == expected, "sums of codes are rounded once");
   }
 }
