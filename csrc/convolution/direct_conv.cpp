@@ -163,6 +163,7 @@ void DirectConv::run(const ConvCall& call, const ParallelFor& parallel_for) cons
   common.in_pixel_step = static_cast<Step>(window_.stride_x) * plan.lanes;
   common.in_block_step = plane_step;
   common.in_blocks = blocked_input ? plan.planes : 1;
+  common.is_far = true;
   common.empty_lanes = plan.planes * plan.lanes - weights.in_channels;
   common.taps = taps.data();
   common.tap_count = static_cast<int>(taps.size());

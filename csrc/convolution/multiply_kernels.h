@@ -34,6 +34,8 @@ struct Product {
   // Channels of the last block of the input and of the output that are not there. The former are not multiplied. The
   // latter become 0, and are not multiplied where that is faster.
   int empty_lanes = 0, empty_outputs = 0;
+
+  bool is_far = false;  // The input is not in the nearest caches, so it is prefetched.
 };
 
 struct MultiplyKernels {

@@ -128,6 +128,15 @@ void multiply_tile(const Product& product, int pixel, int block) {
     for (int in = 0; in < product.in_blocks; ++in, weights += Lanes * kBlock) {
       RETINASDK_UNROLL
       for (int k = 0; k < kFours; ++k) from[k].hide();
+      // Processors do not foresee where the next block of the input lies, nor that the pixels of the next tile follow.
+      if (Lanes == kBlock && product.is_far) {
+        RETINASDK_UNROLL
+        for (int i = 0; i < Pixels; ++i) {
+          const float* pixel_block = from[i / 4].at(i % 4, step, three_steps);
+          prefetch_to_read(pixel_block + product.in_block_step);
+          prefetch_to_l2(pixel_block + Pixels * step);
+        }
+      }
       const int lanes = Lanes == 1 || in + 1 < product.in_blocks ? Lanes : Lanes - product.empty_lanes;
 #ifdef RETINASDK_VEC16_NEON
       if constexpr (Lanes == kBlock) {

@@ -204,11 +204,16 @@ RETINASDK_INLINE Vec8 clamped(Vec8 low, Vec8 high, Vec8 a) {
 RETINASDK_INLINE void load(const float* from, Vec16& to) { to = load(from); }
 RETINASDK_INLINE void broadcast(float value, Vec16& to) { to = broadcast(value); }
 
-// Fetches the cache line of an address before it is read or written. The address may lie outside of the array, because
-// nothing is read.
+// Fetches the cache line of an address before it is read or written, into the nearest cache or into L2. The address may
+// lie outside of the array, because nothing is read.
 RETINASDK_INLINE void prefetch_to_read([[maybe_unused]] const float* address) {
 #ifdef __GNUC__
   __builtin_prefetch(address);
+#endif
+}
+RETINASDK_INLINE void prefetch_to_l2([[maybe_unused]] const float* address) {
+#ifdef __GNUC__
+  __builtin_prefetch(address, 0, 2);
 #endif
 }
 RETINASDK_INLINE void prefetch_to_write([[maybe_unused]] float* address) {

@@ -246,6 +246,7 @@ void WinogradConv::run(const ConvCall* levels, int count, float* scratch, const 
         product.in_pixel_step = kBlock;
         product.in_block_step = plan.in_block_step;
         product.in_blocks = in_blocks;
+        product.is_far = true;
         product.taps = &tap;
         product.tap_count = 1;
         product.weights = weights.values.get() + (position * out_blocks + out) * weights_square;
