@@ -18,6 +18,7 @@ os.environ["RETINASDK_TUNE"] = "0"
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import settings
 from onnx import numpy_helper
@@ -25,6 +26,16 @@ from pictures import LABELS, Image, blocks
 from random_retinanet import random_retinanet
 
 from retinasdk import Detector, ModelSpec, Resize
+
+
+# Threads that wait by spinning take the time of the tests beside them.
+class _WithoutSpinning(onnxruntime.SessionOptions):  # type: ignore[misc]
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_session_config_entry("session.intra_op.allow_spinning", "0")
+
+
+onnxruntime.SessionOptions = _WithoutSpinning
 
 # A busy machine is no failure.
 settings.register_profile("retinasdk", deadline=None)

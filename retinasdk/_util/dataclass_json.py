@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import types
@@ -56,8 +57,13 @@ def from_json_object(cls: type[_T], content: Mapping[str, Any], where: str = "")
         has_default = item.default is not dataclasses.MISSING or item.default_factory is not dataclasses.MISSING
         if name not in content and not has_default:
             raise ModelError(f"field {where}{name} is missing")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cast(type, cls))
     return cls(**{name: _typed(value, hints[name], where + name) for name, value in content.items()})
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:

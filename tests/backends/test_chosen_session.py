@@ -307,6 +307,7 @@ def test_the_real_thing(cache: Path, tmp_path: Path) -> None:
     assert name == ("blocked" if times["blocked"] <= 0.97 * times["direct"] else "direct")
 
 
+@pytest.mark.heavy
 def test_doctor_and_bench_say_it(cache: Path, run_python: Any) -> None:
     doctor = run_python(["-m", "retinasdk", "doctor", "--model", "people"])
     assert (doctor.returncode, doctor.stderr) == (0, "")

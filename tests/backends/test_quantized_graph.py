@@ -280,6 +280,7 @@ def test_what_is_not_of_the_package_is_left_alone(change: str, tmp_path: Path) -
     assert edited is None or edited.others["Conv"] >= 1
 
 
+@pytest.mark.heavy
 def test_people_in_8_bits_finds_the_same_boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Detector("people", device="cpu", convolution="direct") as detector:
         spec, (tensor,) = detector.spec, network_inputs([ASTRONAUT], detector.spec)

@@ -119,7 +119,12 @@ def small_spec(flavour: str) -> ModelSpec:
     return spec.replace(levels=levels, resize=resize, score_threshold=0.25, pad_multiple=max(spec.pad_multiple, 32))
 
 
-@pytest.mark.parametrize("flavour", UPRIGHT)
+_LONG = ("keras-retinanet", "mmdeploy", "pytorch-retinanet")
+
+
+@pytest.mark.parametrize(
+    "flavour", [pytest.param(name, marks=[pytest.mark.heavy] if name in _LONG else []) for name in UPRIGHT]
+)
 def test_cpu_and_cuda_alike(flavour: str, network: onnx.ModelProto, tmp_path: Path) -> None:
     """Single images and batches of three give the same bits on the CPU and with emulated CUDA kernels."""
     path = tmp_path / "tiny.onnx"

@@ -6,7 +6,9 @@ The boxes were recorded by the scripts in tests/support/record, with the framewo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from paths import ROOT
@@ -32,9 +34,16 @@ def comparisons(path: Path, folder: Path) -> list[Comparison]:
     return results
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(path, id=f"{path.parent.name}-{path.stem}") for path in recorded_cases()]
-)
+_LONG = {"mlperf-official"}
+
+
+def _cases() -> Iterator[Any]:
+    for path in recorded_cases():
+        name = f"{path.parent.name}-{path.stem}"
+        yield pytest.param(path, id=name, marks=[pytest.mark.heavy] if name in _LONG else [])
+
+
+@pytest.mark.parametrize("path", _cases())
 def test_boxes_of_the_framework(path: Path, tmp_path: Path) -> None:
     for item, result in zip(RecordedCase.read(path).pictures, comparisons(path, tmp_path), strict=True):
         assert result.expected >= 10, "a case without detections proves nothing"

@@ -153,7 +153,10 @@ def test_own_anchors_need_five_numbers(tmp_path: Path) -> None:
 # -- detectors ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("framework", "case"), RECORDED)
+@pytest.mark.parametrize(
+    ("framework", "case"),
+    [pytest.param(*pair, marks=[] if pair[0] == "odtk-rotated" else [pytest.mark.heavy]) for pair in RECORDED],
+)
 def test_cpu_and_cuda_alike(framework: str, case: str, tmp_path: Path) -> None:
     """The CPU and the emulated CUDA kernels give the same bits, for single images and a batch."""
     path, recording = imported(framework, case, tmp_path)

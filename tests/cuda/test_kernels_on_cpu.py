@@ -68,6 +68,7 @@ def test_logits_of_images_that_begin_inside_a_vector(
         assert_same_candidates(halved(case), cuda_half)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("padding", [None, 3])
 def test_more_candidates_than_the_buffer_holds(padding: int | None) -> None:
     """101,250 candidates pass, but the buffer holds 55,296 to 98,304, depending on top_k."""
@@ -97,6 +98,7 @@ def test_more_candidates_than_the_buffer_holds(padding: int | None) -> None:
     assert cuda.rescans == [1, 0]
 
 
+@pytest.mark.heavy
 def test_the_buffer_grows_with_the_level(cuda: CudaOps) -> None:
     """The buffer holds one in 64 of 4,320,000 candidates, in whole segments of 5120: enough for a crowded photo."""
     case = random_heads(72, anchors=9, classes=12, sizes=[(200, 200)], logit_threshold=-INF)
@@ -118,6 +120,7 @@ def test_three_hundred_thousand_anchors(cuda: CudaOps) -> None:
 
 
 # parity_cuda runs hundreds of random cases more, without Python; these also go through the bindings.
+@pytest.mark.heavy
 @settings(derandomize=True, deadline=None, max_examples=50, database=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -190,6 +193,7 @@ def test_images_of_a_batch_have_their_own_counts(cuda: CudaOps) -> None:
     assert_same_kept([*batch, counts], cuda, iou_threshold=0.5, max_detections=300)
 
 
+@pytest.mark.heavy
 @settings(derandomize=True, deadline=None, max_examples=100, database=None)
 @given(
     seed=st.integers(0, 2**32 - 1),

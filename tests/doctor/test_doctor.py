@@ -345,6 +345,7 @@ def test_no_python_to_ask(monkeypatch: pytest.MonkeyPatch, look: Callable[..., D
     assert diagnosis.to_text()
 
 
+@pytest.mark.heavy
 def test_escape_sequences_do_not_reach_the_terminal(
     look: Callable[..., Diagnosis], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -51,7 +51,7 @@ def some_boxes(seed: int, count: int, extent: float = 20.0) -> Boxes:
 # -- overlap -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.heavy) for seed in range(1, 4))])
 def test_iou_is_that_of_exact_arithmetic(seed: int) -> None:
     first, second = some_boxes(seed, 25), some_boxes(seed + 100, 25)
     exact = np.array([[rotated_oracle.iou(a, b) for b in second] for a in first])
@@ -111,7 +111,7 @@ def plain_nms(boxes: Boxes, logits: Any, classes: Any, limit: float, shares_angl
 
 
 @pytest.mark.parametrize("shares_angle", [False, True])
-@pytest.mark.parametrize("limit", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("limit", [0.1, *(pytest.param(limit, marks=pytest.mark.heavy) for limit in (0.0, 0.5))])
 def test_nms_is_that_of_exact_overlaps(limit: float, shares_angle: bool) -> None:
     boxes = some_boxes(5, 60)
     random = np.random.default_rng(1)

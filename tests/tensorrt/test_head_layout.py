@@ -72,7 +72,7 @@ def test_formats(product: str, version: str, dtype: str, channels: int, formats:
 @pytest.mark.parametrize(
     ("version", "rtx", "precision", "logits", "deltas"),
     [
-        ("8.6.1", False, "fp32", "HWC", "HWC"),
+        pytest.param("8.6.1", False, "fp32", "HWC", "HWC", marks=pytest.mark.heavy),
         ("8.6.1", False, "fp16", "HWC8", "LINEAR"),
         ("10.3.0", False, "int8", "HWC8", "LINEAR"),
         ("10.13.3.9", False, "fp16", "HWC", "HWC"),
