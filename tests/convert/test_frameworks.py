@@ -43,7 +43,7 @@ def _cases() -> Iterator[Any]:
         yield pytest.param(path, id=name, marks=[pytest.mark.heavy] if name in _LONG else [])
 
 
-@pytest.mark.parametrize("path", _cases())
+@pytest.mark.parametrize("path", list(_cases()))
 def test_boxes_of_the_framework(path: Path, tmp_path: Path) -> None:
     for item, result in zip(RecordedCase.read(path).pictures, comparisons(path, tmp_path), strict=True):
         assert result.expected >= 10, "a case without detections proves nothing"
