@@ -19,6 +19,7 @@ def preprocess_into(
     antialias: bool,
     source_step: float = 0.0,
     eight_bit: bool = False,
+    threads: int = 1,
 ) -> None:
     """Resizes, normalizes and pads an RGB image (H, W, 3) into `canvas`, (3, h, w)."""
 

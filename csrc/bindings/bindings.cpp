@@ -27,7 +27,7 @@ namespace {
 
 void preprocess_into(const py::array& image, const Array<float>& canvas, std::array<int, 2> resized,
                      std::array<float, 3> mean, std::array<float, 3> std, bool reverse_channels, bool antialias,
-                     double source_step, bool eight_bit) {
+                     double source_step, bool eight_bit, int threads) {
   const bool rows_are_whole =
       image.ndim() == 3 && image.strides(2) == 1 && (image.strides(1) == 3 || image.shape(1) <= 1);
   if (!py::isinstance<py::array_t<uint8_t>>(image) || !rows_are_whole || image.shape(2) != 3) {
@@ -50,7 +50,7 @@ void preprocess_into(const py::array& image, const Array<float>& canvas, std::ar
                                   eight_bit};
   auto* output = const_cast<float*>(canvas.data());  // Checked above: the array is writeable.
   const py::gil_scoped_release unlocked;
-  preprocess(view, options, output);
+  preprocess(view, options, output, threads);
 }
 
 py::tuple decode_heads(const py::list& logits, const py::list& deltas, const py::list& base_anchors,
@@ -281,7 +281,7 @@ PYBIND11_MODULE(_native, module) {
   module.def(
       "preprocess_into", &retinasdk::preprocess_into, py::arg("image"), py::arg("canvas").noconvert(), py::kw_only(),
       py::arg("resized"), py::arg("mean"), py::arg("std"), py::arg("reverse_channels"), py::arg("antialias"),
-      py::arg("source_step") = 0.0, py::arg("eight_bit") = false,
+      py::arg("source_step") = 0.0, py::arg("eight_bit") = false, py::arg("threads") = 1,
       "Resizes, normalizes and pads an image (H, W, 3) uint8 into the upper left corner of canvas (3, h, w) float32.");
   module.def(
       "decode", &retinasdk::decode_heads, py::arg("logits"), py::arg("deltas"), py::arg("base_anchors"), py::kw_only(),

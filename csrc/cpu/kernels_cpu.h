@@ -14,7 +14,7 @@ namespace retinasdk::cpu {
 bool has_avx2();
 #endif
 
-void preprocess(const ImageView& image, const PreprocessOptions& options, float* output);
+void preprocess(const ImageView& image, const PreprocessOptions& options, float* output, int threads);
 void yuv_to_rgb(const YuvView& frame, uint8_t* rgb);
 void decode(const std::vector<HeadLevel>& levels, const DecodeOptions& options, const float* clip_sizes,
             const Candidates& candidates);

@@ -13,6 +13,7 @@ namespace {
 
 // The highest side of images and feature levels. Products of sides then fit into int64.
 constexpr int kMaxSide = 1 << 16;
+constexpr int kMaxThreads = 1024;
 // The highest side of an image that is processed in tiles, in pixels. float32 coordinates of this size are exact to 1/8
 // pixel.
 constexpr int kMaxExtent = 1 << 20;
@@ -71,7 +72,7 @@ void require_suppression(int batch, const Candidates& candidates, const NmsOptio
 
 }  // namespace
 
-void preprocess(const ImageView& image, const PreprocessOptions& options, float* output) {
+void preprocess(const ImageView& image, const PreprocessOptions& options, float* output, int threads) {
   require_side(image.height, "image height");
   require_side(image.width, "image width");
   require_side(options.resized_height, "resized height");
@@ -85,7 +86,8 @@ void preprocess(const ImageView& image, const PreprocessOptions& options, float*
           "source_step must be 0 to 65536, got " + std::to_string(options.source_step));
   require(options.source_step == 0.0 || !options.antialias,
           "source_step must be 0 with antialias, got " + std::to_string(options.source_step));
-  cpu::preprocess(image, options, output);
+  require_in(threads, 1, kMaxThreads, "threads");
+  cpu::preprocess(image, options, output, threads);
 }
 
 void yuv_to_rgb(const YuvView& frame, uint8_t* rgb) {

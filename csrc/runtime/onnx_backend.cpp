@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
 
 #include "runtime/onnx_session.h"
 #include "runtime/postprocess.h"
@@ -16,11 +17,17 @@
 namespace retinasdk::runtime {
 namespace {
 
+// Returns the number of threads of a call: one for each core, unless it is given.
+int threads_of(std::optional<int> threads) {
+  constexpr int kMost = 1024;  // Of preprocess().
+  return std::clamp(threads.value_or(static_cast<int>(std::thread::hardware_concurrency())), 1, kMost);
+}
+
 class OnnxBackend final : public Backend {
  public:
   OnnxBackend(const std::filesystem::path& path, const ModelSpec* spec, std::optional<int> threads,
               const Suppression& suppression, const std::string& library, std::string& warning)
-      : suppression_(suppression), process_(getpid()) {
+      : suppression_(suppression), threads_(threads_of(threads)), process_(getpid()) {
     const OrtLibrary& runtime = ort_library(library);
     read_unchanged(path, [&] {
       session_ = std::make_unique<OnnxSession>(runtime, path, threads);
@@ -59,7 +66,7 @@ class OnnxBackend final : public Backend {
     const size_t count = std::max(images.size(), static_cast<size_t>(fixed_batch_.value_or(1)));
     const std::unique_ptr<float[]> tensor(new float[count * floats]);  // Written completely.
     for (size_t i = 0; i < images.size(); ++i) {
-      preprocess(images[i], preprocess_options(spec_, transforms[i]), &tensor[i * floats]);
+      preprocess(images[i], preprocess_options(spec_, transforms[i]), &tensor[i * floats], threads_);
     }
     for (size_t i = images.size(); i < count; ++i) {  // The batch is padded with copies.
       std::memcpy(&tensor[i * floats], &tensor[(i - 1) * floats], floats * sizeof(float));
@@ -96,6 +103,7 @@ class OnnxBackend final : public Backend {
   }
 
   const Suppression suppression_;
+  const int threads_;  // For the preprocessing.
   const int process_;
   std::unique_ptr<OnnxSession> session_;
   ModelSpec spec_;

@@ -115,7 +115,7 @@ class OnnxCpuBackend:
             DeviceError: If the backend is closed, or was created before a fork.
         """
         with stage("preprocess"):
-            batch = preprocess(images, transforms, self.spec)
+            batch = preprocess(images, transforms, self.spec, threads=self._cores)
         with stage("inference"):
             heads = self.infer(batch.tensor)
         with stage("postprocess"):

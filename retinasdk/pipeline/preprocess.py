@@ -14,6 +14,8 @@ from retinasdk.spec import ModelSpec
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+_MOST_THREADS = 1024  # Of the native function.
+
 
 @dataclass(frozen=True)
 class Transform:
@@ -92,13 +94,17 @@ class Batch:
     transforms: tuple[Transform, ...]
 
 
-def preprocess(images: Sequence[npt.NDArray[np.uint8]], transforms: Sequence[Transform], spec: ModelSpec) -> Batch:
+def preprocess(
+    images: Sequence[npt.NDArray[np.uint8]], transforms: Sequence[Transform], spec: ModelSpec, *, threads: int = 1
+) -> Batch:
     """Resizes, normalizes and pads images into one batch.
 
     Args:
         images: RGB uint8 (H, W, 3) images.
         transforms: One transform for each image, all with the same padded size.
         spec: Spec of the model.
+        threads: How many may work on one image. No image has more than 4, and small ones have fewer. The pixels do not
+            depend on it.
 
     Returns:
         The batch, in the order of the images.
@@ -116,5 +122,6 @@ def preprocess(images: Sequence[npt.NDArray[np.uint8]], transforms: Sequence[Tra
             antialias=spec.resize.antialias,
             source_step=transform.source_step,
             eight_bit=spec.resize.eight_bit,
+            threads=min(threads, _MOST_THREADS),
         )
     return Batch(tensor, tuple(transforms))

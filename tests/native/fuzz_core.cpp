@@ -102,6 +102,16 @@ void run_in_threads(const Case& made) {
 
 }  // namespace
 
+// Checks that the threads of a call change nothing. The image is large enough for several.
+void run_with_threads(Random& random) {
+  PreprocessCase made = make_preprocess(random, 1500, 1400, 90 + random.integer(0, 600), 700);
+  for (const bool eight_bit : {false, true}) {
+    made.options.eight_bit = eight_bit;
+    const auto alone = run(made);
+    for (const int threads : {2, 3, 1000}) check(run(made, threads) == alone, "threads do not change the pixels");
+  }
+}
+
 int main(int argc, char** argv) {
   const uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1;
   const int rounds = argc > 2 ? std::atoi(argv[2]) : 200;
@@ -112,6 +122,7 @@ int main(int argc, char** argv) {
   for (const auto& shape : shapes) {
     for (int i = 0; i < 4; ++i) run(make_preprocess(random, shape[0], shape[1], shape[2], shape[3]));
   }
+  run_with_threads(random);
   for (int round = 0; round < rounds; ++round) {
     run(make_preprocess(random, random.integer(1, 90), random.integer(1, 90), random.integer(1, 90),
                         random.integer(1, 90)));

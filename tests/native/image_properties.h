@@ -7,10 +7,10 @@
 #include "random_cases.h"
 
 // Preprocesses an image and checks the result.
-inline std::vector<float> run(const PreprocessCase& made) {
+inline std::vector<float> run(const PreprocessCase& made, int threads = 1) {
   const retinasdk::PreprocessOptions& options = made.options;
   std::vector<float> canvas(size_t{3} * static_cast<size_t>(options.padded_height * options.padded_width), kNan);
-  retinasdk::preprocess(made.view, options, canvas.data());
+  retinasdk::preprocess(made.view, options, canvas.data(), threads);
   size_t at = 0;
   for (int c = 0; c < 3; ++c) {
     const float lowest = -options.mean[c] / options.std[c] - 1e-4f;

@@ -221,6 +221,26 @@ def test_a_batch_is_its_images() -> None:
         )
 
 
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_threads_do_not_change_the_pixels(antialias: bool, eight_bit: bool) -> None:
+    frame = image(5, 1080, 1920)
+    sizes: dict[str, Any] = {
+        "resized": (503, 894),
+        "mean": (123.7, 116.3, 103.5),
+        "std": (58.4, 57.1, 57.4),
+        "reverse_channels": True,
+    }
+    made = []
+    for threads in (1, 2, 3, 16):
+        canvas = np.full((3, 512, 928), np.nan, np.float32)
+        _native.preprocess_into(frame, canvas, **sizes, antialias=antialias, eight_bit=eight_bit, threads=threads)
+        made.append(canvas)
+    assert np.isfinite(made[0]).all()
+    for canvas in made[1:]:
+        np.testing.assert_array_equal(canvas, made[0])
+
+
 def test_the_way_back() -> None:
     transform = Transform((720, 1280), (749, 1333), (768, 1344))
     boxes = np.array([[0, 0, 1333, 749], [133.3, 74.9, 266.6, 149.8]], dtype=np.float32)
@@ -243,6 +263,7 @@ def test_the_way_back() -> None:
         (np.zeros((4, 4, 3), np.uint8), (9, 4), {}, "padded height must be 9 to 65536, got 8"),
         (np.zeros((4, 4, 3), np.uint8), (4, 9), {}, "padded width must be 9 to 65536, got 8"),
         (np.zeros((4, 4, 3), np.uint8), (4, 4), {"std": (1.0, 0.0, 1.0)}, "std must be above 0 in each channel"),
+        (np.zeros((4, 4, 3), np.uint8), (4, 4), {"threads": 0}, "threads must be 1 to 1024, got 0"),
     ],
 )
 def test_bad_arguments(

@@ -7,7 +7,7 @@
 // Boxes are (x1, y1, x2, y2), float32.
 //
 // Threads: the functions keep no state between calls, so several threads may call them at the same time. Each call
-// works in the calling thread only.
+// works in the calling thread only, but for preprocess(), which can have more.
 //
 // Errors: an argument outside its range throws std::invalid_argument. The message gives the allowed range and the
 // value. Null pointers and arrays that are too short are not detected.
@@ -58,7 +58,9 @@ struct PreprocessOptions {
 // Resizes, normalizes and pads one image, and moves the channels first.
 //
 // output: (3, padded_height, padded_width) float32, written completely.
-void preprocess(const ImageView& image, const PreprocessOptions& options, float* output);
+// threads: how many may work on it, the calling one included, 1 to 1024. Small images need fewer, and none has more
+// than 4. The output does not depend on it.
+void preprocess(const ImageView& image, const PreprocessOptions& options, float* output, int threads = 1);
 
 // A camera or decoder frame in host memory, as DeviceImage of ops_cuda.h in device memory.
 struct YuvView {
