@@ -21,7 +21,7 @@ def preprocess_into(
     eight_bit: bool = False,
     threads: int = 1,
 ) -> None:
-    """Resizes, normalizes and pads an RGB image (H, W, 3) into `canvas`, (3, h, w)."""
+    """Resizes, normalizes and pads an RGB image (H, W, 3) into `canvas`, (3, h, w), with up to `threads` threads."""
 
 def yuv_to_rgb(
     luma: npt.NDArray[np.uint8 | np.uint16],

@@ -13,7 +13,6 @@ namespace {
 
 // The highest side of images and feature levels. Products of sides then fit into int64.
 constexpr int kMaxSide = 1 << 16;
-constexpr int kMaxThreads = 1024;
 // The highest side of an image that is processed in tiles, in pixels. float32 coordinates of this size are exact to 1/8
 // pixel.
 constexpr int kMaxExtent = 1 << 20;

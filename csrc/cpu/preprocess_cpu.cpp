@@ -252,8 +252,9 @@ class EightBitRows {
   }
 
  private:
-  // Returns how many resized rows are kept: those of one output row, unless they take more than 64 MiB. Then rows are
-  // resized again where output rows share them. A tall image that becomes low and wide would take gigabytes otherwise.
+  // Returns how many resized rows a thread keeps: those of one output row, unless they take more than 64 MiB. Then rows
+  // are resized again where output rows share them. A tall image that becomes low and wide would take gigabytes
+  // otherwise.
   static size_t kept_rows(size_t most, size_t values) {
     constexpr size_t kMostValues = size_t{16} << 20;
     return std::min(most, std::max<size_t>(2, kMostValues / values));

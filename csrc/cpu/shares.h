@@ -20,7 +20,7 @@ void in_shares(int count, int threads, const Part& part) {
     part(bound(i), bound(i + 1));
   };
   std::vector<std::future<void>> others;  // The destructor of a future waits for its thread.
-  others.reserve(static_cast<std::size_t>(shares));
+  others.reserve(static_cast<std::size_t>(shares - 1));
   int next = 1;
   try {
     for (; next < shares; ++next) others.push_back(std::async(std::launch::async, share, next));

@@ -5,6 +5,7 @@
 #include <set>
 #include <utility>
 
+#include "retinasdk/ops.h"
 #include "runtime/json_text.h"
 #include "runtime/model_file.h"
 #include "runtime/onnx_backend.h"
@@ -17,7 +18,6 @@ namespace {
 // memory than pixels.
 constexpr size_t kMaxImages = 16;
 constexpr int64_t kMaxBatchPixels = 1 << 23;
-constexpr int kMaxThreads = 1024;
 
 double checked_score(double score) {
   if (!(score >= 0.0 && score <= 1.0)) {

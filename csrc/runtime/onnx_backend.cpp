@@ -19,8 +19,7 @@ namespace {
 
 // Returns the number of threads of a call: one for each core, unless it is given.
 int threads_of(std::optional<int> threads) {
-  constexpr int kMost = 1024;  // Of preprocess().
-  return std::clamp(threads.value_or(static_cast<int>(std::thread::hardware_concurrency())), 1, kMost);
+  return std::clamp(threads.value_or(static_cast<int>(std::thread::hardware_concurrency())), 1, kMaxThreads);
 }
 
 class OnnxBackend final : public Backend {

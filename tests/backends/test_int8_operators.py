@@ -115,6 +115,9 @@ def test_empty_images(shape: tuple[int, ...]) -> None:
     assert made.shape == shape
 
 
+ADDED_SCALARS = ("as", "az", "bs", "bz", "cs", "cz")
+
+
 def qlinear_add() -> Any:
     """Opens a session of ONNX Runtime's own addition of codes."""
     scalars = [(name, TensorProto.FLOAT if name[1] == "s" else TensorProto.UINT8) for name in ADDED_SCALARS]
@@ -128,9 +131,6 @@ def qlinear_add() -> Any:
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-
-
-ADDED_SCALARS = ("as", "az", "bs", "bz", "cs", "cz")
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the order of ONNX Runtime on x86-64")

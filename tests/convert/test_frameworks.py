@@ -6,9 +6,7 @@ The boxes were recorded by the scripts in tests/support/record, with the framewo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from paths import ROOT
@@ -34,16 +32,14 @@ def comparisons(path: Path, folder: Path) -> list[Comparison]:
     return results
 
 
-_LONG = {"mlperf-official"}
+CASES = {f"{path.parent.name}-{path.stem}": path for path in recorded_cases()}
+LONG = ("mlperf-official",)
 
 
-def _cases() -> Iterator[Any]:
-    for path in recorded_cases():
-        name = f"{path.parent.name}-{path.stem}"
-        yield pytest.param(path, id=name, marks=[pytest.mark.heavy] if name in _LONG else [])
-
-
-@pytest.mark.parametrize("path", list(_cases()))
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=name, marks=[pytest.mark.heavy] if name in LONG else []) for name, path in CASES.items()],
+)
 def test_boxes_of_the_framework(path: Path, tmp_path: Path) -> None:
     for item, result in zip(RecordedCase.read(path).pictures, comparisons(path, tmp_path), strict=True):
         assert result.expected >= 10, "a case without detections proves nothing"

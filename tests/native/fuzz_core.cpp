@@ -100,8 +100,6 @@ void run_in_threads(const Case& made) {
   for (std::thread& thread : threads) thread.join();
 }
 
-}  // namespace
-
 // Checks that the threads of a call change nothing. The image is large enough for several.
 void run_with_threads(Random& random) {
   PreprocessCase made = make_preprocess(random, 1500, 1400, 90 + random.integer(0, 600), 700);
@@ -111,6 +109,8 @@ void run_with_threads(Random& random) {
     for (const int threads : {2, 3, 1000}) check(run(made, threads) == alone, "threads do not change the pixels");
   }
 }
+
+}  // namespace
 
 int main(int argc, char** argv) {
   const uint64_t seed = argc > 1 ? std::strtoull(argv[1], nullptr, 10) : 1;

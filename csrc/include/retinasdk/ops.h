@@ -55,11 +55,13 @@ struct PreprocessOptions {
   bool eight_bit = false;
 };
 
+constexpr int kMaxThreads = 1024;  // Of one call.
+
 // Resizes, normalizes and pads one image, and moves the channels first.
 //
 // output: (3, padded_height, padded_width) float32, written completely.
-// threads: how many may work on it, the calling one included, 1 to 1024. Small images need fewer, and none has more
-// than 4. The output does not depend on it.
+// threads: how many may work on it, the calling one included, 1 to kMaxThreads. Small images get fewer, and none gets
+// more than 4. The output does not depend on it.
 void preprocess(const ImageView& image, const PreprocessOptions& options, float* output, int threads = 1);
 
 // A camera or decoder frame in host memory, as DeviceImage of ops_cuda.h in device memory.
