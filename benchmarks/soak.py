@@ -83,7 +83,7 @@ class Soak:
         back = [at - outage["started"] for at in self._frame_times if at > outage["started"]] if outage else []
         return {
             "minutes": (time.monotonic() - self._begin) / 60,
-            "held": self._at_rest([held for is_quiet, held in samples if is_quiet and held]),
+            "held": at_rest([held for is_quiet, held in samples if is_quiet and held]),
             "most": self._most([held for _, held in samples if held]),
             "cpu": self._cpu(before, samples[-1][1]),
             "latency_s": {what: _quantiles(times) for what, times in self._seconds.items()},
@@ -130,17 +130,6 @@ class Soak:
         alive = {name: one for name, one in held.items() if one is not None}
         return alive if len(alive) == len(held) else None
 
-    def _at_rest(self, samples: Sequence[dict[str, Held]]) -> dict[str, Any] | None:
-        """The least memory, which no call in progress uses, and the most descriptors and threads; None without any."""
-        if not samples:
-            return None
-        least, most = ("rss_mb", "pss_mb", "anonymous_mb"), ("threads", "descriptors")
-        return {
-            name: {what: min(getattr(sample[name], what) for sample in samples) for what in least}
-            | {what: max(getattr(sample[name], what) for sample in samples) for what in most}
-            for name in self._programs
-        }
-
     def _most(self, samples: Sequence[dict[str, Held]]) -> dict[str, Any]:
         fields = ("rss_mb", "threads", "descriptors")
         return {
@@ -153,6 +142,16 @@ class Soak:
         if before is None or after is None:
             return dict.fromkeys(self._programs)
         return {name: (after[name].cpu_s - before[name].cpu_s) / self._cycle_s for name in self._programs}
+
+
+def at_rest(samples: Sequence[dict[str, Held]]) -> dict[str, Any] | None:
+    """The least that each program held: a call in progress has memory and threads on top. None without any sample."""
+    if not samples:
+        return None
+    fields = ("rss_mb", "pss_mb", "anonymous_mb", "threads", "descriptors")
+    return {
+        name: {what: min(getattr(sample[name], what) for sample in samples) for what in fields} for name in samples[0]
+    }
 
 
 def _quantiles(seconds: Sequence[float]) -> dict[str, float | int | None]:

@@ -2,11 +2,11 @@
 
 A cycle has a busy part, with viewers, strangers and a camera that may be gone, and a quiet part, in which all guests
 have left and the camera is back. What is held is compared in the quiet parts, after a warm-up of a quarter of the
-cycles:
+cycles. Of each quiet part the lowest values count, since a call in progress has memory and threads on top:
 
 - memory: the upper end of the 95% confidence interval of its slope is below the limit. A soak that is too short or too
-  noisy to exclude more growth than that is not flat. The memory is what no file backs, its lowest value in each quiet
-  part; the slope is the median of the slopes between all pairs of cycles (Theil and Sen), with Kendall's interval.
+  noisy to exclude more growth than that is not flat. The memory is what no file backs; the slope is the median of the
+  slopes between all pairs of cycles (Theil and Sen), with Kendall's interval.
 - descriptors and threads: the most of the last third are not more than the most of the first third.
 - camera: frames came again each time that it came back.
 - viewers: each got a picture, and no request was answered wrongly.

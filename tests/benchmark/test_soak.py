@@ -179,6 +179,15 @@ def test_what_a_process_holds_is_seen(soak: Any) -> None:
     assert (seen.threads, seen.descriptors) == (2, 9 + 3)
 
 
+def test_at_rest_the_threads_of_a_call_do_not_count(soak: Any) -> None:
+    held = importlib.import_module("soak_programs").Held
+    resting, calling = held(300.0, 290.0, 280.0, 3, 9, 1.0), held(340.0, 330.0, 320.0, 5, 10, 1.5)
+    assert soak.at_rest([{"calls": calling}, {"calls": resting}, {"calls": calling}]) == {
+        "calls": {"rss_mb": 300.0, "pss_mb": 290.0, "anonymous_mb": 280.0, "threads": 3, "descriptors": 9}
+    }
+    assert soak.at_rest([]) is None
+
+
 @pytest.mark.heavy
 @needs_proc
 def test_a_short_soak_of_the_real_programs(soak: Any, tmp_path: Path) -> None:
