@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -40,6 +41,12 @@ onnxruntime.SessionOptions = _WithoutSpinning
 # A busy machine is no failure.
 settings.register_profile("retinasdk", deadline=None)
 settings.load_profile("retinasdk")
+
+
+def pytest_collection_finish() -> None:
+    """Leaves out of every later garbage collection what lives until the end: modules and thousands of tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

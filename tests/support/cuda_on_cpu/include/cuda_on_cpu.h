@@ -34,11 +34,18 @@ namespace cuda_on_cpu {
 
 enum class Collective { kSync, kBallot, kShuffle };
 
-// The indices and sizes of the current CUDA thread.
-dim3 thread_index();
-dim3 block_index();
-dim3 block_size();
-dim3 grid_size();
+// Where a CUDA thread is.
+struct Position {
+  dim3 thread, block, block_size, grid_size;
+};
+
+// Of the current CUDA thread. Not thread_local, which would be a call at each use.
+extern __thread const Position* position;
+
+inline dim3 thread_index() { return position->thread; }
+inline dim3 block_index() { return position->block; }
+inline dim3 block_size() { return position->block_size; }
+inline dim3 grid_size() { return position->grid_size; }
 int lane();
 
 // __syncthreads(). Returns the number of threads of the block whose predicate is true.
