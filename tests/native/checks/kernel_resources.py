@@ -5,12 +5,13 @@ block, and the share of the warps of a multiprocessor that fit.
 
     python tests/native/checks/kernel_resources.py [--check | --write]        needs nvcc 13
 
---check: fails if the page is out of date. The release of nvcc on the page must be the one that is here.
+--check: fails if the page is out of date. Nothing is compiled if it is from these sources and this release of nvcc.
 --write: writes the page.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -103,6 +104,15 @@ def resources(source: str, architecture: str) -> dict[str, tuple[int, int]]:
     return found
 
 
+def origin(release: str) -> str:
+    """What the numbers depend on, as a line of the page: the release of nvcc, and a digest of all that it compiles."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    folders = (_CSRC / name for name in ("cuda", "include", "math"))
+    for path in sorted(path for folder in folders for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{path.relative_to(_CSRC).as_posix()}\n".encode() + path.read_bytes())
+    return f"From nvcc {release} and sources with the SHA-256 `{digest.hexdigest()}`."
+
+
 def page(table: dict[str, dict[str, tuple[int, int]]], release: str) -> str:
     """The Markdown page."""
     chips = ", ".join(f"sm_{architecture} {chip}" for architecture, chip in _EXAMPLES.items())
@@ -113,7 +123,8 @@ def page(table: dict[str, dict[str, tuple[int, int]]], release: str) -> str:
         "architecture. Shared memory is in bytes of a block. No kernel spills registers or uses local memory: the",
         f"compiler would have failed. Examples of chips: {chips}.",
         "",
-        f"From nvcc {release}. `python tests/native/checks/kernel_resources.py --write` writes this page.",
+        f"{origin(release)}",
+        "`python tests/native/checks/kernel_resources.py --write` writes this page.",
         "",
         "| kernel | threads | shared | " + " | ".join(f"sm_{architecture}" for architecture in _ARCHITECTURES) + " |",
         "|---|---|---|" + "---|" * len(_ARCHITECTURES),
@@ -131,19 +142,22 @@ def page(table: dict[str, dict[str, tuple[int, int]]], release: str) -> str:
 
 def main() -> None:
     """Compiles everything, and prints, checks or writes the page."""
+    said = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+    (release,) = re.findall(r"release (\S+),", said)
+    written = _PAGE.read_text()
+    if sys.argv[1:] == ["--check"] and origin(release) in written:
+        print(f"{_PAGE.name} is from these sources", file=sys.stderr)
+        return
     table: dict[str, dict[str, tuple[int, int]]] = {}
     for source in _SOURCES:
         for architecture in _ARCHITECTURES:
             for kernel, taken in resources(source, architecture).items():
                 table.setdefault(kernel, {})[architecture] = taken
-    said = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True).stdout
-    (release,) = re.findall(r"release (\S+),", said)
     text = page(table, release)
     if sys.argv[1:] == ["--write"]:
         _PAGE.write_text(text)
     elif sys.argv[1:] == ["--check"]:
-        written = _PAGE.read_text()
-        if f"nvcc {release}." in written and written != text:
+        if f"nvcc {release} " in written:
             sys.exit(f"{_PAGE.name} is out of date. Run: python {Path(__file__).name} --write")
     else:
         print(text)
