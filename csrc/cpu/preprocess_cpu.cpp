@@ -32,7 +32,6 @@ class Axis {
       const auto at = static_cast<size_t>(i);
       count_[at] = source_taps(i, in, step, antialias, &first_[at], &weights_[at * stride_]);
     }
-    drop_empty_taps();
     for (const int count : count_) {
       if (count != count_.front()) break;
       ++equal_;
@@ -46,14 +45,6 @@ class Axis {
   const float* weights(int i) const { return &weights_[static_cast<size_t>(i) * stride_]; }
 
  private:
-  // Leaves second taps out if the weights of all are 0, as they are if the size stays the same.
-  void drop_empty_taps() {
-    for (size_t at = 0; at < count_.size(); ++at) {
-      if (count_[at] > 2 || (count_[at] == 2 && weights_[at * stride_ + 1] != 0.0f)) return;
-    }
-    std::fill(count_.begin(), count_.end(), 1);
-  }
-
   size_t stride_;
   int equal_ = 0;
   std::vector<int> first_;
@@ -149,7 +140,6 @@ int blend_columns_sse2(const float* blended, const Axis& columns, int count, con
                        float* const (&out)[3]) {
   const int equal = std::min(columns.equal(), count);
   int x = 0;
-  if (columns.count(0) == 1) x = blend_fours<1>(x, equal, blended, columns, channels, out);
   if (columns.count(0) == 2) x = blend_fours<2>(x, equal, blended, columns, channels, out);
   return blend_fours<0>(x, count, blended, columns, channels, out);
 }
@@ -321,6 +311,69 @@ class FloatRows {
   std::vector<float> blended_;
 };
 
+#ifdef RETINASDK_AVX2
+// Computes eight pixels at a time. Returns how many are done.
+__attribute__((target("avx2"))) int normalize_eights(const uint8_t* source, int count, const Channels& channels,
+                                                     float* const (&out)[3]) {
+  __m128i low[3], high[3];  // Where the eight values of a channel are among 24 bytes: the first 16, the last 8.
+  __m256 gain[3], bias[3];
+  for (int c = 0; c < 3; ++c) {
+    char at[2][16];
+    for (int i = 0; i < 16; ++i) {
+      const int byte = 3 * i + channels.source[c];
+      at[0][i] = static_cast<char>(i < 8 && byte < 16 ? byte : -1);  // -1 gives 0.
+      at[1][i] = static_cast<char>(i < 8 && byte >= 16 ? byte - 16 : -1);
+    }
+    low[c] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at[0]));
+    high[c] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(at[1]));
+    gain[c] = _mm256_set1_ps(channels.gain[c]);
+    bias[c] = _mm256_set1_ps(channels.bias[c]);
+  }
+  int x = 0;
+  for (; x + 8 <= count; x += 8) {
+    const __m128i first = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + 3 * x));
+    const __m128i last = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(source + 3 * x + 16));
+    for (int c = 0; c < 3; ++c) {
+      const __m128i bytes = _mm_or_si128(_mm_shuffle_epi8(first, low[c]), _mm_shuffle_epi8(last, high[c]));
+      const __m256 values = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+      _mm256_storeu_ps(out[c] + x, _mm256_add_ps(_mm256_mul_ps(values, gain[c]), bias[c]));
+    }
+  }
+  return x;
+}
+#endif
+
+// Whether each output pixel is the source pixel at the same place: by every kind of resize, if the size stays the same.
+bool keeps_pixels(const ImageView& image, const PreprocessOptions& options) {
+  return options.resized_height == image.height && options.resized_width == image.width &&
+         (options.source_step == 0.0 || options.source_step == 1.0);
+}
+
+// Normalizes the pixels of an image that keeps its size: a tile, or a frame of a camera that was set to it.
+class SameRows {
+ public:
+  SameRows(const ImageView& image, const Channels& channels) : image_(image), channels_(channels) {}
+
+  void write(int y, float* const (&out)[3]) {
+    const uint8_t* source = image_.pixels + y * image_.row_bytes;
+    int x = 0;
+#ifdef RETINASDK_AVX2
+    // uncovered: a machine without AVX2
+    if (has_avx2()) x = normalize_eights(source, image_.width, channels_, out);
+#endif
+    for (; x < image_.width; ++x) {
+      for (int c = 0; c < 3; ++c) {
+        const auto value = static_cast<float>(source[3 * x + channels_.source[c]]);
+        out[c][x] = normalize(value, channels_.gain[c], channels_.bias[c]);
+      }
+    }
+  }
+
+ private:
+  const ImageView& image_;
+  const Channels& channels_;
+};
+
 // Writes the output rows first to end - 1, and zeros in the padding.
 template <typename Rows>
 void write_rows(Rows rows, const PreprocessOptions& options, int first, int end, float* output) {
@@ -354,7 +407,9 @@ void preprocess(const ImageView& image, const PreprocessOptions& options, float*
     channels.bias[c] = normalize_bias(options.mean[c], options.std[c]);
   }
   in_shares(options.padded_height, useful_threads(image, options, threads), [&](int first, int end) {
-    if (options.eight_bit) {
+    if (keeps_pixels(image, options)) {
+      write_rows(SameRows(image, channels), options, first, end, output);
+    } else if (options.eight_bit) {
       write_rows(EightBitRows(image, options, channels), options, first, end, output);
     } else {
       write_rows(FloatRows(image, options, channels), options, first, end, output);

@@ -126,6 +126,8 @@ int main(int argc, char** argv) {
   for (int round = 0; round < rounds; ++round) {
     run(make_preprocess(random, random.integer(1, 90), random.integer(1, 90), random.integer(1, 90),
                         random.integer(1, 90)));
+    const int height = random.integer(1, 90), width = random.integer(1, 90);
+    run(make_preprocess(random, height, width, height, width));
     run(make_heads(random));
     run(make_candidates(random, {60, 91, 2500, 300}), make_rules(random, kManyClasses));
     run_rotated(make_rotated(random), random);

@@ -19,6 +19,10 @@ int main(int argc, char** argv) {
   for (int round = 0; round < rounds; ++round) {
     check_preprocess(make_preprocess(random, random.integer(1, 40), random.integer(1, 40), random.integer(1, 40),
                                      random.integer(1, 40)));
+    const int height = random.integer(1, 40), width = random.integer(1, 40);
+    PreprocessCase same = make_preprocess(random, height, width, height, width);
+    if (random.chance(2)) same.options.source_step = 0.0;
+    check_preprocess(same);
     check_camera_frame(random);
     check_heads(make_heads(random), random.integer(0, 9));
     CandidatesCase candidates = make_candidates(random);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -125,10 +126,27 @@ def test_antialias_is_pillows(size: tuple[int, int], resized: tuple[int, int]) -
     assert np.abs(ours - np.asarray(pillow, dtype=np.float32)).max() <= 1.01
 
 
-def test_same_size_is_the_same_image() -> None:
+@pytest.mark.parametrize("eight_bit", [False, True])
+@pytest.mark.parametrize("way", [{"antialias": False}, {"antialias": True}, {"source_step": 1.0}], ids=str)
+def test_same_size_is_the_same_image(way: dict[str, Any], eight_bit: bool) -> None:
+    mean, std = (np.array(values, np.float32) for values in (MEAN, STD))
+    gain, bias = np.float32(1) / std, -mean / std
+    for width in range(1, 43):
+        picture = image(width, 5, width + 2)[:, 1:-1]  # Its rows do not follow each other.
+        run_it = partial(run, picture, (5, width), (6, width + 3), eight_bit=eight_bit, **way)
+        for reverse in (False, True):
+            wanted = np.zeros((3, 6, width + 3), np.float32)
+            wanted[:, :5, :width] = picture[..., :: -1 if reverse else 1].transpose(2, 0, 1)
+            np.testing.assert_array_equal(run_it(reverse_channels=reverse), wanted)
+            wanted[:, :5, :width] = wanted[:, :5, :width] * gain[:, None, None] + bias[:, None, None]
+            np.testing.assert_array_equal(run_it(reverse_channels=reverse, mean=MEAN, std=STD), wanted)
+
+
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_another_step_moves_the_pixels_of_the_same_size(eight_bit: bool) -> None:
     picture = image(6, 29, 43)
-    for antialias in (False, True):
-        np.testing.assert_array_equal(run(picture, (29, 43), antialias=antialias), picture.transpose(2, 0, 1))
+    moved = run(picture, (29, 43), source_step=0.97, eight_bit=eight_bit)
+    assert np.abs(moved - picture.transpose(2, 0, 1)).max() > 20
 
 
 @pytest.mark.parametrize("antialias", [False, True])
