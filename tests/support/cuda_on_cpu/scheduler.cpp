@@ -327,6 +327,7 @@ void Block::meet(unsigned first, unsigned mask) {
 
 __thread const Position* position = nullptr;
 
+const Position& called_position() { return *position; }
 int lane() { return running->lane(); }
 
 int barrier(bool predicate) {

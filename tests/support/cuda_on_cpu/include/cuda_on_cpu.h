@@ -41,11 +41,19 @@ struct Position {
 
 // Of the current CUDA thread. Not thread_local, which would be a call at each use.
 extern __thread const Position* position;
+const Position& called_position();  // The same by a call.
 
-inline dim3 thread_index() { return position->thread; }
-inline dim3 block_index() { return position->block; }
-inline dim3 block_size() { return position->block_size; }
-inline dim3 grid_size() { return position->grid_size; }
+inline const Position& here() {
+#if defined(__SANITIZE_THREAD__)
+  return called_position();  // The counters of traffic.cpp would take a read here for one of shared memory.
+#else
+  return *position;
+#endif
+}
+inline dim3 thread_index() { return here().thread; }
+inline dim3 block_index() { return here().block; }
+inline dim3 block_size() { return here().block_size; }
+inline dim3 grid_size() { return here().grid_size; }
 int lane();
 
 // __syncthreads(). Returns the number of threads of the block whose predicate is true.
