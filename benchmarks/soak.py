@@ -145,12 +145,17 @@ class Soak:
 
 
 def at_rest(samples: Sequence[dict[str, Held]]) -> dict[str, Any] | None:
-    """The least that each program held: a call in progress has memory and threads on top. None without any sample."""
+    """The least that each program held, since a call in progress has memory and threads on top; None without samples.
+
+    And the most threads and descriptors, since some of them are not there while a camera comes back.
+    """
     if not samples:
         return None
-    fields = ("rss_mb", "pss_mb", "anonymous_mb", "threads", "descriptors")
+    least, most = ("rss_mb", "pss_mb", "anonymous_mb", "threads", "descriptors"), ("threads", "descriptors")
     return {
-        name: {what: min(getattr(sample[name], what) for sample in samples) for what in fields} for name in samples[0]
+        name: {what: min(getattr(sample[name], what) for sample in samples) for what in least}
+        | {f"most_{what}": max(getattr(sample[name], what) for sample in samples) for what in most}
+        for name in samples[0]
     }
 
 

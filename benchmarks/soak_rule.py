@@ -2,12 +2,14 @@
 
 A cycle has a busy part, with viewers, strangers and a camera that may be gone, and a quiet part, in which all guests
 have left and the camera is back. What is held is compared in the quiet parts, after a warm-up of a quarter of the
-cycles. Of each quiet part the lowest values count, since a call in progress has memory and threads on top:
+cycles:
 
 - memory: the upper end of the 95% confidence interval of its slope is below the limit. A soak that is too short or too
-  noisy to exclude more growth than that is not flat. The memory is what no file backs; the slope is the median of the
-  slopes between all pairs of cycles (Theil and Sen), with Kendall's interval.
-- descriptors and threads: the most of the last third are not more than the most of the first third.
+  noisy to exclude more growth than that is not flat. The memory is what no file backs, its lowest value in each quiet
+  part, since a call in progress has more; the slope is the median of the slopes between all pairs of cycles (Theil and
+  Sen), with Kendall's interval.
+- descriptors and threads: the least of each quiet part of the last third are not more than the most of the quiet parts
+  up to the end of the first third.
 - camera: frames came again each time that it came back.
 - viewers: each got a picture, and no request was answered wrongly.
 - ends: both programs ran to the end, and ended by themselves when they were asked to.
@@ -106,10 +108,13 @@ def _held(name: str, cycles: Sequence[Mapping[str, Any]], limit: float) -> list[
         )
     ]
     third = max(1, len(quiet) // 3)
+    warm_up = cycles[: len(cycles) - len(warm(cycles))]
+    early = [cycle["held"][name] for cycle in warm_up if cycle["held"] is not None]
+    early += [held for _, held in quiet[:third]]
     for what in ("descriptors", "threads"):
-        counts = [held[what] for _, held in quiet]
-        first, last = max(counts[:third], default=0), max(counts[-third:], default=math.inf)
-        findings.append(Finding(f"{name}: {what}", last <= first, f"{first} after the warm-up, {last} at the end"))
+        first = max((held.get(f"most_{what}", held[what]) for held in early), default=0)
+        last = max((held[what] for _, held in quiet[-third:]), default=math.inf)
+        findings.append(Finding(f"{name}: {what}", last <= first, f"{first} in the first third, {last} at the end"))
     return findings
 
 

@@ -90,6 +90,16 @@ def test_one_more_at_the_end_is_not_flat(what: str, soak: Any) -> None:
     assert broken(soak, record) == [f"calls: {what}"]
 
 
+def test_threads_that_come_and_go_are_flat(soak: Any) -> None:
+    """A call in progress has more of them, and a camera that just came back has fewer."""
+    record = a_record()
+    for number, cycle in enumerate(record["cycles"]):
+        for held in cycle["held"].values():
+            held["most_threads"] = held["threads"] + 2 * (number % 3 == 0)
+            held["threads"] -= 2 * (number % 5 < 4)
+    assert broken(soak, record) == []
+
+
 def test_a_camera_that_stays_away_is_not_flat(soak: Any) -> None:
     record = a_record()
     record["cycles"][7].update(outage={"lost_s": 4.0, "back_s": None}, held=None)
@@ -179,11 +189,12 @@ def test_what_a_process_holds_is_seen(soak: Any) -> None:
     assert (seen.threads, seen.descriptors) == (2, 9 + 3)
 
 
-def test_at_rest_the_threads_of_a_call_do_not_count(soak: Any) -> None:
+def test_at_rest_the_least_and_the_most_are_kept(soak: Any) -> None:
     held = importlib.import_module("soak_programs").Held
     resting, calling = held(300.0, 290.0, 280.0, 3, 9, 1.0), held(340.0, 330.0, 320.0, 5, 10, 1.5)
     assert soak.at_rest([{"calls": calling}, {"calls": resting}, {"calls": calling}]) == {
         "calls": {"rss_mb": 300.0, "pss_mb": 290.0, "anonymous_mb": 280.0, "threads": 3, "descriptors": 9}
+        | {"most_threads": 5, "most_descriptors": 10}
     }
     assert soak.at_rest([]) is None
 

@@ -27,6 +27,9 @@ pytestmark = [
 ]
 MAIN = EXAMPLES / "embed_core" / "main.cpp"
 
+# Nothing is optimized, which would take twice as long.
+FLAGS = ("-DRETINASDK_WERROR=ON", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")
+
 # What libretinasdk needs to be built. Without it, the package has the core only.
 JSON_HEADERS = any(Path(folder, "nlohmann/json.hpp").exists() for folder in ("/usr/include", "/usr/local/include"))
 
@@ -58,10 +61,8 @@ def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             runtime = "ON" if JSON_HEADERS else "OFF"
             options = (f"-DBUILD_SHARED_LIBS={shared}", "-DRETINASDK_PYTHON=OFF", "-DRETINASDK_CUDA=OFF")
             options += (f"-DRETINASDK_RUNTIME={runtime}",)
-            # Other compiler flags than in the programs. In this way, a flag that is passed on would be seen. Nothing is
-            # optimized, which would take twice as long.
-            flags = ("-DRETINASDK_WERROR=ON", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")
-            build(ROOT, folder / "build", *options, *flags)
+            # Other compiler flags than in the programs: a flag that is passed on would be seen.
+            build(ROOT, folder / "build", *options, *FLAGS)
             call("cmake", "--install", folder / "build", "--prefix", folder / "first")
             made[kind] = (folder / "first").rename(folder / "moved")
             shutil.rmtree(folder / "build")
@@ -74,7 +75,7 @@ def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def wanted(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What the program prints that was built from the sources. tests/test_examples.py checks it."""
     folder = tmp_path_factory.mktemp("sources")
-    build(EXAMPLES / "embed_core", folder, "-DCMAKE_BUILD_TYPE=Debug")
+    build(EXAMPLES / "embed_core", folder, *FLAGS)
     printed = call(folder / "embed_core")
     assert "3 detections" in printed
     return printed
