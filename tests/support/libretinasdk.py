@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -102,7 +103,8 @@ def build_folder(*, shared: bool = True) -> Path:
         return Path(given)
     if not any(Path(folder, "nlohmann/json.hpp").exists() for folder in ("/usr/include", "/usr/local/include")):
         pytest.skip("libretinasdk needs nlohmann/json: apt install nlohmann-json3-dev libssl-dev")
-    cmake = shutil.which("cmake")
+    tools = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    cmake = shutil.which("cmake", path=tools)
     if cmake is None:
         pytest.skip("libretinasdk is built with CMake")
     folder = ROOT / "build" / f"libretinasdk-{'shared' if shared else 'static'}"
@@ -110,8 +112,8 @@ def build_folder(*, shared: bool = True) -> Path:
     options = ["PYTHON=OFF", "CUDA=OFF", "RUNTIME=ON", "WERROR=ON"]
     definitions = [f"-DRETINASDK_{option}" for option in options] + [f"-DBUILD_SHARED_LIBS={'ON' if shared else 'OFF'}"]
     with FileLock(f"{folder}.lock"):  # Several processes may run the tests.
-        subprocess.run([cmake, "-S", ROOT, "-B", folder, *definitions], check=True, capture_output=True)
-        subprocess.run([cmake, "--build", folder, "--parallel", "2"], check=True, capture_output=True)
+        for command in ([cmake, "-S", ROOT, "-B", folder, *definitions], [cmake, "--build", folder, "--parallel", "2"]):
+            subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PATH": tools})
     return folder
 
 
