@@ -44,7 +44,7 @@ settings.load_profile("retinasdk")
 
 
 def pytest_collection_finish() -> None:
-    """Leaves out of every later garbage collection what lives until the end: modules and thousands of tests."""
+    """Excludes modules and collected tests from later garbage collections, because they live until the end."""
     gc.collect()
     gc.freeze()
 
