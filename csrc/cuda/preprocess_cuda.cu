@@ -140,7 +140,8 @@ __global__ void __launch_bounds__(kBlockWidth* kBlockHeight)
   }
 }
 
-// Resizes one source row along itself at one output column: three whole numbers. See Note [Eight bits].
+// Resizes one source row along itself at one output column, and returns what is kept of each channel. See Note [Eight
+// bits].
 template <typename Source>
 __device__ inline void resize_row(const Source& source, int row, const WholeTaps& columns, bool antialias,
                                   int32_t (&out)[3]) {
@@ -151,7 +152,7 @@ __device__ inline void resize_row(const Source& source, int row, const WholeTaps
     for (int c = 0; c < 3; ++c) out[c] += columns.weights[tap] * static_cast<int32_t>(pixel.channels[c]);
   }
 #pragma unroll
-  for (int c = 0; antialias && c < 3; ++c) out[c] = pillow_rounded(out[c]);
+  for (int c = 0; c < 3; ++c) out[c] = antialias ? pillow_rounded(out[c]) : opencv_kept(out[c]);
 }
 
 // Does what resize() does, as Pillow and OpenCV compute 8-bit images. Grid: as that of resize().

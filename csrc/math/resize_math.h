@@ -71,9 +71,8 @@ RETINASDK_HOST_DEVICE_RESIZE int source_taps(int i, int in, float step, bool ant
 // resize along the rows, then along the columns, with weights that are whole numbers. The arithmetic below gives their
 // pixels bit for bit.
 //   Pillow (antialias):   weights are multiples of 2^-22. The result of each direction is rounded to 8 bits.
-//   OpenCV (otherwise):   weights are multiples of 2^-11. Nothing is rounded between the directions; the second one
-//   drops
-//                         low bits.
+//   OpenCV (otherwise):   weights are multiples of 2^-11. Each direction drops low bits, and only the second one
+//   rounds.
 constexpr int kPillowBits = 22;
 constexpr int kOpenCvOne = 1 << 11;
 
@@ -134,9 +133,12 @@ RETINASDK_HOST_DEVICE_RESIZE int pillow_rounded(int32_t sum) {
   return value < 255 ? value : 255;
 }
 
-// Returns the pixel that OpenCV computes from two blended rows.
-RETINASDK_HOST_DEVICE_RESIZE int opencv_rounded(int32_t upper, int32_t lower, const int32_t* weights) {
-  return (((weights[0] * (upper >> 4)) >> 16) + ((weights[1] * (lower >> 4)) >> 16) + 2) >> 2;
+// Returns what OpenCV keeps of a weighted sum along a row: 0 to 32640, which fits in 16 bits.
+RETINASDK_HOST_DEVICE_RESIZE int opencv_kept(int32_t sum) { return sum >> 4; }
+
+// Returns the pixel that OpenCV computes from what it kept of two rows.
+RETINASDK_HOST_DEVICE_RESIZE int opencv_rounded(int upper, int lower, const int32_t* weights) {
+  return (((weights[0] * upper) >> 16) + ((weights[1] * lower) >> 16) + 2) >> 2;
 }
 
 // (value - mean) / std for values of 0..255, as one multiplication and one addition.

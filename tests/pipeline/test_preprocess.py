@@ -345,14 +345,36 @@ def test_images_of_8_bits_are_scaled_as_opencv_does(scale: float) -> None:
     np.testing.assert_array_equal(ours.transpose(1, 2, 0), theirs)
 
 
-@pytest.mark.parametrize(("size", "resized"), EIGHT_BIT)
+def pillow_resized(picture: npt.NDArray[np.uint8], resized: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Along the rows first. Pillow 13 resizes the height first where it shrinks much more than the width."""
+    height, width = resized
+    along_rows = Image.fromarray(picture).resize((width, len(picture)), Image.Resampling.BILINEAR)
+    return np.asarray(along_rows.resize((width, height), Image.Resampling.BILINEAR))
+
+
+@pytest.mark.parametrize(
+    ("size", "resized"),
+    [
+        *EIGHT_BIT,
+        pytest.param((600, 200), (300, 402), id="shrinks and widens"),
+        pytest.param((4000, 7), (2, 3000), id="in strips: 4,000 source rows of an output row take 72 MB"),
+    ],
+)
 def test_images_of_8_bits_are_resized_as_pillow_does(size: tuple[int, int], resized: tuple[int, int]) -> None:
     picture = image(3, *size)
-    theirs = np.asarray(Image.fromarray(picture).resize(resized[::-1], Image.Resampling.BILINEAR))
     ours = run(picture, resized, (resized[0] + 3, resized[1] + 2), eight_bit=True, antialias=True)
-    np.testing.assert_array_equal(ours[:, : resized[0], : resized[1]].transpose(1, 2, 0), theirs)
+    np.testing.assert_array_equal(
+        ours[:, : resized[0], : resized[1]].transpose(1, 2, 0), pillow_resized(picture, resized)
+    )
     assert not ours[:, resized[0] :].any()
     assert not ours[:, :, resized[1] :].any()
+
+
+@pytest.mark.parametrize(("size", "resized"), EIGHT_BIT)
+def test_any_pillow_agrees_where_the_shape_is_kept(size: tuple[int, int], resized: tuple[int, int]) -> None:
+    picture = image(3, *size)
+    theirs = np.asarray(Image.fromarray(picture).resize(resized[::-1], Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(pillow_resized(picture, resized), theirs)
 
 
 @settings(derandomize=True, deadline=None, max_examples=100, database=None)
@@ -364,6 +386,8 @@ def test_images_of_8_bits_of_any_size(
     rounded = run(picture, resized, eight_bit=True, antialias=antialias)
     np.testing.assert_array_equal(rounded, np.round(rounded))
     assert np.abs(rounded - run(picture, resized, antialias=antialias)).max() <= 1.01
+    if antialias:
+        np.testing.assert_array_equal(rounded.transpose(1, 2, 0), pillow_resized(picture, resized))
     options = {"eight_bit": True, "antialias": antialias, "mean": MEAN, "std": STD, "reverse_channels": True}
     again = (rounded[::-1] - np.array(MEAN)[:, None, None]) / np.array(STD)[:, None, None]
     np.testing.assert_allclose(run(picture, resized, **options), again, atol=1e-5)
