@@ -1,10 +1,11 @@
-"""Preprocessing of the same image by retinasdk, and with the library that a framework resizes with, one thread each.
+"""The network's input from the same image by retinasdk, and with the library of a framework, one thread each.
 
     python benchmarks/preprocess.py [--sizes 1080x1920 480x640] [--rounds N]
 
 detectron2 resizes with Pillow, mmdetection with OpenCV, torchvision with PyTorch. The rest of their preprocessing is
 written with NumPy, OpenCV or PyTorch, as the framework does it: normalization, channels first, padding with zeros. The
-results are compared. Peers that are not installed are left out.
+results are compared. Then a frame of a camera or decoder, in NV12, is converted to RGB, as OpenCV does. Peers that are
+not installed are left out.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 from timing import interleave, print_machine, print_ratio, print_times
 
+from retinasdk import _native
 from retinasdk.convert.flavours import flavour_spec
 from retinasdk.pipeline.preprocess import Transform, preprocess
 from retinasdk.spec import ModelSpec
@@ -97,6 +99,23 @@ def measure(flavour: str, image: Pixels, rounds: int) -> None:
     print_ratio(times, library, "retinasdk", target="above 1")
 
 
+def measure_frame(height: int, width: int, rounds: int) -> None:
+    """Prints the times to convert a frame from NV12 to RGB, by BT.601 with video range."""
+    import cv2
+
+    # Within the video range. OpenCV also limits luma before the conversion, which changes colors that do not exist.
+    luma, chroma = noise(height, width)[..., 0] % 220 + 16, noise(height // 2, width // 2)[..., :2] % 225 + 16
+    calls: dict[str, Callable[[], Pixels]] = {
+        "retinasdk": lambda: _native.yuv_to_rgb(luma, chroma, matrix="bt601", full_range=False),
+        "OpenCV": lambda: cv2.cvtColorTwoPlane(luma, chroma, cv2.COLOR_YUV2RGB_NV12),
+    }
+    difference = np.abs(calls["retinasdk"]().astype(int) - calls["OpenCV"]()).max()
+    print(f"\nNV12 to RGB: {height} x {width}; they differ by at most {difference} gray levels")
+    times = interleave(calls, rounds=rounds)
+    print_times(times)
+    print_ratio(times, "OpenCV", "retinasdk", target="above 1")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=("1080x1920", "480x640"), help="height x width of the images")
@@ -116,6 +135,8 @@ def main() -> None:
         height, width = map(int, size.split("x"))
         for flavour in PEERS:
             measure(flavour, noise(height, width), arguments.rounds)
+        if find_spec("cv2"):
+            measure_frame(height, width, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -68,8 +68,6 @@ void blend_plain(const int16_t* const* rows, const int32_t* weights, int taps, i
 }
 
 #ifdef RETINASDK_AVX2
-#define RETINASDK_TARGET_AVX2 __attribute__((target("avx2")))
-
 RETINASDK_TARGET_AVX2 inline __m256i pillow_rounded(__m256i sum) {
   const __m256i half = _mm256_set1_epi32(1 << (kPillowBits - 1));
   return _mm256_min_epi32(_mm256_srai_epi32(_mm256_add_epi32(sum, half), kPillowBits), _mm256_set1_epi32(255));

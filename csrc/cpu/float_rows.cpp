@@ -41,8 +41,6 @@ void resize_plain(const float* row, const ColumnTaps<float>& columns, int x, int
 }
 
 #ifdef RETINASDK_AVX2
-#define RETINASDK_TARGET_AVX2 __attribute__((target("avx2")))
-
 constexpr int kRun = 32;  // Values summed at a time. Their sums stay in registers from tap to tap.
 
 // Computes the same sums as blend_plain() in the same order, for whole runs only. Returns how many values are done.

@@ -5,6 +5,7 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define RETINASDK_AVX2 1  // AVX2 code is compiled in. Call has_avx2() before using it.
+#define RETINASDK_TARGET_AVX2 __attribute__((target("avx2")))
 #endif
 
 namespace retinasdk::cpu {

@@ -12,8 +12,7 @@ namespace retinasdk::cpu {
 namespace {
 
 // Computes eight pixels at a time. Returns how many are done.
-__attribute__((target("avx2"))) int normalize_eights(const uint8_t* source, int count, const Channels& channels,
-                                                     OutputRow out) {
+RETINASDK_TARGET_AVX2 int normalize_eights(const uint8_t* source, int count, const Channels& channels, OutputRow out) {
   __m128i low[3], high[3];  // Where the eight values of a channel are among 24 bytes: the first 16, the last 8.
   __m256 gain[3], bias[3];
   for (int c = 0; c < 3; ++c) {
