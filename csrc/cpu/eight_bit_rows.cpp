@@ -186,7 +186,7 @@ void EightBitRows::write(int y, OutputRow out) {
     for (int source = 0; source < 3; ++source) {
       const int c = channels_.source[source];  // The output channel: the order of channels is its own inverse.
       blend_row(taps_.data(), rows_.weights(y), taps, count, channels_.gain[c], channels_.bias[c], out[c] + first);
-      for (const int16_t*& values : taps_) values += count;  // From one channel to the next one.
+      for (int tap = 0; tap < taps; ++tap) taps_[static_cast<size_t>(tap)] += count;  // To the next channel.
     }
   }
 }
