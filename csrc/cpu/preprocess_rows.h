@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cpu/kernels_cpu.h"
-#include "cpu/resize_taps.h"
+#include "cpu/preprocess_taps.h"
 
 namespace retinasdk::cpu {
 
