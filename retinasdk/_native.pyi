@@ -21,7 +21,10 @@ def preprocess_into(
     eight_bit: bool = False,
     threads: int = 1,
 ) -> None:
-    """Resizes, normalizes and pads an RGB image (H, W, 3) into `canvas`, (3, h, w), with up to `threads` threads."""
+    """Resizes, normalizes and pads an RGB image (H, W, 3) into `canvas`, (3, h, w), with up to `threads` threads.
+
+    The image may be a view of BGR pixels whose channel stride is -1.
+    """
 
 def yuv_to_rgb(
     luma: npt.NDArray[np.uint8 | np.uint16],

@@ -303,6 +303,45 @@ def test_bands_give_the_pixels_of_a_whole_conversion(tmp_path: Path, monkeypatch
         np.testing.assert_array_equal(as_rgb(image), pixels)
 
 
+# -- arrays ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda a: a[..., 2::-1],
+        lambda a: a[..., :3],
+        lambda a: a[::-1, ::-1, 1:],
+        lambda a: a[..., :3].transpose(1, 0, 2),
+        lambda a: np.broadcast_to(a[:1, :1, :3], (7, 5, 3)),
+    ],
+    ids=["BGR", "RGBA without alpha", "turned", "transposed", "one pixel"],
+)
+def test_arrays_of_any_layout(view: Callable[[Image], Image]) -> None:
+    array = np.random.default_rng(3).integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    read = as_rgb(view(array))
+    assert read.strides[1:] == (3, 1)
+    np.testing.assert_array_equal(read, view(array))
+    np.testing.assert_array_equal(as_rgb(view(array), channel_order="bgr"), view(array)[..., ::-1])
+
+
+def test_what_is_not_copied() -> None:
+    rgb = blocks(20, 30)
+    crop = rgb[3:, 4:]
+    assert as_rgb(crop) is crop
+    assert not np.shares_memory(as_rgb(rgb[..., ::-1]), rgb)
+    kept = as_rgb(rgb, channel_order="bgr", keep_reversed=True)
+    assert np.shares_memory(kept, rgb)
+    np.testing.assert_array_equal(kept, rgb[..., ::-1])
+    turned = as_rgb(rgb[:, ::-1], keep_reversed=True)
+    assert turned.strides[1:] == (3, 1)
+
+
+def test_the_cpu_copies_no_picture_of_opencv(detector: Detector) -> None:
+    bgr = blocks(20, 30)
+    assert np.shares_memory(detector._backend.read(bgr[..., ::-1]), bgr)
+
+
 def test_list_images(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.png", "c.txt", "d.jpeg", ".e", "é.webp"):
         (tmp_path / name).touch()

@@ -28,23 +28,24 @@ namespace {
 void preprocess_into(const py::array& image, const Array<float>& canvas, std::array<int, 2> resized,
                      std::array<float, 3> mean, std::array<float, 3> std, bool reverse_channels, bool antialias,
                      double source_step, bool eight_bit, int threads) {
+  const bool is_reversed = image.ndim() == 3 && image.strides(2) == -1;  // RGB as a view of BGR.
   const bool rows_are_whole =
-      image.ndim() == 3 && image.strides(2) == 1 && (image.strides(1) == 3 || image.shape(1) <= 1);
+      image.ndim() == 3 && (image.strides(2) == 1 || is_reversed) && (image.strides(1) == 3 || image.shape(1) <= 1);
   if (!py::isinstance<py::array_t<uint8_t>>(image) || !rows_are_whole || image.shape(2) != 3) {
     throw py::value_error("image must be (H, W, 3) uint8 with contiguous rows, got " + describe(image));
   }
   if (canvas.ndim() != 3 || canvas.shape(0) != 3 || !canvas.writeable()) {
     throw py::value_error("canvas must be (3, h, w) float32 and writeable, got " + describe(canvas));
   }
-  const ImageView view{static_cast<const uint8_t*>(image.data()), static_cast<int>(image.shape(0)),
-                       static_cast<int>(image.shape(1)), image.strides(0)};
+  const ImageView view{static_cast<const uint8_t*>(image.data()) - (is_reversed ? 2 : 0),
+                       static_cast<int>(image.shape(0)), static_cast<int>(image.shape(1)), image.strides(0)};
   const PreprocessOptions options{resized[0],
                                   resized[1],
                                   static_cast<int>(canvas.shape(1)),
                                   static_cast<int>(canvas.shape(2)),
                                   {mean[0], mean[1], mean[2]},
                                   {std[0], std[1], std[2]},
-                                  reverse_channels,
+                                  reverse_channels != is_reversed,
                                   antialias,
                                   source_step,
                                   eight_bit};

@@ -87,7 +87,7 @@ class OnnxCpuBackend:
         self._outputs = [level.logits for level in self.spec.levels] + [level.deltas for level in self.spec.levels]
 
     def read(self, image: ImageInput) -> npt.NDArray[np.uint8]:
-        """Returns the image as RGB uint8 (H, W, 3). See `images.as_rgb`.
+        """Returns the image as RGB uint8 (H, W, 3). An array that has BGR in memory is not copied.
 
         Raises:
             TypeError: If it is not an image, or a frame in GPU memory.
@@ -97,7 +97,7 @@ class OnnxCpuBackend:
                 "the frame is in GPU memory, but this detector runs on the CPU; use Detector(device='cuda'), or copy "
                 "the frame to the CPU with DeviceFrame.to_rgb()"
             )
-        return as_rgb(image)
+        return as_rgb(image, keep_reversed=True)
 
     def detect(
         self,

@@ -157,6 +157,17 @@ def test_rows_may_lie_anywhere(antialias: bool) -> None:
         assert run(view, (31, 50), antialias=antialias).tobytes() == run(copy, (31, 50), antialias=antialias).tobytes()
 
 
+@pytest.mark.parametrize("reverse_channels", [False, True])
+@pytest.mark.parametrize("way", [{}, {"antialias": True}, {"eight_bit": True}, {"antialias": True, "eight_bit": True}])
+@pytest.mark.parametrize("resized", [(31, 50), (40, 71)], ids=["resized", "same size"])
+def test_views_of_bgr_are_not_copied(way: dict[str, Any], reverse_channels: bool, resized: tuple[int, int]) -> None:
+    whole = image(7, 44, 80)
+    for view in (whole[2:42, 9:, ::-1], whole[41:1:-1, :71, ::-1], whole[:40, 4:75, ::-1]):
+        assert view.shape == (40, 71, 3)
+        options = {"mean": MEAN, "std": STD, "reverse_channels": reverse_channels, **way}
+        assert run(view, resized, **options).tobytes() == run(view.copy(order="C"), resized, **options).tobytes()
+
+
 def test_one_pixel_wide_views() -> None:
     """NumPy lets an axis of length 1 have any stride, and calls the array contiguous all the same."""
     view = image(12, 1, 9).transpose(1, 0, 2)
