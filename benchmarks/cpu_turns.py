@@ -149,7 +149,7 @@ class OtherWork:
         now = self._now()
         assert now is not None
         seconds, busy, own = (after - before for after, before in zip(now, self._start, strict=True))
-        return max(0.0, busy - own) / max(1e-9, seconds)
+        return min(1.0, max(0.0, busy - own) / max(1e-9, seconds))  # Sums of ticks may be off by the last digit.
 
     @staticmethod
     def _now() -> tuple[float, float, float] | None:
