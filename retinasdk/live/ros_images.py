@@ -18,7 +18,7 @@ import numpy as np
 
 from retinasdk._util.lazy import require
 from retinasdk.errors import ImageError, RetinaSdkError
-from retinasdk.images import as_rgb
+from retinasdk.images import as_rgb, interleaved
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -101,8 +101,9 @@ def _from_channels(message: Any, name: str, bits: int) -> npt.NDArray[np.uint8]:
     values = _rows(message, row_bytes, message.height)[:, :row_bytes]
     if bits == 16:
         values = values[:, 0 if message.is_bigendian else 1 :: 2]  # The upper bytes.
-    pixels = values.reshape(message.height, message.width, channels)[..., positions]
-    return as_rgb(np.ascontiguousarray(pixels))  # Refuses images without pixels.
+    pixels = values.reshape(message.height, message.width, channels)
+    red, green, blue = (pixels[..., position] for position in positions)
+    return as_rgb(interleaved(red, green, blue))  # Refuses images without pixels.
 
 
 def _from_bayer(message: Any, name: str, bits: int) -> npt.NDArray[np.uint8]:
@@ -154,10 +155,11 @@ def _from_yuv(luma: npt.NDArray[np.uint8], pairs: npt.NDArray[np.uint8]) -> npt.
     times, which costs little beside detection and keeps a single arithmetic.
     """
     down, right = (2 * of_pairs // of_luma for of_pairs, of_luma in zip(pairs.shape, luma.shape, strict=False))
-    repeated = np.repeat(np.repeat(luma, down, axis=0), right, axis=1)
+    repeated = np.empty((down * luma.shape[0], right * luma.shape[1]), np.uint8)
+    for row in range(down):
+        for column in range(right):
+            repeated[row::down, column::right] = luma
     from retinasdk import _native  # Loaded when it is needed, as everywhere in this package.
 
-    rgb = _native.yuv_to_rgb(
-        np.ascontiguousarray(repeated), np.ascontiguousarray(pairs), matrix="bt601", full_range=False
-    )
+    rgb = _native.yuv_to_rgb(repeated, np.ascontiguousarray(pairs), matrix="bt601", full_range=False)
     return as_rgb(rgb[::down, ::right])

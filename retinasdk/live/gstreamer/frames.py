@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retinasdk import _native
+from retinasdk.images import interleaved
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -66,10 +67,13 @@ class Layout:
         if self.format in PACKED:
             size, positions = PACKED[self.format]
             pixels: npt.NDArray[np.uint8] = self._rows(memory, 0, self.height, self.width, np.uint8, size)
-            return pixels if self.format == "RGB" else np.ascontiguousarray(pixels[..., positions])
+            red, green, blue = positions
+            return (
+                pixels if self.format == "RGB" else interleaved(pixels[..., red], pixels[..., green], pixels[..., blue])
+            )
         luma = self._rows(memory, 0, self.height, self.width, self._sample)[..., 0]
         if self.format == "GRAY8":
-            return np.repeat(luma[..., None], 3, axis=2)
+            return interleaved(luma, luma, luma)
         return _native.yuv_to_rgb(luma, self._chroma(memory), matrix=self.matrix, full_range=self.full_range)
 
     def paint(self, memory: Any, rgb: npt.NDArray[np.uint8]) -> None:

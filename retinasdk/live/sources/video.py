@@ -12,6 +12,7 @@ import numpy as np
 
 from retinasdk._util.addresses import without_password
 from retinasdk._util.lazy import require
+from retinasdk.images import as_rgb
 from retinasdk.live.errors import CorruptFrameError, StreamError
 from retinasdk.live.sources.base import RawFrame
 from retinasdk.live.sources.failures import why_lost, why_not_opened
@@ -136,4 +137,4 @@ class Video:
 def _rgb(frame: Any) -> npt.NDArray[np.uint8]:
     # FFmpeg gives degrees counterclockwise, the direction of np.rot90.
     turns = round(frame.rotation / 90.0) % 4
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+    return as_rgb(np.rot90(frame.to_ndarray(format="rgb24"), turns))
