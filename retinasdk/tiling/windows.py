@@ -24,7 +24,7 @@ import numpy as np
 from retinasdk._util.lazy import require
 from retinasdk.cuda.device_frame import DeviceFrame
 from retinasdk.errors import ImageError
-from retinasdk.images import MAX_PIXELS, as_rgb
+from retinasdk.images import MAX_PIXELS, as_rgb, interleaved
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -178,7 +178,8 @@ class FileWindows:
             bands: npt.NDArray[np.uint8] = self._dataset.read(**options)
         except Exception as error:  # GDAL raises errors of many types.
             raise ImageError(f"{self._path}: cannot be decoded: {error}; check that the file is complete") from error
-        return np.repeat(bands[0][..., None], 3, axis=2) if len(bands) == 1 else np.moveaxis(bands, 0, 2)
+        red, green, blue = (bands[0],) * 3 if len(bands) == 1 else bands
+        return interleaved(red, green, blue)
 
 
 def _driver(path: str) -> str | None:

@@ -67,10 +67,10 @@ class Layout:
         if self.format in PACKED:
             size, positions = PACKED[self.format]
             pixels: npt.NDArray[np.uint8] = self._rows(memory, 0, self.height, self.width, np.uint8, size)
+            if self.format == "RGB":
+                return pixels
             red, green, blue = positions
-            return (
-                pixels if self.format == "RGB" else interleaved(pixels[..., red], pixels[..., green], pixels[..., blue])
-            )
+            return interleaved(pixels[..., red], pixels[..., green], pixels[..., blue])
         luma = self._rows(memory, 0, self.height, self.width, self._sample)[..., 0]
         if self.format == "GRAY8":
             return interleaved(luma, luma, luma)
