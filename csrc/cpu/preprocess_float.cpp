@@ -107,6 +107,23 @@ RETINASDK_TARGET_AVX2 int resize_avx2(const float* row, const ColumnTaps<float>&
 }
 #endif
 
+void blend(const uint8_t* source, std::ptrdiff_t row_bytes, const float* weights, int taps, int count, float* out) {
+  int i = 0;
+#ifdef RETINASDK_AVX2
+  if (has_avx2()) i = blend_avx2(source, row_bytes, weights, taps, count, out);  // uncovered: a machine without AVX2
+#endif
+  blend_plain(source + i, row_bytes, weights, taps, count - i, out + i);
+}
+
+void resize(const float* row, const ColumnTaps<float>& columns, int count, const Channels& channels, OutputRow out) {
+  int x = 0;
+#ifdef RETINASDK_AVX2
+  const auto kernel = columns.count() == 2 ? resize_avx2<2> : resize_avx2<0>;
+  if (has_avx2()) x = kernel(row, columns, count, channels, out);  // uncovered: a machine without AVX2
+#endif
+  resize_plain(row, columns, x, count, channels, out);
+}
+
 }  // namespace
 
 FloatRows::FloatRows(const ImageView& image, const PreprocessOptions& options, const Channels& channels)
@@ -119,22 +136,8 @@ FloatRows::FloatRows(const ImageView& image, const PreprocessOptions& options, c
 
 void FloatRows::write(int y, OutputRow out) {
   const uint8_t* source = image_.pixels + rows_.first(y) * image_.row_bytes;
-  const int values = image_.width * 3;
-  int blended = 0, resized = 0;
-#ifdef RETINASDK_AVX2
-  // uncovered: a machine without AVX2
-  const bool fast = has_avx2();
-  if (fast) blended = blend_avx2(source, image_.row_bytes, rows_.weights(y), rows_.count(y), values, blended_.data());
-#endif
-  blend_plain(source + blended, image_.row_bytes, rows_.weights(y), rows_.count(y), values - blended,
-              blended_.data() + blended);
-#ifdef RETINASDK_AVX2
-  if (fast) {  // uncovered: a machine without AVX2
-    const auto resize = columns_.count() == 2 ? resize_avx2<2> : resize_avx2<0>;
-    resized = resize(blended_.data(), columns_, width_, channels_, out);
-  }
-#endif
-  resize_plain(blended_.data(), columns_, resized, width_, channels_, out);
+  blend(source, image_.row_bytes, rows_.weights(y), rows_.count(y), 3 * image_.width, blended_.data());
+  resize(blended_.data(), columns_, width_, channels_, out);
 }
 
 }  // namespace retinasdk::cpu
