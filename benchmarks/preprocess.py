@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 
 import numpy as np
@@ -129,8 +130,8 @@ def main() -> None:
         import cv2
 
         cv2.setNumThreads(1)
-    packages = {"PIL": "pillow", "cv2": "opencv-python-headless", "torch": "torch"}
-    print_machine("retinasdk", "numpy", *(package for module, package in packages.items() if find_spec(module)))
+    packages = packages_distributions()  # OpenCV has several.
+    print_machine("retinasdk", "numpy", *(packages[module][0] for _, module, _ in PEERS.values() if module in packages))
     for size in arguments.sizes:
         height, width = map(int, size.split("x"))
         for flavour in PEERS:

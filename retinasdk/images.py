@@ -114,8 +114,8 @@ def _checked_array(image: npt.NDArray[Any], *, keep_reversed: bool = False) -> n
     height, width = image.shape[:2]
     _check_size(height, width, "image")
     # Rows may have any stride, for example in a crop, but pixels must be contiguous.
-    is_reversed = image.strides[1:] == (3, -1)
-    if image.strides[1:] == (3, 1) or (is_reversed and keep_reversed):
+    strides = image.strides[1:]
+    if strides == (3, 1) or (keep_reversed and strides == (3, -1)):
         return image
     return interleaved(image[..., 0], image[..., 1], image[..., 2])
 

@@ -101,7 +101,7 @@ RETINASDK_TARGET_AVX2 int resize_avx2(const uint8_t* row, const ColumnTaps<int32
       for (int c = 0; c < 3; ++c) sums[c] = _mm256_add_epi32(sums[c], _mm256_mullo_epi32(weights, values[c]));
     }
     for (int c = 0; c < 3; ++c) {
-      const __m256i kept = kPillow ? pillow_rounded(sums[c]) : _mm256_srai_epi32(sums[c], 4);
+      const __m256i kept = kPillow ? pillow_rounded(sums[c]) : _mm256_srai_epi32(sums[c], 4);  // As opencv_kept().
       const __m128i packed = _mm_packs_epi32(_mm256_castsi256_si128(kept), _mm256_extracti128_si256(kept, 1));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(out + c * count + x), packed);
     }

@@ -382,7 +382,7 @@ def test_images_of_8_bits_are_resized_as_pillow_does(size: tuple[int, int], resi
 
 
 @pytest.mark.parametrize(("size", "resized"), EIGHT_BIT)
-def test_any_pillow_agrees_where_the_shape_is_kept(size: tuple[int, int], resized: tuple[int, int]) -> None:
+def test_every_pillow_gives_the_same_on_these_sizes(size: tuple[int, int], resized: tuple[int, int]) -> None:
     picture = image(3, *size)
     theirs = np.asarray(Image.fromarray(picture).resize(resized[::-1], Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(pillow_resized(picture, resized), theirs)
