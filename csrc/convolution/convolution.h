@@ -38,6 +38,21 @@ inline AlignedFloats make_aligned(std::size_t count) {
   return AlignedFloats(static_cast<float*>(memory), AlignedDelete{alignment});
 }
 
+// For a vector whose memory begins with a cache line.
+template <typename Value>
+struct AlignedAllocator {
+  using value_type = Value;
+
+  Value* allocate(std::size_t count) {
+    return static_cast<Value*>(::operator new(count * sizeof(Value), std::align_val_t{kAlignment}));
+  }
+  void deallocate(Value* values, std::size_t /*count*/) { ::operator delete(values, std::align_val_t{kAlignment}); }
+  bool operator==(const AlignedAllocator& /*other*/) const { return true; }
+  bool operator!=(const AlignedAllocator& /*other*/) const { return false; }
+};
+
+using AlignedBytes = std::vector<int8_t, AlignedAllocator<int8_t>>;
+
 // Returns the first aligned address in a scratch buffer. The buffer must have kAlignment spare bytes.
 inline float* aligned(float* scratch) {
   const auto address = reinterpret_cast<std::uintptr_t>(scratch);

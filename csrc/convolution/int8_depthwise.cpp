@@ -52,26 +52,27 @@ DepthwiseConv::DepthwiseConv(const float* weights, int channels, const Window& w
       limits_(rounding.limits),
       kernels_(kernels) {
   if (!fits(window)) throw std::invalid_argument("a depthwise kernel must be 3x3 or 5x5 with a stride of 1 or 2");
-  const std::vector<int8_t> whole = whole_numbers(weights, channels, 1, window.height, window.width);
-  const int blocks = blocks_of(channels), side = window.height, quads = side == 3 ? 1 : 2;
+  const std::vector<int16_t> whole = whole_numbers(weights, channels, 1, window.height, window.width);
+  const int blocks = blocks_of(channels), side = window.height, dot = kernels.dot;
+  const int vectors = vectors_per_row(side, dot);
   multipliers_.resize(size(blocks) * kBlock);
   start_.resize(multipliers_.size());
-  weights_.resize(size(blocks) * size(side * quads * 2) * 64);
+  weights_.resize(size(blocks) * size(side * vectors * 2) * kVectorBytes);
   for (int c = 0; c < channels; ++c) {
     int32_t sum = 0;
     for (int y = 0; y < side; ++y) {
       for (int x = 0; x < side; ++x) {
-        const int8_t weight = whole[size((c * side + y) * side + x)];
+        const int16_t weight = whole[size((c * side + y) * side + x)];
         sum += weight;
         for (int parity = 0; parity < 2; ++parity) {
           const int place = x + parity;
-          const int vector = ((c / kBlock * side + y) * quads + place / 4) * 2 + parity;
-          if (place / 4 < quads) weights_[size(vector) * 64 + size(c % kBlock * 4 + place % 4)] = weight;
+          const int vector = ((c / kBlock * side + y) * vectors + place / dot) * 2 + parity;
+          set_weight(weights_.data() + size(vector) * kVectorBytes, dot, c % kBlock, place % dot, weight);
         }
       }
     }
     const int32_t bias = rounding.bias == nullptr ? 0 : rounding.bias[c];
-    start_[size(c)] = start_of(bias, in_zero_, sum, side * side);
+    start_[size(c)] = start_of(bias, in_zero_ - kernels.code_offset, sum, side * side);
   }
 }
 
@@ -119,7 +120,8 @@ void DepthwiseConv::run(const CodesCall& call, const ParallelFor& parallel_for) 
   };
   parallel_for(division.pieces, [&](std::size_t piece) {
     uint8_t* scratch = call.scratch + piece * division.bytes(window_);
-    std::fill_n(scratch, division.padded + division.row_bytes, static_cast<uint8_t>(in_zero_));
+    std::fill_n(scratch, division.padded, static_cast<uint8_t>(in_zero_));
+    kernels_.arrange(scratch, window_.left + call.width + window_.right, scratch + division.padded);
     const std::size_t end = division.count * (piece + 1) / division.pieces;
     for (std::size_t strip = division.count * piece / division.pieces; strip < end; ++strip) do_strip(strip, scratch);
   });

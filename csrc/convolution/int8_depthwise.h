@@ -22,7 +22,7 @@ class DepthwiseConv {
  private:
   const int channels_;
   const Window window_;
-  std::vector<int8_t> weights_;  // (blocks, side, vectors per row, 2, 16, 4): for outputs at even and odd pixels.
+  AlignedBytes weights_;  // (blocks, side, vectors per row, 2, 16, dot): for outputs at even and odd pixels.
   std::vector<int32_t> start_;
   std::vector<float> multipliers_;
   int in_zero_;

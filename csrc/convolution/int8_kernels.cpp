@@ -1,6 +1,6 @@
 #include "convolution/int8_kernels.h"
 
-#include <cstring>
+#include <string>
 
 #include "convolution/kernels.h"
 #include "cpu/cpu_features.h"
@@ -9,7 +9,10 @@ namespace retinasdk::int8 {
 
 extern const Kernels kPlainKernels;
 #ifdef RETINASDK_CONVOLUTION_X86
-extern const Kernels kVnniKernels;
+extern const Kernels kVnniKernels, kAvx2Kernels;
+#endif
+#ifdef RETINASDK_CONVOLUTION_DOTPROD
+extern const Kernels kDotprodKernels;
 #endif
 
 std::vector<const Kernels*> usable_kernels() {
@@ -17,16 +20,30 @@ std::vector<const Kernels*> usable_kernels() {
 #ifdef RETINASDK_CONVOLUTION_X86
   static const cpu::Features found = cpu::features();
   if (found.avx512_vnni && found.fma) usable.push_back(&kVnniKernels);
+  if (found.avx2 && found.fma) usable.push_back(&kAvx2Kernels);
+#endif
+#ifdef RETINASDK_CONVOLUTION_DOTPROD
+  if (cpu::has_dot_product()) usable.push_back(&kDotprodKernels);
 #endif
   usable.push_back(&kPlainKernels);
   return usable;
 }
 
+namespace {
+
+const Kernels& chosen_kernels() {
+  const std::string isa = convolution::best_kernels().name;  // RETINASDK_ISA may limit it.
+  for (const Kernels* kernels : usable_kernels()) {
+    const bool has_wider_registers = std::string(kernels->name) == "vnni";
+    if (isa == "avx512" || (isa != "plain" && !has_wider_registers)) return *kernels;
+  }
+  return kPlainKernels;
+}
+
+}  // namespace
+
 const Kernels& best_kernels() {
-  static const Kernels& best = []() -> const Kernels& {
-    const bool is_limited = std::strcmp(convolution::best_kernels().name, "avx512") != 0;  // By RETINASDK_ISA.
-    return *(is_limited ? usable_kernels().back() : usable_kernels().front());
-  }();
+  static const Kernels& best = chosen_kernels();
   return best;
 }
 

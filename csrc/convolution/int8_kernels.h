@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 namespace retinasdk::int8 {
@@ -25,13 +26,13 @@ struct Product {
   int count;  // Pixels.
 
   // Block b of the input of pixel i, at tap t, is at input + taps[t] + b * in_block_step + i * in_pixel_step.
-  const uint8_t* input;
+  const uint8_t* input;  // As Kernels::prepare() writes it.
   std::ptrdiff_t in_pixel_step, in_block_step;
-  int quads;  // Groups of four input channels. Each block has four, the last one may have fewer.
+  int groups;  // Of `dot` input channels, see Kernels. Each block has 16 / dot, the last one may have fewer.
   const std::ptrdiff_t* taps;
   int tap_count;
 
-  const int8_t* weights;  // (tap_count, quads, blocks, 16 out, 4 in).
+  const int8_t* weights;  // (tap_count, groups, blocks, 16 out, dot in), or blocks before groups: see WeightSteps.
   int blocks;             // Of outputs, 1 to kMostBlocks.
   const int32_t* start;   // (blocks, 16): the sums start here.
 
@@ -50,8 +51,8 @@ struct DepthwiseRow {
   int side;                    // 3 or 5.
   int stride;                  // 1 or 2.
   int count;                   // Pixels of the output.
-  const uint8_t* const* rows;  // (side,) rows of the input as DepthwiseKernels::arrange() makes them.
-  const int8_t* weights;       // As arranged_depthwise() in int8_depthwise.h makes them.
+  const uint8_t* const* rows;  // (side,) rows of the input as Kernels::arrange() writes them.
+  const int8_t* weights;       // As in DepthwiseConv.
   const int32_t* start;        // (16,)
   const float* multipliers;    // (16,)
   CodeLimits limits;
@@ -67,18 +68,61 @@ struct CodeSum {
 };
 
 struct Kernels {
-  const char* name;  // "vnni" or "plain".
+  const char* name;  // "vnni", "avx2", "dotprod" or "plain".
+  // How many products one step adds to each of 16 sums. 4: of bytes. 2: of numbers of 16 bits, for processors without
+  // products of bytes. So `dot` codes, as multiply() reads them, take 4 bytes, and `dot` weights of 16 outputs take 64.
+  int dot;
+  bool one_block;   // Whether a tile has sums of one block of outputs, for want of registers.
+  int code_offset;  // What prepare() and arrange() subtract from codes: 128, where the products are of signed bytes.
+
   void (*multiply)(const Product& product);
+  // Copies codes for multiply(). `count` is a multiple of 16. Null: multiply() reads codes as they are.
+  void (*prepare)(const uint8_t* codes, std::size_t count, uint8_t* to);
   // Arranges a row of (width, 16) codes, its padding included, for depthwise_row(): bytes 32 * x to 32 * x + 63, for
-  // even x, are pixels x to x + 3 as (16, 4). Reads padded_bytes(width) and writes up to arranged_bytes(width).
+  // even x, are pixels x to x + dot - 1 as (16, dot). Reads padded_bytes(width), writes up to arranged_bytes(width).
   void (*arrange)(const uint8_t* padded, int width, uint8_t* arranged);
   void (*depthwise_row)(const DepthwiseRow& row);
+  // Both for int8_winograd.h; null with a dot of 4. 6 x 6 pixels of 16 codes, whose rows are row_step apart, to 36
+  // times 16 numbers for multiply(), position_step bytes apart.
+  void (*winograd_input)(const uint8_t* pixels, std::ptrdiff_t row_step, uint8_t* to, std::ptrdiff_t position_step);
+  // 36 times 16 sums, position_step numbers apart, to codes (4, 4, 16). start and multipliers: (16,).
+  void (*winograd_output)(const int32_t* sums, std::ptrdiff_t position_step, const int32_t* start,
+                          const float* multipliers, const CodeLimits& limits, uint8_t* codes);
   void (*add)(const uint8_t* a, const uint8_t* b, std::size_t count, const CodeSum& sum, uint8_t* codes);
   // (count, 16) numbers to codes: round(number / scale) + zero.
   void (*quantize)(const float* numbers, std::size_t count, float scale, int zero, uint8_t* codes);
   // 16 planes of `count` numbers, plane_step apart, to (count, 16) codes. Null: zeros.
   void (*quantize_planes)(const float* const* planes, std::size_t count, float scale, int zero, uint8_t* codes);
 };
+
+constexpr int kVectorBytes = 64;  // `dot` weights of each of 16 outputs.
+
+// The bytes of a code, as multiply() reads it.
+inline int code_bytes(const Kernels& kernels) { return 4 / kernels.dot; }
+// The number of groups that hold some input channels.
+inline int groups_of(int in_channels, const Kernels& kernels) { return (in_channels + kernels.dot - 1) / kernels.dot; }
+
+// How many vectors of arranged pixels an output of a depthwise convolution reads from each row. Only even pixels begin
+// a vector, so an output may begin with the second pixel of one.
+constexpr int vectors_per_row(int side, int dot) { return (side + dot) / dot; }
+
+// Where vectors of weights lie: how far the next group of inputs and the next block of outputs are, in bytes. A tile of
+// several blocks reads theirs together. A tile of one block reads that in a row, which processors foresee.
+struct WeightSteps {
+  std::ptrdiff_t group, block;
+
+  WeightSteps(bool one_block, int groups, int blocks)
+      : group((one_block ? 1 : blocks) * kVectorBytes), block((one_block ? groups : 1) * kVectorBytes) {}
+};
+
+// Sets one of the `dot` weights of one of the 16 outputs of a vector.
+inline void set_weight(int8_t* vector, int dot, int output, int place, int16_t weight) {
+  if (dot == 4) {
+    vector[output * 4 + place] = static_cast<int8_t>(weight);
+  } else {
+    std::memcpy(vector + (output * 2 + place) * 2, &weight, sizeof weight);
+  }
+}
 
 // The last pixels of an arranged row are read together with others behind it, which do not count.
 constexpr int kArrangedBeyond = 6;

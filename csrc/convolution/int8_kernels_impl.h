@@ -1,124 +1,23 @@
 // All 8-bit kernels for the instruction set that the compiler targets. Each int8_kernels_<instruction set>.cpp includes
-// this file once and exports kKernels under a name of its own.
+// this file once and exports its kernels under a name of its own.
 #pragma once
 
-#include "convolution/int8_kernels.h"
-#include "convolution/int8_vec.h"
+#include "convolution/int8_multiply_impl.h"
 
 namespace retinasdk::int8 {
 namespace {
 
-constexpr int kLanes = 16;
-
-struct Limits {
-  Numbers low, high;  // Before the zero point is added.
-  int zero;
-
-  explicit Limits(const CodeLimits& from)
-      : low(repeat(static_cast<float>(from.low - from.zero))),
-        high(repeat(static_cast<float>(from.high - from.zero))),
-        zero(from.zero) {}
-};
-
-RETINASDK_INT8_INLINE Sums steps_of(Sums sums, Numbers multipliers, const Limits& limits) {
-  return rounded(limited(to_numbers(sums) * multipliers, limits.low, limits.high));
-}
-
-// Stores the codes of `Count` pixels of one block.
-template <int Count>
-RETINASDK_INT8_INLINE void store_pixels(uint8_t* to, const Sums (&sums)[Count], Numbers multipliers,
-                                        const Limits& limits) {
-  RETINASDK_INT8_UNROLL
-  for (int i = 0; i + 4 <= Count; i += 4) {
-    const Sums four[4] = {steps_of(sums[i], multipliers, limits), steps_of(sums[i + 1], multipliers, limits),
-                          steps_of(sums[i + 2], multipliers, limits), steps_of(sums[i + 3], multipliers, limits)};
-    store_bytes(to + i * kLanes, four_codes(four, limits.zero));
-  }
-  RETINASDK_INT8_UNROLL
-  for (int i = Count / 4 * 4; i < Count; ++i) {
-    store_codes(to + i * kLanes, steps_of(sums[i], multipliers, limits), limits.zero);
-  }
-}
-
-template <int Pixels, int Blocks>
-RETINASDK_INT8_INLINE void multiply_tile(const Product& product, const Limits& limits, int first) {
-  Sums sums[Blocks][Pixels];
-  RETINASDK_INT8_UNROLL
-  for (int b = 0; b < Blocks; ++b) {
-    RETINASDK_INT8_UNROLL
-    for (int p = 0; p < Pixels; ++p) sums[b][p] = load_sums(product.start + b * kLanes);
-  }
-  const int8_t* weights = product.weights;
-  const std::ptrdiff_t step = product.in_pixel_step;
-  for (int t = 0; t < product.tap_count; ++t) {
-    const uint8_t* block = product.input + first * step + product.taps[t];
-    for (int left = product.quads; left > 0; left -= 4, block += product.in_block_step) {
-      const int quads = left < 4 ? left : 4;
-      for (int q = 0; q < quads; ++q, weights += Blocks * 64) {
-        Bytes loaded[Blocks];
-        RETINASDK_INT8_UNROLL
-        for (int b = 0; b < Blocks; ++b) loaded[b] = load_bytes(weights + b * 64);
-        RETINASDK_INT8_UNROLL
-        for (int p = 0; p < Pixels; ++p) {
-          const Bytes codes = repeat4(block + p * step + q * 4);
-          RETINASDK_INT8_UNROLL
-          for (int b = 0; b < Blocks; ++b) sums[b][p] = add_products(sums[b][p], codes, loaded[b]);
-        }
-      }
-    }
-  }
-  RETINASDK_INT8_UNROLL
-  for (int b = 0; b < Blocks; ++b) {
-    if (product.codes != nullptr) {
-      uint8_t* to = product.codes + b * product.out_block_step + static_cast<std::ptrdiff_t>(first) * kLanes;
-      store_pixels<Pixels>(to, sums[b], load_numbers(product.multipliers + b * kLanes), limits);
-    } else {
-      RETINASDK_INT8_UNROLL
-      for (int p = 0; p < Pixels; ++p) {
-        store_sums(product.sums + (first + p) * product.sums_step + b * kLanes, sums[b][p]);
-      }
-    }
-  }
-}
-
-template <int Pixels, int Blocks>
-void multiply_blocks(const Product& product) {
-  const Limits limits(product.limits);
-  int first = 0;
-  for (; first + Pixels <= product.count; first += Pixels) multiply_tile<Pixels, Blocks>(product, limits, first);
-  for (; first + 4 <= product.count; first += 4) multiply_tile<4, Blocks>(product, limits, first);
-  for (; first < product.count; ++first) multiply_tile<1, Blocks>(product, limits, first);
-}
-
-// The tiles fill the registers: their sums, one vector of weights per block, and one of the input.
-void multiply(const Product& product) {
-  switch (product.blocks) {
-    case 1:
-      return multiply_blocks<16, 1>(product);
-    case 2:
-      return multiply_blocks<12, 2>(product);
-    case 3:
-      return multiply_blocks<8, 3>(product);
-    case 4:
-      return multiply_blocks<6, 4>(product);
-    default:
-      return multiply_blocks<5, 5>(product);
-  }
-}
-
-void arrange(const uint8_t* padded, int width, uint8_t* arranged) {
+void arrange(const uint8_t* padded, int width, uint8_t* to) {
   for (int x = 0; x < width + kArrangedBeyond; x += 2) {
-    const Bytes pixels = load_bytes(padded + static_cast<std::ptrdiff_t>(x) * kLanes);
-    store_bytes(arranged + static_cast<std::ptrdiff_t>(x) * 32, transposed(pixels));
+    store_bytes(to + static_cast<std::ptrdiff_t>(x) * 32, arranged(padded + static_cast<std::ptrdiff_t>(x) * kLanes));
   }
 }
 
-// `Quads`: vectors of arranged pixels that one output reads from each row. With a stride of 1, weights for even and odd
-// pixels alternate, because only even pixels begin a vector.
-template <int Side, int Quads, int Stride, int Count>
+// With a stride of 1, weights for even and odd pixels alternate, because only even pixels begin a vector.
+template <int Side, int Stride, int Count>
 RETINASDK_INT8_INLINE void depthwise_tile(const DepthwiseRow& row, const Limits& limits, Numbers multipliers,
                                           int first) {
-  constexpr int kParities = Stride == 1 ? 2 : 1;
+  constexpr int kParities = Stride == 1 ? 2 : 1, kVectors = vectors_per_row(Side, kDot);
   Sums sums[Count];
   RETINASDK_INT8_UNROLL
   for (int i = 0; i < Count; ++i) sums[i] = load_sums(row.start);
@@ -126,12 +25,12 @@ RETINASDK_INT8_INLINE void depthwise_tile(const DepthwiseRow& row, const Limits&
   for (int y = 0; y < Side; ++y) {
     const uint8_t* pixels = row.rows[y] + static_cast<std::ptrdiff_t>(first) * Stride * 32;
     RETINASDK_INT8_UNROLL
-    for (int q = 0; q < Quads; ++q) {
+    for (int v = 0; v < kVectors; ++v) {
       RETINASDK_INT8_UNROLL
       for (int i = 0; i < Count; ++i) {
         const int parity = i % kParities;
-        const Bytes loaded = load_bytes(pixels + (i - parity) * Stride * 32 + q * 128);
-        const int8_t* weights = row.weights + ((y * Quads + q) * 2 + parity) * 64;
+        const Bytes loaded = load_bytes(pixels + ((i - parity) * Stride + v * kDot) * 32);
+        const int8_t* weights = row.weights + ((y * kVectors + v) * 2 + parity) * kVectorBytes;
         sums[i] = add_products(sums[i], loaded, load_bytes(weights));
       }
     }
@@ -139,19 +38,20 @@ RETINASDK_INT8_INLINE void depthwise_tile(const DepthwiseRow& row, const Limits&
   store_pixels<Count>(row.codes + static_cast<std::ptrdiff_t>(first) * kLanes, sums, multipliers, limits);
 }
 
-template <int Side, int Quads, int Stride>
+template <int Side, int Stride>
 void depthwise_side(const DepthwiseRow& row) {
+  constexpr int kWide = kDot == 4 ? 8 : 4;
   const Limits limits(row.limits);
   const Numbers multipliers = load_numbers(row.multipliers);
   int x = 0;
-  for (; x + 8 <= row.count; x += 8) depthwise_tile<Side, Quads, Stride, 8>(row, limits, multipliers, x);
-  for (; x + 2 <= row.count; x += 2) depthwise_tile<Side, Quads, Stride, 2>(row, limits, multipliers, x);
-  if (x < row.count) depthwise_tile<Side, Quads, Stride, 1>(row, limits, multipliers, x);
+  for (; x + kWide <= row.count; x += kWide) depthwise_tile<Side, Stride, kWide>(row, limits, multipliers, x);
+  for (; x + 2 <= row.count; x += 2) depthwise_tile<Side, Stride, 2>(row, limits, multipliers, x);
+  if (x < row.count) depthwise_tile<Side, Stride, 1>(row, limits, multipliers, x);
 }
 
 void depthwise_row(const DepthwiseRow& row) {
-  if (row.side == 3) return row.stride == 1 ? depthwise_side<3, 1, 1>(row) : depthwise_side<3, 1, 2>(row);
-  return row.stride == 1 ? depthwise_side<5, 2, 1>(row) : depthwise_side<5, 2, 2>(row);
+  if (row.side == 3) return row.stride == 1 ? depthwise_side<3, 1>(row) : depthwise_side<3, 2>(row);
+  return row.stride == 1 ? depthwise_side<5, 1>(row) : depthwise_side<5, 2>(row);
 }
 
 void add(const uint8_t* a, const uint8_t* b, std::size_t count, const CodeSum& sum, uint8_t* codes) {

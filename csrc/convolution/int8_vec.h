@@ -1,21 +1,17 @@
-// The vectors of the 8-bit convolutions: sixteen sums, and 64 bytes. AVX-512 with VNNI holds each in one register;
-// plain C++ has arrays. Everything is in an unnamed namespace, because a program contains versions for several
-// instruction sets.
+// The vectors of the 8-bit convolutions: sixteen sums, and 64 bytes. Each instruction set has a file of its own.
+// Everything is in unnamed namespaces, because a program contains versions for several instruction sets.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-#include "convolution/avx512.h"
-#define RETINASDK_INT8_VNNI 1
-#else
-#include <cmath>
-#include <cstring>
+#define RETINASDK_INT8_AVX512 1
+#elif defined(__AVX2__) && defined(__FMA__)
+#define RETINASDK_INT8_AVX2 1
+#elif defined(__ARM_FEATURE_DOTPROD)
+#define RETINASDK_INT8_NEON 1
 #endif
 
 // Plain C++ would take half a minute to compile, and is for tests: see is_fast() in quantized_graph.py.
-#if defined(__GNUC__) && defined(RETINASDK_INT8_VNNI)
+#if defined(RETINASDK_INT8_AVX512) || defined(RETINASDK_INT8_AVX2) || defined(RETINASDK_INT8_NEON)
 #define RETINASDK_INT8_UNROLL _Pragma("GCC unroll 16")
 #define RETINASDK_INT8_INLINE inline __attribute__((always_inline))
 #else
@@ -23,172 +19,12 @@
 #define RETINASDK_INT8_INLINE inline
 #endif
 
-namespace {
-
-#if defined(RETINASDK_INT8_VNNI)
-
-struct Sums {
-  __m512i value;
-};
-struct Bytes {
-  __m512i value;
-};
-struct Numbers {
-  __m512 value;
-};
-
-RETINASDK_INT8_INLINE Sums load_sums(const int32_t* from) { return {_mm512_loadu_si512(from)}; }
-RETINASDK_INT8_INLINE void store_sums(int32_t* to, Sums a) { _mm512_storeu_si512(to, a.value); }
-RETINASDK_INT8_INLINE Bytes load_bytes(const void* from) { return {_mm512_loadu_si512(from)}; }
-RETINASDK_INT8_INLINE void store_bytes(void* to, Bytes a) { _mm512_storeu_si512(to, a.value); }
-// Repeats four bytes sixteen times.
-RETINASDK_INT8_INLINE Bytes repeat4(const uint8_t* from) {
-  return {_mm512_set1_epi32(*reinterpret_cast<const __attribute__((may_alias, aligned(1))) int32_t*>(from))};
-}
-// Adds to each sum four products of unsigned with signed bytes. Exact.
-RETINASDK_INT8_INLINE Sums add_products(Sums sums, Bytes unsigned_bytes, Bytes signed_bytes) {
-  return {_mm512_dpbusd_epi32(sums.value, unsigned_bytes.value, signed_bytes.value)};
-}
-// (4, 16) bytes to (16, 4).
-RETINASDK_INT8_INLINE Bytes transposed(Bytes a) {
-  const __m512i columns = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  const __m512i within = _mm512_set4_epi32(0x0f0b0703, 0x0e0a0602, 0x0d090501, 0x0c080400);
-  return {_mm512_shuffle_epi8(_mm512_permutexvar_epi32(columns, a.value), within)};
-}
-
-RETINASDK_INT8_INLINE Numbers load_numbers(const float* from) { return {_mm512_loadu_ps(from)}; }
-RETINASDK_INT8_INLINE void store_numbers(float* to, Numbers a) { _mm512_storeu_ps(to, a.value); }
-RETINASDK_INT8_INLINE Numbers repeat(float value) { return {_mm512_set1_ps(value)}; }
-RETINASDK_INT8_INLINE Numbers to_numbers(Sums a) { return {_mm512_cvtepi32_ps(a.value)}; }
-// To the nearest integer, ties to the even one. The numbers must be within the range of int32.
-RETINASDK_INT8_INLINE Sums rounded(Numbers a) {
-  return {_mm512_cvt_roundps_epi32(a.value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-}
-RETINASDK_INT8_INLINE Numbers operator*(Numbers a, Numbers b) { return {_mm512_mul_ps(a.value, b.value)}; }
-RETINASDK_INT8_INLINE Numbers operator/(Numbers a, Numbers b) { return {_mm512_div_ps(a.value, b.value)}; }
-// a * b + c, rounded once.
-RETINASDK_INT8_INLINE Numbers fused(Numbers a, Numbers b, Numbers c) {
-  return {_mm512_fmadd_ps(a.value, b.value, c.value)};
-}
-// If a is NaN, the result is `low`.
-RETINASDK_INT8_INLINE Numbers limited(Numbers a, Numbers low, Numbers high) {
-  return {_mm512_min_ps(_mm512_max_ps(a.value, low.value), high.value)};
-}
-// Sixteen bytes at `from` as numbers.
-RETINASDK_INT8_INLINE Numbers load_codes(const uint8_t* from) {
-  return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))))};
-}
-// Stores sums plus `zero`, which must be 0 to 255, as sixteen bytes.
-RETINASDK_INT8_INLINE void store_codes(uint8_t* to, Sums a, int zero) {
-  const __m512i codes = _mm512_add_epi32(a.value, _mm512_set1_epi32(zero));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(codes));
-}
-// The same of four vectors, which lie behind each other.
-RETINASDK_INT8_INLINE Bytes four_codes(const Sums (&a)[4], int zero) {
-  const __m512i zeros = _mm512_set1_epi16(static_cast<short>(zero));
-  const __m512i low = _mm512_add_epi16(_mm512_packs_epi32(a[0].value, a[1].value), zeros);
-  const __m512i high = _mm512_add_epi16(_mm512_packs_epi32(a[2].value, a[3].value), zeros);
-  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  return {_mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high))};
-}
-
+#if defined(RETINASDK_INT8_AVX512)
+#include "convolution/int8_vec_avx512.h"
+#elif defined(RETINASDK_INT8_AVX2)
+#include "convolution/int8_vec_avx2.h"
+#elif defined(RETINASDK_INT8_NEON)
+#include "convolution/int8_vec_neon.h"
 #else
-
-struct Sums {
-  int32_t value[16];
-};
-struct Bytes {
-  uint8_t value[64];
-};
-struct Numbers {
-  float value[16];
-};
-
-RETINASDK_INT8_INLINE Sums load_sums(const int32_t* from) {
-  Sums made;
-  std::memcpy(made.value, from, sizeof made.value);
-  return made;
-}
-RETINASDK_INT8_INLINE void store_sums(int32_t* to, Sums a) { std::memcpy(to, a.value, sizeof a.value); }
-RETINASDK_INT8_INLINE Bytes load_bytes(const void* from) {
-  Bytes made;
-  std::memcpy(made.value, from, sizeof made.value);
-  return made;
-}
-RETINASDK_INT8_INLINE void store_bytes(void* to, Bytes a) { std::memcpy(to, a.value, sizeof a.value); }
-RETINASDK_INT8_INLINE Bytes repeat4(const uint8_t* from) {
-  Bytes made;
-  for (int i = 0; i < 64; ++i) made.value[i] = from[i % 4];
-  return made;
-}
-RETINASDK_INT8_INLINE Sums add_products(Sums sums, Bytes unsigned_bytes, Bytes signed_bytes) {
-  for (int i = 0; i < 64; ++i) {  // Unsigned, because the sums may wrap on the way.
-    const int product = unsigned_bytes.value[i] * static_cast<int8_t>(signed_bytes.value[i]);
-    const uint32_t sum = static_cast<uint32_t>(sums.value[i / 4]) + static_cast<uint32_t>(product);
-    sums.value[i / 4] = static_cast<int32_t>(sum);
-  }
-  return sums;
-}
-RETINASDK_INT8_INLINE Bytes transposed(Bytes a) {
-  Bytes made;
-  for (int i = 0; i < 64; ++i) made.value[i] = a.value[i % 4 * 16 + i / 4];
-  return made;
-}
-
-RETINASDK_INT8_INLINE Numbers load_numbers(const float* from) {
-  Numbers made;
-  std::memcpy(made.value, from, sizeof made.value);
-  return made;
-}
-RETINASDK_INT8_INLINE void store_numbers(float* to, Numbers a) { std::memcpy(to, a.value, sizeof a.value); }
-RETINASDK_INT8_INLINE Numbers repeat(float value) {
-  Numbers made;
-  for (float& item : made.value) item = value;
-  return made;
-}
-RETINASDK_INT8_INLINE Numbers to_numbers(Sums a) {
-  Numbers made;
-  for (int i = 0; i < 16; ++i) made.value[i] = static_cast<float>(a.value[i]);
-  return made;
-}
-RETINASDK_INT8_INLINE Sums rounded(Numbers a) {
-  Sums made;
-  for (int i = 0; i < 16; ++i) made.value[i] = static_cast<int32_t>(std::nearbyintf(a.value[i]));
-  return made;
-}
-RETINASDK_INT8_INLINE Numbers operator*(Numbers a, Numbers b) {
-  for (int i = 0; i < 16; ++i) a.value[i] *= b.value[i];
-  return a;
-}
-RETINASDK_INT8_INLINE Numbers operator/(Numbers a, Numbers b) {
-  for (int i = 0; i < 16; ++i) a.value[i] /= b.value[i];
-  return a;
-}
-RETINASDK_INT8_INLINE Numbers fused(Numbers a, Numbers b, Numbers c) {
-  for (int i = 0; i < 16; ++i) a.value[i] = std::fmaf(a.value[i], b.value[i], c.value[i]);
-  return a;
-}
-RETINASDK_INT8_INLINE Numbers limited(Numbers a, Numbers low, Numbers high) {
-  for (int i = 0; i < 16; ++i) {
-    const float raised = a.value[i] > low.value[i] ? a.value[i] : low.value[i];
-    a.value[i] = raised < high.value[i] ? raised : high.value[i];
-  }
-  return a;
-}
-RETINASDK_INT8_INLINE Numbers load_codes(const uint8_t* from) {
-  Numbers made;
-  for (int i = 0; i < 16; ++i) made.value[i] = static_cast<float>(from[i]);
-  return made;
-}
-RETINASDK_INT8_INLINE void store_codes(uint8_t* to, Sums a, int zero) {
-  for (int i = 0; i < 16; ++i) to[i] = static_cast<uint8_t>(a.value[i] + zero);
-}
-RETINASDK_INT8_INLINE Bytes four_codes(const Sums (&a)[4], int zero) {
-  Bytes made;
-  for (int i = 0; i < 4; ++i) store_codes(made.value + i * 16, a[i], zero);
-  return made;
-}
-
+#include "convolution/int8_vec_plain.h"
 #endif
-
-}  // namespace

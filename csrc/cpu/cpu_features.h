@@ -1,5 +1,5 @@
-// What the processor can do, on x86-64. Not __builtin_cpu_supports: with Zig, whose compiler builds the wheels, it
-// always answers no.
+// What the processor can do, on x86-64 and on ARM64 with Linux. Not __builtin_cpu_supports: with Zig, whose compiler
+// builds the wheels, it always answers no.
 #pragma once
 
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -34,6 +34,17 @@ inline Features features() {
   found.avx512_vnni = found.avx512 && (c & (1u << 11)) != 0;          // uncovered: the other kind of processor
   return found;
 }
+
+}  // namespace retinasdk::cpu
+#endif
+
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+
+namespace retinasdk::cpu {
+
+// Whether the processor has the dot products of bytes of ARMv8.2.
+inline bool has_dot_product() { return (getauxval(AT_HWCAP) & (1ul << 20)) != 0; }
 
 }  // namespace retinasdk::cpu
 #endif

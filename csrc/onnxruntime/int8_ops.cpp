@@ -23,11 +23,13 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "convolution/int8_conv.h"
 #include "convolution/int8_depthwise.h"
 #include "convolution/int8_layout.h"
+#include "convolution/int8_winograd.h"
 #include "onnxruntime/operators.h"
 #include "onnxruntime/ort_call.h"
 #include "onnxruntime/ort_op.h"
@@ -174,16 +176,27 @@ class QuantizedConv {
 
   explicit QuantizedConv(const Attributes& from) : conv_(make(from)) {}
 
-  void compute(Call& call) const { convolve(call, conv_, conv_.in_channels(), conv_.out_channels(), Layout::kBlocked); }
-
- private:
-  static int8::Conv make(const Attributes& from) {
-    const LentTensor weights = from.weights("weights");
-    const LentRounding rounding(from, weights.shape[0]);
-    return int8::Conv(shared<int8::PackedWeights>(weights), window_of(from, weights), rounding.get());
+  void compute(Call& call) const {
+    std::visit(
+        [&](const auto& conv) { convolve(call, conv, conv.in_channels(), conv.out_channels(), Layout::kBlocked); },
+        conv_);
   }
 
-  const int8::Conv conv_;
+ private:
+  using Conv = std::variant<int8::Conv, int8::WinogradConv>;
+
+  static Conv make(const Attributes& from) {
+    const LentTensor weights = from.weights("weights");
+    const LentRounding rounding(from, weights.shape[0]);
+    const Window window = window_of(from, weights);
+    const int out = size_of(weights.shape[0]), in = size_of(weights.shape[1]);
+    if (int8::WinogradConv::fits(window) && int8::WinogradWeights::fits(weights.data, out, in)) {
+      return int8::WinogradConv(shared_weights<int8::WinogradWeights>(weights, out, in), window, rounding.get());
+    }
+    return int8::Conv(shared<int8::PackedWeights>(weights), window, rounding.get());
+  }
+
+  const Conv conv_;
 };
 
 class QuantizedDepthwise {
@@ -221,7 +234,7 @@ class ConvOfCodes {
   static int8::FloatConv make(const Attributes& from) {
     const LentTensor weights = from.weights("weights");
     const auto bias = from.bias("bias", weights.shape[0]);
-    return int8::FloatConv(shared<int8::SplitWeights>(weights), bias ? bias->data : nullptr, window_of(from, weights),
+    return int8::FloatConv(shared<int8::FineWeights>(weights), bias ? bias->data : nullptr, window_of(from, weights),
                            scale_of(from, "in_scale"), from.integer("in_zero", 0, 255));
   }
 

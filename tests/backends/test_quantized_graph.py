@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -304,5 +307,19 @@ def test_people_in_8_bits_finds_the_same_boxes(tmp_path: Path, monkeypatch: pyte
 
 
 def test_is_fast_names_the_instruction_set() -> None:
-    assert _native.int8_isa() in ("vnni", "plain")
-    assert quantized_graph.is_fast() == (_native.int8_isa() == "vnni")
+    assert _native.int8_isa() in ("vnni", "avx2", "dotprod", "plain")
+    assert quantized_graph.is_fast() == (_native.int8_isa() != "plain")
+
+
+@pytest.mark.parametrize(
+    ("isa", "expected"),
+    [("plain", {"plain"}), ("avx2", {"avx2"}), ("avx512", {"avx2", "vnni"}), ("neon", {"dotprod", "plain"})],
+)
+def test_a_limited_instruction_set_also_limits_the_8_bit_kernels(isa: str, expected: set[str], tmp_path: Path) -> None:
+    command = "from retinasdk import _native; print(_native.int8_isa())"
+    environment = os.environ | {"RETINASDK_ISA": isa}
+    run = [sys.executable, "-c", command]
+    answer = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    if "but this processor runs" in answer.stderr:
+        pytest.skip(f"this processor has no {isa}")
+    assert answer.stdout.strip() in expected

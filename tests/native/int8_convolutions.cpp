@@ -13,6 +13,7 @@
 #include "convolution/int8_conv.h"
 #include "convolution/int8_depthwise.h"
 #include "convolution/int8_layout.h"
+#include "convolution/int8_winograd.h"
 #include "convolution_properties.h"
 #include "random.h"
 
@@ -79,6 +80,21 @@ struct Case {
     limits.zero = random.chance(3) ? 0 : random.integer(0, 255);
     limits.low = random.chance(2) ? 0 : random.integer(0, 255);
     limits.high = random.chance(2) ? 255 : random.integer(limits.low, 255);
+    image = random_codes(random, size(batch) * size(in) * size(height) * size(width));
+  }
+
+  // Gives the convolution a kernel of 3 x 3 and strides of 1.
+  void become_3x3(Random& random) {
+    window = Window{};
+    window.height = window.width = 3;
+    for (int* padding : {&window.top, &window.left, &window.bottom, &window.right}) *padding = random.integer(0, 2);
+    height = random.integer(3, 30);
+    width = random.integer(3, 30);
+    const bool extreme = random.chance(3);
+    weights.clear();
+    for (int i = 0; i < out * in * 9; ++i) {
+      weights.push_back(static_cast<float>(extreme ? random.integer(0, 1) * 255 - 128 : random.integer(-128, 127)));
+    }
     image = random_codes(random, size(batch) * size(in) * size(height) * size(width));
   }
 
@@ -164,14 +180,32 @@ void check_codes(const Case& test, const Codes& found) {
 
 void check_convolution(Random& random) {
   const Case test(random, false);
-  const auto weights =
-      std::make_shared<PackedWeights>(test.weights.data(), test.out, test.in, test.window.height, test.window.width);
   const auto kernels = usable_kernels();
-  const Codes found = run_codes(test, Conv(weights, test.window, test.rounding(), *kernels.front()), 1);
+  const auto made = [&](const Kernels& with) {
+    const auto weights = std::make_shared<PackedWeights>(test.weights.data(), test.out, test.in, test.window.height,
+                                                         test.window.width, with);
+    return Conv(weights, test.window, test.rounding());
+  };
+  const Codes found = run_codes(test, made(*kernels.front()), 1);
   check_codes(test, found);
   for (const Kernels* each : kernels) {
-    const Conv conv(weights, test.window, test.rounding(), *each);
+    const Conv conv = made(*each);
     for (const int threads : {2, 5}) check(run_codes(test, conv, threads) == found, "all kernels and threads agree");
+  }
+}
+
+void check_winograd(Random& random) {
+  Case test(random, false);
+  test.become_3x3(random);
+  const auto made = [&](const Kernels& with) {
+    const auto weights = std::make_shared<WinogradWeights>(test.weights.data(), test.out, test.in, with);
+    return WinogradConv(weights, test.window, test.rounding());
+  };
+  for (const Kernels* each : usable_kernels()) {
+    if (!WinogradWeights::fits(test.weights.data(), test.out, test.in, *each)) continue;
+    const Codes found = run_codes(test, made(*each), 1);
+    check_codes(test, found);
+    check(run_codes(test, made(*each), 5) == found, "Winograd's codes are those of one thread");
   }
 }
 
@@ -206,11 +240,13 @@ void check_float_convolution(Random& random) {
   const int per_output = test.in * test.window.height * test.window.width;
   const float scale = random.real(0.001f, 1.0f), magnitude = random.chance(4) ? 0.0f : random.real(1e-20f, 10.0f);
   for (float& weight : test.weights) weight = random.real(-magnitude, magnitude);
-  const auto weights =
-      std::make_shared<SplitWeights>(test.weights.data(), test.out, test.in, test.window.height, test.window.width);
   const auto kernels = usable_kernels();
-  const FloatConv conv(weights, biases.data(), test.window, scale, test.in_zero, *kernels.front());
-  const std::vector<float> found = run_numbers(test, conv, 1);
+  const auto made = [&](const Kernels& with) {
+    const auto weights = std::make_shared<FineWeights>(test.weights.data(), test.out, test.in, test.window.height,
+                                                       test.window.width, with);
+    return FloatConv(weights, biases.data(), test.window, scale, test.in_zero);
+  };
+  const std::vector<float> found = run_numbers(test, made(*kernels.front()), 1);
   size_t place = 0;
   for (int n = 0; n < test.batch; ++n) {
     for (int o = 0; o < test.out; ++o) {
@@ -231,8 +267,7 @@ void check_float_convolution(Random& random) {
     }
   }
   for (const Kernels* each : kernels) {
-    const FloatConv other(weights, biases.data(), test.window, scale, test.in_zero, *each);
-    check(run_numbers(test, other, 5) == found, "all kernels and threads agree on float32 weights");
+    check(run_numbers(test, made(*each), 5) == found, "all kernels and threads agree on float32 weights");
   }
 }
 
@@ -312,7 +347,7 @@ void check_refusals() {
   check_refused("whole numbers", [&] { PackedWeights(&fraction, 1, 1, 1, 1); });
   check_refused("whole numbers", [&] { PackedWeights(&large, 1, 1, 1, 1); });
   check_refused("whole numbers", [&] { PackedWeights(&infinite, 1, 1, 1, 1); });
-  check_refused("finite", [&] { SplitWeights(&infinite, 1, 1, 1, 1); });
+  check_refused("finite", [&] { FineWeights(&infinite, 1, 1, 1, 1); });
   check_refused("channels", [&] { PackedWeights(&large, 0, 1, 1, 1); });
   check_refused("sides", [&] { PackedWeights(&large, 1, 1, 32, 1); });
   check_refused("at most 32768 weights", [&] { PackedWeights(&large, 1, 32769, 1, 1); });
@@ -334,6 +369,7 @@ int main(int count, char** arguments) {
   for (int seed = 0; seed < cases; ++seed) {
     Random random(static_cast<uint64_t>(seed));
     check_convolution(random);
+    check_winograd(random);
     check_depthwise(random);
     check_float_convolution(random);
     check_sum(random);
