@@ -91,8 +91,10 @@ struct Kernels {
   void (*add)(const uint8_t* a, const uint8_t* b, std::size_t count, const CodeSum& sum, uint8_t* codes);
   // (count, 16) numbers to codes: round(number / scale) + zero.
   void (*quantize)(const float* numbers, std::size_t count, float scale, int zero, uint8_t* codes);
-  // 16 planes of `count` numbers, plane_step apart, to (count, 16) codes. Null: zeros.
+  // 16 planes of `count` numbers to (count, 16) codes. Null: zeros.
   void (*quantize_planes)(const float* const* planes, std::size_t count, float scale, int zero, uint8_t* codes);
+  // (count, 16) codes to 16 planes. Null: those are left out.
+  void (*to_planes)(const uint8_t* codes, std::size_t count, uint8_t* const* planes);
 };
 
 constexpr int kVectorBytes = 64;  // `dot` weights of each of 16 outputs.

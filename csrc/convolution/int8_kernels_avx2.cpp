@@ -4,8 +4,8 @@
 namespace retinasdk::int8 {
 
 extern const Kernels kAvx2Kernels;
-const Kernels kAvx2Kernels{"avx2",  kDot,     kOneBlock,      kCodeOffset,    multiply,
-                           prepare, arrange,  depthwise_row,  winograd_input, winograd_output,
-                           add,     quantize, quantize_planes};
+const Kernels kAvx2Kernels{"avx2",  kDot,     kOneBlock,       kCodeOffset,    multiply,
+                           prepare, arrange,  depthwise_row,   winograd_input, winograd_output,
+                           add,     quantize, quantize_planes, to_planes};
 
 }  // namespace retinasdk::int8

@@ -2,6 +2,8 @@
 // this file once and exports its kernels under a name of its own.
 #pragma once
 
+#include <cstring>
+
 #include "convolution/int8_multiply_impl.h"
 
 namespace retinasdk::int8 {
@@ -112,6 +114,22 @@ void quantize_planes(const float* const* planes, std::size_t count, float scale,
           codes[(first + i) * kLanes + static_cast<std::size_t>(q * 4 + c)] =
               columns[q][i * 4 + static_cast<std::size_t>(c)];
       }
+    }
+  }
+}
+
+void to_planes(const uint8_t* codes, std::size_t count, uint8_t* const* planes) {
+  std::size_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    uint8_t columns[64];
+    store_bytes(columns, transposed(load_bytes(codes + i * kLanes)));
+    for (std::size_t c = 0; c < kLanes; ++c) {
+      if (planes[c] != nullptr) std::memcpy(planes[c] + i, columns + c * 4, 4);
+    }
+  }
+  for (; i < count; ++i) {
+    for (std::size_t c = 0; c < kLanes; ++c) {
+      if (planes[c] != nullptr) planes[c][i] = codes[i * kLanes + c];
     }
   }
 }

@@ -3,7 +3,7 @@
 namespace retinasdk::int8 {
 
 extern const Kernels kPlainKernels;
-const Kernels kPlainKernels{"plain",       kDot,    kOneBlock, kCodeOffset, multiply, nullptr,        arrange,
-                            depthwise_row, nullptr, nullptr,   add,         quantize, quantize_planes};
+const Kernels kPlainKernels{"plain",       kDot,    kOneBlock, kCodeOffset, multiply, nullptr,         arrange,
+                            depthwise_row, nullptr, nullptr,   add,         quantize, quantize_planes, to_planes};
 
 }  // namespace retinasdk::int8

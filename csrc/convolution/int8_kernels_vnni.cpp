@@ -3,7 +3,7 @@
 namespace retinasdk::int8 {
 
 extern const Kernels kVnniKernels;
-const Kernels kVnniKernels{"vnni",        kDot,    kOneBlock, kCodeOffset, multiply, nullptr,        arrange,
-                           depthwise_row, nullptr, nullptr,   add,         quantize, quantize_planes};
+const Kernels kVnniKernels{"vnni",        kDot,    kOneBlock, kCodeOffset, multiply, nullptr,         arrange,
+                           depthwise_row, nullptr, nullptr,   add,         quantize, quantize_planes, to_planes};
 
 }  // namespace retinasdk::int8

@@ -41,32 +41,78 @@ void add_codes(const SumCall& call, const CodeSum& sum, const ParallelFor& paral
   });
 }
 
-void quantize_blocked(const float* numbers, Layout layout, int batch, int channels, std::size_t pixels, float scale,
-                      int zero, uint8_t* codes, const ParallelFor& parallel_for, const Kernels& kernels) {
-  const std::size_t blocks = size(blocks_of(channels)), images = size(batch) * blocks;
-  const std::size_t step = (pixels / kMostPieces + kBlock) / kBlock * kBlock, parts = (pixels + step - 1) / step;
-  parallel_for(images * parts, [&](std::size_t piece) {
-    const std::size_t image = piece / parts, first = piece % parts * step;
-    const std::size_t channel = image % blocks * kBlock, place = (image * pixels + first) * kBlock;
-    const std::size_t count = std::min(step, pixels - first);
-    if (layout == Layout::kBlocked) return kernels.quantize(numbers + place, count, scale, zero, codes + place);
-    const float* planes[kBlock];
-    for (std::size_t c = 0; c < kBlock; ++c) {
-      const float* plane = numbers + (image / blocks * size(channels) + channel + c) * pixels + first;
-      planes[c] = channel + c < size(channels) ? plane : nullptr;
+void max_pool(const uint8_t* blocked, std::size_t images, int height, int width, const Window& window, uint8_t* codes,
+              const ParallelFor& parallel_for) {
+  const int out_height = window.out_height(height), out_width = window.out_width(width);
+  const std::size_t rows = images * size(out_height), pieces = std::min(rows, kMostPieces);
+  const std::size_t in_row = size(width) * kBlock, out_row = size(out_width) * kBlock;
+  const auto pool_row = [&](std::size_t r) {
+    const int y = static_cast<int>(r % size(out_height)) * window.stride_y - window.top;
+    const int top = std::max(0, y), bottom = std::min(height, y + window.height);
+    const uint8_t* image = blocked + r / size(out_height) * size(height) * in_row;
+    for (int x = 0; x < out_width; ++x) {
+      const int first = x * window.stride_x - window.left;
+      const int left = std::max(0, first), right = std::min(width, first + window.width);
+      uint8_t largest[kBlock] = {};
+      for (int row = top; row < bottom; ++row) {
+        const uint8_t* from = image + size(row) * in_row + size(left) * kBlock;
+        for (int column = left; column < right; ++column, from += kBlock) {
+          for (int c = 0; c < kBlock; ++c) largest[c] = std::max(largest[c], from[c]);
+        }
+      }
+      std::copy_n(largest, kBlock, codes + r * out_row + size(x) * kBlock);
     }
-    kernels.quantize_planes(planes, count, scale, zero, codes + place);
+  };
+  parallel_for(pieces, [&](std::size_t piece) {
+    const std::size_t end = rows * (piece + 1) / pieces;
+    for (std::size_t r = rows * piece / pieces; r < end; ++r) pool_row(r);
   });
 }
 
-void codes_from_blocked(const uint8_t* blocked, int batch, int channels, std::size_t pixels, uint8_t* planar,
-                        const ParallelFor& parallel_for) {
-  const std::size_t blocks = size(blocks_of(channels));
-  parallel_for(size(batch) * size(channels), [&](std::size_t piece) {
-    const std::size_t image = piece / size(channels), channel = piece % size(channels);
-    const uint8_t* from = blocked + (image * blocks + channel / kBlock) * pixels * kBlock + channel % kBlock;
-    for (std::size_t i = 0; i < pixels; ++i) planar[piece * pixels + i] = from[i * kBlock];
+namespace {
+
+// Calls work(image, block, first pixel, count of pixels) for parts of the pixels of all blocks.
+template <typename Work>
+void for_parts(std::size_t blocks, int batch, std::size_t pixels, const ParallelFor& parallel_for, const Work& work) {
+  const std::size_t step = (pixels / kMostPieces + kBlock) / kBlock * kBlock, parts = (pixels + step - 1) / step;
+  parallel_for(size(batch) * blocks * parts, [&](std::size_t piece) {
+    const std::size_t block = piece / parts, first = piece % parts * step;
+    work(block / blocks, block % blocks, first, std::min(step, pixels - first));
   });
+}
+
+}  // namespace
+
+void quantize_blocked(const float* numbers, Layout layout, int batch, int channels, std::size_t pixels, float scale,
+                      int zero, uint8_t* codes, const ParallelFor& parallel_for, const Kernels& kernels) {
+  const std::size_t blocks = size(blocks_of(channels));
+  for_parts(blocks, batch, pixels, parallel_for,
+            [&](std::size_t image, std::size_t block, std::size_t first, std::size_t count) {
+              const std::size_t channel = block * kBlock, place = ((image * blocks + block) * pixels + first) * kBlock;
+              if (layout == Layout::kBlocked)
+                return kernels.quantize(numbers + place, count, scale, zero, codes + place);
+              const float* planes[kBlock];
+              for (std::size_t c = 0; c < kBlock; ++c) {
+                const float* plane = numbers + (image * size(channels) + channel + c) * pixels + first;
+                planes[c] = channel + c < size(channels) ? plane : nullptr;
+              }
+              kernels.quantize_planes(planes, count, scale, zero, codes + place);
+            });
+}
+
+void codes_from_blocked(const uint8_t* blocked, int batch, int channels, std::size_t pixels, uint8_t* planar,
+                        const ParallelFor& parallel_for, const Kernels& kernels) {
+  const std::size_t blocks = size(blocks_of(channels));
+  for_parts(blocks, batch, pixels, parallel_for,
+            [&](std::size_t image, std::size_t block, std::size_t first, std::size_t count) {
+              const std::size_t channel = block * kBlock;
+              uint8_t* planes[kBlock];
+              for (std::size_t c = 0; c < kBlock; ++c) {
+                uint8_t* plane = planar + (image * size(channels) + channel + c) * pixels + first;
+                planes[c] = channel + c < size(channels) ? plane : nullptr;
+              }
+              kernels.to_planes(blocked + ((image * blocks + block) * pixels + first) * kBlock, count, planes);
+            });
 }
 
 }  // namespace retinasdk::int8

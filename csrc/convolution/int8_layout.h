@@ -22,6 +22,11 @@ struct SumCall {
 void add_codes(const SumCall& call, const CodeSum& sum, const ParallelFor& parallel_for,
                const Kernels& kernels = best_kernels());
 
+// The largest code of each window, as ONNX's MaxPool: what lies outside is left out. `images`: batch * blocks. The
+// window must be larger than its padding, and fit into the image.
+void max_pool(const uint8_t* blocked, std::size_t images, int height, int width, const Window& window, uint8_t* codes,
+              const ParallelFor& parallel_for);
+
 // Float32 (batch, channels, pixels), planar or blocked, to blocked codes: round(number / scale) + zero, as ONNX's
 // QuantizeLinear. NaN becomes code 0.
 void quantize_blocked(const float* numbers, Layout layout, int batch, int channels, std::size_t pixels, float scale,
@@ -30,6 +35,6 @@ void quantize_blocked(const float* numbers, Layout layout, int batch, int channe
 
 // Blocked codes to planar ones.
 void codes_from_blocked(const uint8_t* blocked, int batch, int channels, std::size_t pixels, uint8_t* planar,
-                        const ParallelFor& parallel_for);
+                        const ParallelFor& parallel_for, const Kernels& kernels = best_kernels());
 
 }  // namespace retinasdk::int8

@@ -10,6 +10,7 @@
 //                       in_zero
 //   QuantizedAdd        blocked codes X, Z -> blocked codes. Attributes: scale and limits, x_scale, x_zero, z_scale,
 //                       z_zero; z_first: Z is the first input of the addition in the model, see CodeSum
+//   QuantizedMaxPool    blocked codes X -> blocked codes. Attributes: kernel_y, kernel_x, window
 //
 // Window: stride_y, stride_x, top, left, bottom, right. Limits: zero, low, high: the code of 0, and the limits of
 // codes. Codes stand for scale * (code - zero).
@@ -293,11 +294,35 @@ class QuantizedAdd {
   const int8::CodeSum sum_;
 };
 
+class QuantizedMaxPool {
+ public:
+  static constexpr const char* kName = "QuantizedMaxPool";
+  static constexpr size_t kInputs = 1;
+  static constexpr int kInputType = kUint8, kOutputType = kUint8;
+
+  explicit QuantizedMaxPool(const Attributes& from) : window_(from.pooling()) {}
+
+  void compute(Call& call) const {
+    const Image image = call.image(Layout::kBlocked, 0);
+    const Image result = behind(window_, image, Layout::kBlocked, image.channels);
+    call.make_output(result);
+    if (result.is_empty()) return;
+    const std::size_t images =
+        static_cast<std::size_t>(image.batch) * static_cast<std::size_t>(blocks_of(image.channels));
+    int8::max_pool(codes_of(call.input), images, image.height, image.width, window_, codes_of(call.output),
+                   call.threads());
+  }
+
+ private:
+  const Window window_;
+};
+
 }  // namespace
 
 std::vector<CustomOp> quantized_operators() {
   return {make_op<QuantizeBlocked>(),    make_op<PlanarCodes>(), make_op<QuantizedConv>(),
-          make_op<QuantizedDepthwise>(), make_op<ConvOfCodes>(), make_op<QuantizedAdd>()};
+          make_op<QuantizedDepthwise>(), make_op<ConvOfCodes>(), make_op<QuantizedAdd>(),
+          make_op<QuantizedMaxPool>()};
 }
 
 }  // namespace retinasdk::ort

@@ -101,6 +101,16 @@ class Attributes {
     return window;
   }
 
+  // The kernel, the strides and the padding of a pooling.
+  Window pooling() const {
+    const Window found = window(integer("kernel_y", 1, kMaxSide), integer("kernel_x", 1, kMaxSide));
+    if (found.top >= found.height || found.bottom >= found.height || found.left >= found.width ||
+        found.right >= found.width) {
+      throw std::invalid_argument("the padding must be smaller than the kernel");  // A window would have no pixels.
+    }
+    return found;
+  }
+
   // Whether an optional tensor is lent: its attribute exists and is not 0.
   bool has(const std::string& name) const {
     int64_t value = 0;

@@ -266,13 +266,7 @@ class MaxPool {
   static constexpr const char* kName = "BlockedMaxPool";
   static constexpr size_t kInputs = 1;
 
-  explicit MaxPool(const Attributes& from)
-      : window_(from.window(from.integer("kernel_y", 1, 31), from.integer("kernel_x", 1, 31))) {
-    if (window_.top >= window_.height || window_.bottom >= window_.height || window_.left >= window_.width ||
-        window_.right >= window_.width) {
-      throw std::invalid_argument("the padding must be smaller than the kernel");  // A window would have no pixels.
-    }
-  }
+  explicit MaxPool(const Attributes& from) : window_(from.pooling()) {}
 
   void compute(Call& call) const {
     const Image image = call.image(Layout::kBlocked, 0);

@@ -282,15 +282,19 @@ def _is_supported(walk: Window) -> bool:
 
 
 def _max_pool(facts: GraphFacts, index: int, node: Node) -> Step | None:
-    kernel = node.integers("kernel_shape", ())
-    if len(kernel) != 2:
-        return None
-    walk, shape = window(node, (kernel[0], kernel[1])), facts.shape(node.inputs[0])
-    if walk is None or not _is_supported(walk) or node.integer("storage_order", 0):
-        return None
-    if shape is None or not isinstance(shape.channels, int):
+    walk, shape = pooling(node), facts.shape(node.inputs[0])
+    if walk is None or shape is None or not isinstance(shape.channels, int):
         return None  # Its output may be needed as a planar image, for which the number of channels must be known.
     return Step(MAX_POOL, (index,), node.inputs[0], node.outputs[0], window=walk)
+
+
+def pooling(node: Node) -> Window | None:
+    """Returns how a MaxPool walks over its input, or None if the operators cannot do it."""
+    kernel = node.integers("kernel_shape", ())
+    if len(kernel) != 2 or node.integer("storage_order", 0):
+        return None
+    walk = window(node, (kernel[0], kernel[1]))
+    return walk if walk is not None and _is_supported(walk) else None
 
 
 @dataclass(frozen=True)

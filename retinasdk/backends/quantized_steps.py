@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from retinasdk.backends.blocked_steps import SAME, UPSAMPLED, clamp_limits, upsampling
+from retinasdk.backends.blocked_steps import SAME, UPSAMPLED, clamp_limits, pooling, upsampling
 from retinasdk.backends.graph_facts import GraphFacts, Shape, Window, window
 from retinasdk.backends.graph_nodes import Floats, Node
 
 CONV, DEPTHWISE, ADD, FLOAT_CONV = "QuantizedConv", "QuantizedDepthwise", "QuantizedAdd", "ConvOfCodes"
+MAX_POOL = "QuantizedMaxPool"
 
 _MAX_CHANNELS, _MAX_KERNEL, _MAX_WEIGHTS = 65536, 31, 32768  # Of the operators; weights: of one output.
 _MAX_SUM, _MAX_PRODUCT = (1 << 31) - 1, 255 * 128
@@ -86,6 +87,8 @@ class QuantizedFinder:
         node = self._facts.nodes[index]
         if node.is_standard("Conv") and len(node.inputs) > 1:
             return self._convolution(index, node)
+        if node.is_standard("MaxPool"):
+            return self._max_pool(index, node)
         return self._addition(index, node) if node.is_standard("Add") and len(node.inputs) == 2 else None
 
     def codes(self, name: str) -> Codes | None:
@@ -226,7 +229,17 @@ class QuantizedFinder:
         fits = own.shape in ((), scales.shape) and np.array_equal(np.broadcast_to(own, scales.shape), scales)
         return values if fits and (np.abs(values.astype(np.int64)) <= most).all() else None
 
-    # -- additions -----------------------------------------------------------------------------------------------------
+    # -- poolings and additions ----------------------------------------------------------------------------------------
+
+    def _max_pool(self, index: int, node: Node) -> QuantizedStep | None:
+        read, walk, rounding = self.codes(node.inputs[0]), pooling(node), self._rounding(node.outputs[0])
+        if read is None or walk is None or rounding is None:
+            return None
+        places, codes, limits = rounding
+        if (codes.scale, codes.zero) != (read.scale, read.zero) or limits != (0, _MAX_CODE):
+            return None  # The largest number would get another code than the largest code.
+        attributes: dict[str, int | float] = {"kernel_y": walk.kernel[0], "kernel_x": walk.kernel[1], **_walk(walk)}
+        return QuantizedStep(MAX_POOL, (index, *places), (read,), codes.name, attributes)
 
     def _addition(self, index: int, node: Node) -> QuantizedStep | None:
         rounding, shape = self._rounding(node.outputs[0]), self._facts.shape(node.outputs[0])

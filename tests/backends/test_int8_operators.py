@@ -75,6 +75,12 @@ def conv_tensors(out: int = 4, channels: int = 5, side: int = 1) -> dict[str, An
         ),
         ("QuantizedAdd", {**ADD, "scale": -1.0}, {}, "scale must be positive and finite"),
         ("QuantizedAdd", {**ADD, "addition": 0}, {}, "addition must be 1 to 2, got 0"),
+        (
+            "QuantizedMaxPool",
+            {"kernel_y": 1, "kernel_x": 1, **POINT, "left": 1},
+            {},
+            "padding must be smaller than the kernel",
+        ),
         ("QuantizeBlocked", {"scale": float("inf"), "zero": 0, "planar_input": 1}, {}, "scale must be positive"),
     ],
 )

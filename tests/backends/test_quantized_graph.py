@@ -231,10 +231,21 @@ def test_convolutions_in_float32_read_codes(tmp_path: Path) -> None:
 def test_other_readers_get_planar_codes(tmp_path: Path) -> None:
     net = Floats(2)
     x = net.conv(net.conv("x", 24, 3, 2), 20, 3)
-    pooled = net.add("MaxPool", [x], 20, kernel_shape=[2, 2], strides=[2, 2])
+    pooled = net.add("AveragePool", [x], 20, kernel_shape=[2, 2], strides=[2, 2])
     edited = check_equal(in_codes(net.model([net.conv(pooled, 9, name="y")])), tmp_path, {"x": photo()})
     assert edited.counts["PlanarCodes"] == 2  # of the pooling, and of the output
-    assert edited.others["MaxPool"] == 1
+    assert edited.counts["QuantizedMaxPool"] == 0
+
+
+@pytest.mark.parametrize(("side", "stride", "pads"), [(2, 2, [0] * 4), (3, 2, [1] * 4), (3, 1, [2, 0, 1, 1])])
+def test_the_largest_codes_stay_blocked(side: int, stride: int, pads: list[int], tmp_path: Path) -> None:
+    net = Floats(2)
+    x = net.conv(net.conv("x", 24, 3, 2), 20, 3)
+    pooled = net.add("MaxPool", [x], 20, kernel_shape=[side] * 2, strides=[stride] * 2, pads=pads)
+    edited = check_equal(in_codes(net.model([net.conv(pooled, 9, name="y")])), tmp_path, {"x": photo()})
+    assert edited.counts["QuantizedMaxPool"] == 1
+    assert edited.counts["PlanarCodes"] == 1  # of the output
+    assert edited.others["MaxPool"] == 0
 
 
 def test_first_layers_in_float32_are_blocked(tmp_path: Path) -> None:

@@ -336,10 +336,43 @@ void check_quantize(Random& random) {
       const float* numbers = layout == Layout::kPlanar ? planar.data() : lanes.data();
       quantize_blocked(numbers, layout, batch, channels, size(pixels), scale, zero, made.data(),
                        in_threads(random.integer(1, 5)), *each);
-      codes_from_blocked(made.data(), batch, channels, size(pixels), found.data(), in_threads(2));
+      codes_from_blocked(made.data(), batch, channels, size(pixels), found.data(), in_threads(2), *each);
       check(found == expected, "numbers become the nearest codes");
     }
   }
+}
+
+void check_pooling(Random& random) {
+  Window window;
+  for (int* side : {&window.height, &window.width}) *side = random.integer(1, 4);
+  for (int* stride : {&window.stride_y, &window.stride_x}) *stride = random.integer(1, 3);
+  window.top = random.integer(0, window.height - 1);
+  window.bottom = random.integer(0, window.height - 1);
+  window.left = random.integer(0, window.width - 1);
+  window.right = random.integer(0, window.width - 1);
+  const int height = random.integer(window.height, 15), width = random.integer(window.width, 15);
+  const int images = random.integer(1, 3), out_height = window.out_height(height), out_width = window.out_width(width);
+  const Codes image = random_codes(random, size(images * height * width) * kBlock);
+  Codes found(size(images * out_height * out_width) * kBlock), expected;
+  for (int n = 0; n < images; ++n) {
+    for (int y = 0; y < out_height; ++y) {
+      for (int x = 0; x < out_width; ++x) {
+        for (size_t c = 0; c < kBlock; ++c) {
+          uint8_t largest = 0;
+          for (int row = y * window.stride_y - window.top; row < y * window.stride_y - window.top + window.height;
+               ++row) {
+            for (int i = x * window.stride_x - window.left; i < x * window.stride_x - window.left + window.width; ++i) {
+              if (row < 0 || row >= height || i < 0 || i >= width) continue;
+              largest = std::max(largest, image[size((n * height + row) * width + i) * kBlock + c]);
+            }
+          }
+          expected.push_back(largest);
+        }
+      }
+    }
+  }
+  max_pool(image.data(), size(images), height, width, window, found.data(), in_threads(random.integer(1, 5)));
+  check(found == expected, "the largest code of each window");
 }
 
 void check_refusals() {
@@ -374,6 +407,7 @@ int main(int count, char** arguments) {
     check_float_convolution(random);
     check_sum(random);
     check_quantize(random);
+    check_pooling(random);
   }
   check_refusals();
   std::printf("%d cases of 8-bit convolutions with %s kernels\n", cases, best_kernels().name);
