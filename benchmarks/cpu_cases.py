@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,13 @@ from retinasdk.images import as_rgb
 from retinasdk.models import find_model
 from retinasdk.onnx_graph.calibration import network_inputs
 from retinasdk.onnx_graph.model_file import find_spec
+from retinasdk.onnx_graph.network import Network, prepared
+from retinasdk.onnx_graph.ranges import observe
+from retinasdk.quantization.writing import quantized
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTOS = ROOT / "examples" / "photos" / "people"
+_RESNET50_PHOTO = (384, 512)  # Height and width of the photo for ResNet-50.
 _PRIOR = 0.0005  # Scores around which random ones lie, so that some dozens to hundreds of boxes are found.
 
 
@@ -32,7 +37,7 @@ class Case:
     """A model in a folder.
 
     Attributes:
-        name: "resnet50", "people" or "people-int8".
+        name: One of `CASES`.
         title: For people.
         size: Height and width of the network's input.
         folder: Where its files are.
@@ -55,12 +60,26 @@ class _Maker:
     in_float: bool = True
 
 
-def _write_resnet50(path: Path) -> None:
+def _resnet50() -> tuple[Any, ModelSpec]:
     sys.path.insert(0, str(ROOT / "tests" / "support"))
     from random_retinanet import random_retinanet
 
-    model, spec = random_retinanet("resnet50", classes=91, prior=_PRIOR)
+    return random_retinanet("resnet50", classes=91, prior=_PRIOR)
+
+
+def _write_resnet50(path: Path) -> None:
+    model, spec = _resnet50()
     path.write_bytes(model.SerializeToString())
+    spec.save(path.with_suffix(".json"))
+
+
+def _write_resnet50_int8(path: Path) -> None:
+    # `retinasdk quantize` would try for many minutes which layers lose the least. Here all but the last are in 8 bits.
+    model, spec = _resnet50()
+    network = Network(prepared(model))
+    observed = observe(network, network_inputs([_photo(_RESNET50_PHOTO)], spec))
+    in_codes = quantized(network, network.layers.keys() - network.last, observed.ranges)
+    path.write_bytes(in_codes.SerializeToString())
     spec.save(path.with_suffix(".json"))
 
 
@@ -75,8 +94,16 @@ def _write_people_int8(path: Path) -> None:
     quantize_onnx("people", path, PHOTOS, sweep_images=1, min_agreement=0.0)
 
 
+def _photo(size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """A part of a photo, as (height, width, 3) RGB."""
+    return np.ascontiguousarray(as_rgb(PHOTOS / "grace_hopper.jpg")[: size[0], : size[1]])
+
+
 _MAKERS = {
-    "resnet50": _Maker("ResNet-50-FPN, random weights, 91 classes", (800, 1088), (384, 512), _write_resnet50),
+    "resnet50": _Maker("ResNet-50-FPN, random weights, 91 classes", (800, 1088), _RESNET50_PHOTO, _write_resnet50),
+    "resnet50-int8": _Maker(
+        "ResNet-50-FPN, 8 bits", (800, 1088), _RESNET50_PHOTO, _write_resnet50_int8, in_float=False
+    ),
     "people": _Maker("`people`, float32", (512, 768), (341, 512), _write_people),
     "people-int8": _Maker("`people`, 8 bits", (512, 768), (341, 512), _write_people_int8, in_float=False),
 }
@@ -95,9 +122,7 @@ def write_case(name: str, folder: Path) -> Case:
     path.parent.mkdir()
     maker.write(path)
     spec = find_spec(path, {})
-    height, width = maker.photo
-    photo = np.ascontiguousarray(as_rgb(PHOTOS / "grace_hopper.jpg")[:height, :width])
-    write_inputs(path.parent, photo, spec)
+    write_inputs(path.parent, _photo(maker.photo), spec)
     found = np.load(path.parent / "input.npy").shape[2:]
     if found != maker.size:
         raise ValueError(f"{name}: the network's input is {found}; expected {maker.size}; change the size of the photo")
