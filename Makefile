@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WHEEL := build/wheel
+# The tests start hundreds of processes. Without files of bytecode, which images of containers often turn off, each of them
+# compiles again what it imports, which takes half of its time.
+export PYTHONDONTWRITEBYTECODE :=
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f) \
 	$(shell find retinasdk -type f -not -name '*.pyc' -not -name '*.so')
 
