@@ -79,6 +79,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
+# This wheel is for this machine. Where no GPU can run the CUDA kernels, they are compiled for one architecture only. With all
+# nine, nvcc takes four minutes of a processor more. tests/native/checks/kernel_resources.py compiles them for each.
+ifeq ($(wildcard /dev/nvidia0 /dev/nvhost-gpu /dev/nvgpu),)
+$(VENV)/installed: export RETINASDK_CMAKE_ARGS := $(RETINASDK_CMAKE_ARGS) -DCMAKE_CUDA_ARCHITECTURES=87
+endif
 $(VENV)/installed: $(BIN)/python $(SOURCES)
 	rm -rf $(WHEEL)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir $(WHEEL) .
