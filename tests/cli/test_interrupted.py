@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from emulated_cuda import emulated_folder
 from paths import SUPPORT
 from pictures import LABELS, blocks
 from PIL import Image
@@ -133,6 +134,7 @@ def start(world: World, command: Callable[[World], list[Any]], folder: Path) -> 
     """Starts a command, and returns when it handles signals."""
     program = ["-m", "retinasdk"]
     if command is build:
+        emulated_folder()  # What is interrupted is not the compiler, which would leave files behind.
         (folder / "run.py").write_text(OVER_STAND_INS)
         program = ["run.py"]
     process = subprocess.Popen(

@@ -21,14 +21,8 @@ _BUILD = ROOT / "build" / f"cuda_on_cpu-{sys.implementation.cache_tag}"
 
 @functools.cache
 def emulated_native() -> ModuleType:
-    """The emulated module. Its device addresses are addresses of the host.
-
-    RETINASDK_EMULATED_CUDA names the folder of one that is built already; "none" skips the test.
-    """
-    folder = os.environ.get("RETINASDK_EMULATED_CUDA")
-    if folder == "none":
-        pytest.skip("RETINASDK_EMULATED_CUDA is none")
-    built = sorted(Path(folder or _build()).rglob("_native_cuda*.so"))
+    """The emulated module. Its device addresses are addresses of the host."""
+    built = sorted(emulated_folder().rglob("_native_cuda*.so"))
     assert len(built) == 1, f"one _native_cuda was to be built, got {built}"
     spec = importlib.util.spec_from_file_location("_native_cuda", built[0])
     assert spec is not None
@@ -38,16 +32,22 @@ def emulated_native() -> ModuleType:
     return module
 
 
-def _build() -> Path:
-    import pybind11
+def emulated_folder() -> Path:
+    """The folder in which the module is built.
 
-    build_emulated(
-        _BUILD,
-        ("_native_cuda",),
-        f"-DPython_EXECUTABLE={sys.executable}",
-        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-    )
-    return _BUILD
+    RETINASDK_EMULATED_CUDA names the folder of one that is built already; "none" skips the test. Processes that the test
+    starts get it that way: none of them asks CMake again.
+    """
+    folder = os.environ.get("RETINASDK_EMULATED_CUDA")
+    if folder == "none":
+        pytest.skip("RETINASDK_EMULATED_CUDA is none")
+    if folder is None:
+        import pybind11
+
+        options = (f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}")
+        build_emulated(_BUILD, ("_native_cuda",), *options)
+        folder = os.environ["RETINASDK_EMULATED_CUDA"] = str(_BUILD)
+    return Path(folder)
 
 
 def build_emulated(folder: Path, targets: Sequence[str], *options: str) -> None:
