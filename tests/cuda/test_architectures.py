@@ -9,7 +9,7 @@ from paths import ROOT
 
 
 def test_each_is_checked() -> None:
-    """`make test` compiles for one of them. kernel_resources.py is what proves that all of them compile, with nvcc 13."""
+    """`make test` compiles for one of them. kernel_resources.py proves that all of them compile, with nvcc 13."""
     listed = re.findall(
         r"CMAKE_CUDA_ARCHITECTURES ([\d a-z-]+)\)", (ROOT / "csrc/cuda/CMakeLists.txt").read_text("utf-8")
     )

@@ -180,7 +180,7 @@ def test_what_is_not_there_is_refused(
 def test_a_program_in_cpp_links_the_cuda_kernels(tmp_path: Path) -> None:
     """By a C++ compiler alone, which must be told of the CUDA runtime. Without a GPU, it says so."""
     options = ("-DRETINASDK_PYTHON=OFF", "-DRETINASDK_CUDA=ON", "-DRETINASDK_RUNTIME=OFF", *FLAGS)
-    # The architecture of the wheel that `make test` builds on a machine without a GPU: a compiler cache has its objects.
+    # That of the wheel which `make test` builds on a machine without a GPU: a compiler cache has its objects.
     build(ROOT, tmp_path / "package", *options, "-DCMAKE_CUDA_ARCHITECTURES=87")
     call("cmake", "--install", tmp_path / "package", "--prefix", tmp_path / "installed")
     (tmp_path / "CMakeLists.txt").write_text("""

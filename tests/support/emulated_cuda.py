@@ -35,8 +35,8 @@ def emulated_native() -> ModuleType:
 def emulated_folder() -> Path:
     """The folder in which the module is built.
 
-    RETINASDK_EMULATED_CUDA names the folder of one that is built already; "none" skips the test. Processes that the test
-    starts get it that way: none of them asks CMake again.
+    RETINASDK_EMULATED_CUDA names the folder of one that is built already; "none" skips the test. Processes that the
+    test starts get it that way: none of them asks CMake again.
     """
     folder = os.environ.get("RETINASDK_EMULATED_CUDA")
     if folder == "none":

@@ -80,8 +80,8 @@ class Traffic:
 def count_traffic(**options: float) -> Traffic:
     """Runs decode and NMS on random heads, or takes what this program printed for the same options.
 
-    The inputs are seeded and the counts do not depend on the machine. tests/native/checks/kernel_traffic.py and the tests
-    want the same ones, of which those of large heads take seconds.
+    The inputs are seeded and the counts do not depend on the machine. tests/native/checks/kernel_traffic.py and the
+    tests want the same ones, of which those of large heads take seconds.
 
     Args:
         options: Those of tests/native/kernel_traffic.cpp, such as `passing=0.05`.
