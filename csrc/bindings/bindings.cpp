@@ -328,5 +328,5 @@ PYBIND11_MODULE(_native, module) {
       "Returns the instruction set of the convolutions: 'avx512', 'avx2', 'neon' or 'plain'.");
   module.def(
       "int8_isa", [] { return retinasdk::int8::best_kernels().name; },
-      "Returns the instruction set of the 8-bit convolutions: 'vnni', 'avx2', 'dotprod' or 'plain'.");
+      "Returns the instruction set of the 8-bit convolutions: 'vnni', 'avx_vnni', 'avx2', 'dotprod' or 'plain'.");
 }

@@ -10,6 +10,9 @@ namespace retinasdk::int8 {
 extern const Kernels kPlainKernels;
 #ifdef RETINASDK_CONVOLUTION_X86
 extern const Kernels kVnniKernels, kAvx2Kernels;
+#ifdef RETINASDK_CONVOLUTION_AVX_VNNI
+extern const Kernels kAvxVnniKernels;
+#endif
 #endif
 #ifdef RETINASDK_CONVOLUTION_DOTPROD
 extern const Kernels kDotprodKernels;
@@ -20,6 +23,9 @@ std::vector<const Kernels*> usable_kernels() {
 #ifdef RETINASDK_CONVOLUTION_X86
   static const cpu::Features found = cpu::features();
   if (found.avx512_vnni && found.fma) usable.push_back(&kVnniKernels);
+#ifdef RETINASDK_CONVOLUTION_AVX_VNNI
+  if (found.avx_vnni && found.avx2 && found.fma) usable.push_back(&kAvxVnniKernels);
+#endif
   if (found.avx2 && found.fma) usable.push_back(&kAvx2Kernels);
 #endif
 #ifdef RETINASDK_CONVOLUTION_DOTPROD
@@ -41,6 +47,15 @@ const Kernels& chosen_kernels() {
 }
 
 }  // namespace
+
+const Kernels* winograd_kernels(const Kernels& kernels) {
+  if (kernels.winograd_input != nullptr) return &kernels;
+#ifdef RETINASDK_CONVOLUTION_X86
+  // Four times fewer products, which take twice as long.
+  if (std::string(kernels.name) == "avx_vnni") return &kAvx2Kernels;
+#endif
+  return nullptr;
+}
 
 const Kernels& best_kernels() {
   static const Kernels& best = chosen_kernels();

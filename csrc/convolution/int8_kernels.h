@@ -68,7 +68,7 @@ struct CodeSum {
 };
 
 struct Kernels {
-  const char* name;  // "vnni", "avx2", "dotprod" or "plain".
+  const char* name;  // "vnni", "avx_vnni", "avx2", "dotprod" or "plain".
   // How many products one step adds to each of 16 sums. 4: of bytes. 2: of numbers of 16 bits, for processors without
   // products of bytes. So `dot` codes, as multiply() reads them, take 4 bytes, and `dot` weights of 16 outputs take 64.
   int dot;
@@ -135,6 +135,8 @@ inline std::size_t arranged_bytes(int width) {
 
 // The fastest kernels that this processor can run, and that RETINASDK_ISA allows. Read once.
 const Kernels& best_kernels();
+// Those of the same processor that int8_winograd.h uses, or null: direct convolutions are as fast, or nothing is known.
+const Kernels* winograd_kernels(const Kernels& kernels = best_kernels());
 // All kernels that this processor can run, the fastest first. The last ones are plain C++.
 std::vector<const Kernels*> usable_kernels();
 

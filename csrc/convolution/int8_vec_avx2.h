@@ -1,5 +1,5 @@
 // AVX2 has each vector in two registers. Its products of unsigned with signed bytes are limited to 16 bits, which would
-// change sums. So bytes are widened to 16 bits, whose products and sums are exact.
+// change sums. So bytes are widened to 16 bits, whose products and sums are exact. AVX-VNNI multiplies bytes exactly.
 #pragma once
 
 #include <immintrin.h>
@@ -9,9 +9,18 @@
 
 #define RETINASDK_INT8_ONE_BLOCK 1
 
+// A test defines this macro to do without the instruction.
+#if defined(__AVXVNNI__) && !defined(RETINASDK_INT8_DPBUSD)
+#define RETINASDK_INT8_DPBUSD _mm256_dpbusd_avx_epi32
+#endif
+
 namespace {
 
+#ifdef RETINASDK_INT8_DPBUSD
+constexpr int kDot = 4;
+#else
 constexpr int kDot = 2;
+#endif
 constexpr bool kOneBlock = true;
 constexpr int kCodeOffset = 0;
 
@@ -46,26 +55,6 @@ RETINASDK_INT8_INLINE Bytes repeat4(const uint8_t* from) {
   using Four = __attribute__((may_alias, aligned(1))) const int32_t;
   const __m256i repeated = _mm256_set1_epi32(*reinterpret_cast<Four*>(from));
   return {repeated, repeated};
-}
-// Adds two products of 16 bits to each sum. GCC would reorder additions that it can see, and run out of registers.
-RETINASDK_INT8_INLINE __m256i add_pairs(__m256i sums, __m256i codes, __m256i weights) {
-  const __m256i products = _mm256_madd_epi16(codes, weights);
-#ifdef __GNUC__
-  __asm__("vpaddd %1, %0, %0" : "+x"(sums) : "x"(products));
-  return sums;
-#else
-  return _mm256_add_epi32(sums, products);
-#endif
-}
-RETINASDK_INT8_INLINE Sums add_products(Sums sums, Bytes codes, Bytes weights) {
-  return {add_pairs(sums.low, codes.low, weights.low), add_pairs(sums.high, codes.high, weights.high)};
-}
-// (2, 16) codes to (16, 2) in 16 bits.
-RETINASDK_INT8_INLINE Bytes arranged(const uint8_t* pixels) {
-  const __m128i first = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pixels));
-  const __m128i second = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pixels + 16));
-  return {_mm256_cvtepu8_epi16(_mm_unpacklo_epi8(first, second)),
-          _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(first, second))};
 }
 // (4, 16) bytes to (16, 4).
 RETINASDK_INT8_INLINE Bytes transposed(Bytes a) {
@@ -120,11 +109,45 @@ RETINASDK_INT8_INLINE Bytes four_codes(const Sums (&a)[4], int zero) {
   return {two_codes(a[0], a[1], zero), two_codes(a[2], a[3], zero)};
 }
 
+#ifdef RETINASDK_INT8_DPBUSD
+
+// Adds to each sum four products of unsigned with signed bytes. Exact.
+RETINASDK_INT8_INLINE Sums add_products(Sums sums, Bytes codes, Bytes weights) {
+  return {RETINASDK_INT8_DPBUSD(sums.low, codes.low, weights.low),
+          RETINASDK_INT8_DPBUSD(sums.high, codes.high, weights.high)};
+}
+// (4, 16) codes to (16, 4).
+RETINASDK_INT8_INLINE Bytes arranged(const uint8_t* pixels) { return transposed(load_bytes(pixels)); }
+
+#else
+
+// Adds two products of 16 bits to each sum. GCC would reorder additions that it can see, and run out of registers.
+RETINASDK_INT8_INLINE __m256i add_pairs(__m256i sums, __m256i codes, __m256i weights) {
+  const __m256i products = _mm256_madd_epi16(codes, weights);
+#ifdef __GNUC__
+  __asm__("vpaddd %1, %0, %0" : "+x"(sums) : "x"(products));
+  return sums;
+#else
+  return _mm256_add_epi32(sums, products);
+#endif
+}
+RETINASDK_INT8_INLINE Sums add_products(Sums sums, Bytes codes, Bytes weights) {
+  return {add_pairs(sums.low, codes.low, weights.low), add_pairs(sums.high, codes.high, weights.high)};
+}
+// (2, 16) codes to (16, 2) in 16 bits.
+RETINASDK_INT8_INLINE Bytes arranged(const uint8_t* pixels) {
+  const __m128i first = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pixels));
+  const __m128i second = _mm_loadu_si128(reinterpret_cast<const __m128i*>(pixels + 16));
+  return {_mm256_cvtepu8_epi16(_mm_unpacklo_epi8(first, second)),
+          _mm256_cvtepu8_epi16(_mm_unpackhi_epi8(first, second))};
+}
 // See Kernels::prepare.
 void prepare(const uint8_t* codes, std::size_t count, uint8_t* to) {
   for (std::size_t i = 0; i < count; i += 16) {
     store_half(to + i * 2, _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + i))));
   }
 }
+
+#endif
 
 }  // namespace

@@ -69,8 +69,8 @@ struct Strips {
 
 }  // namespace
 
-bool WinogradWeights::fits(const float* weights, int out, int in, const Kernels& kernels) {
-  if (kernels.winograd_input == nullptr) return false;
+bool WinogradWeights::fits(const float* weights, int out, int in, const Kernels* kernels) {
+  if (kernels == nullptr) return false;
   const std::vector<int16_t> whole = whole_numbers(weights, out, in, 3, 3);
   for (int o = 0; o < out; ++o) {
     int sum = 0;

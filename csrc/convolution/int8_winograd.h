@@ -13,11 +13,13 @@ namespace retinasdk::int8 {
 
 // Transformed weights. They may be shared by several convolutions.
 struct WinogradWeights : PackedWeights {
-  // Whether results are exact, and the kernels can do it. weights: (out_channels, in_channels, 3, 3), see
+  // Whether results are exact, and there are kernels for it. weights: (out_channels, in_channels, 3, 3), see
   // whole_numbers().
-  static bool fits(const float* weights, int out_channels, int in_channels, const Kernels& kernels = best_kernels());
+  static bool fits(const float* weights, int out_channels, int in_channels,
+                   const Kernels* kernels = winograd_kernels());
 
-  WinogradWeights(const float* weights, int out_channels, int in_channels, const Kernels& kernels = best_kernels());
+  WinogradWeights(const float* weights, int out_channels, int in_channels,
+                  const Kernels& kernels = *winograd_kernels());
 
  private:
   WinogradWeights(const std::vector<int16_t>& whole, int out_channels, int in_channels, const Kernels& kernels);

@@ -11,6 +11,7 @@ struct Features {
   bool avx2 = false, fma = false, bmi = false;
   bool avx512 = false;       // F, BW, DQ and VL.
   bool avx512_vnni = false;  // Also the products of 8-bit numbers.
+  bool avx_vnni = false;     // These products in the registers of AVX2.
 };
 
 // Asks the processor. AVX2 and FMA also need an operating system that saves the wide registers.
@@ -21,6 +22,7 @@ inline Features features() {
   const bool fma = (c & (1u << 12)) != 0;
   const bool avx_and_xgetbv = (c & (1u << 27)) != 0 && (c & (1u << 28)) != 0;  // uncovered: a machine without AVX
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return found;              // uncovered: a processor without it
+  const unsigned int leaves = a;
   found.bmi = (b & (1u << 3)) != 0;
   if (!avx_and_xgetbv) return found;  // uncovered: a machine without AVX
   unsigned int saved = 0, saved_high = 0;
@@ -32,6 +34,8 @@ inline Features features() {
   constexpr unsigned int kAvx512 = (1u << 16) | (1u << 17) | (1u << 30) | (1u << 31);
   found.avx512 = (b & kAvx512) == kAvx512 && (saved & 0xE6) == 0xE6;  // uncovered: the other kind of processor
   found.avx512_vnni = found.avx512 && (c & (1u << 11)) != 0;          // uncovered: the other kind of processor
+  if (leaves < 1 || __get_cpuid_count(7, 1, &a, &b, &c, &d) == 0) return found;  // uncovered: another processor
+  found.avx_vnni = (a & (1u << 4)) != 0;
   return found;
 }
 

@@ -318,13 +318,18 @@ def test_people_in_8_bits_finds_the_same_boxes(tmp_path: Path, monkeypatch: pyte
 
 
 def test_is_fast_names_the_instruction_set() -> None:
-    assert _native.int8_isa() in ("vnni", "avx2", "dotprod", "plain")
+    assert _native.int8_isa() in ("vnni", "avx_vnni", "avx2", "dotprod", "plain")
     assert quantized_graph.is_fast() == (_native.int8_isa() != "plain")
 
 
 @pytest.mark.parametrize(
     ("isa", "expected"),
-    [("plain", {"plain"}), ("avx2", {"avx2"}), ("avx512", {"avx2", "vnni"}), ("neon", {"dotprod", "plain"})],
+    [
+        ("plain", {"plain"}),
+        ("avx2", {"avx2", "avx_vnni"}),
+        ("avx512", {"avx2", "avx_vnni", "vnni"}),
+        ("neon", {"dotprod", "plain"}),
+    ],
 )
 def test_a_limited_instruction_set_also_limits_the_8_bit_kernels(isa: str, expected: set[str], tmp_path: Path) -> None:
     command = "from retinasdk import _native; print(_native.int8_isa())"
