@@ -186,8 +186,8 @@ def int8_isa() -> str:
     """Returns the instruction set of the 8-bit convolutions.
 
     Returns:
-        "vnni": AVX-512 with its products of bytes; "avx_vnni": AVX2 with these; "avx2"; "dotprod": NEON with its products
-        of bytes; or "plain", which is slow. It is never above that of convolution_isa().
+        "vnni": AVX-512 with its products of bytes; "avx_vnni": AVX2 with these; "avx2"; "dotprod": NEON with its
+        products of bytes; or "plain", which is slow. It is never above that of convolution_isa().
 
     Raises:
         ValueError: If RETINASDK_ISA names one that the processor does not run.

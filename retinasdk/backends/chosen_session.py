@@ -28,7 +28,7 @@ from retinasdk import __version__
 from retinasdk._util.onnx_files import model_sha256
 from retinasdk._util.onnx_wire import fields
 from retinasdk._util.processor import instruction_sets, processor_name, usable_cores
-from retinasdk.backends import blocked_graph, sessions, tuning
+from retinasdk.backends import blocked_graph, limited_sums, sessions, tuning
 from retinasdk.backends.contest import BusyError, Contest, DisagreementError, Size, sizes_to_measure
 from retinasdk.backends.convolution import BLOCKED, DIRECT, ConvolutionChoice
 from retinasdk.backends.sessions import NotRewrittenError
@@ -117,6 +117,8 @@ class _Opening:
         """Opens the model with the convolutions that are faster by what is measured or known."""
         if self._isa in ("", _PLAIN):
             return self.direct("rule", "retinasdk has no kernels for this processor")
+        if limited_sums.are_limited(self._path):
+            return self.blocked("rule", "ONNX Runtime limits 8-bit sums of this model to 16 bits on this processor")
         if not tuning.is_enabled():
             return self._by_rule(f"{tuning.VARIABLE}=0")
         key = self._key()

@@ -9,7 +9,7 @@ from typing import Any
 from retinasdk._util.lazy import require
 from retinasdk._util.onnx_functions import FunctionsError, check_functions
 from retinasdk._util.processor import usable_cores
-from retinasdk.backends import blocked_graph, quantized_graph
+from retinasdk.backends import blocked_graph, limited_sums, quantized_graph
 from retinasdk.backends.graph_edit import Rewritten
 from retinasdk.backends.lent_weights import lent
 from retinasdk.errors import ModelError
@@ -17,6 +17,7 @@ from retinasdk.errors import ModelError
 _log = logging.getLogger("retinasdk")
 
 _PROVIDERS = ["CPUExecutionProvider"]
+_EXACT_SUMS = "session.x64quantprecision"  # ONNX Runtime then multiplies in 16 bits, which is slower.
 
 
 class NotRewrittenError(Exception):
@@ -36,8 +37,19 @@ def open_direct(path: Path, threads: int | None) -> Any:
     """
     runtime = onnxruntime()
     _check_functions(path)
+    options = _options(runtime, threads)
+    if limited_sums.are_limited(path):
+        exact = _opened_exactly(path, threads)
+        if exact is not None:
+            return exact
+        _log.warning(
+            "%s: on this processor, which has no VNNI, ONNX Runtime limits sums of 8-bit products to 16 bits, and this "
+            "model has weights whose sums exceed that: boxes may be wrong. Use convolution='auto', or make the file "
+            "from the float32 model with `retinasdk quantize`.",
+            path.name,
+        )
     try:
-        return runtime.InferenceSession(str(path), _options(runtime, threads), providers=_PROVIDERS)
+        return runtime.InferenceSession(str(path), options, providers=_PROVIDERS)
     except Exception as error:  # The exceptions of ONNX Runtime have no common base class.
         raise ModelError(
             f"{path}: ONNX Runtime cannot load it: {first_line(error)}; check that it is a complete ONNX file, and "
@@ -68,6 +80,8 @@ def open_blocked(path: Path, threads: int | None, size: tuple[int, int]) -> Any:
             # Patterns gain no time here, and would keep a second set of buffers: 180 MB for ResNet-50 at 800 x 1088.
             options.enable_mem_pattern = False
             options.register_custom_ops_library(str(library))
+            if edited.others["Conv"] and limited_sums.are_limited(path):
+                options.add_session_config_entry(_EXACT_SUMS, "1")
             session = runtime.InferenceSession(edited.model(keys), options, providers=_PROVIDERS)
     except NotRewrittenError:
         raise
@@ -118,6 +132,19 @@ def _check_functions(path: Path) -> None:
         raise ModelError(f"{path} cannot be loaded: {error}. Export the network again") from error
     except (OSError, ValueError):
         pass  # Opening it reports that better.
+
+
+def _opened_exactly(path: Path, threads: int | None) -> Any:
+    """Opens a session whose 8-bit sums are not limited, or None if ONNX Runtime cannot: it fails for shared weights."""
+    runtime = onnxruntime()
+    options = _options(runtime, threads)
+    options.add_session_config_entry(_EXACT_SUMS, "1")
+    options.log_severity_level = 4
+    try:
+        return runtime.InferenceSession(str(path), options, providers=_PROVIDERS)
+    except Exception as error:  # Those of ONNX Runtime have no common base class.
+        _log.debug("%s: %s=1: %s", path.name, _EXACT_SUMS, first_line(error))
+        return None
 
 
 def _options(runtime: Any, threads: int | None) -> Any:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 
 from retinasdk import ConvolutionChoice, Detector, ModelError, ModelSpec
-from retinasdk.backends import blocked_graph, chosen_session, tuning
+from retinasdk.backends import blocked_graph, chosen_session, limited_sums, tuning
 from retinasdk.backends.chosen_session import open_model
 from retinasdk.backends.contest import BusyError, Contest, Size
 from retinasdk.backends.tuning import Times, TuningKey, keep_times
@@ -134,6 +134,17 @@ def test_without_a_folder_of_caches(
     choice = chosen()
     assert (choice.name, choice.reason) == ("blocked", "rule")
     assert done == []
+
+
+def test_sums_that_onnxruntime_limits_are_left_to_the_other_convolutions(
+    cache: Path, measured: Callable[[Times], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = measured(THEIRS)
+    monkeypatch.setattr(limited_sums, "are_limited", lambda path: True)
+    choice = chosen()
+    assert (choice.name, choice.reason) == ("blocked", "rule")
+    assert "limits 8-bit sums" in str(choice)
+    assert not done
 
 
 def test_asked_for(cache: Path, measured: Callable[[Times], list[str]]) -> None:
