@@ -12,9 +12,8 @@ namespace {
 constexpr int kPatch = 4;  // Outputs on each side of a patch.
 constexpr int kSide = kPatch + 2, kPositions = kSide * kSide;
 constexpr int kMostPieces = 16;
-constexpr int kTile = 6;  // Patches that the kernels multiply best at once.
-constexpr std::size_t kStripBytes =
-    384 << 10;  // Of the scratch of a strip, which should stay in the second-level cache.
+constexpr int kTile = 6;                        // Patches that the kernels multiply best at once.
+constexpr std::size_t kStripBytes = 384 << 10;  // Of a strip's scratch: it should stay in the second-level cache.
 
 // The outputs are computed modulo 2^32, multiplied by 2^6 at most. So they must be within 2^25.
 constexpr int kMostWeights = (1 << 25) / 255 - 1;  // The sum of the weights of an output without their signs.
