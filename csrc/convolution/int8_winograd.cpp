@@ -1,7 +1,6 @@
 #include "convolution/int8_winograd.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
@@ -112,92 +111,133 @@ std::size_t WinogradConv::scratch_bytes(int batch, int height, int width) const 
   return size(strips.pieces) * strips.bytes;
 }
 
-void WinogradConv::run(const CodesCall& call, const ParallelFor& parallel_for) const {
-  const Kernels& kernels = weights_->kernels;
-  const Strips strips(window_, *weights_, call.batch, call.height, call.width);
-  const int in_blocks = blocks_of(in_channels()), out_blocks = blocks_of(out_channels());
-  const std::ptrdiff_t in_row = static_cast<std::ptrdiff_t>(call.width) * kBlock, in_block = in_row * call.height;
-  const std::ptrdiff_t out_row = static_cast<std::ptrdiff_t>(strips.out_width) * kBlock;
-  const std::ptrdiff_t out_block = out_row * strips.out_height;
-  const std::vector<int32_t> zeros(size(kMostBlocks * kBlock));
-  const std::ptrdiff_t only_tap = 0;
+// One call. Transformed pixels of a strip are (36, in blocks, patches, 16), and the sums of a group of output blocks
+// are (36, patches, blocks, 16).
+class WinogradConv::Run {
+ public:
+  Run(const WinogradConv& conv, const CodesCall& call)
+      : conv_(conv),
+        weights_(*conv.weights_),
+        kernels_(weights_.kernels),
+        call_(call),
+        strips_(conv.window_, weights_, call.batch, call.height, call.width),
+        in_blocks_(blocks_of(conv.in_channels())),
+        in_row_(static_cast<std::ptrdiff_t>(call.width) * kBlock),
+        out_row_(static_cast<std::ptrdiff_t>(strips_.out_width) * kBlock) {}
 
-  const auto do_strip = [&](int first, int count, uint8_t* scratch) {
-    const auto place_of = [&](int patch) {  // Of the image, and of the first output.
-      const int within = patch % (strips.high * strips.wide);
-      return std::array<int, 3>{patch / (strips.high * strips.wide), within / strips.wide * kPatch,
-                                within % strips.wide * kPatch};
-    };
-    const std::ptrdiff_t vector = kBlock * static_cast<int>(sizeof(int16_t));
-    const std::ptrdiff_t block_step = vector * count, position_step = block_step * in_blocks;
-    for (int p = 0; p < count; ++p) {
-      const auto [image, out_y, out_x] = place_of(first + p);
-      const int y = out_y - window_.top, x = out_x - window_.left;
-      const uint8_t* from = call.input + image * in_blocks * in_block;
-      const bool inside = y >= 0 && x >= 0 && y + kSide <= call.height && x + kSide <= call.width;
-      for (int b = 0; b < in_blocks; ++b, from += in_block) {
-        uint8_t* to = scratch + b * block_step + p * vector;
-        if (inside) {
-          kernels.winograd_input(from + y * in_row + x * kBlock, in_row, to, position_step);
-          continue;
+  std::size_t pieces() const { return size(strips_.pieces); }
+
+  void do_piece(std::size_t piece) const {
+    const auto share = [&](std::size_t of) { return static_cast<int>(size(strips_.count) * of / pieces()); };
+    for (int strip = share(piece); strip < share(piece + 1); ++strip) {
+      const int first = strip * strips_.per_strip;
+      do_strip(first, std::min(strips_.per_strip, strips_.patches - first), call_.scratch + piece * strips_.bytes);
+    }
+  }
+
+ private:
+  static constexpr std::ptrdiff_t kVector = kBlock * sizeof(int16_t);  // Transformed pixels, in bytes.
+
+  struct Place {
+    int image, y, x;  // Of the first output of a patch.
+  };
+
+  Place place_of(int patch) const {
+    const int per_image = strips_.high * strips_.wide, within = patch % per_image;
+    return {patch / per_image, within / strips_.wide * kPatch, within % strips_.wide * kPatch};
+  }
+
+  void do_strip(int first, int count, uint8_t* scratch) const {
+    for (int p = 0; p < count; ++p) read_patch(place_of(first + p), count, scratch + p * kVector);
+    auto* sums = reinterpret_cast<int32_t*>(scratch + strips_.input_bytes);
+    int block = 0;
+    for (std::size_t g = 0; g < weights_.groups.size(); block += weights_.groups[g++]) {
+      multiply(g, count, scratch, sums);
+      const int blocks = weights_.groups[g];
+      for (int p = 0; p < count; ++p) {
+        for (int b = 0; b < blocks; ++b) {
+          write_patch(place_of(first + p), block + b, sums + (p * blocks + b) * kBlock, count * blocks * kBlock);
         }
-        uint8_t padded[kPositions * kBlock];
-        std::memset(padded, in_zero_, sizeof padded);
-        const int begin = std::max(x, 0), end = std::min(x + kSide, call.width);
-        for (int i = std::max(y, 0); i < std::min(y + kSide, call.height); ++i) {
-          if (begin >= end) break;
-          std::memcpy(padded + ((i - y) * kSide + begin - x) * kBlock, from + i * in_row + begin * kBlock,
-                      size(end - begin) * kBlock);
-        }
-        kernels.winograd_input(padded, kSide * kBlock, to, position_step);
       }
     }
+  }
 
-    auto* sums = reinterpret_cast<int32_t*>(scratch + strips.input_bytes);
+  void read_patch(const Place& place, int count, uint8_t* to) const {
+    const int y = place.y - conv_.window_.top, x = place.x - conv_.window_.left;
+    const bool inside = y >= 0 && x >= 0 && y + kSide <= call_.height && x + kSide <= call_.width;
+    const std::ptrdiff_t in_block = in_row_ * call_.height, block_step = kVector * count;
+    const uint8_t* block = call_.input + place.image * in_blocks_ * in_block;
+    for (int b = 0; b < in_blocks_; ++b, block += in_block, to += block_step) {
+      if (inside) {
+        kernels_.winograd_input(block + y * in_row_ + x * kBlock, in_row_, to, block_step * in_blocks_);
+      } else {
+        uint8_t padded[kPositions * kBlock];
+        copy_with_padding(block, y, x, padded);
+        kernels_.winograd_input(padded, kSide * kBlock, to, block_step * in_blocks_);
+      }
+    }
+  }
+
+  // Copies 6 x 6 pixels of a block from (y, x) on, which may lie outside of the image.
+  void copy_with_padding(const uint8_t* block, int y, int x, uint8_t* to) const {
+    std::memset(to, conv_.in_zero_, kPositions * kBlock);
+    const int left = std::max(x, 0), right = std::min(x + kSide, call_.width);
+    if (left >= right) return;
+    for (int row = std::max(y, 0); row < std::min(y + kSide, call_.height); ++row) {
+      std::memcpy(to + ((row - y) * kSide + left - x) * kBlock, block + row * in_row_ + left * kBlock,
+                  size(right - left) * kBlock);
+    }
+  }
+
+  void multiply(std::size_t group, int count, const uint8_t* transformed, int32_t* sums) const {
+    constexpr int32_t kZeros[kMostBlocks * kBlock] = {};
+    constexpr std::ptrdiff_t kOnlyTap = 0;
     Product product{};
     product.count = count;
-    product.in_pixel_step = vector;
-    product.in_block_step = block_step;
-    product.groups = groups_of(in_channels(), kernels);
-    product.taps = &only_tap;
+    product.in_pixel_step = kVector;
+    product.in_block_step = kVector * count;
+    product.groups = groups_of(conv_.in_channels(), kernels_);
+    product.taps = &kOnlyTap;
     product.tap_count = 1;
-    product.start = zeros.data();
-    int block = 0;
-    for (std::size_t g = 0; g < weights_->groups.size(); block += weights_->groups[g++]) {
-      product.blocks = weights_->groups[g];
-      product.sums_step = product.blocks * kBlock;
-      const std::ptrdiff_t sums_of_position = product.sums_step * count;
-      const std::ptrdiff_t weights_of_position =
-          static_cast<std::ptrdiff_t>(product.groups) * product.blocks * kVectorBytes;
-      for (int position = 0; position < kPositions; ++position) {
-        product.input = scratch + position * position_step;
-        product.weights = weights_->values.data() + weights_->offsets[g] + position * weights_of_position;
-        product.sums = sums + position * sums_of_position;
-        kernels.multiply(product);
-      }
-      for (int p = 0; p < count; ++p) {
-        const auto [image, y, x] = place_of(first + p);
-        const int rows = std::min(kPatch, strips.out_height - y), columns = std::min(kPatch, strips.out_width - x);
-        for (int b = 0; b < product.blocks; ++b) {
-          const int at = (block + b) * kBlock;
-          uint8_t codes[kPatch * kPatch * kBlock];
-          kernels.winograd_output(sums + p * product.sums_step + b * kBlock, sums_of_position, start_.data() + at,
-                                  multipliers_.data() + at, limits_, codes);
-          uint8_t* to = call.codes + (image * out_blocks + block + b) * out_block + y * out_row + x * kBlock;
-          for (int row = 0; row < rows; ++row) {
-            std::memcpy(to + row * out_row, codes + row * kPatch * kBlock, size(columns) * kBlock);
-          }
-        }
-      }
+    product.start = kZeros;
+    product.blocks = weights_.groups[group];
+    product.sums_step = product.blocks * kBlock;
+    product.input = transformed;
+    product.sums = sums;
+    product.weights = weights_.values.data() + weights_.offsets[group];
+    for (int position = 0; position < kPositions; ++position) {
+      kernels_.multiply(product);
+      product.input += product.in_block_step * in_blocks_;
+      product.sums += product.sums_step * count;
+      product.weights += static_cast<std::ptrdiff_t>(product.groups) * product.blocks * kVectorBytes;
     }
-  };
-  parallel_for(size(strips.pieces), [&](std::size_t piece) {
-    const auto share = [&](std::size_t of) { return static_cast<int>(size(strips.count) * of / size(strips.pieces)); };
-    for (int strip = share(piece); strip < share(piece + 1); ++strip) {
-      const int first = strip * strips.per_strip;
-      do_strip(first, std::min(strips.per_strip, strips.patches - first), call.scratch + piece * strips.bytes);
+  }
+
+  // Writes the outputs of a patch, less those outside of the image, of one block.
+  void write_patch(const Place& place, int block, const int32_t* sums, std::ptrdiff_t position_step) const {
+    uint8_t codes[kPatch * kPatch * kBlock];
+    kernels_.winograd_output(sums, position_step, conv_.start_.data() + block * kBlock,
+                             conv_.multipliers_.data() + block * kBlock, conv_.limits_, codes);
+    const std::ptrdiff_t images = place.image * blocks_of(conv_.out_channels()) + block;
+    uint8_t* to = call_.codes + (images * strips_.out_height + place.y) * out_row_ + place.x * kBlock;
+    const int columns = std::min(kPatch, strips_.out_width - place.x);
+    for (int row = 0; row < std::min(kPatch, strips_.out_height - place.y); ++row) {
+      std::memcpy(to + row * out_row_, codes + row * kPatch * kBlock, size(columns) * kBlock);
     }
-  });
+  }
+
+  const WinogradConv& conv_;
+  const WinogradWeights& weights_;
+  const Kernels& kernels_;
+  const CodesCall& call_;
+  const Strips strips_;
+  const int in_blocks_;
+  const std::ptrdiff_t in_row_, out_row_;
+};
+
+void WinogradConv::run(const CodesCall& call, const ParallelFor& parallel_for) const {
+  const Run run(*this, call);
+  parallel_for(run.pieces(), [&](std::size_t piece) { run.do_piece(piece); });
 }
 
 }  // namespace retinasdk::int8

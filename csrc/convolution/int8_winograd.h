@@ -39,6 +39,8 @@ class WinogradConv {
   void run(const CodesCall& call, const ParallelFor& parallel_for) const;
 
  private:
+  class Run;
+
   std::shared_ptr<const WinogradWeights> weights_;
   Window window_;
   std::vector<int32_t> start_;
