@@ -74,6 +74,13 @@ def test_other_work_on_the_machine_counts_little() -> None:
     assert (times.direct, times.blocked) == (pytest.approx(100), pytest.approx(90))
 
 
+def test_what_is_not_clear_is_measured_again() -> None:
+    world = World(direct=100, blocked=50)
+    world.slow_calls = dict.fromkeys((5, 7, 9), 0.06)  # Those of the other convolutions, all by the same.
+    times = world.contest((1000, 1000)).together()[0]
+    assert (times.direct, times.blocked) == (pytest.approx(100), pytest.approx(50))
+
+
 @pytest.mark.parametrize("slow_calls", [{4: 0.1, 6: 0.2}, {5: 0.1, 7: 0.2}])
 def test_a_busy_machine_is_noticed(slow_calls: dict[int, float]) -> None:
     world = World(direct=100, blocked=90)
