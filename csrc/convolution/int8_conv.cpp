@@ -215,12 +215,8 @@ void FloatConv::run(const CodesCall& call, const ParallelFor& parallel_for) cons
   const std::size_t bytes = strips.bytes + size(strips.out_width) * channels * sizeof(int32_t);
   const auto total = [&](const int32_t* sum) {
     if (!weights_->are_split()) return static_cast<float>(*sum);
-    const int32_t high = sum[0], low = sum[out_channels()];
-    if (weights_->has_small_sums) {
-      const uint32_t whole = static_cast<uint32_t>(high) * kHighUnit + static_cast<uint32_t>(low);
-      return static_cast<float>(static_cast<int32_t>(whole));
-    }
-    return static_cast<float>(high) * kHighUnit + static_cast<float>(low);
+    const uint32_t whole = static_cast<uint32_t>(sum[0]) * kHighUnit + static_cast<uint32_t>(sum[out_channels()]);
+    return static_cast<float>(static_cast<int32_t>(whole));
   };
   strips.for_each(parallel_for, [&](std::size_t piece, int strip) {
     const int image = strip / strips.per_image, first_row = strip % strips.per_image * strips.rows;
@@ -244,10 +240,14 @@ void FloatConv::run(const CodesCall& call, const ParallelFor& parallel_for) cons
       }
       float* row =
           call.numbers + size(image) * size(out_channels()) * plane + size(first_row + y) * size(strips.out_width);
-      for (int c = 0; c < out_channels(); ++c, row += plane) {
-        const int32_t* sum = sums + c;
-        for (std::size_t x = 0; x < size(strips.out_width); ++x, sum += channels) {
-          row[x] = total(sum) * scales_[size(c)] + bias_[size(c)];
+      // By cache lines of the sums, which do not fit into the nearest caches.
+      for (int first = 0; first < out_channels(); first += kBlock) {
+        const int end = std::min(first + kBlock, out_channels());
+        for (std::size_t x = 0; x < size(strips.out_width); ++x) {
+          const int32_t* pixel = sums + x * channels;
+          for (int c = first; c < end; ++c) {
+            row[size(c) * plane + x] = total(pixel + c) * scales_[size(c)] + bias_[size(c)];
+          }
         }
       }
     }

@@ -99,32 +99,35 @@ std::vector<int32_t> PackedWeights::starts(int in_zero, const int32_t* bias) con
 struct FineWeights::Units {
   std::vector<int16_t> values;  // (out, in, height, width), or (2, out, in, height, width): high and low parts.
   std::vector<float> scales;
-  bool has_small_sums = true, are_split = false;
+  bool are_split;
 
-  Units(const float* weights, int out, int in, int height, int width, const Kernels& kernels) {
+  Units(const float* weights, int out, int in, int height, int width, const Kernels& kernels)
+      : are_split(kernels.dot == 4) {
     require_weights(out, in, height, width);
     const std::size_t per_channel = size(in) * size(height) * size(width), count = size(out) * per_channel;
     values.resize(count);
     for (std::size_t first = 0; first < count; first += per_channel) {
       float most = 0;
+      double total = 0;
       for (std::size_t i = first; i < first + per_channel; ++i) {
         if (!std::isfinite(weights[i])) throw std::invalid_argument("weights must be finite");
         most = std::max(most, std::fabs(weights[i]));
+        total += std::fabs(static_cast<double>(weights[i]));
       }
-      const auto unit = std::max(most / kMostUnits, std::numeric_limits<float>::min());
-      int64_t total = 0;
+      // So coarse that no weight has more than 15 bits, and no sum, with weights that are rounded up, more than 32.
+      const auto unit = static_cast<float>(std::max({static_cast<double>(most) / kMostUnits, total / kMostTotal,
+                                                     static_cast<double>(std::numeric_limits<float>::min())}));
       for (std::size_t i = first; i < first + per_channel; ++i) {
-        values[i] = static_cast<int16_t>(std::nearbyint(static_cast<double>(weights[i]) / unit));
-        total += std::abs(values[i]);
+        values[i] = static_cast<int16_t>(std::nearbyint(static_cast<double>(weights[i]) / static_cast<double>(unit)));
       }
-      has_small_sums = has_small_sums && total * 255 <= std::numeric_limits<int32_t>::max();
       scales.push_back(unit);
     }
-    are_split = kernels.dot == 4 || !has_small_sums;
     if (are_split) split();
   }
 
  private:
+  static constexpr double kMostTotal = 8300000;  // 255 * (this + 32768 / 2) is less than 2^31.
+
   void split() {
     const std::size_t count = values.size();
     values.resize(2 * count);
@@ -141,9 +144,7 @@ FineWeights::FineWeights(const float* weights, int out, int in, int high, int wi
     : FineWeights(Units(weights, out, in, high, wide, with), out, in, high, wide, with) {}
 
 FineWeights::FineWeights(const Units& units, int out, int in, int high, int wide, const Kernels& with)
-    : PackedWeights(units.values, units.are_split ? 2 * out : out, in, high, wide, with),
-      scales(units.scales),
-      has_small_sums(units.has_small_sums) {
+    : PackedWeights(units.values, units.are_split ? 2 * out : out, in, high, wide, with), scales(units.scales) {
   // Weights are only equal if their scales are.
   const auto* bytes = reinterpret_cast<const int8_t*>(scales.data());
   values.insert(values.end(), bytes, bytes + scales.size() * sizeof(float));

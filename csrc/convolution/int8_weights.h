@@ -42,8 +42,9 @@ struct PackedWeights {
 
 constexpr int kHighUnit = 128;  // Of the high part of a weight of 15 bits, in units of the low part.
 
-// Float32 weights, rounded to 15 bits. The largest error is 1/32,000 of the largest weight of a channel. Kernels of 8
-// bits need each of them as two weights, a high and a low part. So do those of 16 bits where sums could exceed 32 bits.
+// Float32 weights, rounded to 15 bits, or to fewer where sums would exceed 32 bits. The largest error is 1/32,000 of
+// the largest weight of a channel, or 1/16,000,000 of the sum of its weights without their signs, whichever is larger.
+// Kernels of 8 bits need each of them as two weights, a high and a low part.
 struct FineWeights : PackedWeights {
   // weights: (out_channels, in_channels, height, width), finite.
   FineWeights(const float* weights, int out_channels, int in_channels, int height, int width,
@@ -54,7 +55,6 @@ struct FineWeights : PackedWeights {
   bool are_split() const { return out_channels > channels(); }
 
   std::vector<float> scales;  // (channels(),): the unit of the weights.
-  bool has_small_sums;        // Whether all sums of whole weights fit into 32 bits.
 
  private:
   struct Units;

@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
-#include <numeric>
 #include <string>
 #include <vector>
 
@@ -268,10 +267,14 @@ void check_float_convolution(Random& random) {
   for (int n = 0; n < test.batch; ++n) {
     for (int o = 0; o < test.out; ++o) {
       const auto first = test.weights.begin() + o * per_output;
-      const float most =
-          std::accumulate(first, first + per_output, 0.0f, [](float a, float b) { return std::fmax(a, std::fabs(b)); });
+      double most = 0, total = 0;
+      for (auto weight = first; weight < first + per_output; ++weight) {
+        most = std::fmax(most, static_cast<double>(std::fabs(*weight)));
+        total += static_cast<double>(std::fabs(*weight));
+      }
       // Each weight is rounded by half a unit, and then the sums to float32.
-      const double error = 255.0 * scale * per_output * (most * (0.51 / 16319) + 2e-38) + 1e-5;
+      const double unit = std::fmax(most / 16319, total / 8.3e6);
+      const double error = 255.0 * scale * per_output * (unit * 0.51 + 2e-38) + 1e-5;
       for (int y = 0; y < test.out_height(); ++y) {
         for (int x = 0; x < test.out_width(); ++x, ++place) {
           const double exact = test.sum(n, o, y, x, [&](size_t i) {
