@@ -75,5 +75,5 @@ class QuantizationReport:
             lines.append(f"  AP {self.AP_before:.4f} before, {self.AP_after:.4f} after")
         lines.append(f"  {self.speed:.2f} times as fast as float32 on this machine")
         if self.speed < 1.0:
-            lines.append("  float32 is faster on this processor; INT8 gains speed on processors with VNNI or AMX")
+            lines.append("  float32 is faster on this processor; INT8 gains most on processors with VNNI or AMX")
         return "\n".join(lines)
