@@ -37,7 +37,6 @@ def open_direct(path: Path, threads: int | None) -> Any:
     """
     runtime = onnxruntime()
     _check_functions(path)
-    options = _options(runtime, threads)
     if limited_sums.are_limited(path):
         exact = _opened_exactly(path, threads)
         if exact is not None:
@@ -49,7 +48,7 @@ def open_direct(path: Path, threads: int | None) -> Any:
             path.name,
         )
     try:
-        return runtime.InferenceSession(str(path), options, providers=_PROVIDERS)
+        return runtime.InferenceSession(str(path), _options(runtime, threads), providers=_PROVIDERS)
     except Exception as error:  # The exceptions of ONNX Runtime have no common base class.
         raise ModelError(
             f"{path}: ONNX Runtime cannot load it: {first_line(error)}; check that it is a complete ONNX file, and "
