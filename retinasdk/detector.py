@@ -80,7 +80,7 @@ class Detector:
             Defaults to "fp16". The CPU always computes in float32.
         suppression: How overlapping boxes are resolved. Defaults to the rule of the model's framework.
         convolution: Which convolutions the CPU uses. "direct": those of ONNX Runtime. "blocked": those of retinasdk.
-            "auto": what is faster on this machine. To find out, a model is measured for about two seconds when it is
+            "auto": what is faster on this machine. To find out, a model is measured for two to five seconds when it is
             first opened, and the result is kept in the cache folder; the environment variable RETINASDK_TUNE=0 turns
             that off. The rounding of "blocked" differs from "direct": head outputs agree within 1e-3 of their range.
         channel_order: Channel order of NumPy arrays: "rgb" (default), or "bgr" for arrays from OpenCV. It does not

@@ -10,7 +10,7 @@
 #define RETINASDK_INT8_NEON 1
 #endif
 
-// Plain C++ would take half a minute to compile, and is for tests: see is_fast() in quantized_graph.py.
+// Plain C++ is for tests, see is_fast() in quantized_graph.py. Unrolled, it would take half a minute to compile.
 #if defined(RETINASDK_INT8_AVX512) || defined(RETINASDK_INT8_AVX2) || defined(RETINASDK_INT8_NEON)
 #define RETINASDK_INT8_UNROLL _Pragma("GCC unroll 16")
 #define RETINASDK_INT8_INLINE inline __attribute__((always_inline))

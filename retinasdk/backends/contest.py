@@ -6,8 +6,9 @@ Note: How networks are measured
     first call of each is not timed. Of two or three rounds, the fastest counts, because other work on the machine only
     ever adds time. If no other round is nearly as fast, the machine is too busy, and the times are not used.
 
-    All of it takes about two seconds or less. Where calls are too long for that, a smaller input is measured, down to
-    sides of 320 pixels. How long calls are is predicted from two on the smallest input.
+    All of it takes about two seconds or less, and up to five if ours are not clearly faster, because both are measured
+    again then. Where calls are too long for that, a smaller input is measured, down to sides of 320 pixels. How long
+    calls are is predicted from two on the smallest input.
 
     For large files, the second session is opened after the first one is closed, so that measuring needs no more memory
     than running the network.

@@ -127,9 +127,10 @@ def test_other_files_are_left_to_those_who_open_them(tmp_path: Path) -> None:
     assert not limited_sums.are_limited(tmp_path / "missing.onnx")
 
 
-def test_the_convolutions_of_onnxruntime_are_exact(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["large", "two groups", "depthwise, two outputs of each channel"])
+def test_the_convolutions_of_onnxruntime_are_exact(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    write_model(path, LARGE)
+    write_weights(path, WEIGHTS[kind][0])
     np.testing.assert_array_equal(run(sessions.open_direct(path, 1)), exact(path))
 
 
