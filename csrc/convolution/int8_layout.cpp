@@ -10,6 +10,16 @@ constexpr std::size_t kMostPieces = 16;
 
 std::size_t size(int value) { return static_cast<std::size_t>(value); }
 
+// Calls work(image, block, first pixel, count of pixels) for parts of the pixels of all blocks.
+template <typename Work>
+void for_parts(std::size_t blocks, int batch, std::size_t pixels, const ParallelFor& parallel_for, const Work& work) {
+  const std::size_t step = (pixels / kMostPieces + kBlock) / kBlock * kBlock, parts = (pixels + step - 1) / step;
+  parallel_for(size(batch) * blocks * parts, [&](std::size_t piece) {
+    const std::size_t block = piece / parts, first = piece % parts * step;
+    work(block / blocks, block % blocks, first, std::min(step, pixels - first));
+  });
+}
+
 }  // namespace
 
 void add_codes(const SumCall& call, const CodeSum& sum, const ParallelFor& parallel_for, const Kernels& kernels) {
@@ -68,20 +78,6 @@ void max_pool(const uint8_t* blocked, std::size_t images, int height, int width,
     for (std::size_t r = rows * piece / pieces; r < end; ++r) pool_row(r);
   });
 }
-
-namespace {
-
-// Calls work(image, block, first pixel, count of pixels) for parts of the pixels of all blocks.
-template <typename Work>
-void for_parts(std::size_t blocks, int batch, std::size_t pixels, const ParallelFor& parallel_for, const Work& work) {
-  const std::size_t step = (pixels / kMostPieces + kBlock) / kBlock * kBlock, parts = (pixels + step - 1) / step;
-  parallel_for(size(batch) * blocks * parts, [&](std::size_t piece) {
-    const std::size_t block = piece / parts, first = piece % parts * step;
-    work(block / blocks, block % blocks, first, std::min(step, pixels - first));
-  });
-}
-
-}  // namespace
 
 void quantize_blocked(const float* numbers, Layout layout, int batch, int channels, std::size_t pixels, float scale,
                       int zero, uint8_t* codes, const ParallelFor& parallel_for, const Kernels& kernels) {
