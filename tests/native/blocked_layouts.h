@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "convolution/kernels.h"
 #include "convolution/layout.h"
 #include "convolution_properties.h"
+#include "tested_kernels.h"
 
 namespace blocked_layouts {
 
@@ -90,7 +90,7 @@ inline void check_addition(Random& random, const Kernels& kernels, bool small) {
 }
 
 inline void check_random(Random& random, bool small = false) {
-  for (const Kernels* kernels : retinasdk::convolution::usable_kernels()) {
+  for (const Kernels* kernels : convolution_tests::float_kernels()) {
     check_layouts(random, *kernels, small);
     check_pool(random, *kernels, small);
     check_addition(random, *kernels, small);

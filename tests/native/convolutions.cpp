@@ -123,6 +123,6 @@ int main(int argc, char** argv) {
   }
   winograd_tests::check_winograd(random, rounds);
   std::printf("convolutions: %d rounds with seed %llu, kernels", rounds, static_cast<unsigned long long>(seed));
-  for (const auto* kernels : retinasdk::convolution::usable_kernels()) std::printf(" %s", kernels->name);
+  for (const auto* kernels : convolution_tests::float_kernels()) std::printf(" %s", kernels->name);
   std::printf(" (%s chosen): all properties hold\n", retinasdk::convolution::best_kernels().name);
 }

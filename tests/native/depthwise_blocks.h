@@ -9,9 +9,9 @@
 
 #include "check.h"
 #include "convolution/depthwise_block.h"
-#include "convolution/kernels.h"
 #include "convolution_properties.h"
 #include "random.h"
+#include "tested_kernels.h"
 
 namespace depthwise_blocks {
 
@@ -271,7 +271,7 @@ inline void check_random(Random& random, int most_side = 40) {
     made.input = Image(0, made.input.channels, made.input.height, made.input.width);
     made.added = Image(0, made.added.channels, made.added.height, made.added.width);
   }
-  for (const auto* kernels : retinasdk::convolution::usable_kernels()) check_case(made, *kernels);
+  for (const auto* kernels : convolution_tests::float_kernels()) check_case(made, *kernels);
 }
 
 // -- what a block refuses, and NaN ------------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ inline void check_nan_spreads(Random& random) {
   made.clamp = {0, 6};
   made.input.values[0] = kNan;
   const Image right = wanted(made);
-  for (const auto* kernels : retinasdk::convolution::usable_kernels()) {
+  for (const auto* kernels : convolution_tests::float_kernels()) {
     const std::vector<float> output = run(made, make_block(made, *kernels), right.blocked_size(), 1);
     check(std::isnan(output[0]), "the clamps of a depthwise block keep a NaN");
   }

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "convolution/direct_conv.h"
-#include "convolution/kernels.h"
 #include "convolution_properties.h"
+#include "tested_kernels.h"
 
 namespace direct_convolutions {
 
@@ -151,7 +151,7 @@ inline void check_case(const Case& made, const Image& output) {
 
 inline void check_random(Random& random, bool small = false) {
   const Case made = make_case(random, small);
-  for (const Kernels* kernels : retinasdk::convolution::usable_kernels()) {
+  for (const Kernels* kernels : convolution_tests::float_kernels()) {
     const Image output = run(made, *kernels, in_threads(1));
     check_case(made, output);
     for (const int threads : {1, 2, 5}) {
@@ -174,7 +174,7 @@ inline void check_not_finite(Random& random) {
     const auto at = static_cast<size_t>(random.integer(0, static_cast<int>(made.input.values.size()) - 1));
     made.input.values[at] = random.chance(2) ? kNan : random.chance(2) ? kInfinity : -kInfinity;
   }
-  for (const Kernels* kernels : retinasdk::convolution::usable_kernels()) {
+  for (const Kernels* kernels : convolution_tests::float_kernels()) {
     check_case(made, run(made, *kernels, in_threads(1)));
   }
 }
@@ -231,7 +231,7 @@ inline void check_product(Random& random) {
   product.clamp = make_clamp(random);
   const auto outputs = static_cast<size_t>(product.out_block_step * product.out_blocks);
 
-  for (const Kernels* kernels : retinasdk::convolution::usable_kernels()) {
+  for (const Kernels* kernels : convolution_tests::float_kernels()) {
     const auto multiply = planar ? kernels->multiply.multiply_planar : kernels->multiply.multiply;
     Buffer whole(outputs), parts(outputs);
     product.output = whole.data();

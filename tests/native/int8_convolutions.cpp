@@ -16,30 +16,17 @@
 #include "convolution/int8_winograd.h"
 #include "convolution_properties.h"
 #include "random.h"
-
-namespace retinasdk::int8 {
-extern const Kernels kStandIn;  // For AVX-VNNI: see avx_vnni_stand_in.cpp.
-}
+#include "tested_kernels.h"
 
 namespace {
 
 using namespace retinasdk;
 using namespace retinasdk::int8;
 using convolution_tests::in_threads;
+using convolution_tests::int8_kernels;
 using Codes = std::vector<uint8_t>;
 
 size_t size(int value) { return static_cast<size_t>(value); }
-
-// All kernels that run here.
-std::vector<const Kernels*> all_kernels() {
-  std::vector<const Kernels*> all = usable_kernels();
-#ifdef RETINASDK_AVX_VNNI_STAND_IN
-  const bool has_avx2 =
-      std::any_of(all.begin(), all.end(), [](auto each) { return std::string(each->name) == "avx2"; });
-  if (has_avx2) all.push_back(&kStandIn);
-#endif
-  return all;
-}
 
 Codes random_codes(Random& random, size_t count) {
   const bool extreme = random.chance(3);
@@ -195,7 +182,7 @@ void check_codes(const Case& test, const Codes& found) {
 
 void check_convolution(Random& random) {
   const Case test(random, false);
-  const auto kernels = all_kernels();
+  const auto kernels = int8_kernels();
   const auto made = [&](const Kernels& with) {
     const auto weights = std::make_shared<PackedWeights>(test.weights.data(), test.out, test.in, test.window.height,
                                                          test.window.width, with);
@@ -216,7 +203,7 @@ void check_winograd(Random& random) {
     const auto weights = std::make_shared<WinogradWeights>(test.weights.data(), test.out, test.in, with);
     return WinogradConv(weights, test.window, test.rounding());
   };
-  for (const Kernels* each : all_kernels()) {
+  for (const Kernels* each : int8_kernels()) {
     const Kernels* with = winograd_kernels(*each);
     if (!WinogradWeights::fits(test.weights.data(), test.out, test.in, with)) continue;
     const Codes found = run_codes(test, made(*with), 1);
@@ -227,7 +214,7 @@ void check_winograd(Random& random) {
 
 void check_depthwise(Random& random) {
   const Case test(random, true);
-  const auto kernels = all_kernels();
+  const auto kernels = int8_kernels();
   const auto made = [&](const Kernels& with) {
     return DepthwiseConv(test.weights.data(), test.in, test.window, test.rounding(), with);
   };
@@ -256,7 +243,7 @@ void check_float_convolution(Random& random) {
   const int per_output = test.in * test.window.height * test.window.width;
   const float scale = random.real(0.001f, 1.0f), magnitude = random.chance(4) ? 0.0f : random.real(1e-20f, 10.0f);
   for (float& weight : test.weights) weight = random.real(-magnitude, magnitude);
-  const auto kernels = all_kernels();
+  const auto kernels = int8_kernels();
   const auto made = [&](const Kernels& with) {
     const auto weights = std::make_shared<FineWeights>(test.weights.data(), test.out, test.in, test.window.height,
                                                        test.window.width, with);
@@ -319,7 +306,7 @@ void check_sum(Random& random) {
       }
     }
   }
-  for (const Kernels* each : all_kernels()) {
+  for (const Kernels* each : int8_kernels()) {
     Codes found(input.size());
     add_codes(
         {size(images), height, width, low_height, low_width, input.data(), added.data(), added_first, found.data()},
@@ -350,7 +337,7 @@ void check_quantize(Random& random) {
       }
     }
   }
-  for (const Kernels* each : all_kernels()) {
+  for (const Kernels* each : int8_kernels()) {
     for (const Layout layout : {Layout::kPlanar, Layout::kBlocked}) {
       Codes made(lanes.size()), found(planar.size());
       const float* numbers = layout == Layout::kPlanar ? planar.data() : lanes.data();
@@ -430,5 +417,7 @@ int main(int count, char** arguments) {
     check_pooling(random);
   }
   check_refusals();
-  std::printf("%d cases of 8-bit convolutions with %s kernels\n", cases, best_kernels().name);
+  std::printf("int8_convolutions: %d cases, kernels", cases);
+  for (const Kernels* kernels : int8_kernels()) std::printf(" %s", kernels->name);
+  std::printf(" (%s chosen): all properties hold\n", best_kernels().name);
 }

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "check.h"
-#include "convolution/kernels.h"
 #include "convolution/winograd_conv.h"
 #include "convolution_properties.h"
 #include "random.h"
+#include "tested_kernels.h"
 
 namespace winograd_tests {
 
@@ -167,7 +167,7 @@ inline void check_padding(const Case& made, const std::vector<float>& output) {
 inline double check_random(Random& random, bool small = false) {
   const Case made = make_case(random, small);
   double largest = 0.0;
-  for (const retinasdk::convolution::Kernels* kernels : retinasdk::convolution::usable_kernels()) {
+  for (const retinasdk::convolution::Kernels* kernels : convolution_tests::float_kernels()) {
     const std::vector<float> output = run(made, *kernels, 1);
     for (const float value : output) check(std::isfinite(value), "every output is written");
     largest = std::max(largest, largest_error(made, output, random, small ? 30 : 200));
@@ -187,7 +187,7 @@ inline void check_nan_spreads() {
     made.input.assign(36, 1.0f);
     made.input[14] = kNan;
     made.weights = values(random, 9);
-    for (const retinasdk::convolution::Kernels* kernels : retinasdk::convolution::usable_kernels()) {
+    for (const retinasdk::convolution::Kernels* kernels : convolution_tests::float_kernels()) {
       check(std::isnan(run(made, *kernels, 1)[14]), "the clamp keeps a NaN");
     }
   }
@@ -222,7 +222,7 @@ inline void check_levels(Random& random) {
   const auto weights =
       std::make_shared<const retinasdk::WinogradWeights>(first.weights.data(), first.out, first.in, first.patch);
   const int channels = first.output == Layout::kPlanar ? first.out : retinasdk::blocks_of(first.out) * kBlock;
-  for (const retinasdk::convolution::Kernels* kernels : retinasdk::convolution::usable_kernels()) {
+  for (const retinasdk::convolution::Kernels* kernels : convolution_tests::float_kernels()) {
     const retinasdk::WinogradConv conv(weights, first.bias.empty() ? nullptr : first.bias.data(), first.clamp,
                                        first.addition, first.output, *kernels);
     std::vector<std::vector<float>> inputs, outputs;
