@@ -3,8 +3,8 @@
 Targets in C++ (tests/fuzz/native) are built with Clang: libFuzzer, and the sanitizers of addresses and of undefined
 behavior. Targets in Python (tests/fuzz/python) run under atheris. Each one starts with what is stored for it, in
 tests/fuzz/corpus and tests/fuzz/crashes. What it finds interesting goes to build/fuzz/corpus, where the next run goes
-on. An input that crashes goes to tests/fuzz/crashes, where the ordinary tests replay it. The target `differential` is
-tests/fuzz/differential.py. The exit status is 1 if anything failed.
+on. An input that crashes goes to tests/fuzz/crashes; the ordinary tests replay those of targets in Python. The target
+`differential` is tests/fuzz/differential.py. The exit status is 1 if anything failed.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def build(jobs: int) -> None:
 
 
 def all_targets() -> list[Target]:
-    sources = [path for path in sorted((FUZZ / "native").glob("*.cpp")) if path.stem != "replay"]
+    sources = sorted((FUZZ / "native").glob("*.cpp"))
     native = [Target(path.stem, "native", (str(BUILD / "tests/fuzz" / f"fuzz_{path.stem}"),)) for path in sources]
     scripts = sorted((FUZZ / "python").glob("fuzz_*.py"))
     python = [Target(path.stem.removeprefix("fuzz_"), "python", (sys.executable, str(path))) for path in scripts]
