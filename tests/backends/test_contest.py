@@ -81,12 +81,45 @@ def test_what_is_not_clear_is_measured_again() -> None:
     assert (times.direct, times.blocked) == (pytest.approx(100), pytest.approx(50))
 
 
-@pytest.mark.parametrize("slow_calls", [{4: 0.1, 6: 0.2}, {5: 0.1, 7: 0.2}])
+# Two of three calls of one session, in the first and in the second look.
+@pytest.mark.parametrize(
+    "slow_calls", [{4: 0.1, 6: 0.2, 10: 0.1, 12: 0.1, 14: 0.1}, {5: 0.1, 7: 0.2, 11: 0.1, 13: 0.1, 15: 0.1}]
+)
 def test_a_busy_machine_is_noticed(slow_calls: dict[int, float]) -> None:
     world = World(direct=100, blocked=90)
     world.slow_calls = slow_calls
     with pytest.raises(BusyError, match=r"calls take from (100|90) to (300|290) ms"):
         world.contest((1000, 1000)).together()
+
+
+@pytest.mark.parametrize("slow_calls", [{4: 0.1, 6: 0.2}, {5: 0.1, 7: 0.2}])
+def test_a_machine_that_is_busy_for_a_second_is_measured_again(slow_calls: dict[int, float]) -> None:
+    world = World(direct=100, blocked=90)
+    world.slow_calls = slow_calls
+    times = world.contest((1000, 1000)).together()[0]
+    assert (times.direct, times.blocked) == (pytest.approx(100), pytest.approx(90))
+
+
+@pytest.mark.parametrize("nanoseconds", [{"direct": 100, "blocked": 30}, {"direct": 30, "blocked": 100}])
+def test_what_is_clear_is_clear_on_a_busy_machine(nanoseconds: dict[str, float]) -> None:
+    """No call of the slower one took less than 100 ms, and no call of the faster one more than 80."""
+    world = World(**nanoseconds)
+    slow, fast = ((4, 6), (5, 7)) if nanoseconds["direct"] == 100 else ((5, 7), (4, 6))
+    world.slow_calls = {slow[0]: 0.1, slow[1]: 0.2, fast[0]: 0.02, fast[1]: 0.05}
+    expected = (pytest.approx(nanoseconds["direct"]), pytest.approx(nanoseconds["blocked"]))
+    times = world.contest((1000, 1000)).together()[0]
+    assert (times.direct, times.blocked) == expected
+
+
+def test_large_files_on_a_busy_machine() -> None:
+    world = World(direct=100, blocked=50)
+    world.slow_calls = {3: 0.1, 4: 0.2}
+    times = world.contest((1000, 1000)).one_after_the_other()[0]
+    assert (times.direct, times.blocked) == (pytest.approx(100), pytest.approx(50))
+    world = World(direct=100, blocked=90)
+    world.slow_calls = {3: 0.1, 4: 0.2}
+    with pytest.raises(BusyError, match="calls take from 100 to 300 ms"):
+        world.contest((1000, 1000)).one_after_the_other()
 
 
 @pytest.mark.parametrize("nanoseconds", [1, 100, 1000, 10_000, 100_000])
