@@ -7,9 +7,9 @@
     python benchmarks/cpu_table.py --write    # measures nothing: writes docs/performance.md from the records
 
 Each contestant runs in a process of its own with as many threads as there are cores. They take turns, A B A B: each
-rests for 0.4 s, calls once to warm up, and then at least once for half a second: the median of these calls is its time.
-A ratio is the time over that of ONNX Runtime's network alone in the same round; shown are the median and the quartiles
-of all rounds. Below 1 is faster.
+rests for 0.4 s, calls once to warm up, and then calls for half a second, but at least once. The median of these calls
+is its time. A ratio is the time over that of ONNX Runtime's network alone in the same round; shown are the median and
+the quartiles of all rounds. Below 1 is faster.
 
 Of retinasdk the whole call is timed, `Detector(photo)`: resizing, the network, decoding, NMS. Of the others it is the
 network alone. What `convolution="auto"` measures once for each model is measured before, in an empty cache.

@@ -4,8 +4,8 @@ Note: How networks are measured
 
     Both sessions run the same noise, in turn, with a pause before each call in which threads of the other one stop. The
     first call of each is not timed. Of two or three rounds, the fastest counts, because other work on the machine only
-    ever adds time. If no other round is nearly as fast, the machine is too busy, and the times are not used. They are
-    if each call of one session was clearly faster than each call of the other.
+    ever adds time. If no other round is nearly as fast, the machine is too busy, and the times are not used. There is
+    one exception: if each call of one session was clearly faster than each call of the other, they are used.
 
     All of it takes about two seconds or less, and up to five if ours are not clearly faster or the machine is busy,
     because both are measured again then. Where calls are too long for that, a smaller input is measured, down to sides
@@ -149,6 +149,7 @@ def _is_settled(direct: Sequence[float], blocked: Sequence[float]) -> bool:
 
 
 def _fastest_of_both(direct: Sequence[float], blocked: Sequence[float]) -> tuple[float, float]:
+    """Returns the fastest call of each. Raises BusyError if neither is clearly faster and times are not reliable."""
     one, other = min(direct), min(blocked)
     if max(blocked) < _CLEARLY * one or max(direct) < _CLEARLY * other:
         return one, other

@@ -81,7 +81,7 @@ def test_what_is_not_clear_is_measured_again() -> None:
     assert (times.direct, times.blocked) == (pytest.approx(100), pytest.approx(50))
 
 
-# Two of three calls of one session, in the first and in the second look.
+# In the first look, two of three calls of one session are slow, and in the second look all three.
 @pytest.mark.parametrize(
     "slow_calls", [{4: 0.1, 6: 0.2, 10: 0.1, 12: 0.1, 14: 0.1}, {5: 0.1, 7: 0.2, 11: 0.1, 13: 0.1, 15: 0.1}]
 )
